@@ -1,0 +1,1 @@
+"""Fidelity and cost tables: ``python3 dev.py bench NAME [--json FILE]``."""

@@ -1,0 +1,35 @@
+"""Weighted sampling in pure torch: guidance on a denoiser and a log-weight, no ComfyUI needed."""
+
+from .contracts import AutogradLogWeight, Denoiser, LogWeight, WeightError
+from .finite_difference import DifferenceStep, jacobian_vector_product
+from .lags import LAGS, MODES, preset
+from .schedules import (
+    AutoSchedule,
+    ConstantSchedule,
+    HardGateSchedule,
+    Schedule,
+    UncertaintySchedule,
+)
+from .trace import StepRecord, Trace
+from .ve import VEView, ve_view
+
+__all__ = [
+    "LAGS",
+    "MODES",
+    "AutoSchedule",
+    "AutogradLogWeight",
+    "ConstantSchedule",
+    "Denoiser",
+    "DifferenceStep",
+    "HardGateSchedule",
+    "LogWeight",
+    "Schedule",
+    "StepRecord",
+    "Trace",
+    "UncertaintySchedule",
+    "VEView",
+    "WeightError",
+    "jacobian_vector_product",
+    "preset",
+    "ve_view",
+]

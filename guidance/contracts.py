@@ -1,0 +1,110 @@
+"""What the rooms promise each other: a denoiser, a log-weight, and the record of one evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class Denoiser(Protocol):
+    """``(x, sigma_ve) -> denoised``: the posterior mean E[x0 | x] at a noise level.
+
+    x and denoised are [B, ...] in variance-exploding form (x = x0 + sigma_ve * noise), sigma_ve is
+    [B]. No gradient is needed, and one step may call it twice.
+    """
+
+    def __call__(self, x: Tensor, sigma_ve: Tensor, /) -> Tensor: ...
+
+
+class LogWeight(Protocol):
+    """log w on denoised pictures, per sample, with its gradient.
+
+    ``name`` is what errors call it. ``value_and_grad`` returns (log_w [B], grad like its input),
+    both float32; sample b's values depend on sample b alone.
+    """
+
+    name: str
+
+    def __call__(self, denoised: Tensor, /) -> Tensor: ...
+
+    def value_and_grad(self, denoised: Tensor, /) -> tuple[Tensor, Tensor]: ...
+
+
+class WeightError(ValueError):
+    """A weight function broke its contract: wrong shape, no gradient, or not finite."""
+
+
+class AutogradLogWeight:
+    """A log-weight from any differentiable function [B, ...] -> [B].
+
+    Works inside ``torch.inference_mode`` too, where ComfyUI runs its nodes: the copy that autograd
+    sees is made outside of it. The function's own constants must not be inference tensors.
+
+    Args:
+        function: log w of each sample; must not couple samples.
+        name: what errors call this weight.
+    """
+
+    def __init__(self, function: Callable[[Tensor], Tensor], name: str) -> None:
+        self.function, self.name = function, name
+
+    def __call__(self, denoised: Tensor) -> Tensor:
+        """log w [B], float32, without a graph."""
+        with torch.no_grad():
+            return self.function(denoised.float()).float()
+
+    def value_and_grad(self, denoised: Tensor) -> tuple[Tensor, Tensor]:
+        """(log w [B], its gradient like ``denoised``), float32.
+
+        Raises:
+            WeightError: the function returns another shape than [B], or has no gradient.
+        """
+        with torch.inference_mode(False), torch.enable_grad():
+            leaf = denoised.detach().clone().float().requires_grad_()
+            log_w = self.function(leaf)
+            check_shape(log_w, leaf, self.name)
+            if not log_w.requires_grad:
+                raise WeightError(
+                    f"Weight '{self.name}' gives no gradient, which guidance needs. "
+                    "Use a differentiable weight, or a particle method, which needs none."
+                )
+            (grad,) = torch.autograd.grad(log_w.sum(), leaf)
+        return log_w.detach().float(), grad
+
+
+def check_shape(log_w: Tensor, denoised: Tensor, name: str) -> None:
+    """Raise WeightError unless log_w is one number per sample."""
+    if log_w.shape != denoised.shape[:1]:
+        raise WeightError(
+            f"Weight '{name}' returned shape {tuple(log_w.shape)} for {denoised.shape[0]} samples; "
+            f"expected ({denoised.shape[0]},): one log-weight per sample."
+        )
+
+
+def checked_value_and_grad(
+    log_weight: LogWeight, denoised: Tensor, sigma_ve: Tensor
+) -> tuple[Tensor, Tensor]:
+    """``log_weight.value_and_grad``, refusing what would silently spoil a picture.
+
+    Raises:
+        WeightError: wrong shape, or a value or gradient that is not finite; the message names the
+            weight and the noise level.
+    """
+    log_w, grad = log_weight.value_and_grad(denoised)
+    check_shape(log_w, denoised, log_weight.name)
+    if grad.shape != denoised.shape:
+        raise WeightError(
+            f"Weight '{log_weight.name}' returned a gradient of shape {tuple(grad.shape)}; "
+            f"expected {tuple(denoised.shape)}."
+        )
+    for what, value in (("value", log_w), ("gradient", grad)):
+        if not bool(torch.isfinite(value).all()):
+            raise WeightError(
+                f"Weight '{log_weight.name}' has a {what} that is not finite at noise level "
+                f"sigma = {float(sigma_ve.flatten()[0]):.4g}. Lower its strength, or run the "
+                "weight's model in float32."
+            )
+    return log_w, grad

@@ -1,0 +1,85 @@
+"""J v by one more forward pass: the finite difference that replaces the backward pass."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .contracts import Denoiser
+from .ve import per_sample
+
+# RMS of the step relative to the noise level: large enough to stand out of the rounding of the
+# denoiser's dtype, small enough to stay in its linear regime.
+RELATIVE_STEP = {torch.float32: 0.01, torch.float16: 0.05, torch.bfloat16: 0.1}
+SMALLEST_SCALE = 0.1  # below this noise level the step no longer shrinks with it
+# Below this noise level the difference of two half-precision outputs is mostly rounding. J tends to
+# the identity there, so v itself is used instead (the same shift as without the Jacobian).
+HALF_PRECISION_FLOOR = 0.3
+
+
+@dataclass(frozen=True)
+class DifferenceStep:
+    """The step h of (D(x + h v) - D(x)) / h, per sample.
+
+    Attributes:
+        relative: RMS(h v) = relative * max(sigma_ve, 0.1); None takes it from the denoiser's dtype.
+        absolute: the paper's epsilon, the same h for all samples and noise levels; None is relative.
+        dtype: what the denoiser computes in, not what it returns.
+    """
+
+    relative: float | None = None
+    absolute: float | None = None
+    dtype: torch.dtype = torch.float32
+
+    def __post_init__(self) -> None:
+        for name in ("relative", "absolute"):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value > 0):
+                raise ValueError(f"{name} step is {value}; expected a finite number above 0.")
+
+    def is_drowned(self, sigma_ve: Tensor) -> bool:
+        """Whether rounding would drown the difference at this noise level."""
+        half = self.dtype in (torch.float16, torch.bfloat16)
+        return half and self.absolute is None and bool((sigma_ve < HALF_PRECISION_FLOOR).any())
+
+    def size(self, v: Tensor, sigma_ve: Tensor) -> Tensor:
+        """h [B] for directions v [B, ...]; 0 where v is 0."""
+        if self.absolute is not None:
+            return torch.full_like(sigma_ve, self.absolute, dtype=torch.float32)
+        relative = self.relative or RELATIVE_STEP.get(self.dtype, RELATIVE_STEP[torch.float32])
+        scale = relative * sigma_ve.float().clamp(min=SMALLEST_SCALE)
+        norm = rms(v)
+        return torch.where(norm > 0, scale / norm.clamp(min=torch.finfo(torch.float32).tiny), 0.0)
+
+
+def rms(values: Tensor) -> Tensor:
+    """Root mean square over everything but the batch: [B, ...] -> [B], float32."""
+    flat = values.float().flatten(1)
+    # The largest entry is divided out first: 1e4 times a gradient, squared, can leave float32.
+    peak = flat.abs().amax(dim=1).clamp(min=torch.finfo(torch.float32).tiny)
+    return (flat / peak[:, None]).square().mean(dim=1).sqrt() * peak
+
+
+def jacobian_vector_product(
+    denoiser: Denoiser, x: Tensor, sigma_ve: Tensor, denoised: Tensor, v: Tensor, h: Tensor
+) -> Tensor:
+    """J v = [D(x + h v) - D(x)] / h, the finite difference of LAGS (eq. 13) in denoised form.
+
+    Args:
+        denoiser: D, called once.
+        x: [B, ...] noisy sample, variance-exploding.
+        sigma_ve: [B].
+        denoised: D(x), already known.
+        v: [B, ...] direction.
+        h: [B] step; a sample with h = 0 gets J v = 0.
+
+    Returns:
+        [B, ...] float32.
+    """
+    step = per_sample(h, x)
+    moved = denoiser((x.float() + step * v.float()).to(x.dtype), sigma_ve)
+    difference = moved.float() - denoised.float()
+    return torch.where(step != 0, difference / torch.where(step != 0, step, 1.0), 0.0)

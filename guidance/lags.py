@@ -1,0 +1,149 @@
+"""LAGS: sampling from w(x) p(x) with one gradient of log w and one more forward pass per step.
+
+Source: Kim, Lee, Kim, de Veciana, "Efficient Weighted Sampling via Score-based Generative Models",
+CVPR 2026, arXiv 2502.04646.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from .contracts import Denoiser, LogWeight, checked_value_and_grad
+from .finite_difference import DifferenceStep, jacobian_vector_product, rms
+from .schedules import AutoSchedule, Schedule, UncertaintySchedule, is_active
+from .trace import StepRecord
+from .ve import per_sample
+
+
+@dataclass(frozen=True)
+class LAGS:
+    """Guidance as a shift of the denoised picture.
+
+    Attributes:
+        schedule: alpha.
+        jacobian: whether v passes through the denoiser's Jacobian; False shifts along v itself and
+            saves the second forward.
+        step: how far apart the two forwards are.
+        shift_limit: greatest RMS of the shift relative to the denoised picture's, per sample; None
+            for no limit.
+        skip_below: share of the greatest influence under which a step stays plain; 0 never skips.
+    """
+
+    schedule: Schedule = field(default_factory=AutoSchedule)
+    jacobian: bool = True
+    step: DifferenceStep = field(default_factory=DifferenceStep)
+    shift_limit: float | None = None
+    skip_below: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.shift_limit is not None and not self.shift_limit > 0:
+            raise ValueError(f"shift limit is {self.shift_limit}; expected above 0, or None.")
+        if not 0 <= self.skip_below < 1:
+            raise ValueError(f"skip threshold is {self.skip_below}; expected 0 to below 1.")
+        if self.schedule.needs_variance and not self.jacobian:
+            raise ValueError(
+                "This schedule measures <v, J v>, so it needs the Jacobian (the second forward). "
+                "Choose a fixed schedule for guidance without it."
+            )
+
+    def is_active(self, sigma_ve: Tensor) -> bool:
+        """Whether this noise level [B] is guided at all."""
+        return is_active(self.schedule, sigma_ve, self.skip_below)
+
+    def __call__(
+        self, denoiser: Denoiser, log_weight: LogWeight, x: Tensor, sigma_ve: Tensor
+    ) -> tuple[Tensor, StepRecord]:
+        """The guided denoised picture at one noise level.
+
+        Args:
+            denoiser: D, the model with everything that the user combined into it.
+            log_weight: log w on denoised pictures.
+            x: [B, ...] noisy sample, variance-exploding.
+            sigma_ve: [B].
+
+        Returns:
+            denoised [B, ...] in the dtype of D's output, and what was done.
+
+        Raises:
+            WeightError: the weight broke its contract at this noise level.
+        """
+        start = time.perf_counter()
+        denoised = denoiser(x, sigma_ve)
+        if not self.is_active(sigma_ve):
+            return denoised, StepRecord.skipped(sigma_ve, time.perf_counter() - start)
+
+        # v = grad log w at the denoised picture: the gradient never enters the denoiser.
+        log_w, v = checked_value_and_grad(log_weight, denoised, sigma_ve)
+
+        # J v stands for J^T v (eq. 13); J is symmetric for an exact score.
+        second = self.jacobian and not self.step.is_drowned(sigma_ve)
+        if second:
+            h = self.step.size(v, sigma_ve)
+            jv = jacobian_vector_product(denoiser, x, sigma_ve, denoised, v, h)
+        else:
+            jv = v.float()
+
+        # Shifting D by sigma^2 g adds g to the score (Tweedie); alpha is eq. 17 or measured.
+        sigma2 = sigma_ve.float() ** 2
+        variance = sigma2 * (v.float() * jv).flatten(1).sum(dim=1)
+        alpha = self.schedule.alpha(sigma_ve, variance)
+        shift = per_sample(sigma2 * alpha, x) * jv
+        size, denoised_rms = rms(shift), rms(denoised)
+        if self.shift_limit is not None:
+            limit = self.shift_limit * denoised_rms
+            kept = torch.where(size > limit, limit / size.clamp(min=1e-30), 1.0)
+            shift, size = per_sample(kept, x) * shift, kept * size
+
+        record = StepRecord(
+            sigma_ve=sigma_ve,
+            active=True,
+            alpha=alpha,
+            log_w=log_w,
+            variance=variance,
+            shift_rms=size,
+            denoised_rms=denoised_rms,
+            model_calls=2 if second else 1,
+            weight_calls=1,
+            seconds=time.perf_counter() - start,
+        )
+        return (denoised.float() + shift).to(denoised.dtype), record
+
+
+BALANCED_SKIP = 0.1
+FAST_SKIP = 0.02
+KAPPA_PER_C = 0.01  # one dial for all modes: c = 10 is the paper's schedule, or kappa = 0.1
+
+
+def preset(mode: str, c: float = 10.0, dtype: torch.dtype = torch.float32) -> LAGS:
+    """LAGS as one of three modes.
+
+    - ``paper``: the paper to the letter: every step, alpha = 1 / (1 + c sigma^4), second forward.
+    - ``balanced``: alpha measured per sample with kappa = c / 100; skips where nothing would change.
+    - ``fast``: the paper's schedule without the second forward; skips likewise.
+
+    Args:
+        mode: one of the names above.
+        c: caution, > 0; larger trusts the weight later in the run.
+        dtype: what the denoiser computes in; sets the finite-difference step.
+
+    Raises:
+        ValueError: unknown mode, or c not above 0.
+    """
+    if not (math.isfinite(c) and c > 0):
+        raise ValueError(f"confidence c is {c}; expected a finite number above 0 (the paper: 10).")
+    paper = LAGS(schedule=UncertaintySchedule(c), step=DifferenceStep(dtype=dtype))
+    if mode == "paper":
+        return paper
+    if mode == "balanced":
+        return replace(paper, schedule=AutoSchedule(KAPPA_PER_C * c), skip_below=BALANCED_SKIP)
+    if mode == "fast":
+        return replace(paper, jacobian=False, skip_below=FAST_SKIP)
+    raise ValueError(f"mode is {mode!r}; expected one of {MODES}.")
+
+
+MODES = ("balanced", "fast", "paper")

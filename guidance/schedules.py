@@ -1,0 +1,153 @@
+"""alpha(sigma): how far to trust the guidance, and where it is not worth its cost.
+
+All are functions of the noise level and of the current evaluation, never of the step index:
+samplers with several stages call between the steps.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class Schedule(Protocol):
+    """``alpha(sigma_ve, variance) -> [B] in 0..1``; ``bound(sigma_ve)`` is alpha's largest value.
+
+    ``variance`` [B] is sigma_ve^2 <v, J v>, the posterior variance of the linearised log w.
+    ``needs_variance`` says whether alpha reads it, which costs the second forward.
+    """
+
+    needs_variance: bool
+
+    def alpha(self, sigma_ve: Tensor, variance: Tensor | None = None) -> Tensor: ...
+
+    def bound(self, sigma_ve: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class UncertaintySchedule:
+    """alpha = 1 / (1 + c sigma^4): LAGS, eq. 17, where (1 - abar)^2 / abar^2 = sigma^4.
+
+    c presumes data of unit variance; for data of standard deviation s the same schedule is c / s^4.
+
+    Attributes:
+        c: how fast trust falls with noise, > 0. The paper uses 10 and calls 0.1 to 20 stable.
+    """
+
+    c: float = 10.0
+    needs_variance = False
+
+    def __post_init__(self) -> None:
+        _check_positive("confidence c", self.c)
+
+    def alpha(self, sigma_ve: Tensor, variance: Tensor | None = None) -> Tensor:
+        """[B] in 0..1, falling with sigma_ve."""
+        return 1 / (1 + self.c * sigma_ve.float() ** 4)
+
+    bound = alpha
+
+
+@dataclass(frozen=True)
+class HardGateSchedule:
+    """alpha = 1 below a noise level and 0 above: the 0/1 gate of LAGS, appendix B.2.
+
+    The paper gives no threshold; c^(-1/4), where the soft schedule crosses one half, is ours.
+
+    Attributes:
+        sigma_gate: variance-exploding noise level, > 0.
+    """
+
+    sigma_gate: float = 10.0**-0.25
+    needs_variance = False
+
+    def __post_init__(self) -> None:
+        _check_positive("gate sigma", self.sigma_gate)
+
+    def alpha(self, sigma_ve: Tensor, variance: Tensor | None = None) -> Tensor:
+        """[B], 0 or 1."""
+        return (sigma_ve.float() <= self.sigma_gate).float()
+
+    bound = alpha
+
+
+@dataclass(frozen=True)
+class ConstantSchedule:
+    """alpha = 1 everywhere: plain first-order guidance, as in DPS."""
+
+    needs_variance = False
+
+    def alpha(self, sigma_ve: Tensor, variance: Tensor | None = None) -> Tensor:
+        """[B], all ones."""
+        return torch.ones_like(sigma_ve, dtype=torch.float32)
+
+    bound = alpha
+
+
+@dataclass(frozen=True)
+class AutoSchedule:
+    """alpha = 1 / (1 + kappa e), e the posterior variance of log w, measured per sample.
+
+    e = sigma^2 <v, J v>, because the posterior covariance is sigma^2 J; it costs nothing beyond the
+    finite difference. Not in the paper.
+
+    Attributes:
+        kappa: how much doubt one squared nat of uncertainty is worth, > 0. Working range 0.03..0.3.
+    """
+
+    kappa: float = 0.1
+    needs_variance = True
+
+    def __post_init__(self) -> None:
+        _check_positive("kappa", self.kappa)
+
+    def alpha(self, sigma_ve: Tensor, variance: Tensor | None = None) -> Tensor:
+        """[B] in 0..1, falling with the measured variance (a negative one counts as none)."""
+        if variance is None:
+            raise ValueError("AutoSchedule needs the measured variance sigma^2 <v, J v>.")
+        return 1 / (1 + self.kappa * variance.float().clamp(min=0))
+
+    def bound(self, sigma_ve: Tensor) -> Tensor:
+        """[B], 1: how uncertain log w is cannot be known before it is measured."""
+        return torch.ones_like(sigma_ve, dtype=torch.float32)
+
+
+def influence(schedule: Schedule, sigma_ve: Tensor) -> Tensor:
+    """How much a shift at this noise level can still move the finished picture, relative.
+
+    For data of unit variance the shift is at most sigma^2 alpha / (1 + sigma^2) per unit of v, and
+    of a displacement at sigma the probability-flow ODE keeps 1 / sqrt(1 + sigma^2). A bound for
+    skipping work, not part of the guidance.
+
+    Args:
+        schedule: its ``bound`` stands for alpha.
+        sigma_ve: [B].
+    """
+    s2 = sigma_ve.float() ** 2
+    return s2 * schedule.bound(sigma_ve) / (1 + s2) ** 1.5
+
+
+_GRID = torch.logspace(-3, 3, 601)
+
+
+def is_active(schedule: Schedule, sigma_ve: Tensor, skip_below: float) -> bool:
+    """Whether guidance at this noise level is worth its cost.
+
+    Args:
+        schedule: what scales the shift.
+        sigma_ve: [B]; active when any sample is.
+        skip_below: share of the schedule's greatest influence under which nothing is evaluated;
+            0 never skips.
+    """
+    if skip_below <= 0:
+        return True
+    greatest = influence(schedule, _GRID).max().to(sigma_ve.device)
+    return bool((influence(schedule, sigma_ve) >= skip_below * greatest).any())
+
+
+def _check_positive(name: str, value: float) -> None:
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(f"{name} is {value}; expected a finite number above 0. Try the default.")

@@ -1,0 +1,89 @@
+"""What a run did, one record per evaluation of the sampler."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """One evaluation. Per-sample values are [B] tensors; None where the step was skipped.
+
+    Attributes:
+        sigma_ve: noise level, variance-exploding units.
+        active: whether the step was guided.
+        alpha: the schedule's factor, 0..1.
+        log_w: log-weight of the denoised picture before the shift, nats.
+        variance: sigma_ve^2 <v, J v>, squared nats.
+        shift_rms: RMS of the shift, latent units.
+        denoised_rms: RMS of the denoised picture, latent units.
+        model_calls: forwards of the denoiser.
+        weight_calls: evaluations of the weight with its gradient.
+        seconds: wall clock of the evaluation.
+    """
+
+    sigma_ve: Tensor
+    active: bool
+    alpha: Tensor | None
+    log_w: Tensor | None
+    variance: Tensor | None
+    shift_rms: Tensor | None
+    denoised_rms: Tensor | None
+    model_calls: int
+    weight_calls: int
+    seconds: float
+
+    @classmethod
+    def skipped(cls, sigma_ve: Tensor, seconds: float) -> StepRecord:
+        """A plain evaluation: one forward, nothing else."""
+        return cls(sigma_ve, False, None, None, None, None, None, 1, 0, seconds)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers and lists, ready for JSON; what was not measured is None."""
+        values = vars(self).items()
+        return {name: v.tolist() if isinstance(v, Tensor) else v for name, v in values}
+
+
+@dataclass
+class Trace:
+    """The records of one run, in the order of its evaluations.
+
+    Attributes:
+        label: what the run was, for plots that compare several.
+        records: one per evaluation of the sampler.
+    """
+
+    label: str = ""
+    records: list[StepRecord] = field(default_factory=list)
+
+    def add(self, record: StepRecord) -> None:
+        """Append a record, its tensors moved to the CPU and freed from inference mode."""
+        with torch.inference_mode(False):
+            values = {
+                name: v.detach().float().cpu().clone() if isinstance(v, Tensor) else v
+                for name, v in vars(record).items()
+            }
+        self.records.append(StepRecord(**values))
+
+    @property
+    def model_calls(self) -> int:
+        """Forwards of the denoiser over the run."""
+        return sum(record.model_calls for record in self.records)
+
+    @property
+    def weight_calls(self) -> int:
+        """Weight evaluations over the run."""
+        return sum(record.weight_calls for record in self.records)
+
+    @property
+    def seconds(self) -> float:
+        """Wall clock inside the guided denoiser over the run."""
+        return sum(record.seconds for record in self.records)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers and lists, ready for JSON."""
+        return {"label": self.label, "records": [record.to_dict() for record in self.records]}

@@ -1,0 +1,84 @@
+"""Colour: push the picture's hue, brightness or saturation, or its mean colour to a given one."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import torch
+from torch import Tensor
+
+from .base import Reward
+
+ATTRIBUTES = ("hue", "brightness", "saturation", "mean colour")
+LUMA = (0.2126, 0.7152, 0.0722)  # Rec. 709
+
+
+def parse_colour(text: str) -> tuple[float, float, float]:
+    """'#rrggbb' -> (r, g, b) in 0..1.
+
+    Raises:
+        ValueError: any other text.
+    """
+    if not re.fullmatch(r"#?[0-9a-fA-F]{6}", text.strip()):
+        raise ValueError(f"colour is {text!r}; expected '#rrggbb', for example '#2060ff'.")
+    digits = text.strip().lstrip("#")
+    red, green, blue = (int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4))
+    return red, green, blue
+
+
+class ColourReward(Reward):
+    """A colour attribute averaged over the picture.
+
+    - ``hue``: the chroma along a hue, red at 0, green at 120, blue at 240 degrees; for red this is
+      R - (G + B) / 2. About -1..1.
+    - ``brightness``: mean luma, 0..1.
+    - ``saturation``: mean chroma, 0..1.
+    - ``mean colour``: minus the distance of the mean colour to a given one, 0 at best.
+
+    Args:
+        attribute: one of the above.
+        hue: degrees, used by ``hue``.
+        colour: '#rrggbb', used by ``mean colour``.
+
+    Raises:
+        ValueError: unknown attribute, a hue that is not finite, or a colour that is no '#rrggbb'.
+    """
+
+    scale = "image units, 0..1 per channel"
+
+    def __init__(self, attribute: str, hue: float = 0.0, colour: str = "#ff0000") -> None:
+        if attribute not in ATTRIBUTES:
+            raise ValueError(f"colour attribute is {attribute!r}; expected one of {ATTRIBUTES}.")
+        if not math.isfinite(hue):
+            raise ValueError(f"hue is {hue}; expected degrees, 0 to 360.")
+        self.attribute = attribute
+        self.angle = math.radians(hue)
+        self.target = parse_colour(colour)
+        self.name = f"colour ({attribute})"
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Score [B] of images [B, 3, H, W] in 0..1."""
+        images = images.float()
+        if self.attribute == "brightness":
+            weights = torch.tensor(LUMA, device=images.device).view(3, 1, 1)
+            return (images * weights).sum(dim=1).mean(dim=(1, 2))
+        if self.attribute == "mean colour":
+            target = torch.tensor(self.target, device=images.device)
+            return -_length(images.mean(dim=(2, 3)) - target, dim=1)
+        along_red, across = opponent_axes(images)
+        if self.attribute == "saturation":
+            return _length(torch.stack([along_red, across], dim=1), dim=1).mean(dim=(1, 2))
+        chroma = along_red * math.cos(self.angle) + across * math.sin(self.angle)
+        return chroma.mean(dim=(1, 2))
+
+
+def opponent_axes(images: Tensor) -> tuple[Tensor, Tensor]:
+    """The hue plane, two [B, H, W]: R - (G + B) / 2 and sqrt(3) (G - B) / 2."""
+    red, green, blue = images.unbind(dim=1)
+    return red - (green + blue) / 2, math.sqrt(3) / 2 * (green - blue)
+
+
+def _length(values: Tensor, dim: int) -> Tensor:
+    """Euclidean length whose gradient stays finite at 0."""
+    return (values.square().sum(dim=dim) + 1e-8).sqrt()
