@@ -27,7 +27,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import NamedTuple
 
 ROOT = Path(os.path.abspath(__file__)).parent  # not resolve(): custom_nodes may hold a link to us
@@ -39,7 +38,7 @@ STAMP = "lags-environment.txt"  # marks an environment as ours; says what was in
 # requirements.txt: there a pin would replace the torch that fits the user's ComfyUI and GPU.
 TORCH = "torch==2.13.0"
 PACKAGES = ("numpy", "safetensors", "pillow", "scipy", "pytest", "hypothesis", "ruff")
-TEST_TOOLS = ("pytest", "hypothesis")
+TEST_TOOLS = ("pytest", "hypothesis")  # what the tests need and a ComfyUI lacks
 COMFYUI_NEEDS = "import torch, aiohttp, safetensors, transformers, einops, torchsde, yaml"
 
 
@@ -94,7 +93,7 @@ def requirements() -> list[str]:
 
 
 def fingerprint(wanted: Sequence[str]) -> str:
-    """A hash of a requirement list."""
+    """A hash of a requirement list: what the stamp of a finished environment holds."""
     return hashlib.sha256("\n".join(wanted).encode()).hexdigest()
 
 
@@ -164,10 +163,10 @@ class ComfyUI(NamedTuple):
     def __str__(self) -> str:
         return f"ComfyUI {comfyui_version(self.path)} at {self.path} with {self.python}"
 
-    def environ(self) -> dict[str, str]:
-        """The environment of its child processes."""
-        found = {"COMFYUI_PATH": str(self.path), "COMFYUI_PYTHON": str(self.python)}
-        return {**os.environ, **found}
+    def run(self, *arguments: str | Path, **options) -> int:
+        """Run dev.py in it, and tell the child process where it is."""
+        os.environ.update(COMFYUI_PATH=str(self.path), COMFYUI_PYTHON=str(self.python))
+        return call(self.python, ROOT / "dev.py", *arguments, **options)
 
 
 def is_comfyui(folder: Path) -> bool:
@@ -271,7 +270,8 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 def borrowed_tools(python: Path) -> Path:
     """A folder with pytest for a Python that may lack it; what that Python has is left alone.
 
-    It may have no pip either, so it runs the pip of our environment, into a folder of ours.
+    It may have no pip either, so it runs the pip of our environment, into a folder of ours. Our
+    own Python must not: hypothesis is compiled, for one Python version.
     """
     _, version = ask(python, "import sys; print('%d.%d' % sys.version_info[:2])")
     folder = environment_folder() / "comfyui-test-tools" / version
@@ -295,11 +295,14 @@ def test(arguments: Sequence[str]) -> int:
         report.append(f"without ComfyUI: {verdict(codes[-1])}, with {python}")
     if within and isinstance(comfyui, ComfyUI):
         say(f"tests inside {comfyui}")
-        command = (comfyui.python, ROOT / "dev.py", "_pytest", borrowed_tools(comfyui.python))
-        codes.append(call(*command, *within, cwd=ROOT, env=comfyui.environ()))
+        codes.append(comfyui.run("_pytest", borrowed_tools(comfyui.python), *within, cwd=ROOT))
         report.append(f"inside ComfyUI: {verdict(codes[-1])}, {comfyui}")
     elif within:
-        report.append(not_run(comfyui, ROOT / "tests" / "comfyui"))
+        report.append(
+            f"inside ComfyUI: at least {count_tests(ROOT / 'tests' / 'comfyui')} tests not run, "
+            f"because {comfyui}; to run them set COMFYUI_PATH to ComfyUI's folder, and "
+            "COMFYUI_PYTHON to its Python where needed"
+        )
     for line in report:
         say(line)
     return max(codes, key=abs, default=1)
@@ -311,14 +314,6 @@ def verdict(code: int) -> str:
     return words.get(code, f"FAILED (pytest exit code {code})")
 
 
-def not_run(reason: str, folder: Path) -> str:
-    """The line that stands for the tests that need a ComfyUI."""
-    return (
-        f"inside ComfyUI: at least {count_tests(folder)} tests not run, because {reason}; to run "
-        "them set COMFYUI_PATH to ComfyUI's folder, and COMFYUI_PYTHON to its Python where needed"
-    )
-
-
 # ---- commands -------------------------------------------------------------------------------
 
 
@@ -328,15 +323,13 @@ def leave_pack_folder() -> None:
     sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != here]
 
 
-def load_pack(name: str = PACK) -> ModuleType:
+def load_pack() -> None:
     """Import the pack's folder as a package under a name of our own."""
     spec = importlib.util.spec_from_file_location(
-        name, ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
+        PACK, ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
     )
-    package = importlib.util.module_from_spec(spec)
-    sys.modules[name] = package
-    spec.loader.exec_module(package)
-    return package
+    sys.modules[PACK] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules[PACK])
 
 
 def module_main(arguments: Sequence[str]) -> int:
@@ -364,8 +357,7 @@ def demo(arguments: Sequence[str]) -> int:
         return call(ensure_environment(), ROOT / "dev.py", "_module", "demo.run", *arguments)
     comfyui = locate_comfyui()
     say(f"running the bundled workflow in {comfyui}")
-    command = (comfyui.python, ROOT / "dev.py", "_module", "demo.comfy")
-    return call(*command, *arguments, env=comfyui.environ())
+    return comfyui.run("_module", "demo.comfy", *arguments)
 
 
 def bench(arguments: Sequence[str]) -> int:

@@ -1,0 +1,54 @@
+"""Gradients through a model that ComfyUI loaded in inference mode, without touching its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import Tensor, nn
+
+
+@contextmanager
+def autograd_safe(model: nn.Module) -> Iterator[None]:
+    """Let autograd run through ``model`` inside the block; everything is as before after it.
+
+    ComfyUI loads models in inference mode, and autograd refuses to save such weights. Layers made by
+    ComfyUI get a weight function that hands out a copy: that hook is also the last step after
+    casting, offloading and dequantising, so a copy is never a view of a buffer that ComfyUI reuses.
+    Other parameters and buffers that are inference tensors are swapped for copies.
+
+    Args:
+        model: for example a VAE's ``first_stage_model``; loaded already.
+    """
+    with ExitStack() as undo:
+        for module in model.modules():
+            if hasattr(module, "weight_function"):
+                _append_copy(module, "weight_function", undo)
+                _append_copy(module, "bias_function", undo)
+            else:
+                _swap_for_copies(module._parameters, undo)
+            _swap_for_copies(module._buffers, undo)
+        yield
+
+
+def _copy(weight: Tensor) -> Tensor:
+    return weight.clone()
+
+
+def _append_copy(module: nn.Module, name: str, undo: ExitStack) -> None:
+    own = vars(module).get(name)
+    if own is None:  # the list is the class's: shadow it, and uncover it again afterwards
+        undo.callback(delattr, module, name)
+    else:
+        undo.callback(setattr, module, name, own)
+    setattr(module, name, [*getattr(module, name), _copy])
+
+
+def _swap_for_copies(tensors: dict[str, Tensor | None], undo: ExitStack) -> None:
+    for name, tensor in list(tensors.items()):
+        if tensor is None or not tensor.is_inference():
+            continue
+        undo.callback(tensors.__setitem__, name, tensor)
+        with torch.inference_mode(False):
+            tensors[name] = tensor.detach().clone()

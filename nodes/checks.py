@@ -1,0 +1,81 @@
+"""Bad input, refused before sampling starts, in words that say what to do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+
+def check_vae(vae: Any, model: Any) -> None:
+    """Refuse a VAE that cannot decode the model's latents.
+
+    Raises:
+        ValueError: no VAE, a video or audio VAE, or another number of channels or scale.
+    """
+    if vae is None or getattr(vae, "first_stage_model", None) is None:
+        raise ValueError(
+            "This VAE is empty: the checkpoint has none. Load one with Load VAE and connect it."
+        )
+    latent = model.get_model_object("latent_format")
+    if vae.latent_dim != 2 or getattr(latent, "latent_dimensions", 2) != 2:
+        raise ValueError(
+            "LAGS guides still pictures; this model or VAE is for video or audio "
+            f"(latent dimensions: model {getattr(latent, 'latent_dimensions', 2)}, "
+            f"VAE {vae.latent_dim}; expected 2)."
+        )
+    if vae.latent_channels != latent.latent_channels:
+        raise ValueError(
+            f"The VAE decodes {vae.latent_channels} latent channels and the model makes "
+            f"{latent.latent_channels}: they are of different families. Connect the VAE that "
+            "belongs to the model, for example the third output of Load Checkpoint."
+        )
+    scale = getattr(latent, "spacial_downscale_ratio", None)
+    if scale is not None and scale != vae.spacial_compression_decode():
+        raise ValueError(
+            f"The VAE enlarges {vae.spacial_compression_decode()}x and the model expects {scale}x: "
+            "connect the VAE that belongs to the model."
+        )
+
+
+def check_latent(samples: Tensor) -> None:
+    """Refuse latents that are not a batch of still pictures.
+
+    Raises:
+        ValueError: video, packed or empty latents.
+    """
+    if getattr(samples, "is_nested", False) or samples.ndim != 4:
+        shape = "nested" if getattr(samples, "is_nested", False) else tuple(samples.shape)
+        raise ValueError(
+            f"Latents have shape {shape}; LAGS expects [batch, channels, height, width]: still "
+            "pictures, not video or packed latents."
+        )
+    if samples.shape[0] == 0:
+        raise ValueError("The latent batch is empty; expected at least one picture.")
+
+
+def check_mask(latent: dict[str, Any]) -> None:
+    """Refuse a noise mask that does not belong to the latents: ComfyUI would stretch it silently.
+
+    Raises:
+        ValueError: another aspect ratio than the latents, or a batch that fits neither 1 nor theirs.
+    """
+    mask, samples = latent.get("noise_mask"), latent["samples"]
+    if mask is None:
+        return
+    height, width = samples.shape[-2:]
+    mask_height, mask_width = mask.shape[-2:]
+    # A mask comes at the size of the picture or of the latents; rounding to latent cells may cost
+    # up to one cell on a side.
+    drift = abs(mask_height / height - mask_width / width) / (mask_height / height)
+    if drift > 1 / min(height, width) + 1e-6:
+        raise ValueError(
+            f"The mask is {mask_width}x{mask_height} and the latents are {width}x{height}: another "
+            "shape. Make the mask from the picture that was encoded, or resize it to match."
+        )
+    count = mask.reshape(-1, mask_height, mask_width).shape[0]
+    if count not in (1, samples.shape[0]):
+        raise ValueError(
+            f"There are {count} masks for {samples.shape[0]} pictures; expected 1 or as many as "
+            "pictures."
+        )

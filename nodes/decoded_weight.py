@@ -1,0 +1,148 @@
+"""log w on latents: decode, score, and bring the gradient back through the decoder."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import comfy.model_management as mm
+import torch
+from torch import Tensor
+
+from ..guidance.contracts import WeightError, check_shape
+from ..rewards import Weight
+from .autograd_safe import autograd_safe
+
+# Bytes that the decoder's backward needs, as a multiple of ComfyUI's own estimate of its forward
+# (measured on the SD decoder: 22.8 kB against 8.7 kB per pixel in float32, and some room).
+BACKWARD_FACTOR = 3.6
+
+
+class DecodedLogWeight:
+    """A ``LogWeight`` on model-space latents, through the user's VAE.
+
+    Args:
+        vae: ComfyUI's VAE object; loaded on its device while this is used.
+        weight: log w on images.
+        process_latent_out: model space -> the VAE's latent space, affine element by element.
+    """
+
+    def __init__(
+        self, vae: Any, weight: Weight, process_latent_out: Callable[[Tensor], Tensor]
+    ) -> None:
+        self.vae, self.weight, self.process_latent_out = vae, weight, process_latent_out
+        self.name = weight.name
+        self.offset, self.gain = _affine_part(vae.process_output)
+
+    def images(self, latents: Tensor) -> Tensor:
+        """The VAE's latents [B, C, h, w] -> images [B, 3, H, W] about 0..1, float32, not clamped.
+
+        Without the clamp a pixel that has left the range keeps its gradient back.
+        """
+        vae = self.vae
+        decoded = vae.first_stage_model.decode(latents.to(vae.device, vae.vae_dtype))
+        return decoded.float() * self.gain + self.offset
+
+    def __call__(self, denoised: Tensor) -> Tensor:
+        """log w [B] of model-space latents."""
+        latents = self.process_latent_out(denoised.float())
+        values = [self.weight(self.images(part)) for part in latents.split(self._rows(latents))]
+        return torch.cat(values).to(denoised.device)
+
+    def value_and_grad(self, denoised: Tensor) -> tuple[Tensor, Tensor]:
+        """(log w [B], gradient like ``denoised``), float32, on its device.
+
+        Raises:
+            WeightError: the weight's shape is wrong, or it has no gradient.
+            MemoryError: the decoder's backward does not fit, not even one picture at a time.
+        """
+        # process_latent_out is affine, so its derivative is a difference, taken without autograd:
+        # some formats keep constants that autograd would refuse.
+        zero = torch.zeros_like(denoised, dtype=torch.float32)
+        slope = self.process_latent_out(zero + 1) - self.process_latent_out(zero)
+        latents = self.process_latent_out(denoised.float())
+        rows = self._rows(latents)
+        try:
+            log_w, grad = self._in_parts(latents, rows)
+        except torch.cuda.OutOfMemoryError:
+            mm.soft_empty_cache()
+            logging.warning(
+                "LAGS: not enough memory for the gradient of %d pictures at once; "
+                "trying one at a time.",
+                min(rows, latents.shape[0]),
+            )
+            log_w, grad = self._one_by_one(latents)
+        return log_w.to(denoised.device), grad.to(denoised.device) * slope
+
+    def bytes_per_picture(self, latent_shape: torch.Size) -> float:
+        """Memory for decoder and backward of one picture."""
+        shape = (1, *latent_shape[1:])
+        return BACKWARD_FACTOR * float(self.vae.memory_used_decode(shape, self.vae.vae_dtype))
+
+    def _rows(self, latents: Tensor) -> int:
+        free = mm.get_free_memory(self.vae.device)
+        needed = max(1.0, self.bytes_per_picture(latents.shape))
+        return int(min(max(1, free // needed), latents.shape[0]))
+
+    def _one_by_one(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        try:
+            return self._in_parts(latents, 1)
+        except torch.cuda.OutOfMemoryError as error:
+            needed = self.bytes_per_picture(latents.shape) / 2**30
+            raise MemoryError(
+                f"The gradient through the VAE needs about {needed:.1f} GB for one picture, and "
+                f"{mm.get_free_memory(self.vae.device) / 2**30:.1f} GB are free. Make the picture "
+                "smaller, use a smaller decoder (TAESD), or close other programs on the GPU."
+            ) from error
+
+    def _in_parts(self, latents: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+        with autograd_safe(self.vae.first_stage_model):
+            parts = [self._value_and_grad(part) for part in latents.split(rows)]
+        return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+
+    def _value_and_grad(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.inference_mode(False), torch.enable_grad():
+            leaf = latents.detach().clone().requires_grad_()
+            log_w = self.weight(self.images(leaf))
+            check_shape(log_w, leaf, self.name)
+            if not log_w.requires_grad:
+                raise WeightError(
+                    f"Weight '{self.name}' gives no gradient, which this sampler needs. "
+                    "Use a differentiable weight, or a particle method, which needs none."
+                )
+            (grad,) = torch.autograd.grad(log_w.sum().float(), leaf)
+        return log_w.detach().float(), grad.float()
+
+
+class MaskedLogWeight:
+    """A log-weight under inpainting: sees the picture with its kept part, moves only the rest.
+
+    Args:
+        inner: log w on whole pictures.
+        mask: [B or 1, 1, h, w], 1 where the sampler may paint.
+        kept: [B, C, h, w] the picture outside of the mask, model space.
+    """
+
+    def __init__(self, inner: DecodedLogWeight, mask: Tensor, kept: Tensor) -> None:
+        self.inner, self.mask, self.kept = inner, mask, kept
+        self.name = inner.name
+
+    def _blend(self, denoised: Tensor) -> Tensor:
+        return denoised * self.mask + self.kept * (1 - self.mask)
+
+    def __call__(self, denoised: Tensor) -> Tensor:
+        """log w [B] of the blended pictures."""
+        return self.inner(self._blend(denoised))
+
+    def value_and_grad(self, denoised: Tensor) -> tuple[Tensor, Tensor]:
+        """(log w [B], gradient), the gradient 0 outside of the mask."""
+        log_w, grad = self.inner.value_and_grad(self._blend(denoised))
+        return log_w, grad * self.mask
+
+
+def _affine_part(process_output: Callable[[Tensor], Tensor]) -> tuple[float, float]:
+    """Offset and gain of a VAE's output map, without its clamp: probed where nothing is clamped."""
+    at_zero = float(process_output(torch.zeros(1, 1, 1, 1)).mean())
+    at_quarter = float(process_output(torch.full((1, 1, 1, 1), 0.25)).mean())
+    return at_zero, (at_quarter - at_zero) / 0.25

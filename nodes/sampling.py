@@ -1,0 +1,478 @@
+"""The samplers: KSampler with a weight, its advanced twin, and guidance for any other sampler."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import comfy.samplers
+import torch
+from comfy_api.latest import io
+
+# ComfyUI's own nodes.py, not this folder: the drop-in samplers run exactly KSampler's code.
+from nodes import common_ksampler
+
+from ..guidance import (
+    LAGS,
+    MODES,
+    AutoSchedule,
+    ConstantSchedule,
+    DifferenceStep,
+    HardGateSchedule,
+    Schedule,
+    Trace,
+    UncertaintySchedule,
+    preset,
+)
+from ..guidance.lags import KAPPA_PER_C
+from ..rewards import Weight
+from ..rewards.base import check_strength
+from .checks import check_latent, check_mask
+from .patch import GuidancePatch, compute_dtype
+from .sockets import CATEGORY, OptionsSocket, TraceSocket, WeightSocket
+
+SCHEDULES = ("from mode", "auto", "uncertainty", "hard gate", "constant")
+FROM_MODE = -1.0
+
+
+@dataclass(frozen=True)
+class Options:
+    """What LAGS Options overrides; -1 or 'from mode' leaves the mode's own choice."""
+
+    schedule: str = SCHEDULES[0]
+    sigma_gate: float = 0.56
+    skip_below: float = FROM_MODE
+    shift_limit: float = 0.0
+    relative_step: float = 0.0
+    absolute_step: float = 0.0
+
+    def applied_to(self, method: LAGS, c: float) -> LAGS:
+        """The mode's method with these choices made."""
+        step = DifferenceStep(
+            self.relative_step or None, self.absolute_step or None, method.step.dtype
+        )
+        method = replace(method, step=step, shift_limit=self.shift_limit or None)
+        if self.skip_below != FROM_MODE:
+            method = replace(method, skip_below=self.skip_below)
+        if self.schedule == SCHEDULES[0]:
+            return method
+        schedule = self._schedule(c)
+        # A schedule that measures <v, J v> needs the second forward that `fast` leaves out.
+        jacobian = method.jacobian or schedule.needs_variance
+        return replace(method, schedule=schedule, jacobian=jacobian)
+
+    def _schedule(self, c: float) -> Schedule:
+        if self.schedule == "auto":
+            return AutoSchedule(KAPPA_PER_C * c)
+        if self.schedule == "uncertainty":
+            return UncertaintySchedule(c)
+        if self.schedule == "hard gate":
+            return HardGateSchedule(self.sigma_gate)
+        if self.schedule == "constant":
+            return ConstantSchedule()
+        raise ValueError(f"schedule is {self.schedule!r}; expected one of {SCHEDULES}.")
+
+
+def guided(
+    model: Any,
+    vae: Any,
+    weight: Weight,
+    strength: float,
+    mode: str,
+    c: float,
+    options: Options | None,
+    trace: Trace,
+) -> Any:
+    """The MODEL with guidance; the MODEL itself, untouched, at strength 0.
+
+    Raises:
+        ValueError: a number out of range, or a VAE of another family than the model.
+    """
+    check_strength(strength, weight.name)
+    method = (options or Options()).applied_to(preset(mode, c, compute_dtype(model)), c)
+    if strength == 0 or not math.isfinite(strength):
+        return model
+    return GuidancePatch(method, weight.power(strength), vae, trace).apply(model)
+
+
+def guidance_inputs() -> list[Any]:
+    """The inputs that all guided samplers share."""
+    return [
+        io.Vae.Input("vae", tooltip="The model's own VAE: it shows the weight what is being made."),
+        WeightSocket.Input("weight", tooltip="What you want more of: any Weight node."),
+        io.Float.Input(
+            "strength",
+            default=1.0,
+            min=-1000.0,
+            max=1000.0,
+            step=0.05,
+            tooltip="Power of the weight: 1 as its node sets it, 2 twice as much, 0 off (exactly "
+            "KSampler), negative the opposite. Working range 0.3 to 3.",
+        ),
+        io.Combo.Input(
+            "mode",
+            options=list(MODES),
+            default=MODES[0],
+            tooltip="balanced: measures its own uncertainty and skips steps that change nothing. "
+            "fast: no second forward, nearly KSampler's speed, acts late (colour, texture). "
+            "paper: LAGS as published, two forwards in every step.",
+        ),
+        io.Float.Input(
+            "c",
+            display_name="confidence c",
+            default=10.0,
+            min=0.001,
+            max=10000.0,
+            step=0.1,
+            tooltip="How much doubt holds the guidance back. The paper uses 10 and finds 0.1 to 20 "
+            "stable. Lower acts earlier and stronger. In balanced mode the doubt is measured, and "
+            "this is its price (kappa = c / 100).",
+        ),
+    ]
+
+
+def options_input() -> Any:
+    """The optional socket for LAGS Options."""
+    return OptionsSocket.Input("options", optional=True, tooltip="LAGS Options, for experts.")
+
+
+def sampler_inputs() -> list[Any]:
+    """Sampler and scheduler, with ComfyUI's own lists."""
+    return [
+        io.Combo.Input(
+            "sampler_name",
+            options=comfy.samplers.KSampler.SAMPLERS,
+            tooltip="Any sampler works. Ancestral and SDE samplers follow the weight most closely.",
+        ),
+        io.Combo.Input(
+            "scheduler",
+            options=comfy.samplers.KSampler.SCHEDULERS,
+            tooltip="How the noise falls from step to step.",
+        ),
+    ]
+
+
+def seed_input(name: str) -> Any:
+    """A seed widget like KSampler's."""
+    return io.Int.Input(
+        name,
+        default=0,
+        min=0,
+        max=0xFFFFFFFFFFFFFFFF,
+        control_after_generate=True,
+        tooltip="The same seed gives the same picture, and the same start as in KSampler.",
+    )
+
+
+def steps_and_cfg() -> list[Any]:
+    """Steps and guidance scale, with KSampler's ranges."""
+    return [
+        io.Int.Input("steps", default=20, min=1, max=10000, tooltip="Number of denoising steps."),
+        io.Float.Input(
+            "cfg",
+            default=8.0,
+            min=0.0,
+            max=100.0,
+            step=0.1,
+            round=0.01,
+            tooltip="How closely the prompt is followed; 1 skips the negative prompt. The weight "
+            "acts on the combined prediction, so a high cfg needs less strength.",
+        ),
+    ]
+
+
+def conditioning_inputs() -> list[Any]:
+    """Prompts and latents."""
+    return [
+        io.Conditioning.Input("positive", tooltip="What should be in the picture."),
+        io.Conditioning.Input("negative", tooltip="What should not be in the picture."),
+        io.Latent.Input("latent_image", tooltip="The latents to denoise; a noise mask is obeyed."),
+    ]
+
+
+def outputs() -> list[Any]:
+    """What both samplers give."""
+    return [
+        io.Latent.Output(display_name="LATENT", tooltip="The denoised latents."),
+        TraceSocket.Output(display_name="trace", tooltip="What every step did."),
+    ]
+
+
+class LAGSKSampler(io.ComfyNode):
+    """KSampler, drawing from w(x) p(x)."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LAGSKSampler",
+            display_name="KSampler (LAGS)",
+            category=CATEGORY,
+            description="KSampler that draws more of what a weight asks for: from w(x) p(x) "
+            "instead of p(x), without training. At strength 0 it is exactly KSampler.",
+            inputs=[
+                io.Model.Input("model", tooltip="The diffusion model; it is not changed."),
+                seed_input("seed"),
+                *steps_and_cfg(),
+                *sampler_inputs(),
+                *conditioning_inputs(),
+                io.Float.Input(
+                    "denoise",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Below 1 keeps the structure of the input picture.",
+                ),
+                *guidance_inputs(),
+                options_input(),
+            ],
+            outputs=outputs(),
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        seed: int,
+        steps: int,
+        cfg: float,
+        sampler_name: str,
+        scheduler: str,
+        positive: Any,
+        negative: Any,
+        latent_image: dict[str, Any],
+        denoise: float,
+        vae: Any,
+        weight: Weight,
+        strength: float,
+        mode: str,
+        c: float,
+        options: Options | None = None,
+    ) -> io.NodeOutput:
+        trace = Trace(label=f"{mode}, {weight.name}")
+        if strength != 0:
+            check_input(latent_image)
+        patched = guided(model, vae, weight, strength, mode, c, options, trace)
+        (latent,) = common_ksampler(
+            patched,
+            seed,
+            steps,
+            cfg,
+            sampler_name,
+            scheduler,
+            positive,
+            negative,
+            latent_image,
+            denoise=denoise,
+        )
+        return io.NodeOutput(latent, trace)
+
+
+class LAGSKSamplerAdvanced(io.ComfyNode):
+    """KSampler Advanced, drawing from w(x) p(x)."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LAGSKSamplerAdvanced",
+            display_name="KSampler Advanced (LAGS)",
+            category=CATEGORY,
+            description="KSampler Advanced that draws from w(x) p(x): start and end step, leftover "
+            "noise. At strength 0 it is exactly KSampler Advanced.",
+            inputs=[
+                io.Model.Input("model", tooltip="The diffusion model; it is not changed."),
+                io.Combo.Input(
+                    "add_noise",
+                    options=["enable", "disable"],
+                    tooltip="Disable to go on from latents that still hold noise.",
+                ),
+                seed_input("noise_seed"),
+                *steps_and_cfg(),
+                *sampler_inputs(),
+                *conditioning_inputs(),
+                io.Int.Input(
+                    "start_at_step", default=0, min=0, max=10000, tooltip="First step that is run."
+                ),
+                io.Int.Input(
+                    "end_at_step", default=10000, min=0, max=10000, tooltip="Step to stop before."
+                ),
+                io.Combo.Input(
+                    "return_with_leftover_noise",
+                    options=["disable", "enable"],
+                    tooltip="Enable to hand latents with their noise to a next sampler.",
+                ),
+                *guidance_inputs(),
+                options_input(),
+            ],
+            outputs=outputs(),
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        add_noise: str,
+        noise_seed: int,
+        steps: int,
+        cfg: float,
+        sampler_name: str,
+        scheduler: str,
+        positive: Any,
+        negative: Any,
+        latent_image: dict[str, Any],
+        start_at_step: int,
+        end_at_step: int,
+        return_with_leftover_noise: str,
+        vae: Any,
+        weight: Weight,
+        strength: float,
+        mode: str,
+        c: float,
+        options: Options | None = None,
+    ) -> io.NodeOutput:
+        trace = Trace(label=f"{mode}, {weight.name}")
+        if strength != 0:
+            check_input(latent_image)
+        patched = guided(model, vae, weight, strength, mode, c, options, trace)
+        (latent,) = common_ksampler(
+            patched,
+            noise_seed,
+            steps,
+            cfg,
+            sampler_name,
+            scheduler,
+            positive,
+            negative,
+            latent_image,
+            disable_noise=add_noise == "disable",
+            start_step=start_at_step,
+            last_step=end_at_step,
+            force_full_denoise=return_with_leftover_noise == "disable",
+        )
+        return io.NodeOutput(latent, trace)
+
+
+class LAGSGuidance(io.ComfyNode):
+    """A MODEL that any sampler node samples with guidance."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LAGSGuidance",
+            display_name="LAGS Guidance",
+            category=CATEGORY,
+            description="Puts the weight into the model, for SamplerCustomAdvanced and every other "
+            "sampler node. The model that comes in is not changed.",
+            inputs=[
+                io.Model.Input("model", tooltip="The diffusion model; a guided copy comes out."),
+                *guidance_inputs(),
+                options_input(),
+            ],
+            outputs=[io.Model.Output(display_name="MODEL", tooltip="The model with guidance.")],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        vae: Any,
+        weight: Weight,
+        strength: float,
+        mode: str,
+        c: float,
+        options: Options | None = None,
+    ) -> io.NodeOutput:
+        trace = Trace(label=f"{mode}, {weight.name}")
+        return io.NodeOutput(guided(model, vae, weight, strength, mode, c, options, trace))
+
+
+class LAGSOptions(io.ComfyNode):
+    """Choices that the modes make by themselves."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LAGSOptions",
+            display_name="LAGS Options",
+            category=CATEGORY,
+            description="Overrides what a mode chooses by itself. Nothing here is needed for good "
+            "pictures.",
+            inputs=[
+                io.Combo.Input(
+                    "schedule",
+                    options=list(SCHEDULES),
+                    default=SCHEDULES[0],
+                    tooltip="auto: 1/(1 + kappa e), e the measured variance of log w. uncertainty: "
+                    "1/(1 + c sigma^4), the paper's. hard gate: 1 below a noise level. constant: 1.",
+                ),
+                io.Float.Input(
+                    "sigma_gate",
+                    default=0.56,
+                    min=0.001,
+                    max=1000.0,
+                    step=0.01,
+                    tooltip="Noise level below which the hard gate opens (sigma; for flow models "
+                    "sigma / (1 - sigma)). 0.56 is where the paper's schedule crosses one half.",
+                ),
+                io.Float.Input(
+                    "skip_below",
+                    default=FROM_MODE,
+                    min=-1.0,
+                    max=0.99,
+                    step=0.01,
+                    tooltip="Steps whose influence is under this share of the greatest stay plain. "
+                    "0 never skips, -1 as the mode has it (balanced 0.1, fast 0.02, paper 0).",
+                ),
+                io.Float.Input(
+                    "shift_limit",
+                    default=0.0,
+                    min=0.0,
+                    max=10.0,
+                    step=0.05,
+                    tooltip="Greatest shift relative to the denoised picture, per picture. 0.3 "
+                    "tames burnt pictures, 0 is no limit.",
+                ),
+                io.Float.Input(
+                    "relative_step",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.005,
+                    tooltip="Finite-difference step relative to the noise level. 0 chooses by "
+                    "precision: 0.01 in float32, 0.05 in float16, 0.1 in bfloat16.",
+                ),
+                io.Float.Input(
+                    "epsilon",
+                    default=0.0,
+                    min=0.0,
+                    max=1000.0,
+                    step=0.0001,
+                    round=False,
+                    tooltip="The paper's absolute finite-difference step; overrides the relative "
+                    "one. 0 is off.",
+                ),
+            ],
+            outputs=[OptionsSocket.Output(display_name="options", tooltip="For a LAGS sampler.")],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        schedule: str,
+        sigma_gate: float,
+        skip_below: float,
+        shift_limit: float,
+        relative_step: float,
+        epsilon: float,
+    ) -> io.NodeOutput:
+        return io.NodeOutput(
+            Options(schedule, sigma_gate, skip_below, shift_limit, relative_step, epsilon)
+        )
+
+
+def check_input(latent: dict[str, Any]) -> None:
+    """Refuse latents or masks that guidance cannot serve, before anything is loaded."""
+    samples: torch.Tensor = latent["samples"]
+    check_latent(samples)
+    check_mask(latent)

@@ -1,0 +1,12 @@
+"""The pack's own socket types; the prefix keeps them apart from other packs'."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+WeightSocket = io.Custom("LAGS_WEIGHT")
+OptionsSocket = io.Custom("LAGS_OPTIONS")
+MethodSocket = io.Custom("LAGS_METHOD")
+TraceSocket = io.Custom("LAGS_TRACE")
+
+CATEGORY = "sampling/weighted"

@@ -1,0 +1,113 @@
+"""Weights that need no model: colour and frequency."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..rewards import ColourReward, FrequencyReward, Weight
+from ..rewards.colour import ATTRIBUTES
+from .sockets import CATEGORY, WeightSocket
+
+
+def weight_output() -> Any:
+    """The socket all weights share."""
+    return WeightSocket.Output(display_name="weight", tooltip="For a LAGS sampler or Combine.")
+
+
+class LAGSWeightColor(io.ComfyNode):
+    """More of a hue, brightness, saturation, or a mean colour."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LAGSWeightColor",
+            display_name="Weight: colour",
+            category=CATEGORY,
+            description="Asks for pictures with more of a hue, more brightness or saturation, or a "
+            "mean colour close to a given one. Needs no model file.",
+            inputs=[
+                io.Combo.Input(
+                    "attribute",
+                    options=list(ATTRIBUTES),
+                    default=ATTRIBUTES[0],
+                    tooltip="What to ask for more of.",
+                ),
+                io.Float.Input(
+                    "hue",
+                    default=0.0,
+                    min=0.0,
+                    max=360.0,
+                    step=1.0,
+                    tooltip="Degrees on the colour wheel: 0 red, 60 yellow, 120 green, 180 cyan, "
+                    "240 blue, 300 magenta. Used by 'hue'.",
+                ),
+                io.String.Input(
+                    "colour",
+                    default="#2060ff",
+                    tooltip="The colour to come close to, as #rrggbb. Used by 'mean colour'.",
+                ),
+                io.Float.Input(
+                    "strength",
+                    default=20.0,
+                    min=-10000.0,
+                    max=10000.0,
+                    step=1.0,
+                    tooltip="Nats per unit of score, for a score on the 0..1 scale of pictures: 20 "
+                    "makes a picture that is 0.1 bluer e^2 = 7 times as likely. Working range 5 to "
+                    "100, 0 off, negative for less.",
+                ),
+            ],
+            outputs=[weight_output()],
+        )
+
+    @classmethod
+    def execute(cls, attribute: str, hue: float, colour: str, strength: float) -> io.NodeOutput:
+        return io.NodeOutput(Weight.of(ColourReward(attribute, hue, colour), strength))
+
+
+class LAGSWeightFrequency(io.ComfyNode):
+    """More or less energy in a band of the spectrum."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LAGSWeightFrequency",
+            display_name="Weight: frequency",
+            category=CATEGORY,
+            description="Asks for more fine detail, or for less: energy of the brightness between "
+            "two spatial frequencies. Needs no model file.",
+            inputs=[
+                io.Float.Input(
+                    "low",
+                    default=0.15,
+                    min=0.0,
+                    max=0.7,
+                    step=0.01,
+                    tooltip="Lower edge in cycles per pixel: 0.01 is large shapes, 0.1 is texture.",
+                ),
+                io.Float.Input(
+                    "high",
+                    default=0.5,
+                    min=0.01,
+                    max=0.72,
+                    step=0.01,
+                    tooltip="Upper edge in cycles per pixel; 0.5 is the finest stripe.",
+                ),
+                io.Float.Input(
+                    "strength",
+                    default=2.0,
+                    min=-1000.0,
+                    max=1000.0,
+                    step=0.1,
+                    tooltip="Nats per factor e of energy. Positive for more, negative for less, 0 "
+                    "off. Working range 0.5 to 5.",
+                ),
+            ],
+            outputs=[weight_output()],
+        )
+
+    @classmethod
+    def execute(cls, low: float, high: float, strength: float) -> io.NodeOutput:
+        return io.NodeOutput(Weight.of(FrequencyReward(low, high), strength))
