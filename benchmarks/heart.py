@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..demo import heart
+from ..demo.sampler import karras_sigmas, sample_ancestral
 from ..guidance import (
     LAGS,
     AutoSchedule,
@@ -70,9 +71,9 @@ def _sample(
     denoiser: Callable[[Tensor, Tensor], Tensor], seed: int, steps: int, samples: int
 ) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
-    sigmas = heart.karras_sigmas(steps)
+    sigmas = karras_sigmas(steps, heart.SIGMA_MIN, heart.SIGMA_MAX)
     start = torch.randn(samples, 2, generator=generator) * sigmas[0]
-    return heart.sample_ancestral(denoiser, start, sigmas, generator)
+    return sample_ancestral(denoiser, start, sigmas, generator)
 
 
 def score(points: Tensor, seed: int) -> dict[str, float]:

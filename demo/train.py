@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .model import LABELS, PIXEL_SCALE, WEIGHTS, DemoUNet, precondition
+from .model import LABELS, PIXEL_SCALE, WEIGHTS, DemoUNet, load_network, precondition
 from .shapes import SHAPES, random_batch
 
 LOG_SIGMA_MEAN, LOG_SIGMA_STD = -0.4, 1.4
@@ -56,12 +56,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--rate", type=float, default=1.5e-3, help="peak learning rate")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--resume", type=Path, help="go on from these weights")
     parser.add_argument("--out", type=Path, default=WEIGHTS)
     options = parser.parse_args(arguments)
 
     torch.manual_seed(options.seed)
     generator = torch.Generator().manual_seed(options.seed)
     network = DemoUNet()
+    if options.resume:
+        network.load_state_dict(load_network(options.resume).state_dict())
     average = copy.deepcopy(network)
     optimiser = torch.optim.AdamW(network.parameters(), options.rate, weight_decay=0.01)
     start, step, smooth = time.time(), 0, 1.0

@@ -8,7 +8,6 @@ samples stay at unit scale, and the denoised image follows a change of the input
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,7 +95,11 @@ def make_controlnet(path: Path, for_sd15: bool = True, seed: int = 2) -> None:
     config = _SD15 if for_sd15 else _SDXL | {"transformer_depth": [0, 0, 1]}
     with torch.device("meta"):
         shapes = ControlNet(**config, hint_channels=3, transformer_depth_middle=-1).state_dict()
-    _save(path, _with_prefix("control_model.", _random_weights(shapes, seed)))
+    weights = _random_weights(shapes, seed)
+    for key in weights:
+        if "zero_convs" in key or "middle_block_out" in key:
+            weights[key] *= 0.3
+    _save(path, _with_prefix("control_model.", weights))
 
 
 def make_lora(path: Path, rank: int = 4, seed: int = 3) -> None:
@@ -186,7 +189,9 @@ def _carry_input(unet: Weights) -> None:
     """Lead the input through the last skip connection to the output, as most of the answer.
 
     Each group of the last GroupNorm holds one latent channel with alternating signs, so that its
-    mean is zero and SiLU acts linearly on a pair: silu(a) - silu(-a) = a.
+    mean is zero and SiLU acts linearly on a pair: silu(a) - silu(-a) = a. With these four factors
+    a sample ends with a spread of 1 to 3 in model space under every sampler, and the Jacobian of
+    the denoised image is positive along any direction, from 0.1 at sigma 14 to 1 at sigma 0.
     """
     wide = torch.arange(CHANNELS)
     latent, sign = wide // GROUP % 4, 1.0 - 2.0 * (wide % 2)
@@ -194,9 +199,10 @@ def _carry_input(unet: Weights) -> None:
     unet["input_blocks.0.0.weight"][wide, latent, 1, 1] += sign
     last = max(int(key.split(".")[1]) for key in unet if key.startswith("output_blocks."))
     join = unet[f"output_blocks.{last}.0.skip_connection.weight"]
+    join[:, :CHANNELS] *= 0.3
     join[:, CHANNELS:, 0, 0] = torch.eye(CHANNELS)
-    unet["out.2.weight"] *= float(__import__("os").environ["R"])
-    unet["out.2.weight"][latent, wide, 1, 1] += float(__import__("os").environ["G"]) * sign / 40
+    unet["out.2.weight"] *= 0.15
+    unet["out.2.weight"][latent, wide, 1, 1] += 1.15 * sign / 40
 
 
 def _taesd(seed: int, vae_scale: float) -> Weights:
@@ -215,7 +221,7 @@ def _taesd(seed: int, vae_scale: float) -> Weights:
 
 def _standardise(net: torch.nn.Sequential, x: Tensor, mean: float, std: float) -> Tensor:
     """Rescale the last layer so that each channel of net(x) has this mean and spread."""
-    per_channel: Iterable[int] = (0, 2, 3)
+    per_channel = (0, 2, 3)
     y = net(x)
     gain = std / y.std(dim=per_channel)
     net[-1].weight.mul_(gain[:, None, None, None])

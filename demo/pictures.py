@@ -1,0 +1,78 @@
+"""Draw from the bundled model, plainly or with a weight: what the demo and the benchmarks share."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..guidance import LAGS, AutogradLogWeight, Denoiser, Trace
+from ..rewards import Weight
+from .model import (
+    SIGMA_MAX,
+    SIGMA_MIN,
+    DemoDenoiser,
+    DemoUNet,
+    empty_shape,
+    labels_to_context,
+    to_images,
+)
+from .sampler import karras_sigmas, sample_ancestral
+
+
+def draw_pictures(
+    network: DemoUNet,
+    count: int,
+    seed: int,
+    *,
+    shape: str | None = None,
+    colour: str | None = None,
+    cfg: float = 1.0,
+    steps: int = 30,
+    method: LAGS | None = None,
+    weight: Weight | None = None,
+    batch: int = 64,
+) -> tuple[Tensor, Trace]:
+    """Pictures [count, 3, 32, 32] in 0..1, and the trace of the first batch.
+
+    The same seed starts from the same noise with every method. Without a method, or without a
+    weight, the sampling is plain.
+
+    Args:
+        network: the demo UNet.
+        count: how many pictures.
+        seed: of all noise; batches continue from seed + their number.
+        shape: label, or None for any.
+        colour: label, or None for any.
+        cfg: classifier-free guidance scale.
+        steps: ancestral steps.
+        method: guidance.
+        weight: log w on images.
+        batch: pictures per batch.
+    """
+    plain = DemoDenoiser(network, labels_to_context(shape, colour), cfg)
+    sigmas = karras_sigmas(steps, SIGMA_MIN, SIGMA_MAX)
+    pictures, first = [], Trace()
+    for number, start in enumerate(range(0, count, batch)):
+        trace = first if number == 0 else Trace()
+        denoiser = guided_denoiser(plain, method, weight, trace)
+        generator = torch.Generator().manual_seed(seed + number)
+        noise = torch.randn(empty_shape(min(batch, count - start)), generator=generator)
+        x = sample_ancestral(denoiser, noise * sigmas[0], sigmas, generator)
+        pictures.append(to_images(x).clamp(0, 1))
+    return torch.cat(pictures), first
+
+
+def guided_denoiser(
+    plain: Denoiser, method: LAGS | None, weight: Weight | None, trace: Trace
+) -> Denoiser:
+    """A denoiser that follows the method and writes the trace; the plain one without them."""
+    if method is None or weight is None:
+        return plain
+    log_weight = AutogradLogWeight(lambda z: weight(to_images(z)), weight.name)
+
+    def denoiser(x: Tensor, sigma: Tensor) -> Tensor:
+        denoised, record = method(plain, log_weight, x, sigma)
+        trace.add(record)
+        return denoised
+
+    return denoiser

@@ -1,0 +1,116 @@
+"""The demo: the same seeds drawn plainly and with LAGS, as a table and two pictures.
+
+``python3 dev.py demo`` needs neither a GPU nor a download.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..guidance import MODES, LAGS, UncertaintySchedule, preset
+from ..guidance.schedules import influence, is_active
+from ..rewards import ColourReward, Weight
+from .model import SIGMA_MAX, SIGMA_MIN, load_network
+from .pictures import draw_pictures
+from .sampler import karras_sigmas
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def main(arguments: list[str]) -> None:
+    """Draw, print the table, write the pictures, and say where they are."""
+    options = argparse.ArgumentParser(prog="dev.py demo", description=__doc__)
+    options.add_argument("--pictures", type=int, default=12)
+    options.add_argument("--steps", type=int, default=30)
+    options.add_argument("--seed", type=int, default=1)
+    options.add_argument("--hue", type=float, default=240.0, help="degrees; 240 is blue")
+    options.add_argument("--strength", type=float, default=30.0, help="nats per unit of score")
+    options.add_argument("--out", type=Path, default=ROOT / "output")
+    choice = options.parse_args(arguments)
+    choice.out.mkdir(parents=True, exist_ok=True)
+
+    network = load_network()
+    weight = Weight.of(ColourReward("hue", choice.hue), choice.strength)
+    methods: dict[str, LAGS | None] = {"plain": None, **{mode: preset(mode) for mode in MODES}}
+    print(f"Weight: {weight.name} {choice.hue:g} degrees, strength {choice.strength:g} nats")
+    print(f"{'method':10} {'mean score':>10} {'model calls':>12} {'weight calls':>13} {'seconds':>8}")
+    rows = []
+    for name, method in methods.items():
+        start = perf_counter()
+        pictures, trace = draw_pictures(
+            network,
+            choice.pictures,
+            choice.seed,
+            steps=choice.steps,
+            method=method,
+            weight=weight,
+        )
+        seconds = perf_counter() - start
+        score = float(weight.terms[0].reward(pictures).mean())
+        calls = trace.model_calls or choice.steps
+        print(f"{name:10} {score:10.4f} {calls:12d} {trace.weight_calls:13d} {seconds:8.2f}")
+        rows.append((name, pictures))
+
+    side_by_side = choice.out / "demo.png"
+    save_rows(rows, side_by_side)
+    schedule = choice.out / "schedule.png"
+    plot_schedules(choice.steps, schedule)
+    print(f"Same seeds, one row per method: {side_by_side}")
+    print(f"What each schedule does at every noise level: {schedule}")
+
+
+def save_rows(rows: list[tuple[str, Tensor]], path: Path, zoom: int = 3) -> None:
+    """One row of enlarged pictures per method, its name on the left."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    size = rows[0][1].shape[-1] * zoom
+    gap, margin = 4, 90
+    width = margin + len(rows[0][1]) * (size + gap)
+    canvas = Image.new("RGB", (width, len(rows) * (size + gap) + gap), "white")
+    pen = ImageDraw.Draw(canvas)
+    for line, (name, pictures) in enumerate(rows):
+        top = gap + line * (size + gap)
+        pen.text((8, top + size // 2 - 8), name, fill="black", font=ImageFont.load_default(16))
+        for column, picture in enumerate(pictures):
+            tile = Image.fromarray(_to_bytes(picture)).resize((size, size), Image.Resampling.NEAREST)
+            canvas.paste(tile, (margin + column * (size + gap), top))
+    canvas.save(path)
+
+
+def _to_bytes(picture: Tensor) -> np.ndarray:
+    return (picture.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
+
+
+def plot_schedules(steps: int, path: Path) -> None:
+    """alpha and the influence of each step for several c, with the steps that are skipped."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    sigmas = karras_sigmas(steps, SIGMA_MIN, SIGMA_MAX)[:-1]
+    figure = Figure(figsize=(8, 4), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2, sharex=True)
+    for c in (0.1, 1.0, 10.0, 100.0):
+        schedule = UncertaintySchedule(c)
+        active = torch.tensor([is_active(schedule, s[None], 0.02) for s in sigmas])
+        for axes, values in (
+            (left, schedule.alpha(sigmas)),
+            (right, influence(schedule, sigmas)),
+        ):
+            (line,) = axes.plot(sigmas, values, label=f"c = {c:g}")
+            axes.plot(sigmas[active], values[active], "o", ms=4, color=line.get_color())
+    left.set_title("trust in the guidance, alpha = 1 / (1 + c sigma⁴)")
+    right.set_title("influence on the finished picture (relative)")
+    for axes in (left, right):
+        axes.set_xscale("log")
+        axes.invert_xaxis()
+        axes.set_xlabel("noise level sigma (dots: guided steps)")
+        axes.grid(alpha=0.3)
+    left.legend()
+    figure.savefig(path)

@@ -1,0 +1,257 @@
+"""What tests inside ComfyUI need: ComfyUI itself, this pack, tiny models, a server.
+
+Importing this file makes ComfyUI importable (on the CPU, with folders of its own) and loads the
+pack as `lags_pack`, so test modules may import both at their top. Where there is no ComfyUI, the
+test functions of this folder are counted, not imported, and one line at the end says so.
+
+Helper modules of this folder are found under `comfyui_support` (a `server.py` on sys.path would
+be mistaken for ComfyUI's own).
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+import os
+import sys
+import tempfile
+import types
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads starve tiny models
+
+HERE = Path(__file__).resolve().parent
+PACK, PACKAGE = HERE.parents[1], "lags_pack"
+_scratch = tempfile.TemporaryDirectory(prefix="lags-comfyui-", ignore_cleanup_errors=True)
+BASE = Path(_scratch.name).resolve()
+
+
+class NoComfyUI(Exception):
+    """There is no ComfyUI that these tests could use; the message says why."""
+
+
+def find_comfyui() -> Path:
+    """ComfyUI's folder: COMFYUI_PATH, else the one this pack lies in, else ~/ComfyUI."""
+    named = os.environ.get("COMFYUI_PATH")
+    if named:
+        root = Path(named).expanduser().resolve()
+        if not _is_comfyui(root):
+            raise pytest.UsageError(f"COMFYUI_PATH={named}: no main.py and comfy/ in that folder")
+        return root
+    around, home = PACK.parent.parent, Path.home() / "ComfyUI"
+    for root in (around, home):
+        if _is_comfyui(root):
+            return root.resolve()
+    raise NoComfyUI(f"no ComfyUI around this pack or at {home}; set COMFYUI_PATH to one")
+
+
+def _is_comfyui(folder: Path) -> bool:
+    """True for a folder that holds ComfyUI's sources."""
+    return (folder / "main.py").is_file() and (folder / "comfy").is_dir()
+
+
+def import_comfyui(root: Path) -> None:
+    """Make `import nodes`, `import comfy...` give ComfyUI's own, on the CPU, writing to BASE."""
+    unwanted = {str(root), str(PACK), ""}
+    sys.path[:] = [str(root)] + [entry for entry in sys.path if entry not in unwanted]
+    importlib.import_module("comfyui_support.launch").ensure_torchvision()
+    importlib.import_module("comfy.options")
+    args = importlib.import_module("comfy.cli_args").args
+    args.cpu = True
+    args.base_directory = str(BASE)
+    (BASE / "custom_nodes").mkdir(parents=True, exist_ok=True)
+    found = Path(importlib.import_module("nodes").__file__).resolve()
+    if found.parent != root:
+        raise pytest.UsageError(f"`import nodes` gave {found}, not ComfyUI's: mind sys.path")
+
+
+def load_pack() -> None:
+    """Load the pack's root by path as the package `lags_pack`, as ComfyUI does under its path.
+
+    Other tests may have loaded it before ComfyUI was there: then its root is run once more.
+    """
+    spec = importlib.util.spec_from_file_location(
+        PACKAGE, PACK / "__init__.py", submodule_search_locations=[str(PACK)]
+    )
+    module = sys.modules.setdefault(PACKAGE, importlib.util.module_from_spec(spec))
+    spec.loader.exec_module(module)
+
+
+def _prepare() -> tuple[Path | None, str]:
+    """ComfyUI's folder with everything imported, or None and the reason."""
+    support = types.ModuleType("comfyui_support", "Helper modules of tests/comfyui.")
+    support.__path__ = [str(HERE)]
+    sys.modules["comfyui_support"] = support
+    try:
+        root = find_comfyui()
+        import_comfyui(root)
+    except NoComfyUI as reason:
+        return None, str(reason)
+    except ImportError as error:
+        if "COMFYUI_PATH" in os.environ:
+            raise
+        why = f"{root} can't be imported by {sys.executable} ({error})"
+        return None, f"{why}; run them with the interpreter that has ComfyUI's packages"
+    load_pack()
+    return root, ""
+
+
+ROOT, _why_not = _prepare()
+_not_run: list[str] = []
+
+
+class _NotRun(pytest.File):
+    """A test module that can't be imported: counted, not collected."""
+
+    def collect(self) -> list[pytest.Item]:
+        tree = ast.parse(self.path.read_text("utf-8"))
+        kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
+        functions = [node.name for node in ast.walk(tree) if isinstance(node, kinds)]
+        _not_run.extend(name for name in functions if name.startswith("test_"))
+        return []
+
+
+def pytest_pycollect_makemodule(module_path: Path, parent: Any) -> pytest.File | None:
+    """Keep pytest from importing test modules where there is no ComfyUI to import."""
+    return _NotRun.from_parent(parent, path=module_path) if ROOT is None else None
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Say in one line what was not run and why."""
+    if _not_run:
+        count = len(_not_run)
+        terminalreporter.write_line(f"{count} ComfyUI test functions were not run: {_why_not}")
+
+
+def run_node(node: type, **inputs: Any) -> tuple[Any, ...]:
+    """Run a node class, of the old or the new API, as ComfyUI's executor does; its outputs."""
+    import torch
+    from comfy_api.internal import _ComfyNodeInternal, make_locked_method_func
+
+    with torch.inference_mode():
+        if issubclass(node, _ComfyNodeInternal):
+            node.VALIDATE_CLASS()
+            clone = node.PREPARE_CLASS_CLONE(None)
+            result = make_locked_method_func(node, node.FUNCTION, clone)(**inputs).result or ()
+        else:
+            result = getattr(node(), node.FUNCTION)(**inputs)
+            result = result.get("result", ()) if isinstance(result, dict) else result
+    return tuple(result)
+
+
+@pytest.fixture
+def executor_mode() -> Iterator[None]:
+    """Run the whole test under torch.inference_mode(), the mode in which nodes are executed."""
+    import torch
+
+    with torch.inference_mode():
+        yield
+
+
+@pytest.fixture(name="run_node", scope="session")
+def _run_node() -> Callable[..., tuple[Any, ...]]:
+    """The function run_node(node_class, **inputs) -> outputs."""
+    return run_node
+
+
+@pytest.fixture(scope="session")
+def comfy_root() -> Path:
+    """The folder of the ComfyUI under test."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def comfy_base() -> Path:
+    """The session's base directory: models/, output/, temp/, input/, user/, custom_nodes/."""
+    return BASE
+
+
+@pytest.fixture(scope="session")
+def pack() -> types.ModuleType:
+    """This pack as the package `lags_pack`."""
+    return sys.modules[PACKAGE]
+
+
+@pytest.fixture(scope="session")
+def tiny_files() -> dict[str, str]:
+    """The tiny model files, all made, as the names that ComfyUI's loaders take."""
+    from comfyui_support import tiny
+
+    makers = {
+        "sd15": ("checkpoints", tiny.make_sd15),
+        "sdxl": ("checkpoints", tiny.make_sdxl),
+        "controlnet_sd15": ("controlnet", tiny.make_controlnet),
+        "controlnet_sdxl": ("controlnet", lambda path: tiny.make_controlnet(path, for_sd15=False)),
+        "lora_sd15": ("loras", tiny.make_lora),
+    }
+    for name, (folder, make) in makers.items():
+        make(BASE / "models" / folder / f"tiny_{name}.safetensors")
+    return {name: f"tiny_{name}.safetensors" for name in makers}
+
+
+@pytest.fixture(scope="session")
+def sd15(tiny_files: dict[str, str]) -> Any:
+    """The tiny SD1.5 (comfyui_support.tiny.TinyModel), its weights inference tensors."""
+    return _load(tiny_files["sd15"], width=768, pooled=None)
+
+
+@pytest.fixture(scope="session")
+def sdxl(tiny_files: dict[str, str]) -> Any:
+    """The tiny SDXL (comfyui_support.tiny.TinyModel), its weights inference tensors."""
+    return _load(tiny_files["sdxl"], width=2048, pooled=1280)
+
+
+@pytest.fixture(scope="session")
+def kl_vae() -> Any:
+    """A small AutoencoderKL as a VAE object, its weights inference tensors."""
+    import torch
+    from comfyui_support import tiny
+
+    with torch.inference_mode():
+        return tiny.make_kl_vae()
+
+
+@pytest.fixture(scope="session")
+def controlnet_sd15(tiny_files: dict[str, str]) -> Any:
+    """A ControlNet for the tiny SD1.5, loaded by ControlNetLoader."""
+    import nodes
+
+    return run_node(nodes.ControlNetLoader, control_net_name=tiny_files["controlnet_sd15"])[0]
+
+
+@pytest.fixture(scope="session")
+def controlnet_sdxl(tiny_files: dict[str, str]) -> Any:
+    """A ControlNet for the tiny SDXL, loaded by ControlNetLoader."""
+    import nodes
+
+    return run_node(nodes.ControlNetLoader, control_net_name=tiny_files["controlnet_sdxl"])[0]
+
+
+@pytest.fixture(scope="session")
+def server(tiny_files: dict[str, str]) -> Iterator[Any]:
+    """A running ComfyUI server (comfyui_support.server.Server) with this pack and the files."""
+    from comfyui_support.server import Server
+
+    running = Server(ROOT, BASE, PACK, os.environ.get("COMFYUI_PYTHON") or sys.executable)
+    try:
+        running.start()
+        yield running
+    finally:
+        running.stop()
+
+
+def _load(file: str, width: int, pooled: int | None) -> Any:
+    """Load a checkpoint as the executor does, and give it two random conditionings."""
+    from comfyui_support import tiny
+
+    import nodes
+
+    model, _, vae = run_node(nodes.CheckpointLoaderSimple, ckpt_name=file)
+    positive = tiny.make_conditioning(width, pooled, seed=1)
+    negative = tiny.make_conditioning(width, pooled, seed=2)
+    return tiny.TinyModel(file, model, vae, positive, negative)

@@ -1,0 +1,83 @@
+"""AutogradLogWeight: a log-weight from any differentiable function."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from lags_pack.guidance import AutogradLogWeight, WeightError, preset
+from lags_pack.tests.analytic import Gaussian, sigmas
+from torch import Tensor
+
+
+def bowl(x: Tensor) -> Tensor:
+    return -x.square().flatten(1).sum(1) / 2
+
+
+WEIGHT = AutogradLogWeight(bowl, "bowl")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_value_and_gradient_are_float32(dtype: torch.dtype) -> None:
+    x = torch.randn(3, 2, 4, 4, generator=torch.Generator().manual_seed(1)).to(dtype)
+    log_w, grad = WEIGHT.value_and_grad(x)
+    assert log_w.dtype == grad.dtype == WEIGHT(x).dtype == torch.float32
+    assert torch.allclose(grad, -x.float())
+    assert torch.allclose(log_w, bowl(x.float())) and torch.allclose(WEIGHT(x), log_w)
+    assert not (log_w.requires_grad or grad.requires_grad or x.requires_grad)
+    assert not WEIGHT(x).requires_grad
+
+
+def test_works_in_inference_mode_on_an_inference_tensor() -> None:
+    """Where ComfyUI runs its nodes; and what comes out can be used there and outside."""
+    with torch.inference_mode():
+        x = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(2))
+        assert x.is_inference()
+        log_w, grad = WEIGHT.value_and_grad(x)
+        assert torch.allclose(grad, -x) and torch.allclose(log_w, WEIGHT(x))
+    assert not grad.is_inference() and not log_w.is_inference()
+    (grad.requires_grad_() ** 2).sum().backward()
+    assert torch.allclose(grad.grad, 2 * grad)
+
+
+@pytest.mark.parametrize("mode", ["paper", "balanced", "fast"])
+def test_a_whole_evaluation_works_in_inference_mode(mode: str) -> None:
+    base = Gaussian(torch.zeros(3, 4, 4), 0.5)
+    x = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(3))
+    outside, _ = preset(mode)(base.denoise, WEIGHT, x, sigmas(2, 1.0))
+    with torch.inference_mode():
+        inside, _ = preset(mode)(base.denoise, WEIGHT, x.clone(), sigmas(2, 1.0))
+    assert torch.equal(inside, outside)
+
+
+def test_no_grad_around_it_does_not_matter_and_the_modes_are_left_as_they_were() -> None:
+    with torch.no_grad():
+        _, grad = WEIGHT.value_and_grad(torch.ones(1, 4))
+        assert not torch.is_grad_enabled()
+    assert torch.equal(grad, -torch.ones(1, 4))
+    with torch.inference_mode():
+        WEIGHT.value_and_grad(torch.ones(1, 4))
+        assert torch.is_inference_mode_enabled()
+
+
+def test_the_input_is_not_changed() -> None:
+    def greedy(x: Tensor) -> Tensor:
+        return x.mul(2).clamp_(0, 1).flatten(1).sum(1)
+
+    x = torch.full((2, 4), 0.3)
+    AutogradLogWeight(greedy, "greedy").value_and_grad(x)
+    assert torch.equal(x, torch.full((2, 4), 0.3)) and x.grad is None
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda x: x.sum(), r"'mine' returned shape \(\) for 2 samples; expected \(2,\)"),
+        (lambda x: x.flatten(1), r"returned shape \(2, 4\) for 2 samples"),
+        (lambda x: x[:1, 0], r"returned shape \(1,\) for 2 samples"),
+        (lambda x: x.detach().sum(1), "'mine' gives no gradient.*Use a differentiable weight"),
+        (lambda x: x.round().argmax(1).float(), "'mine' gives no gradient"),
+    ],
+)
+def test_a_function_that_guidance_cannot_use_is_named(function, message: str) -> None:
+    with pytest.raises(WeightError, match=message):
+        AutogradLogWeight(function, "mine").value_and_grad(torch.ones(2, 4))

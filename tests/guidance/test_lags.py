@@ -1,0 +1,315 @@
+"""One evaluation of LAGS: limits, modes, calls, skipping, refusals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from lags_pack.guidance import (
+    LAGS,
+    MODES,
+    AutoSchedule,
+    ConstantSchedule,
+    DifferenceStep,
+    HardGateSchedule,
+    UncertaintySchedule,
+    WeightError,
+    preset,
+)
+from lags_pack.tests.analytic import (
+    Counted,
+    Gaussian,
+    LinearLogWeight,
+    noisy_draws,
+    sigmas,
+    unit_mixture,
+)
+from torch import Tensor
+
+SHAPE = (3, 4, 4)
+BASE = Gaussian(torch.linspace(-1, 1, 48).reshape(SHAPE), 0.5)
+
+
+def draw(count: int, level: float) -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return BASE.mean + (0.5 + level**2) ** 0.5 * torch.randn(count, *SHAPE, generator=generator)
+
+
+def slope(*sizes: float) -> Tensor:
+    """One direction per sample, of the given RMS."""
+    direction = torch.randn(len(sizes), *SHAPE, generator=torch.Generator().manual_seed(2))
+    direction = direction / direction.square().mean(dim=(1, 2, 3), keepdim=True).sqrt()
+    return direction * torch.tensor(sizes).view(-1, 1, 1, 1)
+
+
+def shift_of(method: LAGS, weight: LinearLogWeight, level: float, count: int = 1) -> Tensor:
+    x, sigma = draw(count, level), sigmas(count, level)
+    return method(BASE.denoise, weight, x, sigma)[0] - BASE.denoise(x, sigma)
+
+
+# ---- limits ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["paper", "fast"])
+def test_towards_sigma_0_the_score_gains_grad_log_w(mode: str) -> None:
+    """The shift tends to sigma^2 v: at the end the guidance is exact (paper)."""
+    mixture, level = unit_mixture(8, 5, 0.5, 0), 0.02
+    x, sigma = noisy_draws(mixture, 4, level, 1).double(), sigmas(4, level)
+    v = torch.linspace(10, 100, 8)
+    method = LAGS(schedule=UncertaintySchedule(), jacobian=mode == "paper")
+    guided, _ = method(mixture.denoise, LinearLogWeight(v), x, sigma)
+    shift = guided - mixture.denoise(x, sigma)
+    assert torch.allclose(shift, level**2 * v.double().expand(4, 8), rtol=5e-3)
+
+
+def test_a_large_c_switches_the_guidance_off() -> None:
+    weight = LinearLogWeight(slope(1.0))
+    shifts = [
+        shift_of(LAGS(schedule=UncertaintySchedule(c)), weight, 1.0).abs().max().item()
+        for c in (1e-3, 1.0, 1e3, 1e9)
+    ]
+    assert shifts == sorted(shifts, reverse=True)
+    assert shifts[0] > 0.1 and shifts[-1] < 1e-6
+
+
+def test_fast_shifts_along_v_itself() -> None:
+    weight, level = LinearLogWeight(slope(1.0)), 0.5
+    expected = level**2 / (1 + 10 * level**4) * weight.slope
+    assert torch.allclose(shift_of(preset("fast"), weight, level), expected, atol=1e-6)
+
+
+def test_a_negative_variance_is_no_doubt() -> None:
+    """A learned network's J may give <v, J v> below 0: alpha stays 1."""
+    flipped = Counted(lambda x, sigma: -BASE.denoise(x, sigma))
+    x, sigma = draw(1, 1.0), sigmas(1, 1.0)
+    _, record = LAGS(schedule=AutoSchedule())(flipped, LinearLogWeight(slope(3.0)), x, sigma)
+    assert record.variance.item() < 0 and record.alpha.item() == 1
+
+
+# ---- calls -------------------------------------------------------------------------------------
+
+LEVELS = torch.logspace(math.log10(0.03), math.log10(15), 25).tolist()
+
+
+@pytest.mark.parametrize(("mode", "calls"), [("paper", 2), ("fast", 1)])
+def test_model_calls_at_every_noise_level(mode: str, calls: int) -> None:
+    for level in LEVELS:
+        denoiser = Counted(BASE.denoise)
+        weight = LinearLogWeight(slope(1.0))
+        _, record = preset(mode)(denoiser, weight, draw(1, level), sigmas(1, level))
+        assert denoiser.calls == record.model_calls == calls
+        assert weight.calls == record.weight_calls == int(record.active)
+        assert record.active or mode != "paper"
+
+
+@pytest.mark.parametrize("mode", ["balanced", "fast"])
+def test_a_skipped_step_is_the_plain_one_bit_for_bit(mode: str) -> None:
+    method, skipped = preset(mode), 0
+    for level in [*LEVELS, 50.0]:
+        denoiser, weight = Counted(BASE.denoise), LinearLogWeight(slope(1.0))
+        guided, record = method(denoiser, weight, draw(1, level), sigmas(1, level))
+        assert record.active == method.is_active(sigmas(1, level))
+        if record.active:
+            assert not torch.equal(guided, denoiser.answered[0])
+            continue
+        skipped += 1
+        assert torch.equal(guided, denoiser.answered[0])
+        assert (denoiser.calls, weight.calls) == (1, 0)
+        assert (record.model_calls, record.weight_calls) == (1, 0)
+        assert record.alpha is None and record.log_w is None
+    assert 2 <= skipped < len(LEVELS)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_second_forward_only_differs_by_the_step(mode: str) -> None:
+    denoiser, level = Counted(BASE.denoise), 1.0
+    weight = LinearLogWeight(slope(1e4, 1e-4))
+    x, sigma = draw(2, level), sigmas(2, level)
+    preset(mode)(denoiser, weight, x, sigma)
+    assert torch.equal(denoiser.asked[0], x)
+    for moved in denoiser.asked[1:]:
+        step = (moved - x).square().mean(dim=(1, 2, 3)).sqrt()
+        assert torch.allclose(step, torch.full((2,), 0.01), rtol=1e-3)
+
+
+def test_presets_are_what_they_say() -> None:
+    assert set(MODES) == {"balanced", "fast", "paper"}
+    paper, balanced, fast = preset("paper"), preset("balanced"), preset("fast")
+    assert paper == LAGS(schedule=UncertaintySchedule(10.0))
+    assert paper.skip_below == 0 and paper.shift_limit is None and paper.jacobian
+    assert balanced.schedule == AutoSchedule(0.1) and balanced.jacobian
+    assert preset("balanced", c=30.0).schedule.kappa == pytest.approx(0.3)
+    assert preset("fast", c=3.0).schedule == preset("paper", c=3.0).schedule
+    assert fast.schedule == UncertaintySchedule(10.0) and not fast.jacobian
+    for mode in MODES:
+        assert preset(mode, dtype=torch.float16).step == DifferenceStep(dtype=torch.float16)
+
+
+# ---- the limit of the shift --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("jacobian", [True, False])
+def test_the_shift_limit_acts_per_sample_and_keeps_the_direction(jacobian: bool) -> None:
+    free = LAGS(schedule=ConstantSchedule(), jacobian=jacobian)
+    limited = LAGS(schedule=ConstantSchedule(), jacobian=jacobian, shift_limit=0.2)
+    weight, level = LinearLogWeight(slope(100.0, 0.01, 0.0)), 1.0
+    x, sigma = draw(3, level), sigmas(3, level)
+    denoised = BASE.denoise(x, sigma)
+    full = free(BASE.denoise, weight, x, sigma)[0] - denoised
+    guided, record = limited(BASE.denoise, weight, x, sigma)
+    shift = guided - denoised
+
+    def rms(values: Tensor) -> Tensor:
+        return values.square().mean(dim=(1, 2, 3)).sqrt()
+
+    assert rms(shift)[0].item() == pytest.approx(0.2 * rms(denoised)[0].item(), rel=1e-4)
+    assert torch.nn.functional.cosine_similarity(shift[0].flatten(), full[0].flatten(), 0) > 0.9999
+    assert rms(full)[0] > 10 * rms(shift)[0]
+    assert torch.allclose(shift[1:], full[1:], atol=1e-6)
+    assert torch.allclose(record.shift_rms, rms(shift), atol=1e-6)
+    assert torch.allclose(record.denoised_rms, rms(denoised))
+
+
+# ---- odd gradients and dtypes ------------------------------------------------------------------
+
+ODD = [*MODES, "hard gate", "absolute step", "limited"]
+
+
+def odd(name: str) -> LAGS:
+    methods = {
+        "hard gate": LAGS(schedule=HardGateSchedule(2.0)),
+        "absolute step": LAGS(step=DifferenceStep(absolute=0.1)),
+        "limited": LAGS(shift_limit=0.1),
+    }
+    return methods.get(name) or preset(name)
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_a_zero_gradient_shifts_nothing(name: str) -> None:
+    x, sigma = draw(2, 1.0), sigmas(2, 1.0)
+    weight = LinearLogWeight(slope(0.0, 1.0))
+    guided, record = odd(name)(BASE.denoise, weight, x, sigma)
+    assert record.active
+    assert torch.equal(guided[0], BASE.denoise(x, sigma)[0])
+    assert not torch.equal(guided[1], BASE.denoise(x, sigma)[1])
+    assert record.shift_rms[0] == 0 and torch.isfinite(record.alpha).all()
+
+
+@pytest.mark.parametrize("power", [-45, -38, -20, 20, 30])
+@pytest.mark.parametrize("name", ODD)
+def test_gradients_of_any_size_make_no_nan(name: str, power: int) -> None:
+    """Also through a J that is far from symmetric, where terms of <v, J v> have both signs."""
+    turn = torch.linalg.qr(torch.randn(48, 48, generator=torch.Generator().manual_seed(3)))[0]
+
+    def denoiser(x: Tensor, sigma: Tensor) -> Tensor:
+        return (BASE.denoise(x, sigma).flatten(1) @ turn).reshape(x.shape)
+
+    x, sigma = draw(2, 1.0), sigmas(2, 1.0)
+    weight = LinearLogWeight(slope(1.0, 1.0) * 10.0**power)
+    guided, record = odd(name)(denoiser, weight, x, sigma)
+    assert torch.isfinite(guided).all()
+    assert torch.isfinite(record.alpha).all() and torch.isfinite(record.variance).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("mode", MODES)
+def test_the_answer_has_the_dtype_of_the_denoiser(mode: str, dtype: torch.dtype) -> None:
+    x, sigma = draw(1, 1.0).to(dtype), sigmas(1, 1.0)
+    guided, record = preset(mode)(BASE.denoise, LinearLogWeight(slope(1.0)), x, sigma)
+    assert guided.dtype == dtype
+    assert record.alpha.dtype == record.shift_rms.dtype == torch.float32
+
+
+def test_nothing_is_changed_in_place() -> None:
+    x, sigma = draw(2, 1.0), sigmas(2, 1.0)
+    before = x.clone()
+    denoiser = Counted(BASE.denoise)
+    LAGS(shift_limit=0.1)(denoiser, LinearLogWeight(slope(9.0, 9.0)), x, sigma)
+    assert torch.equal(x, before) and torch.equal(sigma, sigmas(2, 1.0))
+    assert torch.equal(denoiser.answered[0], BASE.denoise(before, sigma))
+
+
+# ---- refusals ----------------------------------------------------------------------------------
+
+
+class BrokenWeight:
+    """A weight that answers what it is told to."""
+
+    name = "my weight"
+
+    def __init__(self, log_w: Tensor, grad: Tensor) -> None:
+        self.log_w, self.grad = log_w, grad
+
+    def __call__(self, denoised: Tensor) -> Tensor:
+        return self.log_w
+
+    def value_and_grad(self, denoised: Tensor) -> tuple[Tensor, Tensor]:
+        return self.log_w, self.grad
+
+
+def good() -> tuple[Tensor, Tensor]:
+    return torch.zeros(2), torch.ones(2, *SHAPE)
+
+
+def with_value(value: float, of: int) -> tuple[Tensor, Tensor]:
+    answer = good()
+    answer[of].view(-1)[-1] = value
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (lambda: with_value(math.nan, 0), r"'my weight' has a value that is not finite.*sigma = 1"),
+        (lambda: with_value(-math.inf, 0), "value that is not finite.*Lower its strength"),
+        (lambda: with_value(math.nan, 1), "gradient that is not finite.*sigma = 1"),
+        (lambda: with_value(math.inf, 1), "gradient that is not finite.*float32"),
+        (
+            lambda: (torch.zeros(()), good()[1]),
+            r"'my weight' returned shape \(\) for 2 samples; expected \(2,\)",
+        ),
+        (lambda: (torch.zeros(2, 1), good()[1]), r"returned shape \(2, 1\) for 2 samples"),
+        (
+            lambda: (good()[0], torch.ones(1, *SHAPE)),
+            r"gradient of shape \(1, 3, 4, 4\); expected \(2, 3, 4, 4\)",
+        ),
+    ],
+)
+def test_a_weight_that_breaks_its_contract_is_named(
+    answer: Callable[[], tuple[Tensor, Tensor]], message: str
+) -> None:
+    weight = BrokenWeight(*answer())
+    for mode in MODES:
+        with pytest.raises(WeightError, match=message):
+            preset(mode)(BASE.denoise, weight, draw(2, 1.0), sigmas(2, 1.0))
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("c", [0.0, -1.0, math.nan, math.inf])
+def test_refuses_c(mode: str, c: float) -> None:
+    with pytest.raises(ValueError, match=rf"confidence c is {c}; expected .* above 0 \(the paper"):
+        preset(mode, c=c)
+
+
+def test_refuses_an_unknown_mode() -> None:
+    with pytest.raises(ValueError, match="mode is 'slow'; expected one of.*'balanced'"):
+        preset("slow")
+
+
+def test_refuses_a_measuring_schedule_without_the_jacobian() -> None:
+    with pytest.raises(ValueError, match="needs the Jacobian.*Choose a fixed schedule"):
+        LAGS(schedule=AutoSchedule(), jacobian=False)
+
+
+@pytest.mark.parametrize("limit", [0.0, -1.0, math.nan])
+def test_refuses_a_shift_limit(limit: float) -> None:
+    with pytest.raises(ValueError, match=f"shift limit is {limit}; expected above 0"):
+        LAGS(shift_limit=limit)
+
+
+@pytest.mark.parametrize("threshold", [-0.1, 1.0, math.nan])
+def test_refuses_a_skip_threshold(threshold: float) -> None:
+    with pytest.raises(ValueError, match=f"skip threshold is {threshold}; expected 0 to below 1"):
+        LAGS(skip_below=threshold)

@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lags_pack.guidance import (
+    AutoSchedule,
+    ConstantSchedule,
+    HardGateSchedule,
+    Schedule,
+    UncertaintySchedule,
+    preset,
+)
+from lags_pack.guidance.schedules import influence, is_active
+
+fixed = settings(deadline=None, max_examples=60, derandomize=True)
+
+LEVELS = st.lists(st.floats(1e-6, 1e6), min_size=2, max_size=8)
+POSITIVE = st.floats(1e-4, 1e4)
+SCHEDULES = st.one_of(
+    st.builds(UncertaintySchedule, POSITIVE),
+    st.builds(HardGateSchedule, POSITIVE),
+    st.builds(AutoSchedule, POSITIVE),
+    st.just(ConstantSchedule()),
+)
+
+
+@fixed
+@given(SCHEDULES, LEVELS, st.floats(-1e6, 1e30))
+def test_alpha_lies_in_0_to_1_under_its_bound(
+    schedule: Schedule, levels: list[float], variance: float
+) -> None:
+    sigma = torch.tensor(levels)
+    alpha = schedule.alpha(sigma, torch.full_like(sigma, variance))
+    assert alpha.shape == sigma.shape and alpha.dtype == torch.float32
+    assert ((alpha >= 0) & (alpha <= 1)).all()
+    assert (alpha <= schedule.bound(sigma)).all()
+
+
+@fixed
+@given(SCHEDULES, LEVELS, st.floats(0, 1e6))
+def test_alpha_falls_with_the_noise(
+    schedule: Schedule, levels: list[float], variance: float
+) -> None:
+    sigma = torch.tensor(sorted(levels))
+    alpha = schedule.alpha(sigma, torch.full_like(sigma, variance))
+    assert (alpha.diff() <= 0).all()
+
+
+@fixed
+@given(POSITIVE, st.lists(st.floats(-1e3, 1e20), min_size=2, max_size=8))
+def test_auto_alpha_falls_with_the_measured_variance(kappa: float, variances: list[float]) -> None:
+    variance = torch.tensor(sorted(variances))
+    alpha = AutoSchedule(kappa).alpha(torch.ones_like(variance), variance)
+    assert (alpha.diff() <= 0).all()
+    assert (alpha[variance <= 0] == 1).all()
+
+
+@fixed
+@given(POSITIVE, st.floats(1e-3, 1e2), st.floats(0.1, 10))
+def test_c_is_a_scale_of_the_noise_to_the_fourth(c: float, sigma: float, scale: float) -> None:
+    """Data of standard deviation s needs c / s^4: the trap of method.md, 1.5."""
+    one = UncertaintySchedule(c).alpha(torch.tensor([sigma]))
+    other = UncertaintySchedule(c / scale**4).alpha(torch.tensor([sigma * scale]))
+    assert torch.allclose(one, other, rtol=1e-3, atol=1e-7)
+
+
+def test_uncertainty_has_the_values_of_the_paper() -> None:
+    """1 / (1 + c (1 - abar)^2 / abar^2), c = 10 unless said; one half at c^(-1/4)."""
+    abar = torch.tensor([0.99, 0.9, 0.5, 0.1])
+    sigma = ((1 - abar) / abar).sqrt()
+    expected = 1 / (1 + 10 * (1 - abar) ** 2 / abar**2)
+    assert torch.allclose(UncertaintySchedule().alpha(sigma), expected, rtol=1e-5)
+    assert UncertaintySchedule(3.0).alpha(torch.tensor([3.0**-0.25])).item() == pytest.approx(0.5)
+
+
+def test_hard_gate_opens_where_the_soft_one_crosses_one_half() -> None:
+    gate = 10**-0.25
+    sigma = torch.tensor([0.0, gate - 1e-3, gate + 1e-3, 100.0])
+    assert HardGateSchedule().alpha(sigma).tolist() == [1, 1, 0, 0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_arithmetic_is_float32_for_half_sigma(dtype: torch.dtype) -> None:
+    sigma = torch.tensor([20.0], dtype=dtype)  # its fourth power is beyond float16
+    for schedule in (UncertaintySchedule(), HardGateSchedule(), ConstantSchedule(), AutoSchedule()):
+        assert schedule.alpha(sigma, torch.ones(1)).dtype == torch.float32
+    assert UncertaintySchedule().alpha(sigma).item() == pytest.approx(1 / 1600001, rel=1e-3)
+
+
+@pytest.mark.parametrize("make", [UncertaintySchedule, HardGateSchedule, AutoSchedule])
+@pytest.mark.parametrize("value", [0.0, -1.0, math.nan, math.inf])
+def test_refuses_a_constant_that_is_not_positive(make: type, value: float) -> None:
+    with pytest.raises(ValueError, match=f"is {value}; expected a finite number above 0"):
+        make(value)
+
+
+def test_auto_refuses_to_guess_the_variance() -> None:
+    with pytest.raises(ValueError, match="needs the measured variance"):
+        AutoSchedule().alpha(torch.ones(1))
+
+
+# ---- where a step is worth its cost ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("mode", "active", "skipped"),
+    [
+        ("paper", [1e-3, 0.03, 1.0, 15.0, 1e3], []),
+        ("fast", [0.05, 0.1, 0.56, 1.0, 1.9], [0.01, 0.04, 2.1, 15.0]),
+        ("balanced", [0.21, 1.0, 5.0, 25.0], [0.03, 0.19, 27.0]),
+    ],
+)
+def test_windows_of_the_modes(mode: str, active: list[float], skipped: list[float]) -> None:
+    method = preset(mode)
+    assert [s for s in active + skipped if method.is_active(torch.tensor([s]))] == active
+
+
+@fixed
+@given(SCHEDULES, st.floats(1e-3, 1e3), st.floats(0.001, 0.9))
+def test_a_step_is_skipped_only_below_the_threshold(
+    schedule: Schedule, sigma: float, threshold: float
+) -> None:
+    levels = torch.logspace(-3, 3, 2000)
+    share = float(influence(schedule, torch.tensor([sigma])) / influence(schedule, levels).max())
+    if abs(share / threshold - 1) > 0.05:  # the two grids differ a little
+        assert is_active(schedule, torch.tensor([sigma]), threshold) == (share > threshold)
+    assert is_active(schedule, torch.tensor([sigma]), 0.0)
+
+
+def test_influence_bounds_what_a_shift_moves_on_unit_data() -> None:
+    """For N(0, 1), J = 1 / (1 + sigma^2) and the flow ODE maps x to x / sqrt(1 + sigma^2).
+
+    So the shift sigma^2 alpha J v of the denoised picture reaches the finished one scaled by both.
+    """
+    sigma = torch.logspace(-2, 2, 50)
+    schedule = UncertaintySchedule(3.0)
+    expected = sigma**2 / (1 + sigma**2) * schedule.alpha(sigma) / (1 + sigma**2).sqrt()
+    assert torch.allclose(influence(schedule, sigma), expected, rtol=1e-5)
+
+
+def test_a_batch_is_active_when_any_sample_is() -> None:
+    schedule = UncertaintySchedule()
+    assert is_active(schedule, torch.tensor([100.0, 0.5]), 0.02)
+    assert not is_active(schedule, torch.tensor([100.0, 100.0]), 0.02)

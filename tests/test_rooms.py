@@ -1,0 +1,186 @@
+"""Who may import whom, and what no file may do: read from the source, nothing is run."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACK = "lags_pack"
+ROOMS = ("guidance", "rewards", "nodes", "demo", "benchmarks", "tests")
+# What a room may import of the others; a room always has itself.
+ALLOWED = {
+    "guidance": set(),
+    "rewards": set(),
+    "demo": {"guidance", "rewards"},
+    "benchmarks": {"guidance", "rewards", "demo"},
+    "nodes": {"guidance", "rewards", "demo"},
+}
+COMFYUI = {"folder_paths", "server", "latent_preview", "nodes", "execution", "node_helpers"}
+UNPICKLERS = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
+
+
+def imports(tree: ast.Module, package: str) -> Iterator[str]:
+    """Dotted names that a module imports; relative ones as lags_pack.<room>..."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parts = package.split(".")
+            base = parts[: len(parts) - node.level + 1] if node.level else []
+            base += [node.module] if node.module else []
+            yield from (".".join([*base, alias.name]) for alias in node.names)
+        elif isinstance(node, ast.Call) and _called(node) in ("import_module", "__import__"):
+            yield from (a.value for a in node.args[:1] if isinstance(a, ast.Constant))
+
+
+def _called(node: ast.Call) -> str:
+    function = node.func
+    return function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+
+
+def is_comfyui(name: str) -> bool:
+    top = name.split(".")[0]
+    return top in COMFYUI or top.startswith("comfy")
+
+
+def import_faults(source: str, package: str) -> list[str]:
+    """What breaks the import rule in a module of a package such as lags_pack.guidance."""
+    room = package.split(".")[1]
+    faults = []
+    for name in imports(ast.parse(source), package):
+        top, *rest = name.split(".")
+        if top == PACK:
+            if rest and rest[0] in ROOMS and rest[0] not in ALLOWED[room] | {room}:
+                faults.append(f"{room} imports {rest[0]}")
+        elif is_comfyui(name):
+            if room != "nodes":
+                faults.append(f"{room} imports ComfyUI's {name}")
+        elif top in ROOMS:
+            faults.append(f"{name} imported by an absolute name")
+    return faults
+
+
+def call_faults(source: str) -> list[str]:
+    """Calls that run text, or unpickle."""
+    faults = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            module = getattr(node, "module", None)
+            names = [module] if module else [alias.name for alias in node.names]
+            faults += [name for name in names if name.split(".")[0] in UNPICKLERS]
+        elif isinstance(node, ast.Call):
+            function = node.func
+            if isinstance(function, ast.Name) and function.id in ("eval", "exec"):
+                faults.append(function.id)
+            owner = function.value if isinstance(function, ast.Attribute) else None
+            if isinstance(owner, ast.Name) and (owner.id, function.attr) == ("torch", "load"):
+                safe = [k.value for k in node.keywords if k.arg == "weights_only"]
+                if not (safe and isinstance(safe[0], ast.Constant) and safe[0].value is True):
+                    faults.append("torch.load without weights_only=True")
+    return faults
+
+
+def files(room: str) -> list[Path]:
+    return sorted((ROOT / room).rglob("*.py"))
+
+
+def package_of(path: Path) -> str:
+    return ".".join([PACK, *path.relative_to(ROOT).parts[:-1]])
+
+
+MODULES = [(room, path) for room in ALLOWED for path in files(room)]
+TOP = sorted(ROOT.glob("*.py"))
+
+
+def _id(value: object) -> str:
+    return str(value.relative_to(ROOT)) if isinstance(value, Path) else str(value)
+
+
+@pytest.mark.parametrize(("room", "path"), MODULES, ids=_id)
+def test_rooms_import_only_what_they_may(room: str, path: Path) -> None:
+    assert import_faults(path.read_text(encoding="utf-8"), package_of(path)) == []
+
+
+@pytest.mark.parametrize("path", [*(path for _, path in MODULES), *TOP], ids=_id)
+def test_no_file_runs_text_or_unpickles(path: Path) -> None:
+    assert call_faults(path.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize("path", [*files("tests"), *TOP], ids=_id)
+def test_the_packs_rooms_have_no_absolute_name(path: Path) -> None:
+    """Inside ComfyUI `import nodes` is ComfyUI's; only its own tests may want that one."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    allowed = {"nodes"} if path.is_relative_to(ROOT / "tests" / "comfyui") else set()
+    tops = {name.split(".")[0] for name in imports(tree, package_of(path))}
+    assert not tops & set(ROOMS) - allowed
+
+
+def test_every_room_is_looked_at() -> None:
+    assert {room for room, _ in MODULES} == set(ALLOWED)
+    folders = {path.name for path in ROOT.iterdir() if next(path.glob("*.py"), None)}
+    assert folders <= set(ROOMS)
+
+
+@pytest.mark.parametrize(
+    ("room", "source", "fault"),
+    [
+        ("guidance", "from ..rewards import Weight", "guidance imports rewards"),
+        ("guidance", "from .. import rewards", "guidance imports rewards"),
+        ("guidance", "from ..nodes.patch import compute_dtype", "guidance imports nodes"),
+        ("guidance", "def f():\n    import comfy.sd", "ComfyUI's comfy.sd"),
+        ("guidance", "from comfy_api.latest import io", "ComfyUI's comfy_api"),
+        ("rewards", "from ..guidance import LAGS", "rewards imports guidance"),
+        ("rewards", "import folder_paths", "ComfyUI's folder_paths"),
+        ("rewards", "from lags_pack.guidance import LAGS", "rewards imports guidance"),
+        ("demo", "from ..benchmarks import heart", "demo imports benchmarks"),
+        ("demo", "import importlib\nimportlib.import_module('comfy.utils')", "comfy.utils"),
+        ("demo", "from ..nodes import sockets", "demo imports nodes"),
+        ("benchmarks", "from nodes import common_ksampler", "ComfyUI's nodes"),
+        ("nodes", "from guidance import LAGS", "absolute name"),
+        ("nodes", "import rewards.base", "absolute name"),
+        ("nodes", "from ..tests import analytic", "nodes imports tests"),
+    ],
+)
+def test_the_import_rule_sees(room: str, source: str, fault: str) -> None:
+    assert fault in "; ".join(import_faults(source, f"{PACK}.{room}"))
+
+
+@pytest.mark.parametrize(
+    ("room", "source"),
+    [
+        ("guidance", "from .trace import Trace\nfrom . import ve\nimport torch, math"),
+        (
+            "nodes",
+            "from nodes import common_ksampler\nimport comfy.sd\nfrom ..guidance import LAGS",
+        ),
+        ("benchmarks", "from ..demo import heart\nfrom ._report import report"),
+    ],
+)
+def test_the_import_rule_lets_pass(room: str, source: str) -> None:
+    assert import_faults(source, f"{PACK}.{room}") == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "eval('1')",
+        "exec(text)",
+        "import pickle",
+        "from pickle import loads",
+        "torch.load(path)",
+        "torch.load(path, weights_only=False)",
+    ],
+)
+def test_running_text_is_seen(source: str) -> None:
+    assert call_faults(source)
+
+
+@pytest.mark.parametrize(
+    "source", ["network.eval()", "torch.load(p, weights_only=True)", "import io"]
+)
+def test_harmless_calls_pass(source: str) -> None:
+    assert call_faults(source) == []
