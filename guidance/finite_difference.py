@@ -52,7 +52,8 @@ class DifferenceStep:
         relative = self.relative or RELATIVE_STEP.get(self.dtype, RELATIVE_STEP[torch.float32])
         scale = relative * sigma_ve.float().clamp(min=SMALLEST_SCALE)
         norm = rms(v)
-        return torch.where(norm > 0, scale / norm.clamp(min=torch.finfo(torch.float32).tiny), 0.0)
+        # A vanishing gradient may take a shorter step: the full one would leave float32.
+        return torch.where(norm > 0, scale / norm.clamp(min=1e-30), 0.0)
 
 
 def rms(values: Tensor) -> Tensor:

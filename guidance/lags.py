@@ -91,6 +91,8 @@ class LAGS:
         # Shifting D by sigma^2 g adds g to the score (Tweedie); alpha is eq. 17 or measured.
         sigma2 = sigma_ve.float() ** 2
         variance = sigma2 * (v.float() * jv).flatten(1).sum(dim=1)
+        # Beyond float32 the sum is inf - inf: no number, but doubt without bound.
+        variance = variance.nan_to_num(nan=torch.finfo(torch.float32).max)
         alpha = self.schedule.alpha(sigma_ve, variance)
         shift = per_sample(sigma2 * alpha, x) * jv
         size, denoised_rms = rms(shift), rms(denoised)

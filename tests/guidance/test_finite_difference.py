@@ -98,6 +98,16 @@ def test_the_denoiser_gets_the_dtype_of_x_and_the_difference_is_float32(dtype: t
     assert denoiser.asked[0].dtype == dtype and jv.dtype == torch.float32
 
 
+def test_the_difference_of_half_precision_answers_is_taken_in_float32() -> None:
+    """In float16, 1024 - 0.1 is 1024."""
+    x, one = torch.zeros(1, 3, 4, 4), torch.ones(1)
+    denoised = torch.full_like(x, 0.1, dtype=torch.float16)
+    jv = jacobian_vector_product(
+        lambda x, sigma: torch.full_like(x, 1024, dtype=torch.float16), x, one, denoised, x, one
+    )
+    assert torch.allclose(jv, 1024 - denoised.float(), rtol=1e-6)
+
+
 @pytest.mark.parametrize("field", ["relative", "absolute"])
 @pytest.mark.parametrize("value", [0.0, -0.1, math.nan, math.inf])
 def test_refuses_a_step_that_is_not_positive(field: str, value: float) -> None:

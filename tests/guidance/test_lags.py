@@ -154,8 +154,9 @@ def test_presets_are_what_they_say() -> None:
 def test_the_shift_limit_acts_per_sample_and_keeps_the_direction(jacobian: bool) -> None:
     free = LAGS(schedule=ConstantSchedule(), jacobian=jacobian)
     limited = LAGS(schedule=ConstantSchedule(), jacobian=jacobian, shift_limit=0.2)
-    weight, level = LinearLogWeight(slope(100.0, 0.01, 0.0)), 1.0
-    x, sigma = draw(3, level), sigmas(3, level)
+    weight, level = LinearLogWeight(slope(100.0, 0.01, 0.0, 100.0)), 1.0
+    x, sigma = draw(4, level), sigmas(4, level)
+    x[3] *= 5
     denoised = BASE.denoise(x, sigma)
     full = free(BASE.denoise, weight, x, sigma)[0] - denoised
     guided, record = limited(BASE.denoise, weight, x, sigma)
@@ -164,10 +165,11 @@ def test_the_shift_limit_acts_per_sample_and_keeps_the_direction(jacobian: bool)
     def rms(values: Tensor) -> Tensor:
         return values.square().mean(dim=(1, 2, 3)).sqrt()
 
-    assert rms(shift)[0].item() == pytest.approx(0.2 * rms(denoised)[0].item(), rel=1e-4)
+    assert rms(denoised)[3] > 2 * rms(denoised)[0]
+    assert torch.allclose(rms(shift)[[0, 3]], 0.2 * rms(denoised)[[0, 3]], rtol=1e-4)
     assert torch.nn.functional.cosine_similarity(shift[0].flatten(), full[0].flatten(), 0) > 0.9999
     assert rms(full)[0] > 10 * rms(shift)[0]
-    assert torch.allclose(shift[1:], full[1:], atol=1e-6)
+    assert torch.allclose(shift[1:3], full[1:3], atol=1e-6)
     assert torch.allclose(record.shift_rms, rms(shift), atol=1e-6)
     assert torch.allclose(record.denoised_rms, rms(denoised))
 
