@@ -32,7 +32,7 @@ def methods() -> dict[str, LAGS | None]:
     """Every row that samples p with guidance; None is plain sampling."""
     paper = LAGS(step=DifferenceStep(), schedule=UncertaintySchedule(10.0))
     rows: dict[str, LAGS | None] = {"plain": None, "LAGS c=10, every step": paper}
-    for c in (0.01, 0.1, 0.16, 1.0, 10.0):
+    for c in (0.003, 0.01, 0.1, 1.0, 10.0):
         rows[f"LAGS c={c:g}"] = replace(paper, schedule=UncertaintySchedule(c), skip_below=0.02)
     rows["LAGS c=0.16 without J"] = replace(
         paper, schedule=UncertaintySchedule(0.16), skip_below=0.02, jacobian=False

@@ -1,4 +1,7 @@
-"""Seconds of each mode relative to plain sampling on the demo model, medians of interleaved runs."""
+"""Seconds of each mode relative to plain sampling on the demo model.
+
+Medians of runs that take turns, so that a noisy moment hits all alike.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ from collections.abc import Callable
 
 from ..demo.model import load_network
 from ..demo.pictures import draw_pictures
-from ..guidance import MODES, LAGS, preset
+from ..guidance import LAGS, MODES, preset
 from ..rewards import ColourReward, Weight
 from ._report import interleaved_seconds, parser, report
 

@@ -69,9 +69,7 @@ def measure(
     weight = Weight.of(reward, strength)
     for name, method in modes().items():
         start = perf_counter()
-        pictures, trace = draw_pictures(
-            network, guided_count, seed=0, method=method, weight=weight
-        )
+        pictures, trace = draw_pictures(network, guided_count, seed=0, method=method, weight=weight)
         seconds = perf_counter() - start
         gain = reward(pictures) - scores[:guided_count]
         rows.append(
@@ -104,7 +102,5 @@ def main(arguments: list[str]) -> None:
     choice = options.parse_args(arguments)
     torch.set_num_threads(min(2, torch.get_num_threads()))
     reward = ColourReward("hue", hue=240.0)
-    rows = measure(
-        load_network(), reward, choice.effective / 100, choice.plain, choice.guided
-    )
+    rows = measure(load_network(), reward, choice.effective / 100, choice.plain, choice.guided)
     report(rows, choice.json)

@@ -140,6 +140,7 @@ def precondition(network: nn.Module, x: Tensor, sigma: Tensor, context: Tensor) 
     Source: Karras et al. 2022, eq. 7, with sigma_data = 1.
 
     Args:
+        network: the UNet.
         x: [B, 3, 32, 32] noisy pictures in model space.
         sigma: [B] noise level, variance-exploding units.
         context: [B, 1, labels].

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..guidance import MODES, LAGS, UncertaintySchedule, preset
+from ..guidance import LAGS, MODES, UncertaintySchedule, preset
 from ..guidance.schedules import influence, is_active
 from ..rewards import ColourReward, Weight
 from .model import SIGMA_MAX, SIGMA_MIN, load_network
@@ -39,7 +39,9 @@ def main(arguments: list[str]) -> None:
     weight = Weight.of(ColourReward("hue", choice.hue), choice.strength)
     methods: dict[str, LAGS | None] = {"plain": None, **{mode: preset(mode) for mode in MODES}}
     print(f"Weight: {weight.name} {choice.hue:g} degrees, strength {choice.strength:g} nats")
-    print(f"{'method':10} {'mean score':>10} {'model calls':>12} {'weight calls':>13} {'seconds':>8}")
+    print(
+        f"{'method':10} {'mean score':>10} {'model calls':>12} {'weight calls':>13} {'seconds':>8}"
+    )
     rows = []
     for name, method in methods.items():
         start = perf_counter()
@@ -78,7 +80,9 @@ def save_rows(rows: list[tuple[str, Tensor]], path: Path, zoom: int = 3) -> None
         top = gap + line * (size + gap)
         pen.text((8, top + size // 2 - 8), name, fill="black", font=ImageFont.load_default(16))
         for column, picture in enumerate(pictures):
-            tile = Image.fromarray(_to_bytes(picture)).resize((size, size), Image.Resampling.NEAREST)
+            tile = Image.fromarray(_to_bytes(picture)).resize(
+                (size, size), Image.Resampling.NEAREST
+            )
             canvas.paste(tile, (margin + column * (size + gap), top))
     canvas.save(path)
 

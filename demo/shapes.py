@@ -14,9 +14,7 @@ HUES = (0.0, 30.0, 55.0, 120.0, 180.0, 225.0, 272.0, 325.0)  # degrees, in the o
 SIZE = 32
 
 
-def draw(
-    shape: Tensor, colour: Tensor, generator: torch.Generator, size: int = SIZE
-) -> Tensor:
+def draw(shape: Tensor, colour: Tensor, generator: torch.Generator, size: int = SIZE) -> Tensor:
     """Draw one random picture per pair of labels.
 
     Position, size, rotation, hue, background brightness, its gradient and its stripes vary.
@@ -57,7 +55,7 @@ def draw(
 
 
 def random_batch(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """Draw ``count`` pictures with uniform labels: (images [B, 3, 32, 32], shape [B], colour [B])."""
+    """Pictures with uniform labels: (images [count, 3, 32, 32], shape [count], colour [count])."""
     shape = torch.randint(len(SHAPES), (count,), generator=generator)
     colour = torch.randint(len(COLOURS), (count,), generator=generator)
     return draw(shape, colour, generator), shape, colour

@@ -1,6 +1,6 @@
 """Weighted sampling in pure torch: guidance on a denoiser and a log-weight, no ComfyUI needed."""
 
-from .contracts import AutogradLogWeight, Denoiser, LogWeight, WeightError
+from .contracts import AutogradLogWeight, Denoiser, LogWeight, ModelError, WeightError
 from .finite_difference import DifferenceStep, jacobian_vector_product
 from .lags import LAGS, MODES, preset
 from .schedules import (
@@ -23,6 +23,7 @@ __all__ = [
     "DifferenceStep",
     "HardGateSchedule",
     "LogWeight",
+    "ModelError",
     "Schedule",
     "StepRecord",
     "Trace",

@@ -37,6 +37,24 @@ class WeightError(ValueError):
     """A weight function broke its contract: wrong shape, no gradient, or not finite."""
 
 
+class ModelError(ArithmeticError):
+    """The denoiser returned what is not finite."""
+
+
+def check_finite_model(output: Tensor, sigma_ve: Tensor) -> None:
+    """Refuse a denoiser's output that would end as a black picture.
+
+    Raises:
+        ModelError: a value is NaN or infinite; the message names the noise level.
+    """
+    if not bool(torch.isfinite(output).all()):
+        raise ModelError(
+            "The diffusion model's own output is not finite at noise level sigma = "
+            f"{float(sigma_ve.flatten()[0]):.4g}: its precision overflowed. Run the model in "
+            "bfloat16 or float32, or lower cfg."
+        )
+
+
 class AutogradLogWeight:
     """A log-weight from any differentiable function [B, ...] -> [B].
 

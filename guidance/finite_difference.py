@@ -26,7 +26,7 @@ class DifferenceStep:
 
     Attributes:
         relative: RMS(h v) = relative * max(sigma_ve, 0.1); None takes it from the denoiser's dtype.
-        absolute: the paper's epsilon, the same h for all samples and noise levels; None is relative.
+        absolute: the paper's epsilon, the same h for all samples and noise levels; None is off.
         dtype: what the denoiser computes in, not what it returns.
     """
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from .contracts import Denoiser, LogWeight, checked_value_and_grad
+from .contracts import Denoiser, LogWeight, check_finite_model, checked_value_and_grad
 from .finite_difference import DifferenceStep, jacobian_vector_product, rms
 from .schedules import AutoSchedule, Schedule, UncertaintySchedule, is_active
 from .trace import StepRecord
@@ -71,6 +71,7 @@ class LAGS:
 
         Raises:
             WeightError: the weight broke its contract at this noise level.
+            ModelError: the model's own output is not finite.
         """
         start = time.perf_counter()
         denoised = denoiser(x, sigma_ve)
@@ -78,6 +79,7 @@ class LAGS:
             return denoised, StepRecord.skipped(sigma_ve, time.perf_counter() - start)
 
         # v = grad log w at the denoised picture: the gradient never enters the denoiser.
+        check_finite_model(denoised, sigma_ve)
         log_w, v = checked_value_and_grad(log_weight, denoised, sigma_ve)
 
         # J v stands for J^T v (eq. 13); J is symmetric for an exact score.
@@ -85,6 +87,7 @@ class LAGS:
         if second:
             h = self.step.size(v, sigma_ve)
             jv = jacobian_vector_product(denoiser, x, sigma_ve, denoised, v, h)
+            check_finite_model(jv, sigma_ve)
         else:
             jv = v.float()
 
@@ -94,12 +97,7 @@ class LAGS:
         # Beyond float32 the sum is inf - inf: no number, but doubt without bound.
         variance = variance.nan_to_num(nan=torch.finfo(torch.float32).max)
         alpha = self.schedule.alpha(sigma_ve, variance)
-        shift = per_sample(sigma2 * alpha, x) * jv
-        size, denoised_rms = rms(shift), rms(denoised)
-        if self.shift_limit is not None:
-            limit = self.shift_limit * denoised_rms
-            kept = torch.where(size > limit, limit / size.clamp(min=1e-30), 1.0)
-            shift, size = per_sample(kept, x) * shift, kept * size
+        shift = self._limited(per_sample(sigma2 * alpha, x) * jv, denoised)
 
         record = StepRecord(
             sigma_ve=sigma_ve,
@@ -107,13 +105,21 @@ class LAGS:
             alpha=alpha,
             log_w=log_w,
             variance=variance,
-            shift_rms=size,
-            denoised_rms=denoised_rms,
+            shift_rms=rms(shift),
+            denoised_rms=rms(denoised),
             model_calls=2 if second else 1,
             weight_calls=1,
             seconds=time.perf_counter() - start,
         )
         return (denoised.float() + shift).to(denoised.dtype), record
+
+    def _limited(self, shift: Tensor, denoised: Tensor) -> Tensor:
+        """The shift, scaled down per sample to the limit where there is one."""
+        if self.shift_limit is None:
+            return shift
+        size, limit = rms(shift), self.shift_limit * rms(denoised)
+        kept = torch.where(size > limit, limit / size.clamp(min=1e-30), 1.0)
+        return per_sample(kept, shift) * shift
 
 
 BALANCED_SKIP = 0.1
@@ -125,7 +131,7 @@ def preset(mode: str, c: float = 10.0, dtype: torch.dtype = torch.float32) -> LA
     """LAGS as one of three modes.
 
     - ``paper``: the paper to the letter: every step, alpha = 1 / (1 + c sigma^4), second forward.
-    - ``balanced``: alpha measured per sample with kappa = c / 100; skips where nothing would change.
+    - ``balanced``: alpha measured per sample, kappa = c / 100; skips where nothing would change.
     - ``fast``: the paper's schedule without the second forward; skips likewise.
 
     Args:

@@ -63,11 +63,11 @@ class Trace:
     def add(self, record: StepRecord) -> None:
         """Append a record, its tensors moved to the CPU and freed from inference mode."""
         with torch.inference_mode(False):
-            values = {
+            kept: dict[str, Any] = {
                 name: v.detach().float().cpu().clone() if isinstance(v, Tensor) else v
                 for name, v in vars(record).items()
             }
-        self.records.append(StepRecord(**values))
+        self.records.append(StepRecord(**kept))
 
     @property
     def model_calls(self) -> int:

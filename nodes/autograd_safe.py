@@ -13,9 +13,9 @@ from torch import Tensor, nn
 def autograd_safe(model: nn.Module) -> Iterator[None]:
     """Let autograd run through ``model`` inside the block; everything is as before after it.
 
-    ComfyUI loads models in inference mode, and autograd refuses to save such weights. Layers made by
-    ComfyUI get a weight function that hands out a copy: that hook is also the last step after
-    casting, offloading and dequantising, so a copy is never a view of a buffer that ComfyUI reuses.
+    ComfyUI loads models in inference mode, and autograd refuses to save such weights. Layers made
+    by ComfyUI get a weight function that hands out a copy: that hook is also the last step after
+    casting, offloading and dequantising, so no copy is a view of a buffer that ComfyUI reuses.
     Other parameters and buffers that are inference tensors are swapped for copies.
 
     Args:

@@ -58,7 +58,7 @@ def check_mask(latent: dict[str, Any]) -> None:
     """Refuse a noise mask that does not belong to the latents: ComfyUI would stretch it silently.
 
     Raises:
-        ValueError: another aspect ratio than the latents, or a batch that fits neither 1 nor theirs.
+        ValueError: another aspect ratio than the latents, or a batch that is neither 1 nor theirs.
     """
     mask, samples = latent.get("noise_mask"), latent["samples"]
     if mask is None:

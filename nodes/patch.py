@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..guidance import LAGS, LogWeight, Trace, VEView, ve_view
 from ..rewards import Weight
-from .checks import check_latent, check_mask, check_vae
+from .checks import check_latent, check_vae
 from .decoded_weight import DecodedLogWeight, MaskedLogWeight
 
 

@@ -404,7 +404,8 @@ class LAGSOptions(io.ComfyNode):
                     options=list(SCHEDULES),
                     default=SCHEDULES[0],
                     tooltip="auto: 1/(1 + kappa e), e the measured variance of log w. uncertainty: "
-                    "1/(1 + c sigma^4), the paper's. hard gate: 1 below a noise level. constant: 1.",
+                    "1/(1 + c sigma^4), the paper's. hard gate: 1 below a noise level, else 0. "
+                    "constant: 1.",
                 ),
                 io.Float.Input(
                     "sigma_gate",

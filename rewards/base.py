@@ -54,6 +54,10 @@ class Weight:
 
     terms: tuple[Term, ...]
 
+    def __post_init__(self) -> None:
+        if not self.terms:
+            raise ValueError("A weight has no terms; expected at least one reward to ask more of.")
+
     @classmethod
     def of(cls, reward: Reward, strength: float) -> Weight:
         """A weight of one term."""

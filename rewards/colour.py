@@ -54,7 +54,7 @@ class ColourReward(Reward):
             raise ValueError(f"hue is {hue}; expected degrees, 0 to 360.")
         self.attribute = attribute
         self.angle = math.radians(hue)
-        self.target = parse_colour(colour)
+        self.target = parse_colour(colour) if attribute == "mean colour" else None
         self.name = f"colour ({attribute})"
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -63,7 +63,7 @@ class ColourReward(Reward):
         if self.attribute == "brightness":
             weights = torch.tensor(LUMA, device=images.device).view(3, 1, 1)
             return (images * weights).sum(dim=1).mean(dim=(1, 2))
-        if self.attribute == "mean colour":
+        if self.target is not None:
             target = torch.tensor(self.target, device=images.device)
             return -_length(images.mean(dim=(2, 3)) - target, dim=1)
         along_red, across = opponent_axes(images)

@@ -8,6 +8,7 @@ from torch import Tensor
 from .base import Reward
 from .colour import LUMA
 
+HIGHEST = 0.5**0.5  # cycles per pixel, the finest diagonal stripe
 FLOOR = 1e-8  # mean-square brightness; far below one grey level of 255
 
 
@@ -29,10 +30,10 @@ class FrequencyReward(Reward):
     scale = "natural logarithm of mean-square brightness in the band"
 
     def __init__(self, low: float, high: float) -> None:
-        if not 0 <= low < high:
+        if not (0 <= low < high and low < HIGHEST):
             raise ValueError(
-                f"frequency band is {low} to {high}; expected 0 <= low < high, in cycles per pixel "
-                "(0.5 is the finest stripe)."
+                f"frequency band is {low} to {high}; expected 0 <= low < high and low under 0.7, "
+                "in cycles per pixel (0.5 is the finest stripe along an axis)."
             )
         self.low, self.high = low, high
 
@@ -55,5 +56,5 @@ class FrequencyReward(Reward):
                 "cycles per pixel: widen the band."
             )
         spectrum = torch.fft.fft2(luma, norm="forward")
-        power = (spectrum.real.square() + spectrum.imag.square())[:, band].sum(dim=1)
+        power: Tensor = (spectrum.real.square() + spectrum.imag.square())[:, band].sum(dim=1)
         return (power + FLOOR).log()

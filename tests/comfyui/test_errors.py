@@ -216,15 +216,11 @@ def test_every_schedule_runs_in_every_mode(
 
 def test_weight_nodes(run_node: Callable[..., Any]) -> None:
     with pytest.raises(ValueError, match="#zzz"):
-        run_node(
-            LAGSWeightColor, attribute="mean colour", hue=0.0, colour="#zzz", strength=1.0
-        )
+        run_node(LAGSWeightColor, attribute="mean colour", hue=0.0, colour="#zzz", strength=1.0)
     with pytest.raises(ValueError, match="0.5 to 0.2"):
         run_node(LAGSWeightFrequency, low=0.5, high=0.2, strength=1.0)
     with pytest.raises(ValueError, match="nan"):
-        run_node(
-            LAGSWeightColor, attribute="hue", hue=0.0, colour="#000000", strength=math.nan
-        )
+        run_node(LAGSWeightColor, attribute="hue", hue=0.0, colour="#000000", strength=math.nan)
 
 
 def test_out_of_memory_is_retried_smaller_once_then_told(

@@ -10,10 +10,12 @@ import torch
 from lags_pack.guidance import (
     LAGS,
     MODES,
+    AutogradLogWeight,
     AutoSchedule,
     ConstantSchedule,
     DifferenceStep,
     HardGateSchedule,
+    ModelError,
     UncertaintySchedule,
     WeightError,
     preset,
@@ -224,6 +226,21 @@ def test_the_answer_has_the_dtype_of_the_denoiser(mode: str, dtype: torch.dtype)
     assert record.alpha.dtype == record.shift_rms.dtype == torch.float32
 
 
+def test_the_record_says_what_was_measured() -> None:
+    weight, sigma = LinearLogWeight(slope(1.0, 2.0)), torch.tensor([0.5, 1.0])
+    x = draw(2, 1.0)
+    guided, record = preset("paper")(BASE.denoise, weight, x, sigma)
+    denoised = BASE.denoise(x, sigma)
+    assert torch.equal(record.log_w, weight(denoised))  # before the shift
+    assert torch.equal(record.sigma_ve, sigma)
+    assert torch.allclose(record.alpha, 1 / (1 + 10 * sigma**4))
+    variance = (weight.slope**2).sum(dim=(1, 2, 3)) * 0.5 * sigma**2 / (0.5 + sigma**2)
+    assert torch.allclose(record.variance, variance, rtol=1e-3)
+    moved = (guided - denoised).square().mean(dim=(1, 2, 3)).sqrt()
+    assert torch.allclose(record.shift_rms, moved, rtol=1e-4)
+    assert record.seconds > 0
+
+
 def test_nothing_is_changed_in_place() -> None:
     x, sigma = draw(2, 1.0), sigmas(2, 1.0)
     before = x.clone()
@@ -315,3 +332,17 @@ def test_refuses_a_shift_limit(limit: float) -> None:
 def test_refuses_a_skip_threshold(threshold: float) -> None:
     with pytest.raises(ValueError, match=f"skip threshold is {threshold}; expected 0 to below 1"):
         LAGS(skip_below=threshold)
+
+
+@pytest.mark.parametrize("bad_call", [1, 2])
+def test_a_model_that_overflows_is_told_not_drawn(bad_call: int) -> None:
+    calls = 0
+
+    def denoiser(x: Tensor, sigma: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return x * torch.nan if calls == bad_call else 0.5 * x
+
+    weight = AutogradLogWeight(lambda z: z.flatten(1).sum(dim=1), "sum")
+    with pytest.raises(ModelError, match=r"own output is not finite at noise level sigma = 2"):
+        preset("paper")(denoiser, weight, torch.randn(2, 3), torch.full((2,), 2.0))

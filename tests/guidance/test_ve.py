@@ -56,6 +56,8 @@ def test_x_keeps_its_dtype(dtype: torch.dtype) -> None:
     x = torch.ones(1, 4, 8, 8, dtype=dtype)
     assert view.to_ve(x).dtype == view.from_ve(x).dtype == dtype
     assert view.sigma_ve.dtype == torch.float32
+    small = torch.tensor([0.011], dtype=dtype)  # 1 - sigma rounds in half precision
+    assert ve_view(flow, small).signal.item() == pytest.approx(1 - small.item(), rel=1e-6)
 
 
 def test_reads_in_place_forward_processes_and_any_rank() -> None:

@@ -1,0 +1,297 @@
+"""The bundled workflows fit a real server, run on it, and can be stopped or get clear errors."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import re
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from comfyui_support.server import PromptError
+from lags_pack.demo.comfy import run_workflow, to_tensor
+from lags_pack.demo.workflow import (
+    NOTES,
+    branches,
+    is_widget,
+    node_inputs,
+    to_prompt,
+    widget_values,
+)
+from lags_pack.rewards import ColourReward
+from PIL import Image
+
+FOLDER = Path(__file__).resolve().parents[2] / "workflows"
+FILES = sorted(FOLDER.glob("*.json"))
+EACH = pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+MODEL_FILES = {"ckpt_name"}  # choices that depend on what the user has downloaded
+MACHINE = re.compile(r"^/|^~|^[A-Za-z]:[\\/]|^\\\\|/(home|root|tmp|Users|mnt)/|localhost|127\.0\.0")
+
+
+def load(name: str) -> dict[str, Any]:
+    return json.loads((FOLDER / f"{name}.json").read_text("utf-8"))
+
+
+def texts(value: Any) -> Iterator[str]:
+    """All strings in a JSON value."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (dict, list)):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from texts(item)
+
+
+def faults(workflow: dict[str, Any], info: dict[str, Any]) -> list[str]:
+    """What this server would not take, or would take otherwise than it was saved."""
+    found = []
+    for node in workflow["nodes"]:
+        if node["type"] in NOTES:
+            continue
+        try:
+            known, values = node_inputs(node["type"], info), widget_values(node, info)
+        except ValueError as error:
+            found.append(str(error))
+            continue
+        sockets = {socket["name"]: socket for socket in node["inputs"]}
+        found += [f"{node['type']}: no input {name}" for name in sockets if name not in known]
+        for name, value in values.items():
+            found += value_faults(node["type"], name, value, known[name])
+        for name in info[node["type"]]["input"].get("required", {}):
+            linked = sockets.get(name, {}).get("link") is not None
+            if not linked and not is_widget(known[name]):
+                found.append(f"{node['type']}: {name} is not connected")
+    return found + link_faults(workflow, info)
+
+
+def value_faults(kind: str, name: str, value: Any, spec: list[Any]) -> list[str]:
+    """Why a widget would refuse its value."""
+    options = spec[1] if len(spec) > 1 else {}
+    choices = spec[0] if isinstance(spec[0], list) else options.get("options")
+    if choices is not None:
+        return [] if value in choices or name in MODEL_FILES else [f"{kind}: {name} = {value!r}"]
+    types = {"INT": int, "FLOAT": (int, float), "STRING": str, "BOOLEAN": bool}
+    if not isinstance(value, types[spec[0]]):
+        return [f"{kind}: {name} = {value!r}, not {spec[0]}"]
+    if spec[0] in ("INT", "FLOAT"):
+        low, high = options.get("min", -math.inf), options.get("max", math.inf)
+        return [] if low <= value <= high else [f"{kind}: {name} = {value} outside {low}..{high}"]
+    return []
+
+
+def link_faults(workflow: dict[str, Any], info: dict[str, Any]) -> list[str]:
+    """Links between sockets of different types."""
+    nodes, found = {node["id"]: node for node in workflow["nodes"]}, []
+    for _, origin, slot, target, socket, _ in workflow["links"]:
+        source, kind = nodes[origin]["type"], nodes[target]["type"]
+        if not {source, kind} <= info.keys():
+            continue  # said already
+        name = nodes[target]["inputs"][socket]["name"]
+        given = dict(enumerate(info[source]["output"])).get(slot)
+        wanted = node_inputs(kind, info).get(name, [None])[0]
+        if given != wanted:
+            found.append(f"{source} gives {given} to {name}, which takes {wanted}")
+    return found
+
+
+@pytest.fixture(scope="module")
+def info(server) -> dict[str, Any]:
+    return server.object_info()
+
+
+@pytest.fixture(scope="module")
+def quickstart(info) -> dict[str, Any]:
+    return to_prompt(load("quickstart_demo"), info)
+
+
+@pytest.fixture(scope="module")
+def guided(quickstart) -> dict[str, Any]:
+    """The branch of the quickstart with guidance."""
+    return branches(quickstart)["guided"]
+
+
+def changed(prompt: dict[str, Any], kind: str, **inputs: Any) -> dict[str, Any]:
+    """A prompt with other inputs in all nodes of a kind."""
+    prompt = copy.deepcopy(prompt)
+    nodes = [node for node in prompt.values() if node["class_type"] == kind]
+    assert nodes, f"no {kind} in {prompt}"
+    for node in nodes:
+        assert inputs.keys() <= node["inputs"].keys()
+        node["inputs"] |= inputs
+    return prompt
+
+
+def pixels(images: list[Image.Image]) -> np.ndarray:
+    return np.stack([np.array(image) for image in images])
+
+
+def wait_for(reached: Callable[[], bool], what: str, timeout: float) -> None:
+    deadline = time.monotonic() + timeout
+    while not reached():
+        assert time.monotonic() < deadline, f"{what}: not within {timeout:.0f} s"
+        time.sleep(0.05)
+
+
+def test_there_are_the_promised_workflows():
+    assert {"quickstart_demo", "sd15_colour", "sdxl_colour"} <= {file.stem for file in FILES}
+
+
+@EACH
+def test_workflow_fits_the_server(file, info):
+    assert faults(json.loads(file.read_text("utf-8")), info) == []
+
+
+@EACH
+def test_workflow_has_a_small_picture(file):
+    picture = file.with_suffix(".jpg")
+    assert picture.stat().st_size < 100_000
+    with Image.open(picture) as image:
+        assert image.format == "JPEG" and image.width >= 400
+
+
+@EACH
+def test_workflow_says_nothing_of_the_machine(file):
+    found = [text for text in texts(json.loads(file.read_text("utf-8"))) if MACHINE.search(text)]
+    assert found == []
+
+
+def _break_type(node: dict[str, Any]) -> None:
+    node["type"] = "NoSuchNode"
+
+
+def _break_input(node: dict[str, Any]) -> None:
+    node["inputs"][0]["name"] = "no_such_input"
+
+
+def _break_choice(node: dict[str, Any]) -> None:
+    node["widgets_values"][4] = "no_such_sampler"
+
+
+def _break_range(node: dict[str, Any]) -> None:
+    node["widgets_values"][2] = 0
+
+
+def _break_count(node: dict[str, Any]) -> None:
+    del node["widgets_values"][1]
+
+
+def _break_link(node: dict[str, Any]) -> None:
+    node["inputs"][0]["link"] = None
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (_break_type, "no node NoSuchNode"),
+        (_break_input, "no input no_such_input"),
+        (_break_choice, "sampler_name = 'no_such_sampler'"),
+        (_break_range, "steps = 0 outside"),
+        (_break_count, "has 9 values"),
+        (_break_link, "model is not connected"),
+    ],
+)
+def test_the_check_finds_faults(spoil, said, info):
+    workflow = load("quickstart_demo")
+    (sampler,) = [node for node in workflow["nodes"] if node["type"] == "LAGSKSampler"]
+    spoil(sampler)
+    found = faults(workflow, info)
+    assert any(said in fault for fault in found), found
+
+
+def test_conversion_leaves_muted_nodes_out(info, quickstart):
+    workflow = load("quickstart_demo")
+    (weight,) = [node for node in workflow["nodes"] if node["type"] == "LAGSWeightColor"]
+    weight["mode"] = 2
+    prompt = to_prompt(workflow, info)
+    assert quickstart.keys() - prompt.keys() == {str(weight["id"])}
+    (sampler,) = [node for node in prompt.values() if node["class_type"] == "LAGSKSampler"]
+    assert "weight" not in sampler["inputs"]
+
+
+@pytest.mark.parametrize(("name", "tiny"), [("sd15_colour", "sd15"), ("sdxl_colour", "sdxl")])
+def test_checkpoint_workflow_is_accepted(name, tiny, server, info, tiny_files):
+    """The tiny checkpoints have no text encoder: the run ends there, and only there."""
+    prompt = to_prompt(load(name), info)
+    prompt = changed(prompt, "CheckpointLoaderSimple", ckpt_name=tiny_files[tiny])
+    with pytest.raises(PromptError, match="CLIPTextEncode"):
+        server.queue(prompt)
+
+
+def test_quickstart_over_http(server, quickstart):
+    reward, scores = ColourReward("hue", 240.0), {}
+    for name, prompt in branches(quickstart).items():
+        images = server.pictures(server.queue(prompt, timeout=300))
+        assert [image.size for image in images] == [(128, 128)] * 16
+        scores[name] = reward(torch.stack([to_tensor(image) for image in images]))
+    assert scores["guided"].mean() > scores["plain"].mean() + 0.01, scores
+
+
+def test_whole_quickstart_runs_as_one_prompt(server, quickstart):
+    entry = server.queue(changed(quickstart, "LAGSDemoModel", batch_size=2), timeout=300)
+    assert len(server.pictures(entry)) == 4
+
+
+def test_demo_reports_a_higher_score_and_writes_the_pictures(server, tmp_path, capsys):
+    run_workflow(server, tmp_path, timeout=300)
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    scores = {line[0]: float(line[1]) for line in lines if line[0] in ("plain", "guided")}
+    assert scores["guided"] > scores["plain"] + 0.01
+    assert len(list(tmp_path.glob("plain_*.png"))) == len(list(tmp_path.glob("guided_*.png"))) == 16
+    assert (tmp_path / "side_by_side.png").is_file()
+
+
+def test_interrupt_over_http(server, guided):
+    short = changed(guided, "LAGSKSampler", steps=6)
+    before = pixels(server.pictures(server.queue(short)))
+    long = server.submit(changed(guided, "LAGSKSampler", steps=9000))
+    wait_for(lambda: "/9000 [" in server.log.read_text("utf-8", "replace"), "first step", 60)
+    server.interrupt()
+    status = server.wait(long, timeout=20)["status"]
+    kinds = {kind: message for kind, message in status["messages"]}
+    assert status["completed"] is False
+    assert kinds["execution_interrupted"]["node_type"] == "LAGSKSampler"
+    # A colour that 'hue' does not use: the same pictures, but not from ComfyUI's cache.
+    again = server.queue(changed(short, "LAGSWeightColor", colour="#000000"))
+    cached = [m["nodes"] for kind, m in again["status"]["messages"] if kind == "execution_cached"]
+    sampler = next(key for key, node in short.items() if node["class_type"] == "LAGSKSampler")
+    assert all(sampler not in nodes for nodes in cached), "nothing was sampled again"
+    assert np.array_equal(pixels(server.pictures(again)), before)
+
+
+@pytest.mark.parametrize(
+    ("kind", "inputs", "error"),
+    [
+        ("LAGSKSampler", {"strength": 5000.0}, "value_bigger_than_max"),
+        ("LAGSKSampler", {"c": 0.0}, "value_smaller_than_min"),
+        ("LAGSKSampler", {"mode": "slow"}, "value_not_in_list"),
+        ("LAGSWeightColor", {"attribute": "taste"}, "value_not_in_list"),
+    ],
+)
+def test_value_out_of_range_is_refused(kind, inputs, error, server, guided):
+    with pytest.raises(PromptError) as caught:
+        server.queue(changed(guided, kind, **inputs))
+    (refused,) = caught.value.entry["node_errors"].values()
+    assert refused["class_type"] == kind
+    assert [fault["type"] for fault in refused["errors"]] == [error]
+
+
+@pytest.mark.parametrize(
+    ("kind", "inputs", "said"),
+    [
+        ("LAGSWeightColor", {"attribute": "mean colour", "colour": "#zzz"}, ["'#zzz'", "#rrggbb"]),
+        ("LAGSKSampler", {"strength": math.nan}, ["nan", "strength"]),
+    ],
+)
+def test_bad_value_gets_a_sentence_and_the_server_lives(kind, inputs, said, server, guided):
+    with pytest.raises(PromptError) as caught:
+        server.queue(changed(guided, kind, **inputs))
+    messages = dict(caught.value.entry["status"]["messages"])
+    failed = messages["execution_error"]
+    assert failed["node_type"] == kind
+    assert all(part in failed["exception_message"] for part in said), failed["exception_message"]
+    assert server.queue(changed(guided, "LAGSKSampler", steps=2))
