@@ -16,9 +16,10 @@ from torch import Tensor
 from ..guidance import LAGS, MODES, UncertaintySchedule, preset
 from ..guidance.schedules import influence, is_active
 from ..rewards import ColourReward, Weight
-from .model import SIGMA_MAX, SIGMA_MIN, load_network
+from .model import SIGMA_MAX, SIGMA_MIN, DemoUNet, load_network
 from .pictures import draw_pictures
 from .sampler import karras_sigmas
+from .shapes import COLOURS, SHAPES
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -31,6 +32,7 @@ def main(arguments: list[str]) -> None:
     options.add_argument("--seed", type=int, default=1)
     options.add_argument("--hue", type=float, default=240.0, help="degrees; 240 is blue")
     options.add_argument("--strength", type=float, default=30.0, help="nats per unit of score")
+    options.add_argument("--grid", action="store_true", help="also draw every shape and colour")
     options.add_argument("--out", type=Path, default=ROOT / "output")
     choice = options.parse_args(arguments)
     choice.out.mkdir(parents=True, exist_ok=True)
@@ -63,8 +65,24 @@ def main(arguments: list[str]) -> None:
     save_rows(rows, side_by_side)
     schedule = choice.out / "schedule.png"
     plot_schedules(choice.steps, schedule)
+    if choice.grid:
+        every = choice.out / "grid.png"
+        save_rows(every_label(network, choice.seed), every)
+        print(f"Every shape and colour at cfg 2: {every}")
     print(f"Same seeds, one row per method: {side_by_side}")
     print(f"What each schedule does at every noise level: {schedule}")
+
+
+def every_label(network: DemoUNet, seed: int) -> list[tuple[str, Tensor]]:
+    """One picture of every shape and colour, a row per shape."""
+    rows = []
+    for shape in SHAPES:
+        pictures = [
+            draw_pictures(network, 1, seed + i, shape=shape, colour=colour, cfg=2.0)[0]
+            for i, colour in enumerate(COLOURS)
+        ]
+        rows.append((shape, torch.cat(pictures)))
+    return rows
 
 
 def save_rows(rows: list[tuple[str, Tensor]], path: Path, zoom: int = 3) -> None:

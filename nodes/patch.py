@@ -73,7 +73,7 @@ class GuidancePatch:
         check_latent(noise)
         inner = guider.inner_model
         log_weight = DecodedLogWeight(self.vae, self.weight, inner.process_latent_out)
-        _load_together(guider, self.vae, log_weight.bytes_per_picture(noise.shape))
+        _load_together(guider, self.vae, log_weight.bytes_per_picture(noise.shape), noise.shape)
         run = Run(log_weight, sigmas, denoise_mask, latent_image)
         self.trace.records.clear()
         options = {**extra_args["model_options"], self.key: run}
@@ -154,8 +154,13 @@ def _under_mask(run: Run, guider: Any, timestep: Tensor, options: dict[str, Any]
     return MaskedLogWeight(run.log_weight, mask, run.kept)
 
 
-def _load_together(guider: Any, vae: Any, bytes_needed: float) -> None:
-    """Model, its helpers and the VAE in one call, so that none of them evicts another."""
+def _load_together(guider: Any, vae: Any, weight_bytes: float, shape: torch.Size) -> None:
+    """Model, its helpers and the VAE in one call, so that none of them evicts another.
+
+    The forward of the model and the backward of the decoder take turns, so the larger need counts.
+    """
     model = guider.model_patcher
     helpers = [m for m in getattr(guider, "loaded_models", []) if m is not model]
-    mm.load_models_gpu([model, *helpers, vae.patcher], memory_required=bytes_needed)
+    both_branches = [2 * shape[0], *shape[1:]]
+    needed = max(weight_bytes, float(model.memory_required(both_branches)))
+    mm.load_models_gpu([model, *helpers, vae.patcher], memory_required=needed)
