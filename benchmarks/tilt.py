@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..demo.model import DemoUNet, load_network
-from ..demo.pictures import draw_pictures
+from ..demo.pictures import BATCH, draw_pictures
 from ..guidance import LAGS, preset
 from ..rewards import ColourReward, Reward, Weight
 from ._report import parser, report
@@ -100,6 +100,8 @@ def main(arguments: list[str]) -> None:
     options.add_argument("--guided", type=int, default=256, help="guided samples per method")
     options.add_argument("--effective", type=float, default=50.0, help="effective size in percent")
     choice = options.parse_args(arguments)
+    if choice.guided > choice.plain or choice.guided % BATCH:
+        options.error(f"--guided must be a multiple of {BATCH} and at most --plain")
     torch.set_num_threads(min(2, torch.get_num_threads()))
     reward = ColourReward("hue", hue=240.0)
     rows = measure(load_network(), reward, choice.effective / 100, choice.plain, choice.guided)

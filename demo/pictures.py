@@ -18,6 +18,8 @@ from .model import (
 )
 from .sampler import karras_sigmas, sample_ancestral
 
+BATCH = 64  # pictures that share one stream of noise
+
 
 def draw_pictures(
     network: DemoUNet,
@@ -30,7 +32,7 @@ def draw_pictures(
     steps: int = 30,
     method: LAGS | None = None,
     weight: Weight | None = None,
-    batch: int = 64,
+    batch: int = BATCH,
 ) -> tuple[Tensor, Trace]:
     """Pictures [count, 3, 32, 32] in 0..1, and the trace of the first batch.
 

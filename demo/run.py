@@ -120,7 +120,7 @@ def plot_schedules(steps: int, path: Path) -> None:
     left, right = figure.subplots(1, 2, sharex=True)
     for c in (0.1, 1.0, 10.0, 100.0):
         schedule = UncertaintySchedule(c)
-        active = torch.tensor([is_active(schedule, s[None], 0.02) for s in sigmas])
+        active = is_active(schedule, sigmas, 0.02)
         for axes, values in (
             (left, schedule.alpha(sigmas)),
             (right, influence(schedule, sigmas)),

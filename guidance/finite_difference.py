@@ -13,10 +13,16 @@ from .ve import per_sample
 
 # RMS of the step relative to the noise level: large enough to stand out of the rounding of the
 # denoiser's dtype, small enough to stay in its linear regime.
-RELATIVE_STEP = {torch.float32: 0.01, torch.float16: 0.05, torch.bfloat16: 0.1}
+RELATIVE_STEP = {torch.float32: 0.01, torch.float64: 0.01, torch.float16: 0.05}
+BFLOAT16_STEP = 0.1  # and whatever else is coarser than float16
 SMALLEST_SCALE = 0.1  # below this noise level the step no longer shrinks with it
-# Below this noise level the difference of two half-precision outputs is mostly rounding. J tends to
-# the identity there, so v itself is used instead (the same shift as without the Jacobian).
+# Noise predictors return D = x - sigma * output, so the rounding of D grows with sigma while J
+# falls as 1 / sigma^2: there the relative step grows with sigma^2, up to a limit.
+GROWTH = {torch.float16: 0.001}
+BFLOAT16_GROWTH = 0.006
+LARGEST_RELATIVE_STEP = 0.5
+# Where D itself is rounded to half precision, the difference is mostly rounding below this noise
+# level. J tends to the identity there, so v itself is used (the shift without the Jacobian).
 HALF_PRECISION_FLOOR = 0.3
 
 
@@ -28,11 +34,14 @@ class DifferenceStep:
         relative: RMS(h v) = relative * max(sigma_ve, 0.1); None takes it from the denoiser's dtype.
         absolute: the paper's epsilon, the same h for all samples and noise levels; None is off.
         dtype: what the denoiser computes in, not what it returns.
+        output_gain: what the network's output is multiplied by to make D, at noise levels 0.1 and
+            10: (0.1, 10) for noise prediction, (1, 1) where D itself is the output.
     """
 
     relative: float | None = None
     absolute: float | None = None
     dtype: torch.dtype = torch.float32
+    output_gain: tuple[float, float] = (1.0, 1.0)
 
     def __post_init__(self) -> None:
         for name in ("relative", "absolute"):
@@ -40,17 +49,32 @@ class DifferenceStep:
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{name} step is {value}; expected a finite number above 0.")
 
-    def is_drowned(self, sigma_ve: Tensor) -> bool:
-        """Whether rounding would drown the difference at this noise level."""
-        half = self.dtype in (torch.float16, torch.bfloat16)
-        return half and self.absolute is None and bool((sigma_ve < HALF_PRECISION_FLOOR).any())
+    @property
+    def is_half(self) -> bool:
+        """Whether the denoiser computes in less than float32."""
+        return self.dtype not in (torch.float32, torch.float64)
+
+    def is_drowned(self, sigma_ve: Tensor) -> Tensor:
+        """Where rounding would drown the difference: [B] booleans."""
+        if self.is_half and self.output_gain[0] > 0.5 and self.absolute is None:
+            return sigma_ve < HALF_PRECISION_FLOOR
+        return torch.zeros_like(sigma_ve, dtype=torch.bool)
+
+    def _relative(self, sigma_ve: Tensor) -> Tensor:
+        """RMS(h v) over max(sigma_ve, 0.1), [B]."""
+        if self.relative is not None:
+            return torch.full_like(sigma_ve, self.relative, dtype=torch.float32)
+        least = RELATIVE_STEP.get(self.dtype, BFLOAT16_STEP)
+        if not self.is_half or self.output_gain[1] < 2:
+            return torch.full_like(sigma_ve, least, dtype=torch.float32)
+        growing = GROWTH.get(self.dtype, BFLOAT16_GROWTH) * sigma_ve.float() ** 2
+        return growing.clamp(least, LARGEST_RELATIVE_STEP)
 
     def size(self, v: Tensor, sigma_ve: Tensor) -> Tensor:
         """h [B] for directions v [B, ...]; 0 where v is 0."""
         if self.absolute is not None:
             return torch.full_like(sigma_ve, self.absolute, dtype=torch.float32)
-        relative = self.relative or RELATIVE_STEP.get(self.dtype, RELATIVE_STEP[torch.float32])
-        scale = relative * sigma_ve.float().clamp(min=SMALLEST_SCALE)
+        scale = self._relative(sigma_ve) * sigma_ve.float().clamp(min=SMALLEST_SCALE)
         norm = rms(v)
         # A vanishing gradient may take a shorter step: the full one would leave float32.
         return torch.where(norm > 0, scale / norm.clamp(min=1e-30), 0.0)

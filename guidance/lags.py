@@ -51,8 +51,8 @@ class LAGS:
                 "Choose a fixed schedule for guidance without it."
             )
 
-    def is_active(self, sigma_ve: Tensor) -> bool:
-        """Whether this noise level [B] is guided at all."""
+    def is_active(self, sigma_ve: Tensor) -> Tensor:
+        """Which of these noise levels are guided at all: [B] booleans."""
         return is_active(self.schedule, sigma_ve, self.skip_below)
 
     def __call__(
@@ -75,7 +75,8 @@ class LAGS:
         """
         start = time.perf_counter()
         denoised = denoiser(x, sigma_ve)
-        if not self.is_active(sigma_ve):
+        active = self.is_active(sigma_ve)
+        if not bool(active.any()):
             return denoised, StepRecord.skipped(sigma_ve, time.perf_counter() - start)
 
         # v = grad log w at the denoised picture: the gradient never enters the denoiser.
@@ -83,20 +84,21 @@ class LAGS:
         log_w, v = checked_value_and_grad(log_weight, denoised, sigma_ve)
 
         # J v stands for J^T v (eq. 13); J is symmetric for an exact score.
-        second = self.jacobian and not self.step.is_drowned(sigma_ve)
+        drowned = self.step.is_drowned(sigma_ve)
+        second = self.jacobian and not bool(drowned.all())
+        jv = v.float()
         if second:
             h = self.step.size(v, sigma_ve)
-            jv = jacobian_vector_product(denoiser, x, sigma_ve, denoised, v, h)
+            product = jacobian_vector_product(denoiser, x, sigma_ve, denoised, v, h)
+            jv = torch.where(per_sample(drowned, x), jv, product)
             check_finite_model(jv, sigma_ve)
-        else:
-            jv = v.float()
 
         # Shifting D by sigma^2 g adds g to the score (Tweedie); alpha is eq. 17 or measured.
         sigma2 = sigma_ve.float() ** 2
         variance = sigma2 * (v.float() * jv).flatten(1).sum(dim=1)
         # Beyond float32 the sum is inf - inf: no number, but doubt without bound.
         variance = variance.nan_to_num(nan=torch.finfo(torch.float32).max)
-        alpha = self.schedule.alpha(sigma_ve, variance)
+        alpha = self.schedule.alpha(sigma_ve, variance) * active  # 0 for samples to be skipped
         shift = self._limited(per_sample(sigma2 * alpha, x) * jv, denoised)
 
         record = StepRecord(
@@ -127,7 +129,7 @@ FAST_SKIP = 0.02
 KAPPA_PER_C = 0.01  # one dial for all modes: c = 10 is the paper's schedule, or kappa = 0.1
 
 
-def preset(mode: str, c: float = 10.0, dtype: torch.dtype = torch.float32) -> LAGS:
+def preset(mode: str, c: float = 10.0, step: DifferenceStep | None = None) -> LAGS:
     """LAGS as one of three modes.
 
     - ``paper``: the paper to the letter: every step, alpha = 1 / (1 + c sigma^4), second forward.
@@ -137,14 +139,14 @@ def preset(mode: str, c: float = 10.0, dtype: torch.dtype = torch.float32) -> LA
     Args:
         mode: one of the names above.
         c: caution, > 0; larger trusts the weight later in the run.
-        dtype: what the denoiser computes in; sets the finite-difference step.
+        step: the finite-difference step; None is float32's.
 
     Raises:
         ValueError: unknown mode, or c not above 0.
     """
     if not (math.isfinite(c) and c > 0):
         raise ValueError(f"confidence c is {c}; expected a finite number above 0 (the paper: 10).")
-    paper = LAGS(schedule=UncertaintySchedule(c), step=DifferenceStep(dtype=dtype))
+    paper = LAGS(schedule=UncertaintySchedule(c), step=step or DifferenceStep())
     if mode == "paper":
         return paper
     if mode == "balanced":

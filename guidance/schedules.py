@@ -105,10 +105,14 @@ class AutoSchedule:
         _check_positive("kappa", self.kappa)
 
     def alpha(self, sigma_ve: Tensor, variance: Tensor | None = None) -> Tensor:
-        """[B] in 0..1, falling with the measured variance (a negative one counts as none)."""
+        """[B] in 0..1, falling with the size of the measured variance.
+
+        A negative measurement says that J is off (rounding, or a network whose J is no covariance),
+        so it earns doubt, not trust.
+        """
         if variance is None:
             raise ValueError("AutoSchedule needs the measured variance sigma^2 <v, J v>.")
-        return 1 / (1 + self.kappa * variance.float().clamp(min=0))
+        return 1 / (1 + self.kappa * variance.float().abs())
 
     def bound(self, sigma_ve: Tensor) -> Tensor:
         """[B], 1: how uncertain log w is cannot be known before it is measured."""
@@ -116,36 +120,36 @@ class AutoSchedule:
 
 
 def influence(schedule: Schedule, sigma_ve: Tensor) -> Tensor:
-    """How much a shift at this noise level can still move the finished picture, relative.
+    """What is still undecided at a noise level, times the largest alpha there: 0..1.
 
-    For data of unit variance the shift is at most sigma^2 alpha / (1 + sigma^2) per unit of v, and
-    of a displacement at sigma the probability-flow ODE keeps 1 / sqrt(1 + sigma^2). A bound for
-    skipping work, not part of the guidance.
+    sigma^2 / (1 + sigma^2) is the posterior variance of a coefficient of unit variance. Nothing
+    falls off at high noise: brightness and colour of a whole picture have far more than unit
+    variance and are decided there. A measure for skipping work, not part of the guidance.
 
     Args:
         schedule: its ``bound`` stands for alpha.
         sigma_ve: [B].
     """
     s2 = sigma_ve.float() ** 2
-    return s2 * schedule.bound(sigma_ve) / (1 + s2) ** 1.5
+    return schedule.bound(sigma_ve) * s2 / (1 + s2)
 
 
 _GRID = torch.logspace(-3, 3, 601)
 
 
-def is_active(schedule: Schedule, sigma_ve: Tensor, skip_below: float) -> bool:
-    """Whether guidance at this noise level is worth its cost.
+def is_active(schedule: Schedule, sigma_ve: Tensor, skip_below: float) -> Tensor:
+    """Where guidance is worth its cost: [B] booleans.
 
     Args:
         schedule: what scales the shift.
-        sigma_ve: [B]; active when any sample is.
+        sigma_ve: [B].
         skip_below: share of the schedule's greatest influence under which nothing is evaluated;
             0 never skips.
     """
     if skip_below <= 0:
-        return True
+        return torch.ones_like(sigma_ve, dtype=torch.bool)
     greatest = influence(schedule, _GRID).max().to(sigma_ve.device)
-    return bool((influence(schedule, sigma_ve) >= skip_below * greatest).any())
+    return influence(schedule, sigma_ve) >= skip_below * greatest
 
 
 def _check_positive(name: str, value: float) -> None:

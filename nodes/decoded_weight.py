@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import comfy.model_management as mm
 import torch
 from torch import Tensor
 
-from ..guidance.contracts import WeightError, check_shape
+from ..guidance import AutogradLogWeight
 from ..rewards import Weight
 from .autograd_safe import autograd_safe
 
@@ -33,6 +34,7 @@ class DecodedLogWeight:
     ) -> None:
         self.vae, self.weight, self.process_latent_out = vae, weight, process_latent_out
         self.name = weight.name
+        self.on_images = AutogradLogWeight(weight, weight.name)
         self.offset, self.gain = _affine_part(vae.process_output)
 
     def images(self, latents: Tensor) -> Tensor:
@@ -41,7 +43,9 @@ class DecodedLogWeight:
         Without the clamp a pixel that has left the range keeps its gradient back.
         """
         vae = self.vae
-        decoded = vae.first_stage_model.decode(latents.to(vae.device, vae.vae_dtype))
+        on_device = getattr(mm, "cuda_device_context", nullcontext)
+        with on_device(vae.device):
+            decoded = vae.first_stage_model.decode(latents.to(vae.device, vae.vae_dtype))
         return decoded.float() * self.gain + self.offset
 
     def __call__(self, denoised: Tensor) -> Tensor:
@@ -55,24 +59,15 @@ class DecodedLogWeight:
 
         Raises:
             WeightError: the weight's shape is wrong, or it has no gradient.
-            MemoryError: the decoder's backward does not fit, not even one picture at a time.
+            torch.cuda.OutOfMemoryError: the decoder's backward does not fit, not even one picture
+                at a time.
         """
         # process_latent_out is affine, so its derivative is a difference, taken without autograd:
         # some formats keep constants that autograd would refuse.
         zero = torch.zeros_like(denoised, dtype=torch.float32)
         slope = self.process_latent_out(zero + 1) - self.process_latent_out(zero)
         latents = self.process_latent_out(denoised.float())
-        rows = self._rows(latents)
-        try:
-            log_w, grad = self._in_parts(latents, rows)
-        except torch.cuda.OutOfMemoryError:
-            mm.soft_empty_cache()
-            logging.warning(
-                "LAGS: not enough memory for the gradient of %d pictures at once; "
-                "trying one at a time.",
-                min(rows, latents.shape[0]),
-            )
-            log_w, grad = self._one_by_one(latents)
+        log_w, grad = self._as_memory_allows(latents)
         return log_w.to(denoised.device), grad.to(denoised.device) * slope
 
     def bytes_per_picture(self, latent_shape: torch.Size) -> float:
@@ -81,38 +76,56 @@ class DecodedLogWeight:
         return BACKWARD_FACTOR * float(self.vae.memory_used_decode(shape, self.vae.vae_dtype))
 
     def _rows(self, latents: Tensor) -> int:
-        free = mm.get_free_memory(self.vae.device)
+        patcher, device = self.vae.patcher, self.vae.device
+        # Newer ComfyUI counts what dynamic VRAM can give back, in the patcher's own answer.
+        own = getattr(patcher, "get_free_memory", None)
+        free = own(device) if own is not None else mm.get_free_memory(device)
         needed = max(1.0, self.bytes_per_picture(latents.shape))
         return int(min(max(1, free // needed), latents.shape[0]))
 
-    def _one_by_one(self, latents: Tensor) -> tuple[Tensor, Tensor]:
-        try:
-            return self._in_parts(latents, 1)
-        except torch.cuda.OutOfMemoryError as error:
+    def _as_memory_allows(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        """All pictures in as few parts as fit; on failure once more, one at a time."""
+        rows = self._rows(latents)
+        done = self._try_in_parts(latents, rows)
+        if done is None and rows > 1:
+            # Only here, outside of the failed attempt, is its graph gone from memory.
+            logging.warning(
+                "LAGS: not enough memory for the gradient of %d pictures at once; "
+                "trying one at a time.",
+                rows,
+            )
+            mm.soft_empty_cache()
+            done = self._try_in_parts(latents, 1)
+        if done is None:
             needed = self.bytes_per_picture(latents.shape) / 2**30
-            raise MemoryError(
+            # ComfyUI's own kind of error, so that it unloads its models as for any other node.
+            raise torch.cuda.OutOfMemoryError(
                 f"The gradient through the VAE needs about {needed:.1f} GB for one picture, and "
                 f"{mm.get_free_memory(self.vae.device) / 2**30:.1f} GB are free. Make the picture "
                 "smaller, use a smaller decoder (TAESD), or close other programs on the GPU."
-            ) from error
+            )
+        return done
 
-    def _in_parts(self, latents: Tensor, rows: int) -> tuple[Tensor, Tensor]:
-        with autograd_safe(self.vae.first_stage_model):
-            parts = [self._value_and_grad(part) for part in latents.split(rows)]
+    def _try_in_parts(self, latents: Tensor, rows: int) -> tuple[Tensor, Tensor] | None:
+        """(log_w, gradient), or None where memory ran out."""
+        try:
+            with autograd_safe(self.vae.first_stage_model):
+                parts = [self._value_and_grad(part) for part in latents.split(rows)]
+        except torch.cuda.OutOfMemoryError:
+            return None
         return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
 
     def _value_and_grad(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         with torch.inference_mode(False), torch.enable_grad():
             leaf = latents.detach().clone().requires_grad_()
-            log_w = self.weight(self.images(leaf))
-            check_shape(log_w, leaf, self.name)
-            if not log_w.requires_grad:
-                raise WeightError(
-                    f"Weight '{self.name}' gives no gradient, which this sampler needs. "
-                    "Use a differentiable weight, or a particle method, which needs none."
-                )
-            (grad,) = torch.autograd.grad(log_w.sum().float(), leaf)
-        return log_w.detach().float(), grad.float()
+            images = self.images(leaf)
+            log_w, grad = self.on_images.value_and_grad(images)
+            # The gradient of one pixel is tiny; divided by its largest entry, picture by picture,
+            # it does not underflow in a decoder of half precision.
+            peak = grad.abs().amax(dim=(1, 2, 3), keepdim=True)
+            peak = torch.where(peak > 0, peak, 1.0)
+            (pulled,) = torch.autograd.grad(images, leaf, grad / peak)
+        return log_w, pulled.float() * peak.to(pulled.device)
 
 
 class MaskedLogWeight:

@@ -8,17 +8,25 @@ from typing import Any
 import comfy.model_management as mm
 import torch
 from comfy.patcher_extension import WrappersMP
+from comfy.sampler_helpers import estimate_memory
 from torch import Tensor
 
-from ..guidance import LAGS, LogWeight, Trace, VEView, ve_view
+from ..guidance import LAGS, DifferenceStep, LogWeight, Trace, VEView, ve_view
 from ..rewards import Weight
 from .checks import check_latent, check_vae
 from .decoded_weight import DecodedLogWeight, MaskedLogWeight
 
 
-def compute_dtype(model: Any) -> torch.dtype:
-    """What a MODEL's network computes in."""
-    return model.model.manual_cast_dtype or model.model.get_dtype()
+def difference_step(model: Any) -> DifferenceStep:
+    """The finite-difference step that suits a MODEL's precision and parametrisation."""
+    dtype = model.get_model_object("manual_cast_dtype") or model.model.get_dtype()
+    sampling = model.get_model_object("model_sampling")
+    one = torch.ones(1, 1, 1, 1)
+    low, high = (
+        float(sampling.calculate_denoised(torch.full((1,), s), one, torch.zeros_like(one)).abs())
+        for s in (0.1, 10.0)
+    )
+    return DifferenceStep(dtype=dtype, output_gain=(low, high))
 
 
 @dataclass
@@ -71,6 +79,7 @@ class GuidancePatch:
     ) -> Tensor:
         """Around a whole run: load the VAE beside the model, and note mask and kept picture."""
         check_latent(noise)
+        _check_caches(guider, self.method)
         inner = guider.inner_model
         log_weight = DecodedLogWeight(self.vae, self.weight, inner.process_latent_out)
         _load_together(guider, self.vae, log_weight.bytes_per_picture(noise.shape), noise.shape)
@@ -161,6 +170,25 @@ def _load_together(guider: Any, vae: Any, weight_bytes: float, shape: torch.Size
     """
     model = guider.model_patcher
     helpers = [m for m in getattr(guider, "loaded_models", []) if m is not model]
-    both_branches = [2 * shape[0], *shape[1:]]
-    needed = max(weight_bytes, float(model.memory_required(both_branches)))
-    mm.load_models_gpu([model, *helpers, vae.patcher], memory_required=needed)
+    second_model = getattr(guider, "uncond_model_patcher", None)  # guiders with a model per branch
+    if second_model is not None:
+        helpers.append(second_model)
+    if vae.patcher.load_device != model.load_device:  # a VAE on the CPU takes nothing from the GPU
+        mm.load_models_gpu([vae.patcher], memory_required=weight_bytes)
+        return
+    own, _ = estimate_memory(model, shape, guider.conds)
+    mm.load_models_gpu([model, *helpers, vae.patcher], memory_required=max(weight_bytes, own))
+
+
+def _check_caches(guider: Any, method: LAGS) -> None:
+    """Refuse caching wrappers: they would answer the second forward from the first."""
+    if not method.jacobian:
+        return
+    wrappers = guider.model_options.get("transformer_options", {}).get("wrappers", {})
+    keys = {key for kind in wrappers.values() for key in kind if isinstance(key, str)}
+    caches = sorted(keys & {"easycache", "lazycache"})
+    if caches:
+        raise ValueError(
+            f"The model carries {', '.join(caches)}, which reuses outputs for similar inputs: the "
+            "difference of two forwards would be lost. Remove that node, or choose mode 'fast'."
+        )

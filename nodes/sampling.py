@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +17,6 @@ from ..guidance import (
     MODES,
     AutoSchedule,
     ConstantSchedule,
-    DifferenceStep,
     HardGateSchedule,
     Schedule,
     Trace,
@@ -29,7 +27,7 @@ from ..guidance.lags import KAPPA_PER_C
 from ..rewards import Weight
 from ..rewards.base import check_strength
 from .checks import check_latent, check_mask
-from .patch import GuidancePatch, compute_dtype
+from .patch import GuidancePatch, difference_step
 from .sockets import CATEGORY, OptionsSocket, TraceSocket, WeightSocket
 
 SCHEDULES = ("from mode", "auto", "uncertainty", "hard gate", "constant")
@@ -49,8 +47,10 @@ class Options:
 
     def applied_to(self, method: LAGS, c: float) -> LAGS:
         """The mode's method with these choices made."""
-        step = DifferenceStep(
-            self.relative_step or None, self.absolute_step or None, method.step.dtype
+        step = replace(
+            method.step,
+            relative=self.relative_step or None,
+            absolute=self.absolute_step or None,
         )
         method = replace(method, step=step, shift_limit=self.shift_limit or None)
         if self.skip_below != FROM_MODE:
@@ -84,14 +84,14 @@ def guided(
     options: Options | None,
     trace: Trace,
 ) -> Any:
-    """The MODEL with guidance; the MODEL itself, untouched, at strength 0.
+    """The MODEL with guidance; the MODEL itself, untouched, where the strength is 0.
 
     Raises:
         ValueError: a number out of range, or a VAE of another family than the model.
     """
     check_strength(strength, weight.name)
-    method = (options or Options()).applied_to(preset(mode, c, compute_dtype(model)), c)
-    if strength == 0 or not math.isfinite(strength):
+    method = (options or Options()).applied_to(preset(mode, c, difference_step(model)), c)
+    if strength == 0 or all(term.strength == 0 for term in weight.terms):
         return model
     return GuidancePatch(method, weight.power(strength), vae, trace).apply(model)
 

@@ -6,7 +6,6 @@ from comfy_api.latest import io
 
 WeightSocket = io.Custom("LAGS_WEIGHT")
 OptionsSocket = io.Custom("LAGS_OPTIONS")
-MethodSocket = io.Custom("LAGS_METHOD")
 TraceSocket = io.Custom("LAGS_TRACE")
 
 CATEGORY = "sampling/weighted"

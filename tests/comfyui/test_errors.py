@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -76,7 +77,7 @@ def test_vae_of_another_scale(refused: Callable[..., str], sd15: Any) -> None:
         # This ComfyUI's latents do not say their scale: nothing to compare, nothing refused.
         from lags_pack.nodes.checks import check_vae
 
-        check_vae(Enlarged(), sd15.model)
+        assert check_vae(Enlarged(), sd15.model) is None
         return
     assert "16x" in refused(vae=Enlarged())
 
@@ -230,9 +231,13 @@ def test_out_of_memory_is_retried_smaller_once_then_told(
         """Has room for `room` pictures at a time."""
 
         room = 1
+        failed: ClassVar[list[Any]] = []
 
         def __call__(self, images: Tensor) -> Tensor:
+            alive = [ref for ref in self.failed if ref() is not None]
+            assert not alive, "the failed attempt still holds its memory"
             if images.shape[0] > self.room:
+                self.failed.append(weakref.ref(images))
                 raise torch.cuda.OutOfMemoryError("no room")
             return super().__call__(images)
 
@@ -243,5 +248,5 @@ def test_out_of_memory_is_retried_smaller_once_then_told(
     torch.testing.assert_close(done["samples"], expected["samples"], rtol=1e-3, atol=1e-3)
     assert "trying one at a time" in caplog.text
     weight.terms[0].reward.room = 0
-    message = refused(MemoryError, latent_image=two, weight=weight)
+    message = refused(torch.cuda.OutOfMemoryError, latent_image=two, weight=weight)
     assert "GB" in message and "smaller" in message

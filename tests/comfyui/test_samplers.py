@@ -9,10 +9,9 @@ import comfy.samplers
 import pytest
 import torch
 from comfyui_support.guided import REWARD, Case, counted, state_of
-from lags_pack.guidance import Trace
 from lags_pack.nodes.demo import LAGSDemoModel
-from lags_pack.nodes.sampling import LAGSGuidance, LAGSKSampler
-from lags_pack.rewards import Weight
+from lags_pack.nodes.sampling import LAGSGuidance
+from lags_pack.rewards import ColourReward, Weight
 
 import nodes
 
@@ -97,6 +96,123 @@ def test_model_evaluations_per_sampler_call(
     _, trace = case.lags(model=model, mode=mode)
     assert len(calls) == per_call * sampler_calls == trace.model_calls
     assert len(trace.records) == sampler_calls
+
+
+CFG_PLUS_PLUS = [name for name in SAMPLERS if "cfg_pp" in name]
+
+
+@pytest.mark.parametrize("sampler", CFG_PLUS_PLUS)
+def test_second_forward_is_hidden_from_cfg_plus_plus(cases: dict[str, Case], sampler: str) -> None:
+    """These samplers catch the unconditional prediction; the moved forward must not replace it.
+
+    The finite-difference step does not shrink with the strength, so with a weight of almost nothing
+    only a caught second forward could change the picture.
+    """
+    case = cases["demo"]
+    settings = {"sampler_name": sampler, "cfg": 3.0, "negative": case.settings["positive"]}
+    plain = case.ksampler(**settings)
+    guided, trace = case.lags(mode="paper", strength=1e-7, **settings)
+    assert trace.model_calls == 2 * len(trace.records)
+    torch.testing.assert_close(guided, plain, rtol=1e-4, atol=1e-4)
+
+
+def test_a_weight_of_strength_zero_is_ksampler_too(cases: dict[str, Case]) -> None:
+    case = cases["sd15"]
+    model, calls = counted(case.model)
+    plain = case.ksampler(model=model)
+    off, trace = case.lags(model=model, weight=Weight.of(REWARD, 0.0))
+    assert torch.equal(off, plain)
+    assert len(calls) == 8 and not trace.records
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kind", ["sd15", "sdxl"])
+def test_a_model_in_half_precision(cases: dict[str, Case], kind: str, dtype: torch.dtype) -> None:
+    """Noise prediction in half precision: still two forwards at every noise level in `paper`."""
+    case = cases[kind]
+    model, calls = counted(case.model)
+    model.set_model_compute_dtype(dtype)
+    plain = case.ksampler(model=model)
+    sampler_calls = len(calls)
+    for mode, per_call in (("paper", 2), ("balanced", 2), ("fast", 1)):
+        calls.clear()
+        guided, trace = case.lags(model=model, mode=mode)
+        assert case.score(guided).mean() > case.score(plain).mean()
+        if mode != "balanced":
+            assert len(calls) == per_call * sampler_calls == trace.model_calls
+
+
+def test_step_follows_precision_and_parametrisation(cases: dict[str, Case], run_node: Any) -> None:
+    import comfy_extras.nodes_model_advanced as advanced
+    from lags_pack.nodes.patch import difference_step
+
+    model = cases["sd15"].model.clone()
+    assert difference_step(model).output_gain == pytest.approx((0.1, 10.0))
+    model.set_model_compute_dtype(torch.bfloat16)
+    assert difference_step(model).dtype == torch.bfloat16
+    (x0,) = run_node(advanced.ModelSamplingDiscrete, model=model, sampling="x0", zsnr=False)
+    assert difference_step(x0).output_gain == pytest.approx((1.0, 1.0))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_gradient_survives_a_decoder_in_half_precision(dtype: torch.dtype) -> None:
+    """A tiny strength gives the direction of a large one: nothing underflows on the way back."""
+    from comfyui_support import tiny
+    from lags_pack.nodes.decoded_weight import DecodedLogWeight
+
+    latents = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(8))
+    found = []
+    with torch.inference_mode():
+        vae = tiny.make_kl_vae()
+        vae.vae_dtype = dtype
+        vae.first_stage_model.to(dtype)
+        for strength in (1e-6, 1e3):
+            weight = DecodedLogWeight(vae, Weight.of(REWARD, strength), lambda z: z)
+            found.append(weight.value_and_grad(latents)[1].flatten(1).double() / strength)
+    cosine = torch.nn.functional.cosine_similarity(*found)
+    assert (cosine > 0.999).all()
+    torch.testing.assert_close(found[0].norm(dim=1), found[1].norm(dim=1), rtol=0.02, atol=0)
+
+
+def test_guidance_twice_asks_for_both(cases: dict[str, Case], run_node: Any) -> None:
+    case, more = cases["demo"], ColourReward("brightness")
+    (first,) = run_node(
+        LAGSGuidance,
+        model=case.model,
+        vae=case.vae,
+        weight=Weight.of(more, 60.0),
+        strength=1.0,
+        mode="balanced",
+        c=10.0,
+    )
+    plain, one = case.ksampler(), case.lags()[0]
+    both, _ = case.lags(model=first)
+
+    def brightness(samples: torch.Tensor) -> float:
+        return float(more(case.vae.decode(samples).movedim(-1, 1)).mean())
+
+    assert brightness(both) > brightness(one)
+    assert case.score(both).mean() > case.score(plain).mean()
+
+
+@pytest.mark.parametrize("node", ["EasyCache", "LazyCache"])
+def test_caches_are_refused_where_they_would_lie(
+    cases: dict[str, Case], run_node: Any, node: str
+) -> None:
+    easycache = pytest.importorskip("comfy_extras.nodes_easycache")
+    case = cases["sd15"]
+    (cached,) = run_node(
+        getattr(easycache, f"{node}Node"),
+        model=case.model,
+        reuse_threshold=0.2,
+        start_percent=0.15,
+        end_percent=0.95,
+        verbose=False,
+    )
+    with pytest.raises(ValueError, match=f"{node.lower()}.*mode 'fast'"):
+        case.lags(model=cached)
+    guided, _ = case.lags(model=cached, mode="fast")
+    assert torch.isfinite(guided).all()
 
 
 @pytest.mark.parametrize("kind", ["sd15", "sdxl", "demo"])
@@ -438,5 +554,3 @@ def test_all_nodes_validate(pack: Any) -> None:
         assert schema.category == "sampling/weighted"
         for given in schema.inputs:
             assert given.tooltip, f"{schema.node_id}.{given.id} has no tooltip"
-    assert LAGSKSampler in NODES
-    assert Trace  # the trace type is importable where nodes are

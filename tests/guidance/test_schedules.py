@@ -51,12 +51,12 @@ def test_alpha_falls_with_the_noise(
 
 
 @fixed
-@given(POSITIVE, st.lists(st.floats(-1e3, 1e20), min_size=2, max_size=8))
+@given(POSITIVE, st.lists(st.floats(0, 1e20), min_size=2, max_size=8))
 def test_auto_alpha_falls_with_the_measured_variance(kappa: float, variances: list[float]) -> None:
     variance = torch.tensor(sorted(variances))
     alpha = AutoSchedule(kappa).alpha(torch.ones_like(variance), variance)
     assert (alpha.diff() <= 0).all()
-    assert (alpha[variance <= 0] == 1).all()
+    assert torch.equal(alpha, AutoSchedule(kappa).alpha(torch.ones_like(variance), -variance))
 
 
 @fixed
@@ -110,8 +110,8 @@ def test_auto_refuses_to_guess_the_variance() -> None:
     ("mode", "active", "skipped"),
     [
         ("paper", [1e-3, 0.03, 1.0, 15.0, 1e3], []),
-        ("fast", [0.05, 0.1, 0.56, 1.0, 1.9], [0.01, 0.04, 2.1, 15.0]),
-        ("balanced", [0.21, 1.0, 5.0, 25.0], [0.03, 0.19, 27.0]),
+        ("fast", [0.06, 0.1, 0.56, 1.0, 2.3], [0.01, 0.04, 2.7, 15.0]),
+        ("balanced", [0.34, 1.0, 5.0, 1e3], [0.03, 0.32]),
     ],
 )
 def test_windows_of_the_modes(mode: str, active: list[float], skipped: list[float]) -> None:
@@ -131,18 +131,15 @@ def test_a_step_is_skipped_only_below_the_threshold(
     assert is_active(schedule, torch.tensor([sigma]), 0.0)
 
 
-def test_influence_bounds_what_a_shift_moves_on_unit_data() -> None:
-    """For N(0, 1), J = 1 / (1 + sigma^2) and the flow ODE maps x to x / sqrt(1 + sigma^2).
-
-    So the shift sigma^2 alpha J v of the denoised picture reaches the finished one scaled by both.
-    """
+def test_influence_is_what_is_undecided_times_alpha() -> None:
+    """For N(0, 1) the posterior variance is sigma^2 / (1 + sigma^2)."""
     sigma = torch.logspace(-2, 2, 50)
     schedule = UncertaintySchedule(3.0)
-    expected = sigma**2 / (1 + sigma**2) * schedule.alpha(sigma) / (1 + sigma**2).sqrt()
-    assert torch.allclose(influence(schedule, sigma), expected, rtol=1e-5)
+    expected = schedule.alpha(sigma) * (1 - 1 / (1 + sigma.double() ** 2))
+    assert torch.allclose(influence(schedule, sigma).double(), expected, rtol=1e-3)
+    assert (influence(ConstantSchedule(), sigma).diff() > 0).all(), "high noise is never skipped"
 
 
-def test_a_batch_is_active_when_any_sample_is() -> None:
+def test_each_sample_is_active_by_its_own_noise() -> None:
     schedule = UncertaintySchedule()
-    assert is_active(schedule, torch.tensor([100.0, 0.5]), 0.02)
-    assert not is_active(schedule, torch.tensor([100.0, 100.0]), 0.02)
+    assert is_active(schedule, torch.tensor([100.0, 0.5]), 0.02).tolist() == [False, True]
