@@ -59,9 +59,31 @@ def draw_pictures(
         denoiser = guided_denoiser(plain, method, weight, trace)
         generator = torch.Generator().manual_seed(seed + number)
         noise = torch.randn(empty_shape(min(batch, count - start)), generator=generator)
-        x = sample_ancestral(denoiser, noise * sigmas[0], sigmas, generator)
+        x = tilted(noise * sigmas[0], sigmas[0], plain, method, weight, trace)
+        x = sample_ancestral(denoiser, x, sigmas, generator)
         pictures.append(to_images(x).clamp(0, 1))
     return torch.cat(pictures), first
+
+
+def tilted(
+    x: Tensor,
+    sigma: Tensor,
+    plain: Denoiser,
+    method: LAGS | None,
+    weight: Weight | None,
+    trace: Trace,
+) -> Tensor:
+    """The first noise, tilted where the method does that."""
+    if method is None or weight is None or not method.tilt_start:
+        return x
+    x, record = method.tilted_start(plain, on_latents(weight), x, sigma.expand(x.shape[0]))
+    trace.add_start(record)
+    return x
+
+
+def on_latents(weight: Weight) -> AutogradLogWeight:
+    """A weight on images as a log-weight on the model's space."""
+    return AutogradLogWeight(lambda z: weight(to_images(z)), weight.name)
 
 
 def guided_denoiser(
@@ -70,7 +92,7 @@ def guided_denoiser(
     """A denoiser that follows the method and writes the trace; the plain one without them."""
     if method is None or weight is None:
         return plain
-    log_weight = AutogradLogWeight(lambda z: weight(to_images(z)), weight.name)
+    log_weight = on_latents(weight)
 
     def denoiser(x: Tensor, sigma: Tensor) -> Tensor:
         denoised, record = method(plain, log_weight, x, sigma)

@@ -54,36 +54,60 @@ class Trace:
 
     Attributes:
         label: what the run was, for plots that compare several.
+        start: what was done to the first noise, where it was tilted.
         records: one per evaluation of the sampler.
     """
 
     label: str = ""
+    start: StepRecord | None = None
     records: list[StepRecord] = field(default_factory=list)
+
+    def clear(self) -> None:
+        """Forget what an earlier run left."""
+        self.start = None
+        self.records.clear()
+
+    def add_start(self, record: StepRecord) -> None:
+        """Note what was done to the first noise."""
+        self.start = _kept(record)
 
     def add(self, record: StepRecord) -> None:
         """Append a record, its tensors moved to the CPU and freed from inference mode."""
-        with torch.inference_mode(False):
-            kept: dict[str, Any] = {
-                name: v.detach().float().cpu().clone() if isinstance(v, Tensor) else v
-                for name, v in vars(record).items()
-            }
-        self.records.append(StepRecord(**kept))
+        self.records.append(_kept(record))
+
+    @property
+    def _all(self) -> list[StepRecord]:
+        return [*([self.start] if self.start else []), *self.records]
 
     @property
     def model_calls(self) -> int:
         """Forwards of the denoiser over the run."""
-        return sum(record.model_calls for record in self.records)
+        return sum(record.model_calls for record in self._all)
 
     @property
     def weight_calls(self) -> int:
         """Weight evaluations over the run."""
-        return sum(record.weight_calls for record in self.records)
+        return sum(record.weight_calls for record in self._all)
 
     @property
     def seconds(self) -> float:
         """Wall clock inside the guided denoiser over the run."""
-        return sum(record.seconds for record in self.records)
+        return sum(record.seconds for record in self._all)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers and lists, ready for JSON."""
-        return {"label": self.label, "records": [record.to_dict() for record in self.records]}
+        return {
+            "label": self.label,
+            "start": self.start.to_dict() if self.start else None,
+            "records": [record.to_dict() for record in self.records],
+        }
+
+
+def _kept(record: StepRecord) -> StepRecord:
+    """A record that holds no memory of the GPU and no inference tensor."""
+    with torch.inference_mode(False):
+        kept: dict[str, Any] = {
+            name: v.detach().float().cpu().clone() if isinstance(v, Tensor) else v
+            for name, v in vars(record).items()
+        }
+    return StepRecord(**kept)

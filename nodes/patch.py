@@ -84,12 +84,40 @@ class GuidancePatch:
         log_weight = DecodedLogWeight(self.vae, self.weight, inner.process_latent_out)
         _load_together(guider, self.vae, log_weight.bytes_per_picture(noise.shape), noise.shape)
         run = Run(log_weight, sigmas, denoise_mask, latent_image)
-        self.trace.records.clear()
+        self.trace.clear()
+        if self.method.tilt_start and bool(noise.any()):  # no noise: another sampler's run goes on
+            full = executor.class_obj.max_denoise(guider, sigmas)
+            noise = self._tilted(noise, guider, run, extra_args, full)
         options = {**extra_args["model_options"], self.key: run}
         extra_args = {**extra_args, "model_options": options}
         return executor(
             guider, sigmas, extra_args, callback, noise, latent_image, denoise_mask, disable_pbar
         )
+
+    def _tilted(
+        self, noise: Tensor, guider: Any, run: Run, extra_args: dict[str, Any], full: bool
+    ) -> Tensor:
+        """The first noise drawn from w p: moved so that the sampler's first x is."""
+        scaling = guider.inner_model.model_sampling.noise_scaling
+        sigma = run.sigmas[0]
+        timestep = sigma.expand(noise.shape[0])
+        view = ve_view(scaling, timestep)
+        if not view.is_usable or not bool(self.method.is_active(view.sigma_ve).any()):
+            return noise
+        options = extra_args["model_options"]  # without the run: plain evaluations
+
+        def denoiser(x_ve: Tensor, sigma_ve: Tensor) -> Tensor:
+            mm.throw_exception_if_processing_interrupted()
+            seed = extra_args.get("seed")
+            result: Tensor = guider(view.from_ve(x_ve), timestep, options, seed)
+            return result
+
+        x_ve = view.to_ve(scaling(sigma, noise, run.kept, full))
+        log_weight = _under_mask(run, guider, timestep, options)
+        moved, record = self.method.tilted_start(denoiser, log_weight, x_ve, view.sigma_ve)
+        self.trace.add_start(record)
+        shift = view.from_ve(moved - x_ve) * (1 if run.mask is None else run.mask)
+        return noise + shift / scaling(sigma, torch.ones_like(noise), noise * 0, full)
 
     def predict_noise(
         self,

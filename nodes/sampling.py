@@ -423,7 +423,7 @@ class LAGSOptions(io.ComfyNode):
                     max=0.99,
                     step=0.01,
                     tooltip="Steps whose influence is under this share of the greatest stay plain. "
-                    "0 never skips, -1 as the mode has it (balanced 0.1, fast 0.02, paper 0).",
+                    "0 never skips, -1 as the mode has it (balanced 0.15, fast 0.02, paper 0).",
                 ),
                 io.Float.Input(
                     "shift_limit",

@@ -210,7 +210,8 @@ def test_every_schedule_runs_in_every_mode(
     )
     assert torch.isfinite(latent["samples"]).all()
     second = 0 if mode == "fast" and schedule != "auto" else 1
-    assert trace.model_calls == len(trace.records) * (1 + second)
+    assert sum(record.model_calls for record in trace.records) == 3 * (1 + second)
+    assert (trace.start is not None) == (mode == "balanced")
     for record in trace.records:
         assert (record.shift_rms <= 0.3 * record.denoised_rms * 1.001).all()
 
@@ -245,7 +246,10 @@ def test_out_of_memory_is_retried_smaller_once_then_told(
     expected, _ = run_node(sampling.LAGSKSampler, **{**inputs, "latent_image": two})
     weight = Weight.of(Hungry("hue"), 5.0)
     done, _ = run_node(sampling.LAGSKSampler, **{**inputs, "latent_image": two, "weight": weight})
-    torch.testing.assert_close(done["samples"], expected["samples"], rtol=1e-3, atol=1e-3)
+    plain, _ = run_node(sampling.LAGSKSampler, **{**inputs, "latent_image": two, "strength": 0.0})
+    error = (done["samples"] - expected["samples"]).square().mean().sqrt()
+    change = (expected["samples"] - plain["samples"]).square().mean().sqrt()
+    assert error < 0.05 * change, "the same picture up to finite-difference noise"
     assert "trying one at a time" in caplog.text
     weight.terms[0].reward.room = 0
     message = refused(torch.cuda.OutOfMemoryError, latent_image=two, weight=weight)

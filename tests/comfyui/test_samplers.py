@@ -326,6 +326,8 @@ def test_start_and_end_step_split(cases: dict[str, Case], kind: str) -> None:
     )
     plain = case.ksampler(steps=6)
     assert len(first.records) + len(second.records) == len(trace.records)
+    assert trace.start and first.start, "the first noise is tilted"
+    assert second.start is None, "noise that another sampler left is not"
     change = (whole - plain).square().mean().sqrt()
     assert (joined - whole).square().mean().sqrt() < 0.05 * change
     assert case.score(joined).mean() > case.score(plain).mean()
