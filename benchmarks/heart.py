@@ -34,6 +34,7 @@ def methods() -> dict[str, LAGS | None]:
     rows: dict[str, LAGS | None] = {"plain": None, "LAGS c=10, every step": paper}
     for c in (0.003, 0.01, 0.1, 1.0, 10.0):
         rows[f"LAGS c={c:g}"] = replace(paper, schedule=UncertaintySchedule(c), skip_below=0.02)
+    rows["LAGS c=10, skip 0.1"] = replace(paper, skip_below=0.1)
     rows["LAGS c=0.16 without J"] = replace(
         paper, schedule=UncertaintySchedule(0.16), skip_below=0.02, jacobian=False
     )
