@@ -34,27 +34,15 @@ class Case:
 
     def lags(self, **changes: Any) -> tuple[Tensor, Any]:
         """Our KSampler: its latents and its trace."""
-        guidance = {
-            "model": self.model,
-            "vae": self.vae,
-            "weight": Weight.of(REWARD, self.strength),
-            "strength": 1.0,
-            "mode": "balanced",
-            "c": 10.0,
-        }
-        latent, trace = self.run_node(LAGSKSampler, **{**guidance, **self.settings, **changes})
+        inputs = {**self._guidance(), **self.settings, **changes}
+        latent, trace = self.run_node(LAGSKSampler, **inputs)
         return latent["samples"], trace
 
     def advanced(self, **changes: Any) -> tuple[Tensor, Any]:
         """Our KSampler Advanced."""
         settings = {k: v for k, v in self.settings.items() if k not in ("seed", "denoise")}
         guidance = {
-            "model": self.model,
-            "vae": self.vae,
-            "weight": Weight.of(REWARD, self.strength),
-            "strength": 1.0,
-            "mode": "balanced",
-            "c": 10.0,
+            **self._guidance(),
             "add_noise": "enable",
             "noise_seed": self.settings["seed"],
             "start_at_step": 0,
@@ -63,6 +51,17 @@ class Case:
         }
         latent, trace = self.run_node(LAGSKSamplerAdvanced, **{**guidance, **settings, **changes})
         return latent["samples"], trace
+
+    def _guidance(self) -> dict[str, Any]:
+        """The inputs that our samplers have beside ComfyUI's."""
+        return {
+            "model": self.model,
+            "vae": self.vae,
+            "weight": Weight.of(REWARD, self.strength),
+            "strength": 1.0,
+            "mode": "balanced",
+            "c": 10.0,
+        }
 
     def score(self, samples: Tensor) -> Tensor:
         """The weight's score of the decoded latents, per picture."""
