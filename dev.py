@@ -37,7 +37,12 @@ STAMP = "lags-environment.txt"  # marks an environment as ours; says what was in
 # of our own, so that tests and benchmarks measure the same arithmetic everywhere. It is never in
 # requirements.txt: there a pin would replace the torch that fits the user's ComfyUI and GPU.
 TORCH = "torch==2.13.0"
-PACKAGES = ("numpy", "safetensors", "pillow", "scipy", "pytest", "hypothesis", "ruff")
+PACKAGES = (
+    "torchvision==0.28.0",  # the one that belongs to this torch; transformers and open_clip want it
+    "transformers>=4.50",
+    "open_clip_torch",
+    *("numpy", "safetensors", "pillow", "scipy", "pytest", "hypothesis", "ruff"),
+)
 TEST_TOOLS = ("pytest", "hypothesis")  # what the tests need and a ComfyUI lacks
 COMFYUI_NEEDS = "import torch, aiohttp, safetensors, transformers, einops, torchsde, yaml"
 

@@ -1,7 +1,61 @@
 """Weight functions w(x): scores of pictures, and log w as a sum of strength * score."""
 
-from .base import Reward, Term, Weight
+from .aesthetic import Aesthetic
+from .base import Published, Reward, Term, Weight, product
+from .classifier import BalanceReward, ClassReward
+from .clip_score import ClipScore
 from .colour import ColourReward
 from .frequency import FrequencyReward
+from .hps import HPSv2, HPSv21
+from .image_reward import ImageReward
+from .jpeg_size import JpegSizeReward
+from .masked import MaskedReward
+from .pickscore import PickScore
+from .reference import ReferenceReward, StyleReward
+from .sharpness import SharpnessReward
+from .symmetry import SymmetryReward
 
-__all__ = ["ColourReward", "FrequencyReward", "Reward", "Term", "Weight"]
+# Every kind of score; tests run over this list.
+REWARDS: tuple[type[Reward], ...] = (
+    PickScore,
+    HPSv2,
+    HPSv21,
+    ImageReward,
+    ClipScore,
+    Aesthetic,
+    ClassReward,
+    BalanceReward,
+    ReferenceReward,
+    StyleReward,
+    ColourReward,
+    FrequencyReward,
+    SharpnessReward,
+    SymmetryReward,
+    JpegSizeReward,
+    MaskedReward,
+)
+
+__all__ = [
+    "REWARDS",
+    "Aesthetic",
+    "BalanceReward",
+    "ClassReward",
+    "ClipScore",
+    "ColourReward",
+    "FrequencyReward",
+    "HPSv2",
+    "HPSv21",
+    "ImageReward",
+    "JpegSizeReward",
+    "MaskedReward",
+    "PickScore",
+    "Published",
+    "ReferenceReward",
+    "Reward",
+    "SharpnessReward",
+    "StyleReward",
+    "SymmetryReward",
+    "Term",
+    "Weight",
+    "product",
+]

@@ -4,10 +4,28 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Published:
+    """Where a reward's model file comes from.
+
+    Attributes:
+        file: the name under which it is looked for first.
+        page: its authors' page.
+        gigabytes: its size.
+        licence: as its page states it.
+    """
+
+    file: str
+    page: str
+    gigabytes: float
+    licence: str
 
 
 class Reward(ABC):
@@ -16,12 +34,29 @@ class Reward(ABC):
     Attributes:
         name: what tables, traces and errors call it.
         scale: the score's range or unit, in words.
+        needs_prompt: whether the score is of a picture and a text.
+        input_size: side in pixels of the square that its model sees; None for any size.
         differentiable: whether guidance can use it; particle methods need no gradient.
+        default_strength: nats per unit of score.
+        working_range: strengths that people will want to try.
+        strength_source: where the default comes from.
+        published: its model's file; None where no file is needed or any will do.
+        preference_scale: softmax(preference_scale * score) over pictures is the probability that
+            each is preferred, as its authors trained it; None where the score is no preference.
+        modules: the networks it runs, for whoever manages memory.
     """
 
     name: str
     scale: str
+    needs_prompt: bool = False
+    input_size: int | None = None
     differentiable: bool = True
+    default_strength: float = 1.0
+    working_range: tuple[float, float] = (0.1, 10.0)
+    strength_source: str = "none published"
+    published: Published | None = None
+    preference_scale: float | None = None
+    modules: tuple[nn.Module, ...] = ()
 
     @abstractmethod
     def __call__(self, images: Tensor) -> Tensor:
@@ -35,13 +70,42 @@ class Term:
     Attributes:
         reward: the score.
         strength: nats per unit of score (1 / beta in the papers); negative asks for less of it.
+        spread: if above 0, the strength is not yet known: a run measures the score's standard
+            deviation and takes the strength that makes this many nats of it, with the sign of
+            ``strength``.
     """
 
     reward: Reward
     strength: float
+    spread: float = 0.0
 
     def __post_init__(self) -> None:
         check_strength(self.strength, self.reward.name)
+        if not 0 <= self.spread < math.inf:
+            raise ValueError(
+                f"automatic strength of weight '{self.reward.name}' is {self.spread} nats; "
+                "expected a finite number, 0 (off) or more."
+            )
+
+    def measured(self, deviation: float) -> Term:
+        """The term with its strength made known.
+
+        Args:
+            deviation: standard deviation of the score over what the model draws.
+
+        Raises:
+            ValueError: the score does not vary, so no strength makes it.
+        """
+        if not self.spread:
+            return self
+        if not 0 < deviation < math.inf:
+            raise ValueError(
+                f"The automatic strength of weight '{self.reward.name}' needs a score that varies; "
+                f"its standard deviation is {deviation}. Set a strength by hand (automatic 0)."
+            )
+        return replace(
+            self, strength=math.copysign(self.spread / deviation, self.strength), spread=0.0
+        )
 
 
 @dataclass(frozen=True)
@@ -59,9 +123,9 @@ class Weight:
             raise ValueError("A weight has no terms; expected at least one reward to ask more of.")
 
     @classmethod
-    def of(cls, reward: Reward, strength: float) -> Weight:
+    def of(cls, reward: Reward, strength: float, spread: float = 0.0) -> Weight:
         """A weight of one term."""
-        return cls((Term(reward, strength),))
+        return cls((Term(reward, strength, spread),))
 
     @property
     def name(self) -> str:
@@ -69,26 +133,90 @@ class Weight:
         return " + ".join(term.reward.name for term in self.terms)
 
     @property
+    def labels(self) -> tuple[str, ...]:
+        """A name for each term; the second of two rewards of one name gets a number."""
+        names = [term.reward.name for term in self.terms]
+        return tuple(
+            name if names.index(name) == i else f"{name} ({names[: i + 1].count(name)})"
+            for i, name in enumerate(names)
+        )
+
+    @property
     def differentiable(self) -> bool:
         """Whether every term has a gradient."""
         return all(term.reward.differentiable for term in self.terms)
 
+    @property
+    def is_off(self) -> bool:
+        """Whether log w is 0 everywhere."""
+        return all(term.strength == 0 for term in self.terms)
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether all strengths are known."""
+        return not any(term.spread for term in self.terms)
+
+    @property
+    def modules(self) -> tuple[nn.Module, ...]:
+        """The networks of all terms, each once."""
+        return tuple(dict.fromkeys(m for term in self.terms for m in term.reward.modules))
+
     def __call__(self, images: Tensor) -> Tensor:
         """log w [B], nats, of images [B, 3, H, W] in 0..1."""
-        return sum_terms([term.strength * term.reward(images) for term in self.terms])
+        return self.by_term(images).sum(dim=0)
+
+    def by_term(self, images: Tensor) -> Tensor:
+        """strength * score [terms, B], nats.
+
+        Raises:
+            ValueError: a strength is still to be measured.
+        """
+        if not self.is_measured:
+            raise ValueError(
+                f"The strength of weight '{self.name}' is automatic and has not been measured yet: "
+                "a sampler does that at the start of its run. Set a strength by hand to use the "
+                "weight without one."
+            )
+        values = [term.strength * term.reward(images) for term in self.terms]
+        return torch.stack([value.to(images.device) for value in values])
 
     def power(self, exponent: float) -> Weight:
         """w to a power: every strength times ``exponent``."""
         check_strength(exponent, self.name)
-        return Weight(tuple(replace(t, strength=t.strength * exponent) for t in self.terms))
+        return Weight(
+            tuple(
+                replace(t, strength=t.strength * exponent, spread=t.spread * abs(exponent))
+                for t in self.terms
+            )
+        )
+
+    def measured(self, deviations: Mapping[int, float]) -> Weight:
+        """The weight with all strengths known.
+
+        Args:
+            deviations: standard deviation of the score of each automatic term, by its number.
+        """
+        return Weight(
+            tuple(
+                term.measured(deviations[i]) if term.spread else term
+                for i, term in enumerate(self.terms)
+            )
+        )
 
 
-def sum_terms(values: Sequence[Tensor]) -> Tensor:
-    """Sum of equally shaped tensors; at least one."""
-    total = values[0]
-    for value in values[1:]:
-        total = total + value
-    return total
+def product(weights: Sequence[Weight], exponents: Sequence[float]) -> Weight:
+    """The product of powers of weights: the sum of exponent * log w.
+
+    Raises:
+        ValueError: no weights, or another number of exponents.
+    """
+    if not weights or len(weights) != len(exponents):
+        raise ValueError(
+            f"There are {len(weights)} weights and {len(exponents)} exponents; expected one "
+            "exponent for each weight, and at least one weight."
+        )
+    powers = [weight.power(exponent) for weight, exponent in zip(weights, exponents, strict=True)]
+    return Weight(tuple(term for power in powers for term in power.terms))
 
 
 def check_strength(strength: float, name: str) -> None:

@@ -1,0 +1,99 @@
+"""LAION aesthetic v2: how people would rate a picture's beauty, without a prompt."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .base import Published, Reward
+from .checkpoint import CheckpointError, Weights, fill, read_weights
+from .encoders import ImageEncoder
+
+
+class AestheticHead(nn.Module):
+    """The published head: five linear layers with nothing between them but dropout.
+
+    Its keys are ``layers.0``, ``2``, ``4``, ``6`` and ``7``; the others were dropouts.
+    """
+
+    def __init__(self, width: int = 768) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(width, 1024),
+            nn.Identity(),
+            nn.Linear(1024, 128),
+            nn.Identity(),
+            nn.Linear(128, 64),
+            nn.Identity(),
+            nn.Linear(64, 16),
+            nn.Linear(16, 1),
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[B, width] -> [B]."""
+        rating: Tensor = self.layers(features)
+        return rating.squeeze(1)
+
+
+def aesthetic_head(path: Path, dtype: torch.dtype = torch.float32) -> AestheticHead:
+    """The head from its file, always in float32.
+
+    Raises:
+        CheckpointError: the file is damaged or holds something else.
+    """
+    return head_from(read_weights(path), path)
+
+
+def head_from(weights: Weights, path: Path) -> AestheticHead:
+    """The head from its weights; the path is for errors."""
+    first = weights.get("layers.0.weight")
+    with torch.device("meta"):
+        head = AestheticHead(768 if first is None else first.shape[-1])
+    fill(head, weights, path, torch.float32)
+    return head
+
+
+class Aesthetic(Reward):
+    """A rating of about 1 to 10, most pictures 4 to 7, of CLIP ViT-L/14's normalised features.
+
+    Source: Schuhmann, "improved-aesthetic-predictor", the head sac+logos+ava1-l14-linearMSE, 2022.
+
+    Args:
+        encoder: the picture side of OpenAI's CLIP ViT-L/14.
+        head: the linear layers.
+
+    Raises:
+        CheckpointError: the head belongs to another CLIP.
+    """
+
+    name = "aesthetic"
+    scale = "rating, about 1 to 10"
+    default_strength = 200.0
+    working_range = (2.0, 400.0)
+    strength_source = "alpha 0.005, DAS (arXiv 2501.05803)"
+    published = Published(
+        file="sac+logos+ava1-l14-linearMSE.pth",
+        page="https://github.com/christophschuhmann/improved-aesthetic-predictor",
+        gigabytes=0.004,
+        licence="none found for the file",
+    )
+
+    def __init__(self, encoder: ImageEncoder, head: AestheticHead) -> None:
+        width = head.layers[0].in_features
+        if width != encoder.width:
+            raise CheckpointError(
+                f"The aesthetic head reads {width} features and this CLIP gives {encoder.width}: "
+                "choose OpenAI's CLIP ViT-L/14."
+            )
+        self.encoder, self.head = encoder, head
+        self.input_size = encoder.preprocessing.size
+        self.modules = (encoder, head)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Score [B] of images [B, 3, H, W] in 0..1."""
+        features = F.normalize(self.encoder(images), dim=1)
+        rating: Tensor = self.head(features)
+        return rating

@@ -1,0 +1,170 @@
+"""Reading weight files: never a pickle, never half a model, never NaN."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import zipfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+Weights = dict[str, Tensor]
+TORCH_FILES = {".pt", ".pth", ".bin", ".ckpt"}
+WRAPPERS = ("state_dict", "model", "module")  # what published files wrap their weights in
+
+
+class CheckpointError(ValueError):
+    """A weight file cannot be used; the message says which, why, and what to do."""
+
+
+def read_weights(path: Path) -> Weights:
+    """All tensors of a file, on the CPU, mapped from the disk where its format allows.
+
+    Raises:
+        CheckpointError: no such file, an unknown kind, damaged, or holding more than tensors.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"There is no file {path}.")
+    if path.stat().st_size == 0:
+        raise CheckpointError(f"{path} is empty (0 bytes): download it again.")
+    if path.suffix in (".safetensors", ".sft"):
+        weights = _read_safetensors(path)
+    elif path.suffix in TORCH_FILES:
+        weights = _read_torch(path)
+    else:
+        raise CheckpointError(
+            f"{path} is a {path.suffix or 'nameless'} file; expected .safetensors, or .pt / .pth / "
+            ".bin with nothing but tensors."
+        )
+    return weights
+
+
+def _read_safetensors(path: Path) -> Weights:
+    try:
+        return load_file(path)
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise CheckpointError(
+            f"{path} is damaged or no safetensors file ({error}): download it again."
+        ) from error
+
+
+def _read_torch(path: Path) -> Weights:
+    try:
+        mapped = zipfile.is_zipfile(path)  # torch's format since 1.6; older ones must be read whole
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except Exception as error:  # a damaged archive fails in many ways; all mean the same here
+        raise CheckpointError(
+            f"{path} is damaged, or holds more than tensors, which is not loaded because it could "
+            "run code. Get the file from its authors' page, or a .safetensors version of it."
+        ) from error
+    for name in WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
+            content = content[name]
+    if not isinstance(content, Mapping):
+        raise CheckpointError(f"{path} holds a {type(content).__name__}; expected named tensors.")
+    strays = [str(key) for key, value in content.items() if not isinstance(value, Tensor)]
+    if strays or not content:
+        raise CheckpointError(
+            f"{path} holds {_listed(strays) if strays else 'nothing'} beside or instead of "
+            "tensors; expected named tensors only."
+        )
+    return dict(content)
+
+
+def check_finite(weights: Weights, path: Path) -> None:
+    """Refuse weights that would end as black pictures.
+
+    Raises:
+        CheckpointError: a value is NaN or infinite.
+    """
+    bad = [key for key, value in weights.items() if not bool(torch.isfinite(value).all())]
+    if bad:
+        raise CheckpointError(
+            f"{path} has values that are not finite in {_listed(bad)}: the file is damaged or was "
+            "saved in too low a precision. Download it again."
+        )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file; {} where there is no such file.
+
+    Raises:
+        CheckpointError: the file holds something else.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{path} is no JSON ({error}): download it again.") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds a {type(content).__name__}; expected a JSON object.")
+    return content
+
+
+def without(weights: Weights, patterns: Iterable[str]) -> Weights:
+    """The weights whose keys match none of the shell patterns."""
+    patterns = tuple(patterns)
+    return {
+        key: value
+        for key, value in weights.items()
+        if not any(fnmatch.fnmatchcase(key, pattern) for pattern in patterns)
+    }
+
+
+def below(weights: Weights, prefix: str) -> Weights:
+    """The weights under a prefix, without it."""
+    return {key[len(prefix) :]: v for key, v in weights.items() if key.startswith(prefix)}
+
+
+def fill(module: nn.Module, weights: Weights, path: Path, dtype: torch.dtype) -> None:
+    """Put weights into a module whose parameters may be on the meta device; all, and no others.
+
+    Floating-point weights take the given dtype. Nothing is trained here, so no parameter asks for
+    a gradient.
+
+    Raises:
+        CheckpointError: keys are missing or surplus, a shape differs, or a value is not finite.
+    """
+    own = module.state_dict()
+    shapes = [
+        f"{key} is {tuple(weights[key].shape)}, not {tuple(own[key].shape)}"
+        for key in sorted(own.keys() & weights.keys())
+        if own[key].shape != weights[key].shape
+    ]
+    refuse_misfits(path, own.keys() - weights.keys(), weights.keys() - own.keys(), shapes)
+    check_finite(weights, path)
+    copies = {
+        key: value.to(dtype, copy=True) if value.is_floating_point() else value.clone()
+        for key, value in weights.items()
+    }
+    module.load_state_dict(copies, assign=True)
+    module.requires_grad_(False).eval()
+
+
+def refuse_misfits(
+    path: Path, missing: Iterable[str], surplus: Iterable[str], shapes: Iterable[str] = ()
+) -> None:
+    """Refuse weights that are not exactly the module's.
+
+    Raises:
+        CheckpointError: any of the three names something; the message lists it.
+    """
+    kinds = {"missing": missing, "surplus": surplus, "of other shapes": shapes}
+    faults = [f"{kind}: {_listed(sorted(names))}" for kind, names in kinds.items() if names]
+    if faults:
+        raise CheckpointError(
+            f"{path} does not hold this model. Keys {'; '.join(faults)}. Choose the file that "
+            "belongs to the model, or download it again."
+        )
+
+
+def _listed(names: list[str], most: int = 8) -> str:
+    shown = ", ".join(names[:most])
+    return f"{shown} and {len(names) - most} more" if len(names) > most else shown

@@ -1,0 +1,371 @@
+"""CLIP from disk, in the layout of transformers or of open_clip: one encoder for each side."""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .base import Reward
+from .checkpoint import (
+    CheckpointError,
+    Weights,
+    fill,
+    read_json,
+    read_weights,
+    refuse_misfits,
+    without,
+)
+from .encoders import ImageEncoder, from_transformers, is_large, recompute
+from .preprocessing import CLIP_MEAN, CLIP_STD, Preprocessing, from_processor_config
+
+POSITION_IDS = "*.position_ids"  # a count that older files carry along
+VISION, TEXT = ("vision_model.", "visual_projection."), ("text_model.", "text_projection.")
+INSTALL_OPEN_CLIP = (
+    "This file is in open_clip's layout, and the package open_clip_torch is not installed. Install "
+    "it with the Python that runs ComfyUI: pip install open_clip_torch"
+)
+
+
+class TextEncoder(nn.Module):
+    """A prompt -> its features, float32."""
+
+    def __init__(self, net: nn.Module, tokenizer: Any, length: int) -> None:
+        super().__init__()
+        self.net, self.tokenizer, self.length = net, tokenizer, length
+
+    def forward(self, prompt: str) -> Tensor:
+        """Features [1, D]; what does not fit into the model's context is cut, and that is said."""
+        raise NotImplementedError
+
+    def _warn_if_cut(self, tokens: int) -> None:
+        if tokens > self.length:
+            logging.warning(
+                "LAGS: the prompt has %d tokens; this model reads the first %d.",
+                tokens,
+                self.length,
+            )
+
+
+class _TransformersText(TextEncoder):
+    def forward(self, prompt: str) -> Tensor:
+        self._warn_if_cut(len(self.tokenizer(prompt, verbose=False)["input_ids"]))
+        tokens = self.tokenizer(
+            prompt, truncation=True, max_length=self.length, return_tensors="pt"
+        )
+        place = next(self.net.parameters()).device
+        features: Tensor = self.net(input_ids=tokens["input_ids"].to(place)).text_embeds
+        return features.float()
+
+
+class _OpenClipText(TextEncoder):
+    def forward(self, prompt: str) -> Tensor:
+        self._warn_if_cut(len(self.tokenizer.encode(prompt)) + 2)
+        tokens = self.tokenizer([prompt], context_length=self.length)
+        features: Tensor = self.net.encode_text(tokens.to(next(self.net.parameters()).device))
+        return features.float()
+
+
+# ---- what a file holds ------------------------------------------------------------------------
+
+
+def is_open_clip(weights: Weights) -> bool:
+    """Whether the keys are open_clip's."""
+    return "visual.conv1.weight" in weights
+
+
+def image_encoder(path: Path, dtype: torch.dtype) -> ImageEncoder:
+    """The picture side of a CLIP file, into the space it shares with texts.
+
+    Args:
+        path: a CLIPModel or CLIPVisionModelWithProjection of transformers, or an open_clip model; a
+            ``config.json``, ``preprocessor_config.json`` or ``open_clip_config.json`` in the same
+            folder is read, and needed only for sizes that were never published.
+        dtype: precision of the network.
+
+    Raises:
+        CheckpointError: the file is damaged or holds something else.
+        ImportError: it needs open_clip, which is not installed.
+    """
+    weights = read_weights(path)
+    if is_open_clip(weights):
+        return _open_clip_image_encoder(path, weights, dtype)
+    from transformers import CLIPVisionModelWithProjection
+
+    weights = _known(weights, path)
+    mine = {key: value for key, value in weights.items() if key.startswith(VISION)}
+    config = _config(path, weights).vision_config
+    net = from_transformers(CLIPVisionModelWithProjection, config, mine, path, dtype)
+    if is_large(net):
+        recompute(net.vision_model.encoder.layers)  # type: ignore[union-attr, arg-type]
+    scale = weights.get("logit_scale")
+    return ImageEncoder(
+        net,
+        lambda net, pixels: net(pixel_values=pixels).image_embeds,
+        _preprocessing(path, config.image_size),
+        config.projection_dim,
+        None if scale is None else math.exp(float(scale)),
+    )
+
+
+def text_encoder(path: Path, dtype: torch.dtype, tokenizer: Path | None = None) -> TextEncoder:
+    """The text side of a CLIP file.
+
+    Args:
+        path: as for the picture side.
+        dtype: precision of the network.
+        tokenizer: a folder with CLIP's tokenizer, used where the file's own folder has none.
+
+    Raises:
+        CheckpointError, ImportError: as for the picture side; or there is no tokenizer.
+    """
+    weights = read_weights(path)
+    if is_open_clip(weights):
+        net = _open_clip_model(path, weights, dtype)
+        net.visual = None
+        length = int(net.context_length)  # type: ignore[arg-type]
+        return _OpenClipText(net, _open_clip().SimpleTokenizer(), length)
+    from transformers import CLIPTextModelWithProjection
+
+    weights = _known(weights, path)
+    mine = {key: value for key, value in weights.items() if key.startswith(TEXT)}
+    config = _config(path, weights).text_config
+    net = from_transformers(CLIPTextModelWithProjection, config, mine, path, dtype)
+    return _TransformersText(net, _tokenizer(path, tokenizer), config.max_position_embeddings)
+
+
+def early_layers(path: Path, dtype: torch.dtype, layers: int = 3) -> ImageEncoder:
+    """The patch features [B, patches, width] after a CLIP's first blocks.
+
+    Args and errors as for the picture side, of transformers' layout only.
+    """
+    weights = read_weights(path)
+    if is_open_clip(weights):
+        raise CheckpointError(
+            f"{path} is in open_clip's layout; expected a CLIP vision model of transformers, for "
+            "example ComfyUI's clip_vision files."
+        )
+    from transformers import CLIPVisionModel
+
+    weights = _known(weights, path)
+    config = _config(path, weights).vision_config
+    if config.num_hidden_layers < layers:
+        raise CheckpointError(
+            f"{path} has {config.num_hidden_layers} layers; expected at least {layers}."
+        )
+    config.num_hidden_layers = layers
+    first = tuple(f"vision_model.encoder.layers.{i}." for i in range(layers))
+    rest = ("vision_model.embeddings.", "vision_model.pre_", "vision_model.post_")
+    mine = {key: value for key, value in weights.items() if key.startswith(first + rest)}
+    net = from_transformers(CLIPVisionModel, config, mine, path, dtype)
+    return ImageEncoder(
+        net,
+        lambda net, pixels: net(pixel_values=pixels).last_hidden_state[:, 1:],
+        _preprocessing(path, config.image_size),
+        config.hidden_size,
+    )
+
+
+# ---- transformers' layout ---------------------------------------------------------------------
+
+
+def _known(weights: Weights, path: Path) -> Weights:
+    """The weights of both sides; anything else in the file is an error."""
+    weights = without(weights, [POSITION_IDS])
+    strays = [k for k in weights if not k.startswith(VISION + TEXT) and k != "logit_scale"]
+    if strays or not any(key.startswith(VISION) for key in weights):
+        refuse_misfits(path, [] if strays else ["vision_model.*"], strays)
+    return weights
+
+
+def _config(path: Path, weights: Weights) -> Any:
+    """A CLIPConfig: the one beside the file, or the published one that has these shapes."""
+    from transformers import CLIPConfig, CLIPVisionConfig
+
+    found = read_json(path.parent / "config.json")
+    if found.get("model_type") == "clip":
+        return CLIPConfig.from_dict(found)
+    if found.get("model_type") == "clip_vision_model":
+        return CLIPConfig(vision_config=CLIPVisionConfig.from_dict(found).to_dict())
+    vision = _vision_shapes(weights, path)
+    text = _text_shapes(weights) or {"projection_dim": vision["projection_dim"]}
+    # OpenAI trained sizes up to L with its own approximation of GELU, LAION sizes from H without.
+    act = "quick_gelu" if vision["hidden_size"] <= 1024 else "gelu"
+    return CLIPConfig(
+        vision_config=vision | {"hidden_act": act},
+        text_config=text | {"hidden_act": act, "eos_token_id": 2},  # 2: pool at the largest id
+        projection_dim=vision["projection_dim"],
+    )
+
+
+def _vision_shapes(weights: Weights, path: Path) -> dict[str, Any]:
+    prefix = "vision_model."
+    try:
+        patch = weights[prefix + "embeddings.patch_embedding.weight"].shape
+        positions = weights[prefix + "embeddings.position_embedding.weight"].shape[0]
+        inner = weights[prefix + "encoder.layers.0.mlp.fc1.weight"].shape[0]
+        projection = weights["visual_projection.weight"].shape[0]
+    except KeyError as error:
+        raise CheckpointError(f"{path} does not hold this model. Keys missing: {error}.") from error
+    width = patch[0]
+    if width not in (768, 1024, 1280, 1664):
+        raise CheckpointError(
+            f"{path} is a CLIP of width {width}, which is no published size: put its config.json "
+            "into the same folder."
+        )
+    return {
+        "hidden_size": width,
+        "intermediate_size": inner,
+        "num_hidden_layers": _count(weights, prefix + "encoder.layers."),
+        "num_attention_heads": 12 if width == 768 else 16,
+        "patch_size": patch[-1],
+        "image_size": math.isqrt(positions - 1) * patch[-1],
+        "projection_dim": projection,
+    }
+
+
+def _text_shapes(weights: Weights) -> dict[str, Any]:
+    embedding = weights.get("text_model.embeddings.token_embedding.weight")
+    if embedding is None:
+        return {}
+    width = embedding.shape[1]
+    return {
+        "vocab_size": embedding.shape[0],
+        "hidden_size": width,
+        "intermediate_size": 4 * width,
+        "num_hidden_layers": _count(weights, "text_model.encoder.layers."),
+        "num_attention_heads": width // 64,
+        "projection_dim": weights["text_projection.weight"].shape[0],
+    }
+
+
+def _count(weights: Weights, prefix: str) -> int:
+    return len({key[len(prefix) :].split(".")[0] for key in weights if key.startswith(prefix)})
+
+
+def _preprocessing(path: Path, image_size: int) -> Preprocessing:
+    config = read_json(path.parent / "preprocessor_config.json")
+    return replace(from_processor_config(config, image_size), size=image_size)
+
+
+def _tokenizer(path: Path, fallback: Path | None) -> Any:
+    from transformers import CLIPTokenizer
+
+    for folder in (path.parent, fallback):
+        if folder is not None and (folder / "vocab.json").is_file():
+            return CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
+    raise CheckpointError(
+        f"There is no CLIP tokenizer beside {path}: put vocab.json and merges.txt from the model's "
+        "page into the same folder."
+    )
+
+
+# ---- open_clip's layout -----------------------------------------------------------------------
+
+
+def _open_clip() -> Any:
+    try:
+        import open_clip
+    except ImportError as error:
+        raise ImportError(INSTALL_OPEN_CLIP) from error
+    return open_clip
+
+
+def _open_clip_image_encoder(path: Path, weights: Weights, dtype: torch.dtype) -> ImageEncoder:
+    net = _open_clip_model(path, weights, dtype)
+    scale = math.exp(float(weights["logit_scale"]))
+    visual: nn.Module = net.visual  # type: ignore[assignment]
+    if is_large(visual):
+        visual.set_grad_checkpointing(True)  # type: ignore[operator]
+    look = read_json(path.parent / "open_clip_config.json").get("preprocess_cfg", {})
+    size: Any = visual.image_size
+    preprocessing = Preprocessing(
+        size if isinstance(size, int) else size[0],
+        mean=tuple(look.get("mean", CLIP_MEAN)),
+        std=tuple(look.get("std", CLIP_STD)),
+    )
+    width = int(visual.output_dim)  # type: ignore[arg-type]
+    return ImageEncoder(visual, lambda net, pixels: net(pixels), preprocessing, width, scale)
+
+
+def _open_clip_model(path: Path, weights: Weights, dtype: torch.dtype) -> nn.Module:
+    open_clip = _open_clip()
+    config = _open_clip_config(path, weights)
+    with torch.device("meta"):
+        net: nn.Module = open_clip.CLIP(
+            config["embed_dim"],
+            config["vision_cfg"],
+            config["text_cfg"],
+            quick_gelu=config.get("quick_gelu", False),
+        )
+    fill(net, without(weights, [POSITION_IDS, "attn_mask"]), path, dtype)
+    # The one buffer that is in no file: what a token may look at.
+    length = int(net.context_length)  # type: ignore[arg-type]
+    mask = torch.full((length, length), -math.inf, dtype=dtype).triu(1)
+    net.register_buffer("attn_mask", mask, persistent=False)
+    return net
+
+
+def _open_clip_config(path: Path, weights: Weights) -> dict[str, Any]:
+    """The architecture named beside the file, or the published one that has these shapes."""
+    beside = read_json(path.parent / "open_clip_config.json").get("model_cfg")
+    if beside:
+        return dict(beside)
+    open_clip = _open_clip()
+    for name in sorted(open_clip.list_models()):
+        config = open_clip.get_model_config(name)
+        if not config.get("quick_gelu") and _fits(config, weights):
+            return dict(config)
+    raise CheckpointError(
+        f"{path} is in open_clip's layout, but has the shapes of none of its plain models: put the "
+        "open_clip_config.json of the model's page into the same folder."
+    )
+
+
+def _fits(config: dict[str, Any], weights: Weights) -> bool:
+    vision, text = config["vision_cfg"], config["text_cfg"]
+    if "width" not in vision or "hf_model_name" in text or not isinstance(vision["layers"], int):
+        return False
+    patch, projection = weights["visual.conv1.weight"], weights.get("text_projection")
+    positions = weights["visual.positional_embedding"].shape[0]
+    if projection is None or projection.ndim != 2:
+        return False
+    grid = (vision["image_size"] // vision["patch_size"]) if "patch_size" in vision else 0
+    return (
+        patch.shape[0] == vision["width"]
+        and patch.shape[-1] == vision.get("patch_size")
+        and positions == grid * grid + 1
+        and _count(weights, "visual.transformer.resblocks.") == vision["layers"]
+        and projection.shape == (text["width"], config["embed_dim"])
+        and _count(weights, "transformer.resblocks.") == text["layers"]
+    )
+
+
+# ---- scores -----------------------------------------------------------------------------------
+
+
+class CosineReward(Reward):
+    """factor * cosine between a picture's features and given ones.
+
+    Args:
+        encoder: pictures to features [B, D].
+        target: [1, D], for example of a prompt; encoded once, outside of the run.
+        factor: 1, or the authors' scale.
+    """
+
+    def __init__(self, encoder: ImageEncoder, target: Tensor, factor: float = 1.0) -> None:
+        self.encoder, self.target, self.factor = encoder, target.detach().float().cpu(), factor
+        self.input_size = encoder.preprocessing.size
+        self.modules = (encoder,)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Score [B] of images [B, 3, H, W] in 0..1."""
+        features = self.encoder(images)
+        cosine = F.cosine_similarity(features, self.target.to(features.device), dim=1)
+        return self.factor * cosine

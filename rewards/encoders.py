@@ -1,0 +1,177 @@
+"""Networks that look at pictures: float32 in and out, whatever precision they run in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from .checkpoint import Weights, check_finite, refuse_misfits
+from .preprocessing import Preprocessing
+
+# Vision networks above this many parameters recompute their blocks in the backward pass: ViT-L has
+# 304 million and fits as it is, ViT-H has 632 million.
+LARGE = 400_000_000
+
+
+class ImageEncoder(nn.Module):
+    """Pictures of any size -> features.
+
+    Args:
+        net: the network.
+        features: what to take from it: (net, normalised pixels) -> a float tensor [B, ...].
+        preprocessing: what it was trained on.
+        width: number of features.
+        logit_scale: the factor on cosines that its authors trained with it, if any.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        features: Callable[..., Tensor],
+        preprocessing: Preprocessing,
+        width: int,
+        logit_scale: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.net, self.features, self.preprocessing = net, features, preprocessing
+        self.width, self.logit_scale = width, logit_scale
+
+    @property
+    def place(self) -> torch.device:
+        """Where the weights are now."""
+        return next(self.net.parameters()).device
+
+    def forward(self, images: Tensor, *more: Tensor) -> Tensor:
+        """Features [B, ...], float32, of images [B, 3, H, W] in 0..1.
+
+        Args:
+            images: on any device.
+            more: further inputs of the network, the same for all pictures.
+        """
+        pixels = self.preprocessing(images.to(self.place))
+        dtype = next(self.net.parameters()).dtype
+        if dtype == torch.float32:
+            return self.features(self.net, pixels, *more).float()
+        gradient = _GradientPeak()
+        outputs = self.features(self.net, gradient.restored(pixels).to(dtype), *more)
+        return gradient.divided(outputs.float())
+
+
+class _GradientPeak:
+    """Keeps the gradient inside a network of half precision near 1, picture by picture.
+
+    The gradient of one pixel is far below what float16 holds, and that of a strong weight above it.
+    The backward pass divides by each picture's largest entry before the network and multiplies by
+    it after.
+    """
+
+    peak: Tensor
+
+    def divided(self, outputs: Tensor) -> Tensor:
+        """The network's outputs; their gradient arrives divided."""
+        result: Tensor = _Divide.apply(outputs, self)  # type: ignore[no-untyped-call]
+        return result
+
+    def restored(self, inputs: Tensor) -> Tensor:
+        """The network's inputs; their gradient leaves multiplied."""
+        result: Tensor = _Restore.apply(inputs, self)  # type: ignore[no-untyped-call]
+        return result
+
+
+class _Divide(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, outputs: Tensor, gradient: _GradientPeak) -> Tensor:
+        ctx.gradient = gradient
+        return outputs.view_as(outputs)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        peak = grad.flatten(1).abs().amax(dim=1)
+        ctx.gradient.peak = torch.where(peak > 0, peak, 1.0)
+        return grad / ctx.gradient.peak.view(-1, *[1] * (grad.ndim - 1)), None
+
+
+class _Restore(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, gradient: _GradientPeak) -> Tensor:
+        ctx.gradient = gradient
+        return inputs.view_as(inputs)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        return grad * ctx.gradient.peak.view(-1, *[1] * (grad.ndim - 1)), None
+
+
+class Recomputed(nn.Module):
+    """A block whose inner tensors are computed again in the backward pass instead of kept."""
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.block = block
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The block's output."""
+        if not torch.is_grad_enabled():
+            return self.block(*args, **kwargs)
+        return checkpoint(
+            self.block, *args, use_reentrant=False, preserve_rng_state=False, **kwargs
+        )
+
+
+def recompute(blocks: nn.ModuleList) -> None:
+    """Make all blocks of a network recompute: memory for backward falls to one tensor a block."""
+    for i, block in enumerate(blocks):
+        blocks[i] = Recomputed(block)
+
+
+def is_large(net: nn.Module) -> bool:
+    """Whether a network's blocks should recompute."""
+    return sum(p.numel() for p in net.parameters()) > LARGE
+
+
+def from_transformers(
+    kind: Any, config: Any, weights: Weights, path: Path, dtype: torch.dtype
+) -> nn.Module:
+    """A transformers model from weights in memory, through transformers' own loading.
+
+    That loading also renames the keys of older files for newer releases.
+
+    Args:
+        kind: a model class of transformers.
+        config: its configuration.
+        weights: by published key.
+        path: the file, for errors.
+        dtype: precision.
+
+    Raises:
+        CheckpointError: keys are missing or surplus, a shape differs, or a value is not finite.
+    """
+    import transformers
+
+    check_finite(weights, path)
+    level = transformers.logging.get_verbosity()
+    bars = transformers.logging.is_progress_bar_enabled()
+    transformers.logging.set_verbosity_error()  # what it would warn of is an error here
+    transformers.logging.disable_progress_bar()
+    try:
+        net, found = kind.from_pretrained(
+            None,
+            config=config,
+            state_dict=weights,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+        )
+    finally:
+        transformers.logging.set_verbosity(level)
+        if bars:
+            transformers.logging.enable_progress_bar()
+    shapes = [str(key[0] if isinstance(key, tuple) else key) for key in found["mismatched_keys"]]
+    missing = set(found["missing_keys"]) - set(shapes)
+    refuse_misfits(path, missing, found["unexpected_keys"], shapes)
+    module: nn.Module = net.to(dtype)
+    return module.requires_grad_(False).eval()

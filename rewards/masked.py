@@ -1,0 +1,78 @@
+"""A reward that sees, and asks for, only a part of the picture."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .base import Reward, Term, Weight
+
+GREY = 0.5
+
+
+class MaskedReward(Reward):
+    """The score of the box around a mask, with grey where the mask is not.
+
+    Args:
+        reward: what is asked for inside.
+        mask: [H, W] in 0..1, 1 inside; stretched to the picture's size.
+
+    Raises:
+        ValueError: the mask is of another shape, not finite, or empty.
+    """
+
+    def __init__(self, reward: Reward, mask: Tensor) -> None:
+        if mask.ndim != 2:
+            raise ValueError(f"The mask has shape {tuple(mask.shape)}; expected [height, width].")
+        with torch.inference_mode(False):
+            self.mask = mask.detach().clone().float().cpu().clamp(0, 1)
+        if not bool(self.mask.max() > 0.5):  # also where it is NaN
+            raise ValueError("The mask is empty: nothing in it is above one half. Paint an area.")
+        self.reward, self.scale = reward, reward.scale
+        self.name = f"{reward.name}, masked"
+        self.needs_prompt, self.input_size = reward.needs_prompt, reward.input_size
+        self.differentiable, self.modules = reward.differentiable, reward.modules
+        self.default_strength, self.working_range = reward.default_strength, reward.working_range
+        self.strength_source, self.published = reward.strength_source, reward.published
+        self.preference_scale = reward.preference_scale
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Score [B] of images [B, 3, H, W] in 0..1."""
+        mask = stretched(self.mask, *images.shape[-2:]).to(images.device)
+        rows, columns = (mask > 0).any(dim=1), (mask > 0).any(dim=0)
+        top, bottom = _ends(rows)
+        left, right = _ends(columns)
+        inside = images * mask + GREY * (1 - mask)
+        return self.reward(inside[..., top:bottom, left:right])
+
+
+def stretched(mask: Tensor, height: int, width: int) -> Tensor:
+    """A mask [H, W] at another size."""
+    if mask.shape == (height, width):
+        return mask
+    shrinks = height < mask.shape[0] or width < mask.shape[1]
+    return F.interpolate(
+        mask[None, None], (height, width), mode="bilinear", align_corners=False, antialias=shrinks
+    )[0, 0]
+
+
+def _ends(flags: Tensor) -> tuple[int, int]:
+    found = flags.nonzero()
+    return int(found[0]), int(found[-1]) + 1
+
+
+def masked(weight: Weight, mask: Tensor) -> Weight:
+    """The weight with every term restricted to a mask [H, W]."""
+    return Weight(
+        tuple(Term(MaskedReward(t.reward, mask), t.strength, t.spread) for t in weight.terms)
+    )
+
+
+def region(weight: Weight) -> Tensor | None:
+    """Where the weight acts: the union [H, W] of its terms' masks; None for everywhere."""
+    masks = [t.reward.mask for t in weight.terms if isinstance(t.reward, MaskedReward)]
+    if len(masks) < len(weight.terms):
+        return None
+    height, width = max(m.shape[0] for m in masks), max(m.shape[1] for m in masks)
+    return torch.stack([stretched(m, height, width) for m in masks]).amax(dim=0)

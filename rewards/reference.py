@@ -1,0 +1,126 @@
+"""Reference picture: more like a given one, in content (CLIP, DINOv2) or in style."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .base import Reward
+from .checkpoint import CheckpointError, Weights, read_json, read_weights
+from .clip import CosineReward, image_encoder
+from .encoders import ImageEncoder, from_transformers
+from .preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, from_processor_config
+
+
+def picture_encoder(path: Path, dtype: torch.dtype) -> ImageEncoder:
+    """A CLIP or DINOv2, by what the file holds.
+
+    Raises:
+        CheckpointError: the file is damaged or holds neither.
+    """
+    weights = read_weights(path)
+    if any(key.endswith("layer_scale1.lambda1") for key in weights):
+        return _dinov2(path, weights, dtype)
+    return image_encoder(path, dtype)
+
+
+def _dinov2(path: Path, weights: Weights, dtype: torch.dtype) -> ImageEncoder:
+    from transformers import Dinov2Config, Dinov2Model
+
+    found = read_json(path.parent / "config.json")
+    if found.get("model_type") == "dinov2":
+        config = Dinov2Config.from_dict(found)
+    else:
+        config = Dinov2Config(**_dinov2_shapes(weights, path))
+    net = from_transformers(Dinov2Model, config, weights, path, dtype)
+    published = {
+        "size": {"shortest_edge": 256},
+        "crop_size": {"height": 224},
+        "image_mean": IMAGENET_MEAN,
+        "image_std": IMAGENET_STD,
+    }
+    look = read_json(path.parent / "preprocessor_config.json") or published
+    preprocessing: Preprocessing = from_processor_config(look, 224)
+    return ImageEncoder(
+        net,
+        lambda net, pixels: net(pixel_values=pixels).pooler_output,
+        preprocessing,
+        config.hidden_size,
+    )
+
+
+def _dinov2_shapes(weights: Weights, path: Path) -> dict[str, Any]:
+    try:
+        patch = weights["embeddings.patch_embeddings.projection.weight"].shape
+        positions = weights["embeddings.position_embeddings"].shape[1]
+    except KeyError as error:
+        raise CheckpointError(f"{path} does not hold this model. Keys missing: {error}.") from error
+    return {
+        "hidden_size": patch[0],
+        "num_hidden_layers": len({k.split(".")[2] for k in weights if k.startswith("encoder.")}),
+        "num_attention_heads": patch[0] // 64,
+        "patch_size": patch[-1],
+        "image_size": round((positions - 1) ** 0.5) * patch[-1],
+        "use_swiglu_ffn": any("weights_in" in key for key in weights),
+    }
+
+
+class ReferenceReward(CosineReward):
+    """Cosine of a picture's features with a reference picture's.
+
+    Args:
+        encoder: a CLIP or DINOv2.
+        target: [1, D] features of the reference, see ``reference_features``.
+    """
+
+    name = "reference"
+    scale = "cosine, about 0.2 for unrelated pictures to 1"
+    default_strength = 100.0
+    working_range = (20.0, 1000.0)
+    strength_source = "as for a CLIP score; none published"
+
+
+def reference_features(encoder: ImageEncoder, images: Tensor) -> Tensor:
+    """Mean of the normalised features of one or more pictures [N, 3, H, W]: [1, D]."""
+    with torch.no_grad():
+        features = encoder(images)
+    return torch.nn.functional.normalize(features, dim=1).mean(dim=0, keepdim=True)
+
+
+class StyleReward(Reward):
+    """Minus the Frobenius distance of the Gram matrices of early CLIP features.
+
+    Source: the style energy of FreeDoM (Yu et al., ICCV 2023, arXiv 2303.09833), which takes CLIP
+    ViT-B/16's features after the third block, without the class token.
+
+    Args:
+        encoder: patch features [B, patches, width].
+        reference: [1, 3, H, W], the picture whose style is wanted.
+    """
+
+    name = "style"
+    scale = "distance of Gram matrices, 0 at best; its size depends on the CLIP"
+    working_range = (0.001, 1.0)
+    default_strength = 0.05
+    strength_source = "none published (FreeDoM's step does not depend on it); automatic is better"
+
+    def __init__(self, encoder: ImageEncoder, reference: Tensor) -> None:
+        self.encoder = encoder
+        self.input_size = encoder.preprocessing.size
+        self.modules = (encoder,)
+        with torch.no_grad():
+            self.target = gram(encoder(reference)).mean(dim=0, keepdim=True).cpu()
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Score [B] of images [B, 3, H, W] in 0..1."""
+        matrices = gram(self.encoder(images))
+        squares = (matrices - self.target.to(matrices.device)).square().sum(dim=(1, 2))
+        return -(squares + 1e-8).sqrt()  # whose gradient stays finite at 0
+
+
+def gram(features: Tensor) -> Tensor:
+    """[B, patches, width] -> [B, width, width]: which features occur together, wherever."""
+    return features.transpose(1, 2) @ features

@@ -1,0 +1,36 @@
+"""Symmetry: pictures that are their own mirror image."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from .base import Reward
+
+AXES = {"left-right": 3, "top-bottom": 2}
+
+
+class SymmetryReward(Reward):
+    """Minus the root mean square difference of a picture and its mirror image.
+
+    Args:
+        axis: 'left-right' or 'top-bottom'.
+
+    Raises:
+        ValueError: another axis.
+    """
+
+    scale = "image units, -1 to 0 (symmetric)"
+    default_strength = 50.0
+    working_range = (10.0, 300.0)
+
+    def __init__(self, axis: str = "left-right") -> None:
+        if axis not in AXES:
+            raise ValueError(f"symmetry axis is {axis!r}; expected one of {tuple(AXES)}.")
+        self.dim = AXES[axis]
+        self.name = f"symmetry ({axis})"
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Score [B] of images [B, 3, H, W] in 0..1."""
+        images = images.float()
+        squares = (images - images.flip(self.dim)).square().mean(dim=(1, 2, 3))
+        return -(squares + 1e-8).sqrt()  # whose gradient stays finite at 0

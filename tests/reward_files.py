@@ -1,0 +1,346 @@
+"""Small random models in the files and key layouts of the published ones.
+
+Shared by tests with and without ComfyUI, as `lags_pack.tests.reward_files`. Every function writes
+into a folder and returns the file that a loader is given.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+Weights = dict[str, Tensor]
+
+SIDE, PATCH, WIDTH, SHARED = 32, 8, 32, 24  # pixels, pixels, features, features of both sides
+CLIP_VISION = {
+    "hidden_size": WIDTH,
+    "intermediate_size": 48,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 2,
+    "image_size": SIDE,
+    "patch_size": PATCH,
+    "projection_dim": SHARED,
+    "hidden_act": "gelu",
+}
+CLIP_TEXT = {
+    "vocab_size": 514,
+    "hidden_size": WIDTH,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "projection_dim": SHARED,
+    "hidden_act": "gelu",
+    "eos_token_id": 513,
+    "bos_token_id": 512,
+    "pad_token_id": 513,
+}
+CLIP_PROCESSOR = {
+    "crop_size": {"height": SIDE, "width": SIDE},
+    "do_center_crop": True,
+    "do_convert_rgb": True,
+    "do_normalize": True,
+    "do_rescale": True,
+    "do_resize": True,
+    "image_mean": [0.48145466, 0.4578275, 0.40821073],
+    "image_processor_type": "CLIPImageProcessor",
+    "image_std": [0.26862954, 0.26130258, 0.27577711],
+    "resample": 3,
+    "rescale_factor": 1 / 255,
+    "size": {"shortest_edge": SIDE},
+}
+OPEN_CLIP = {
+    "embed_dim": SHARED,
+    "vision_cfg": {
+        "image_size": SIDE,
+        "layers": 3,
+        "width": WIDTH,
+        "head_width": 16,
+        "patch_size": PATCH,
+    },
+    "text_cfg": {
+        "context_length": 77,
+        "vocab_size": 49408,
+        "width": 16,
+        "heads": 2,
+        "layers": 2,
+    },
+}
+BLIP_WIDTH, BLIP_TEXT, BLIP_LAYERS = 32, 24, 2
+LABELS = ("red", "green, lime", "blue", "grey")
+
+
+def sharpen(module: nn.Module, seed: int) -> None:
+    """Random weights of variance 1 / fan-in, not the libraries' tiny ones, so that scores vary."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, weight in sorted(module.named_parameters()):
+            if weight.ndim >= 2 or name.endswith("class_embedding"):
+                scale = 1 / math.sqrt(weight[0].numel())
+                weight.copy_(torch.randn(weight.shape, generator=generator) * scale)
+            elif name.endswith("bias"):
+                weight.copy_(0.1 * torch.randn(weight.shape, generator=generator))
+
+
+def pickscore(folder: Path, seed: int = 0, logit_scale: float = math.log(100.0)) -> Path:
+    """PickScore_v1 as its page has it: a CLIPModel's folder with tokenizer and preprocessor."""
+    return clip_folder(folder / "PickScore_v1", seed, logit_scale)
+
+
+def clip_folder(folder: Path, seed: int = 0, logit_scale: float = math.log(100.0)) -> Path:
+    """A CLIPModel's folder: config.json, model.safetensors, preprocessor and tokenizer files."""
+    model = clip_model(seed)
+    with torch.no_grad():
+        model.logit_scale.fill_(logit_scale)
+    save(folder / "model.safetensors", model.state_dict())
+    write_json(folder / "config.json", model.config.to_dict())
+    write_json(folder / "preprocessor_config.json", CLIP_PROCESSOR)
+    clip_tokenizer(folder)
+    return folder / "model.safetensors"
+
+
+def clip_model(seed: int = 0) -> Any:
+    """A small CLIPModel of transformers."""
+    from transformers import CLIPConfig, CLIPModel
+
+    config = CLIPConfig(
+        text_config=dict(CLIP_TEXT), vision_config=dict(CLIP_VISION), projection_dim=SHARED
+    )
+    model = CLIPModel(config).eval()
+    sharpen(model, seed)
+    return model
+
+
+def clip_tokenizer(folder: Path) -> None:
+    """CLIP's tokenizer without merges: one token for each byte."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    rest = [byte for byte in range(256) if byte not in printable]
+    letters = [chr(byte) for byte in printable] + [chr(256 + i) for i in range(len(rest))]
+    words = [*letters, *(letter + "</w>" for letter in letters)]
+    words += ["<|startoftext|>", "<|endoftext|>"]
+    write_json(folder / "vocab.json", {word: i for i, word in enumerate(words)})
+    (folder / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
+    special = {"bos_token": words[-2], "eos_token": words[-1], "unk_token": words[-1]}
+    write_json(
+        folder / "tokenizer_config.json",
+        {
+            **special,
+            "pad_token": words[-1],
+            "model_max_length": 77,
+            "tokenizer_class": "CLIPTokenizer",
+        },
+    )
+
+
+def clip_vision(folder: Path, seed: int = 1) -> Path:
+    """A picture side alone, as ComfyUI's clip_vision folder has it, with its config beside it."""
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    model = CLIPVisionModelWithProjection(CLIPVisionConfig(**CLIP_VISION)).eval()
+    sharpen(model, seed)
+    save(folder / "clip_vision.safetensors", model.state_dict())
+    write_json(folder / "config.json", model.config.to_dict())
+    return folder / "clip_vision.safetensors"
+
+
+def open_clip_model(seed: int = 2) -> Any:
+    """A small CLIP of open_clip."""
+    import open_clip
+
+    model = open_clip.CLIP(
+        OPEN_CLIP["embed_dim"], OPEN_CLIP["vision_cfg"], OPEN_CLIP["text_cfg"]
+    ).eval()
+    sharpen(model, seed)
+    return model
+
+
+def hps(folder: Path, version: str = "2.1", seed: int = 2) -> Path:
+    """An HPSv2 checkpoint: a torch file with state_dict; its size is named beside it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / ("HPS_v2_compressed.pt" if version == "2" else f"HPS_v{version}_compressed.pt")
+    torch.save({"epoch": 1, "state_dict": dict(open_clip_model(seed).state_dict())}, path)
+    write_json(folder / "open_clip_config.json", {"model_cfg": OPEN_CLIP})
+    return path
+
+
+def aesthetic(folder: Path, seed: int = 3, width: int = SHARED) -> Path:
+    """The LAION aesthetic head as published: a torch file of five linear layers."""
+    sizes = {0: (1024, width), 2: (128, 1024), 4: (64, 128), 6: (16, 64), 7: (1, 16)}
+    generator, weights = torch.Generator().manual_seed(seed), {}
+    for number, (out, into) in sizes.items():
+        weight = torch.randn(out, into, generator=generator) / math.sqrt(into)
+        weights[f"layers.{number}.weight"] = weight
+        weights[f"layers.{number}.bias"] = 0.1 * torch.randn(out, generator=generator)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "sac+logos+ava1-l14-linearMSE.pth"
+    torch.save(weights, path)
+    return path
+
+
+def image_reward(folder: Path, seed: int = 4) -> Path:
+    """ImageReward as published: BLIP's own key names, a head, BERT's vocabulary beside it."""
+    folder = folder / "ImageReward"
+    folder.mkdir(parents=True, exist_ok=True)
+    generator = torch.Generator().manual_seed(seed)
+    weights = {}
+    for key, shape in image_reward_shapes().items():
+        if key.endswith("position_ids"):
+            weights[key] = torch.arange(shape[1])[None]
+        elif "norm" in key.lower() and key.endswith("weight"):
+            weights[key] = torch.ones(shape)
+        elif len(shape) == 1:
+            weights[key] = 0.1 * torch.randn(shape, generator=generator)
+        else:
+            fan_in = math.prod(shape[1:]) if len(shape) in (2, 4) else shape[-1]
+            weights[key] = torch.randn(shape, generator=generator) / math.sqrt(fan_in)
+    path = folder / "ImageReward.pt"
+    torch.save(weights, path)
+    write_json(folder / "med_config.json", {"num_attention_heads": 2})
+    bert_vocabulary(folder)
+    return path
+
+
+def image_reward_shapes(
+    side: int = SIDE,
+    patch: int = PATCH,
+    width: int = BLIP_WIDTH,
+    layers: int = BLIP_LAYERS,
+    text: int = BLIP_TEXT,
+    text_layers: int = BLIP_LAYERS,
+    words: int = 0,
+    context: int = 40,
+) -> dict[str, tuple[int, ...]]:
+    """Keys and shapes of an ImageReward file; for the published one pass its sizes."""
+    words = words or len(bert_words())
+    shapes: dict[str, tuple[int, ...]] = {}
+
+    def linear(key: str, out: int, into: int) -> None:
+        shapes[key + ".weight"], shapes[key + ".bias"] = (out, into), (out,)
+
+    def norm(key: str, size: int) -> None:
+        shapes[key + ".weight"], shapes[key + ".bias"] = (size,), (size,)
+
+    eye, read = "blip.visual_encoder.", "blip.text_encoder."
+    shapes[eye + "cls_token"] = (1, 1, width)
+    shapes[eye + "pos_embed"] = (1, (side // patch) ** 2 + 1, width)
+    shapes[eye + "patch_embed.proj.weight"] = (width, 3, patch, patch)
+    shapes[eye + "patch_embed.proj.bias"] = (width,)
+    for i in range(layers):
+        block = f"{eye}blocks.{i}."
+        norm(block + "norm1", width)
+        norm(block + "norm2", width)
+        linear(block + "attn.qkv", 3 * width, width)
+        linear(block + "attn.proj", width, width)
+        linear(block + "mlp.fc1", 4 * width, width)
+        linear(block + "mlp.fc2", width, 4 * width)
+    norm(eye + "norm", width)
+    shapes[read + "embeddings.position_ids"] = (1, context)
+    shapes[read + "embeddings.word_embeddings.weight"] = (words, text)
+    shapes[read + "embeddings.position_embeddings.weight"] = (context, text)
+    norm(read + "embeddings.LayerNorm", text)
+    for i in range(text_layers):
+        layer = f"{read}encoder.layer.{i}."
+        for attention, into in (("attention", text), ("crossattention", width)):
+            linear(f"{layer}{attention}.self.query", text, text)
+            linear(f"{layer}{attention}.self.key", text, into)
+            linear(f"{layer}{attention}.self.value", text, into)
+            linear(f"{layer}{attention}.output.dense", text, text)
+            norm(f"{layer}{attention}.output.LayerNorm", text)
+        linear(layer + "intermediate.dense", 4 * text, text)
+        linear(layer + "output.dense", text, 4 * text)
+        norm(layer + "output.LayerNorm", text)
+    for number, out, into in (
+        (0, 1024, text),
+        (2, 128, 1024),
+        (4, 64, 128),
+        (6, 16, 64),
+        (7, 1, 16),
+    ):
+        linear(f"mlp.layers.{number}", out, into)
+    return shapes
+
+
+def bert_words() -> list[str]:
+    """A small vocabulary in BERT's order: specials, then letters and their continuations."""
+    letters = [chr(c) for c in (*range(97, 123), *range(48, 58))] + list("一猫红的.,!?")
+    return ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *("##" + c for c in letters)]
+
+
+def bert_vocabulary(folder: Path) -> Path:
+    """vocab.txt, one word a line."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.txt").write_text("\n".join(bert_words()) + "\n", encoding="utf-8")
+    return folder / "vocab.txt"
+
+
+def classifier(folder: Path, seed: int = 5) -> Path:
+    """A ViT classifier's folder with four named classes."""
+    from transformers import ViTConfig, ViTForImageClassification
+
+    config = ViTConfig(
+        hidden_size=WIDTH,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=48,
+        image_size=SIDE,
+        patch_size=PATCH,
+        id2label=dict(enumerate(LABELS)),
+        label2id={name: i for i, name in enumerate(LABELS)},
+        architectures=["ViTForImageClassification"],
+    )
+    model = ViTForImageClassification(config).eval()
+    sharpen(model, seed)
+    folder = folder / "tiny-vit"
+    save(folder / "model.safetensors", model.state_dict())
+    write_json(folder / "config.json", model.config.to_dict())
+    half = [0.5, 0.5, 0.5]
+    look = {"size": {"height": SIDE, "width": SIDE}, "resample": 2, "do_normalize": True}
+    look |= {"image_mean": half, "image_std": half, "image_processor_type": "ViTImageProcessor"}
+    write_json(folder / "preprocessor_config.json", look)
+    return folder / "model.safetensors"
+
+
+def dinov2(folder: Path, seed: int = 6) -> Path:
+    """A DINOv2's folder, in the keys of its published files (those of transformers 4)."""
+    from transformers import Dinov2Config, Dinov2Model
+
+    config = Dinov2Config(
+        hidden_size=WIDTH,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=SIDE,
+        patch_size=PATCH,
+    )
+    model = Dinov2Model(config).eval()
+    sharpen(model, seed)
+    newer = {"q_proj": "attention.query", "k_proj": "attention.key", "v_proj": "attention.value"}
+    newer["o_proj"] = "output.dense"
+    weights = {}
+    for key, value in model.state_dict().items():
+        for new, old in newer.items():
+            key = key.replace(f"attention.{new}.", f"attention.{old}.")
+        weights[key] = value
+    folder = folder / "tiny-dinov2"
+    save(folder / "model.safetensors", weights)
+    write_json(folder / "config.json", model.config.to_dict())
+    look = {"size": {"shortest_edge": 36}, "crop_size": {"height": SIDE, "width": SIDE}}
+    look |= {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225], "resample": 3}
+    write_json(folder / "preprocessor_config.json", look)
+    return folder / "model.safetensors"
+
+
+def save(path: Path, weights: Weights) -> None:
+    """Write safetensors, making the folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({key: value.detach().contiguous().clone() for key, value in weights.items()}, path)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON file, making the folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, default=str), encoding="utf-8")
