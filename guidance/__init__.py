@@ -10,6 +10,7 @@ from .schedules import (
     Schedule,
     UncertaintySchedule,
 )
+from .spread import score_deviation
 from .trace import StepRecord, Trace
 from .ve import VEView, ve_view
 
@@ -32,5 +33,6 @@ __all__ = [
     "WeightError",
     "jacobian_vector_product",
     "preset",
+    "score_deviation",
     "ve_view",
 ]

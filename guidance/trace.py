@@ -24,6 +24,7 @@ class StepRecord:
         model_calls: forwards of the denoiser.
         weight_calls: evaluations of the weight with its gradient.
         seconds: wall clock of the evaluation.
+        terms: log_w of each factor of the weight, by name, where the weight has factors.
     """
 
     sigma_ve: Tensor
@@ -36,6 +37,7 @@ class StepRecord:
     model_calls: int
     weight_calls: int
     seconds: float
+    terms: dict[str, Tensor] | None = None
 
     @classmethod
     def skipped(cls, sigma_ve: Tensor, seconds: float) -> StepRecord:
@@ -44,8 +46,7 @@ class StepRecord:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers and lists, ready for JSON; what was not measured is None."""
-        values = vars(self).items()
-        return {name: v.tolist() if isinstance(v, Tensor) else v for name, v in values}
+        return {name: _plain(value) for name, value in vars(self).items()}
 
 
 @dataclass
@@ -56,16 +57,22 @@ class Trace:
         label: what the run was, for plots that compare several.
         start: what was done to the first noise, where it was tilted.
         records: one per evaluation of the sampler.
+        strengths: nats per unit of score of each factor of the weight, as used.
+        measured: the names of those whose strength the run chose by itself.
     """
 
     label: str = ""
     start: StepRecord | None = None
     records: list[StepRecord] = field(default_factory=list)
+    strengths: dict[str, float] = field(default_factory=dict)
+    measured: tuple[str, ...] = ()
 
     def clear(self) -> None:
         """Forget what an earlier run left."""
         self.start = None
         self.records.clear()
+        self.strengths.clear()
+        self.measured = ()
 
     def add_start(self, record: StepRecord) -> None:
         """Note what was done to the first noise."""
@@ -82,12 +89,13 @@ class Trace:
     @property
     def model_calls(self) -> int:
         """Forwards of the denoiser over the run."""
-        return sum(record.model_calls for record in self._all)
+        # To measure a strength takes one more forward.
+        return len(self.measured) + sum(record.model_calls for record in self._all)
 
     @property
     def weight_calls(self) -> int:
         """Weight evaluations over the run."""
-        return sum(record.weight_calls for record in self._all)
+        return len(self.measured) + sum(record.weight_calls for record in self._all)
 
     @property
     def seconds(self) -> float:
@@ -98,6 +106,8 @@ class Trace:
         """Plain numbers and lists, ready for JSON."""
         return {
             "label": self.label,
+            "strengths": dict(self.strengths),
+            "measured": list(self.measured),
             "start": self.start.to_dict() if self.start else None,
             "records": [record.to_dict() for record in self.records],
         }
@@ -106,8 +116,19 @@ class Trace:
 def _kept(record: StepRecord) -> StepRecord:
     """A record that holds no memory of the GPU and no inference tensor."""
     with torch.inference_mode(False):
-        kept: dict[str, Any] = {
-            name: v.detach().float().cpu().clone() if isinstance(v, Tensor) else v
-            for name, v in vars(record).items()
-        }
+        kept: dict[str, Any] = {name: _on_cpu(value) for name, value in vars(record).items()}
     return StepRecord(**kept)
+
+
+def _on_cpu(value: Any) -> Any:
+    """A copy of a tensor, or of each in a dictionary; anything else as it is."""
+    if isinstance(value, dict):
+        return {name: _on_cpu(item) for name, item in value.items()}
+    return value.detach().float().cpu().clone() if isinstance(value, Tensor) else value
+
+
+def _plain(value: Any) -> Any:
+    """Tensors as lists of numbers, also in a dictionary."""
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    return value.tolist() if isinstance(value, Tensor) else value

@@ -4,17 +4,31 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
+from .classifier import LAGSWeightClassifier
+from .combine import LAGSCombineWeights, LAGSMaskWeight
 from .demo import LAGSDemoModel
+from .load_weight import LAGSLoadWeight
+from .model_files import register_folder
+from .reference import LAGSWeightReference
 from .sampling import LAGSGuidance, LAGSKSampler, LAGSKSamplerAdvanced, LAGSOptions
+from .score import LAGSScoreImages
 from .weights import LAGSWeightColor, LAGSWeightFrequency
+
+register_folder()
 
 NODES: list[type[io.ComfyNode]] = [
     LAGSKSampler,
     LAGSKSamplerAdvanced,
     LAGSGuidance,
     LAGSOptions,
+    LAGSLoadWeight,
     LAGSWeightColor,
     LAGSWeightFrequency,
+    LAGSWeightReference,
+    LAGSWeightClassifier,
+    LAGSCombineWeights,
+    LAGSMaskWeight,
+    LAGSScoreImages,
     LAGSDemoModel,
 ]
 

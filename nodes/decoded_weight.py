@@ -11,7 +11,7 @@ import comfy.model_management as mm
 import torch
 from torch import Tensor
 
-from ..guidance import AutogradLogWeight
+from ..guidance import AutogradLogWeight, LogWeight
 from ..rewards import Weight
 from .autograd_safe import autograd_safe
 
@@ -27,14 +27,20 @@ class DecodedLogWeight:
         vae: ComfyUI's VAE object; loaded on its device while this is used.
         weight: log w on images.
         process_latent_out: model space -> the VAE's latent space, affine element by element.
+
+    Attributes:
+        terms: what the last gradient was taken of, factor by factor: log w [B], on the CPU.
     """
+
+    terms: dict[str, Tensor]
 
     def __init__(
         self, vae: Any, weight: Weight, process_latent_out: Callable[[Tensor], Tensor]
     ) -> None:
         self.vae, self.weight, self.process_latent_out = vae, weight, process_latent_out
-        self.name = weight.name
-        self.on_images = AutogradLogWeight(weight, weight.name)
+        self.name, self.terms = weight.name, {}
+        self._by_term: list[Tensor] = []
+        self.on_images = AutogradLogWeight(self._noted, weight.name)
         self.offset, self.gain = _affine_part(vae.process_output)
 
     def images(self, latents: Tensor) -> Tensor:
@@ -47,6 +53,13 @@ class DecodedLogWeight:
         with on_device(vae.device):
             decoded = vae.first_stage_model.decode(latents.to(vae.device, vae.vae_dtype))
         return decoded.float() * self.gain + self.offset
+
+    def _noted(self, images: Tensor) -> Tensor:
+        """log w [B] of images, its factors noted."""
+        by_term = self.weight.by_term(images)
+        if by_term.ndim == 2:  # else a weight that breaks its contract, which is said later
+            self._by_term.append(by_term.detach().float().cpu())
+        return by_term.sum(dim=0)
 
     def __call__(self, denoised: Tensor) -> Tensor:
         """log w [B] of model-space latents."""
@@ -68,6 +81,7 @@ class DecodedLogWeight:
         slope = self.process_latent_out(zero + 1) - self.process_latent_out(zero)
         latents = self.process_latent_out(denoised.float())
         log_w, grad = self._as_memory_allows(latents)
+        self.terms = dict(zip(self.weight.labels, torch.cat(self._by_term, dim=1), strict=True))
         return log_w.to(denoised.device), grad.to(denoised.device) * slope
 
     def bytes_per_picture(self, latent_shape: torch.Size) -> float:
@@ -108,6 +122,7 @@ class DecodedLogWeight:
 
     def _try_in_parts(self, latents: Tensor, rows: int) -> tuple[Tensor, Tensor] | None:
         """(log_w, gradient), or None where memory ran out."""
+        self._by_term = []
         try:
             with autograd_safe(self.vae.first_stage_model):
                 parts = [self._value_and_grad(part) for part in latents.split(rows)]
@@ -129,19 +144,22 @@ class DecodedLogWeight:
 
 
 class MaskedLogWeight:
-    """A log-weight under inpainting: sees the picture with its kept part, moves only the rest.
+    """A log-weight that moves only a part of the picture.
 
     Args:
         inner: log w on whole pictures.
-        mask: [B or 1, 1, h, w], 1 where the sampler may paint.
-        kept: [B, C, h, w] the picture outside of the mask, model space.
+        mask: [B or 1, 1, h, w], 1 where the picture may move.
+        kept: [B, C, h, w], model space: what inner sees outside of the mask; None for what is
+            there.
     """
 
-    def __init__(self, inner: DecodedLogWeight, mask: Tensor, kept: Tensor) -> None:
+    def __init__(self, inner: LogWeight, mask: Tensor, kept: Tensor | None = None) -> None:
         self.inner, self.mask, self.kept = inner, mask, kept
         self.name = inner.name
 
     def _blend(self, denoised: Tensor) -> Tensor:
+        if self.kept is None:
+            return denoised
         return denoised * self.mask + self.kept * (1 - self.mask)
 
     def __call__(self, denoised: Tensor) -> Tensor:

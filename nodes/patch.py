@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
+from dataclasses import dataclass, replace
 from typing import Any
 
 import comfy.model_management as mm
@@ -11,10 +12,21 @@ from comfy.patcher_extension import WrappersMP
 from comfy.sampler_helpers import estimate_memory
 from torch import Tensor
 
-from ..guidance import LAGS, DifferenceStep, LogWeight, Trace, VEView, ve_view
+from ..guidance import (
+    LAGS,
+    DifferenceStep,
+    LogWeight,
+    StepRecord,
+    Trace,
+    VEView,
+    score_deviation,
+    ve_view,
+)
 from ..rewards import Weight
+from ..rewards.masked import region, stretched
 from .checks import check_latent, check_vae
 from .decoded_weight import DecodedLogWeight, MaskedLogWeight
+from .models import load
 
 
 def difference_step(model: Any) -> DifferenceStep:
@@ -35,8 +47,9 @@ class Run:
 
     log_weight: DecodedLogWeight
     sigmas: Tensor
-    mask: Tensor | None
+    mask: Tensor | None  # of inpainting
     kept: Tensor | None
+    region: Tensor | None  # where the weight acts, [1, 1, h, w]; None for everywhere
 
 
 class GuidancePatch:
@@ -79,11 +92,10 @@ class GuidancePatch:
     ) -> Tensor:
         """Around a whole run: load the VAE beside the model, and note mask and kept picture."""
         check_latent(noise)
-        _check_caches(guider, self.method)
-        inner = guider.inner_model
-        log_weight = DecodedLogWeight(self.vae, self.weight, inner.process_latent_out)
-        _load_together(guider, self.vae, log_weight.bytes_per_picture(noise.shape), noise.shape)
-        run = Run(log_weight, sigmas, denoise_mask, latent_image)
+        _check_caches(guider, self.method, self.weight)
+        log_weight = self._decoded(guider, self.weight)
+        _load_together(guider, log_weight, noise.shape)
+        run = Run(log_weight, sigmas, denoise_mask, latent_image, _region(self.weight, noise))
         self.trace.clear()
         if self.method.tilt_start and bool(noise.any()):  # no noise: another sampler's run goes on
             full = executor.class_obj.max_denoise(guider, sigmas)
@@ -93,6 +105,9 @@ class GuidancePatch:
         return executor(
             guider, sigmas, extra_args, callback, noise, latent_image, denoise_mask, disable_pbar
         )
+
+    def _decoded(self, guider: Any, weight: Weight) -> DecodedLogWeight:
+        return DecodedLogWeight(self.vae, weight, guider.inner_model.process_latent_out)
 
     def _tilted(
         self, noise: Tensor, guider: Any, run: Run, extra_args: dict[str, Any], full: bool
@@ -105,19 +120,50 @@ class GuidancePatch:
         if not view.is_usable or not bool(self.method.is_active(view.sigma_ve).any()):
             return noise
         options = extra_args["model_options"]  # without the run: plain evaluations
+        x = scaling(sigma, noise, run.kept, full)
 
-        def denoiser(x_ve: Tensor, sigma_ve: Tensor) -> Tensor:
+        def plain(x: Tensor, *_: Any) -> Tensor:
             mm.throw_exception_if_processing_interrupted()
-            seed = extra_args.get("seed")
-            result: Tensor = guider(view.from_ve(x_ve), timestep, options, seed)
+            result: Tensor = guider(x, timestep, options, extra_args.get("seed"))
             return result
 
-        x_ve = view.to_ve(scaling(sigma, noise, run.kept, full))
-        log_weight = _under_mask(run, guider, timestep, options)
-        moved, record = self.method.tilted_start(denoiser, log_weight, x_ve, view.sigma_ve)
-        self.trace.add_start(record)
-        shift = view.from_ve(moved - x_ve) * (1 if run.mask is None else run.mask)
+        denoiser = _Evaluations(plain, guider, x, timestep, view, options, None)
+        log_weight = self._log_weight(run, denoiser)
+        moved, record = self.method.tilted_start(denoiser, log_weight, denoiser.x_ve, view.sigma_ve)
+        self.trace.add_start(replace(record, terms=_terms_of(record, run)))
+        shift = view.from_ve(moved - denoiser.x_ve)
+        for mask in (run.mask, run.region):
+            shift = shift if mask is None else shift * mask
         return noise + shift / scaling(sigma, torch.ones_like(noise), noise * 0, full)
+
+    def _log_weight(self, run: Run, denoiser: _Evaluations) -> LogWeight:
+        """log w under all masks, at a noise level; automatic strengths are chosen at the first."""
+        if not run.log_weight.weight.is_measured:
+            run.log_weight = self._decoded(denoiser.guider, self._measured(run, denoiser))
+        self.trace.strengths.update(run.log_weight.weight.strengths)
+        return _under_masks(run.log_weight, run, denoiser)
+
+    def _measured(self, run: Run, denoiser: _Evaluations) -> Weight:
+        """The weight with its automatic strengths chosen, by the run's first denoised pictures."""
+        x, sigma = denoiser.x_ve, denoiser.view.sigma_ve
+        deviations = {}
+        for i, term in enumerate(self.weight.terms):
+            if not term.is_known:
+                score = self._decoded(denoiser.guider, Weight.of(term.reward, 1.0))
+                score_here = _under_masks(score, run, denoiser)
+                deviations[i] = score_deviation(denoiser, score_here, x, sigma, self.method.step)
+        weight = self.weight.measured(deviations)
+        self.trace.measured = tuple(weight.labels[i] for i in deviations)
+        for i, deviation in deviations.items():
+            logging.info(
+                "LAGS: the strength of weight '%s' is %.6g: %g nats for a standard deviation of "
+                "%.4g in its score.",
+                weight.labels[i],
+                weight.terms[i].strength,
+                self.weight.terms[i].spread,
+                deviation,
+            )
+        return weight
 
     def predict_noise(
         self,
@@ -135,35 +181,44 @@ class GuidancePatch:
         if run is None or not view.is_usable:  # no run to guide, or a flow model at pure noise
             return executor(x, timestep, options, seed)
 
-        denoiser = _TwiceCalled(executor, x, timestep, view, options, seed)
-        log_weight = _under_mask(run, guider, timestep, options)
+        denoiser = _Evaluations(executor, guider, x, timestep, view, options, seed)
+        log_weight = self._log_weight(run, denoiser)
         denoised, record = self.method(denoiser, log_weight, denoiser.x_ve, view.sigma_ve)
-        self.trace.add(record)
-        return denoised
+        self.trace.add(replace(record, terms=_terms_of(record, run)))
+        if run.region is None or not record.active:
+            return denoised
+        # J v spreads what is asked for to where it is likely too; a masked weight is to stay put.
+        plain = denoiser(denoiser.x_ve, view.sigma_ve)
+        return torch.lerp(plain, denoised, run.region.to(denoised))
 
 
-class _TwiceCalled:
+class _Evaluations:
     """The model as a denoiser on x_ve: the sampler's own call first, further ones on moved x."""
 
     def __init__(
         self,
-        executor: Any,
+        model: Any,
+        guider: Any,
         x: Tensor,
         timestep: Tensor,
         view: VEView,
         options: dict[str, Any],
         seed: int | None,
     ) -> None:
-        self.executor, self.x, self.timestep, self.view = executor, x, timestep, view
-        self.options, self.seed = options, seed
+        self.model, self.guider, self.x, self.timestep = model, guider, x, timestep
+        self.view, self.options, self.seed = view, options, seed
         self.x_ve = view.to_ve(x)
+        self.own: Tensor | None = None
 
     def __call__(self, x_ve: Tensor, sigma_ve: Tensor) -> Tensor:
         if x_ve is self.x_ve:
-            return self.executor(self.x, self.timestep, self.options, self.seed)
+            if self.own is None:
+                self.own = self.model(self.x, self.timestep, self.options, self.seed)
+            return self.own
         mm.throw_exception_if_processing_interrupted()
         x = self.view.from_ve(x_ve)
-        return self.executor(x, self.timestep, self._options_of_the_user(), self.seed)
+        result: Tensor = self.model(x, self.timestep, self._options_of_the_user(), self.seed)
+        return result
 
     def _options_of_the_user(self) -> dict[str, Any]:
         """model_options without what the sampler put in for its own call.
@@ -171,7 +226,7 @@ class _TwiceCalled:
         CFG++ samplers hook the call to catch the unconditional prediction; a further call must not
         overwrite what they caught.
         """
-        own = self.executor.class_obj.model_options
+        own = self.guider.model_options
         options = dict(self.options)
         for name in ("sampler_post_cfg_function", "disable_cfg1_optimization"):
             options.pop(name, None)
@@ -180,37 +235,57 @@ class _TwiceCalled:
         return options
 
 
-def _under_mask(run: Run, guider: Any, timestep: Tensor, options: dict[str, Any]) -> LogWeight:
-    """The run's log-weight, restricted to what the sampler may paint at this noise level."""
+def _under_masks(log_weight: LogWeight, run: Run, at: _Evaluations) -> LogWeight:
+    """A log-weight restricted to its region, and to what the sampler may paint at this level."""
+    if run.region is not None:
+        log_weight = MaskedLogWeight(log_weight, run.region)
     if run.mask is None or run.kept is None:
-        return run.log_weight
+        return log_weight
     mask = run.mask
-    if "denoise_mask_function" in options:  # differential diffusion: the mask changes with sigma
-        extra = {"model": guider, "sigmas": run.sigmas}
-        mask = options["denoise_mask_function"](timestep, mask, extra_options=extra)
-    return MaskedLogWeight(run.log_weight, mask, run.kept)
+    if "denoise_mask_function" in at.options:  # differential diffusion: it changes with sigma
+        extra = {"model": at.guider, "sigmas": run.sigmas}
+        mask = at.options["denoise_mask_function"](at.timestep, mask, extra_options=extra)
+    return MaskedLogWeight(log_weight, mask, run.kept)
 
 
-def _load_together(guider: Any, vae: Any, weight_bytes: float, shape: torch.Size) -> None:
-    """Model, its helpers and the VAE in one call, so that none of them evicts another.
+def _region(weight: Weight, noise: Tensor) -> Tensor | None:
+    """Where a weight acts, as a mask of the latents' size: every cell that it touches."""
+    mask = region(weight)
+    if mask is None:
+        return None
+    return torch.nn.functional.adaptive_max_pool2d(
+        stretched(mask, *(8 * side for side in noise.shape[-2:]))[None, None], noise.shape[-2:]
+    ).to(noise)
+
+
+def _terms_of(record: StepRecord, run: Run) -> dict[str, Tensor] | None:
+    return run.log_weight.terms if record.active else None
+
+
+def _load_together(guider: Any, log_weight: DecodedLogWeight, shape: torch.Size) -> None:
+    """Model, its helpers, VAE and reward models in one call, so that none of them evicts another.
 
     The forward of the model and the backward of the decoder take turns, so the larger need counts.
     """
-    model = guider.model_patcher
+    model, vae = guider.model_patcher, log_weight.vae
+    weight_bytes = log_weight.bytes_per_picture(shape)
     helpers = [m for m in getattr(guider, "loaded_models", []) if m is not model]
     second_model = getattr(guider, "uncond_model_patcher", None)  # guiders with a model per branch
     if second_model is not None:
         helpers.append(second_model)
+    own, _ = estimate_memory(model, shape, guider.conds)
+    beside = [model, *helpers]
     if vae.patcher.load_device != model.load_device:  # a VAE on the CPU takes nothing from the GPU
         mm.load_models_gpu([vae.patcher], memory_required=weight_bytes)
-        return
-    own, _ = estimate_memory(model, shape, guider.conds)
-    mm.load_models_gpu([model, *helpers, vae.patcher], memory_required=max(weight_bytes, own))
+    else:
+        beside.append(vae.patcher)
+        own = max(own, weight_bytes)
+    load(log_weight.weight.modules, beside, own)
 
 
-def _check_caches(guider: Any, method: LAGS) -> None:
+def _check_caches(guider: Any, method: LAGS, weight: Weight) -> None:
     """Refuse caching wrappers: they would answer the second forward from the first."""
-    if not method.jacobian:
+    if not method.jacobian and weight.is_measured:
         return
     wrappers = guider.model_options.get("transformer_options", {}).get("wrappers", {})
     keys = {key for kind in wrappers.values() for key in kind if isinstance(key, str)}
@@ -218,5 +293,6 @@ def _check_caches(guider: Any, method: LAGS) -> None:
     if caches:
         raise ValueError(
             f"The model carries {', '.join(caches)}, which reuses outputs for similar inputs: the "
-            "difference of two forwards would be lost. Remove that node, or choose mode 'fast'."
+            "difference of two forwards would be lost. Remove that node, or choose mode 'fast' and "
+            "set the weight's strength by hand."
         )

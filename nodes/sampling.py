@@ -91,8 +91,14 @@ def guided(
     """
     check_strength(strength, weight.name)
     method = (options or Options()).applied_to(preset(mode, c, difference_step(model)), c)
-    if strength == 0 or all(term.strength == 0 for term in weight.terms):
+    if strength == 0 or weight.is_off:
         return model
+    if not weight.differentiable:
+        black = ", ".join(t.reward.name for t in weight.terms if not t.reward.differentiable)
+        raise ValueError(
+            f"Weight '{black}' has no gradient, which guidance needs: take it out of the weight. "
+            "Score Images can rank finished pictures by it."
+        )
     return GuidancePatch(method, weight.power(strength), vae, trace).apply(model)
 
 

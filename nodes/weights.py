@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from comfy_api.latest import io
 
 from ..rewards import ColourReward, FrequencyReward, Weight
 from ..rewards.colour import ATTRIBUTES
-from .sockets import CATEGORY, WeightSocket
-
-
-def weight_output() -> Any:
-    """The socket all weights share."""
-    return WeightSocket.Output(display_name="weight", tooltip="For a LAGS sampler or Combine.")
+from .sockets import CATEGORY
+from .weight_inputs import weight_output
 
 
 class LAGSWeightColor(io.ComfyNode):

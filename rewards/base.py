@@ -87,6 +87,11 @@ class Term:
                 "expected a finite number, 0 (off) or more."
             )
 
+    @property
+    def is_known(self) -> bool:
+        """Whether nothing is left to measure; a strength of 0 is off, automatic or not."""
+        return not self.spread or not self.strength
+
     def measured(self, deviation: float) -> Term:
         """The term with its strength made known.
 
@@ -96,7 +101,7 @@ class Term:
         Raises:
             ValueError: the score does not vary, so no strength makes it.
         """
-        if not self.spread:
+        if self.is_known:
             return self
         if not 0 < deviation < math.inf:
             raise ValueError(
@@ -142,6 +147,11 @@ class Weight:
         )
 
     @property
+    def strengths(self) -> dict[str, float]:
+        """Nats per unit of score of each term, by its label."""
+        return {label: t.strength for label, t in zip(self.labels, self.terms, strict=True)}
+
+    @property
     def differentiable(self) -> bool:
         """Whether every term has a gradient."""
         return all(term.reward.differentiable for term in self.terms)
@@ -154,7 +164,7 @@ class Weight:
     @property
     def is_measured(self) -> bool:
         """Whether all strengths are known."""
-        return not any(term.spread for term in self.terms)
+        return all(term.is_known for term in self.terms)
 
     @property
     def modules(self) -> tuple[nn.Module, ...]:
@@ -198,7 +208,7 @@ class Weight:
         """
         return Weight(
             tuple(
-                term.measured(deviations[i]) if term.spread else term
+                term if term.is_known else term.measured(deviations[i])
                 for i, term in enumerate(self.terms)
             )
         )

@@ -1,0 +1,120 @@
+"""Weight: classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..rewards import BalanceReward, ClassReward, Reward, Weight
+from ..rewards.classifier import GOALS, Classifier, among, class_numbers, classifier
+from . import models
+from .images import to_pictures
+from .sockets import CATEGORY
+from .weight_inputs import (
+    FILES,
+    file_input,
+    numbers,
+    precision_input,
+    strength_inputs,
+    weight_output,
+)
+
+
+def measured_rates(model: Classifier, classes: Sequence[int], plain: Tensor | None) -> list[float]:
+    """How often plain pictures are of each class, by the classifier.
+
+    Raises:
+        ValueError: there are no plain pictures.
+    """
+    if plain is None:
+        raise ValueError(
+            "To balance classes their rates without guidance must be known. Connect a batch of "
+            "plainly sampled pictures (a few dozen) to plain_images, or write the rates, such as "
+            "'0.8, 0.2'."
+        )
+    models.load([model])
+    with torch.inference_mode(False), torch.no_grad():
+        parts = [among(model, part, classes).exp() for part in to_pictures(plain).split(8)]
+    rates: list[float] = torch.cat(parts).mean(dim=0).clamp(min=1e-4).tolist()
+    return rates
+
+
+CLASSES = (
+    "Names or numbers of classes, separated by commas, as the classifier's config.json has them."
+)
+
+
+class LAGSWeightClassifier(io.ComfyNode):
+    """More or less of a class, or a fair mix of classes."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        def classes(default: str = "") -> Any:
+            return io.String.Input("classes", default=default, tooltip=CLASSES)
+
+        targets = io.String.Input(
+            "targets",
+            default="",
+            tooltip="How often each class should come, for example '1, 1, 2'. Empty: equally.",
+        )
+        rates = io.String.Input(
+            "rates",
+            default="",
+            tooltip="How often each class comes without guidance, for example '0.8, 0.2'. Empty: "
+            "measured on plain_images.",
+        )
+        return io.Schema(
+            node_id="LAGSWeightClassifier",
+            display_name="Weight: classifier",
+            category=CATEGORY,
+            description="Asks for more or less of a class of any image classifier of transformers, "
+            "or for a fair mix: classes as often as you say. Put the classifier's folder "
+            "(config.json, model.safetensors, preprocessor_config.json) into "
+            "models/weight_functions.",
+            inputs=[
+                file_input("file", "classifier", "model.safetensors of a classifier's folder."),
+                io.DynamicCombo.Input(
+                    "goal",
+                    options=[
+                        io.DynamicCombo.Option("towards", [classes()]),
+                        io.DynamicCombo.Option("away", [classes()]),
+                        io.DynamicCombo.Option("balance", [classes(), targets, rates]),
+                    ],
+                    tooltip="towards: more of the classes. away: fewer. balance: each as often as "
+                    "its target.",
+                ),
+                precision_input(),
+                *strength_inputs(ClassReward),
+                io.Image.Input(
+                    "plain_images",
+                    optional=True,
+                    tooltip="For balance: pictures sampled without guidance, to measure the rates.",
+                ),
+            ],
+            outputs=[weight_output()],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        file: str,
+        goal: dict[str, Any],
+        precision: str,
+        strength: float,
+        auto_nats: float,
+        plain_images: Tensor | None = None,
+    ) -> io.NodeOutput:
+        model = models.shared(classifier, FILES["classifier"].path(file), precision)
+        classes = class_numbers(model.names, goal["classes"])
+        reward: Reward
+        if goal["goal"] == GOALS[2]:
+            rates = numbers(goal["rates"], "rates") or measured_rates(model, classes, plain_images)
+            targets = numbers(goal["targets"], "targets") or None
+            reward = BalanceReward(model, classes, rates, targets)
+        else:
+            reward = ClassReward(model, classes, away=goal["goal"] == GOALS[1])
+        return io.NodeOutput(Weight.of(reward, strength, auto_nats))

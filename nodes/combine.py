@@ -1,0 +1,89 @@
+"""Weights out of weights: their product, and a weight for a part of the picture."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..rewards import Weight, product
+from ..rewards.masked import masked
+from .sockets import CATEGORY, WeightSocket
+from .weight_inputs import numbers, weight_output
+
+MOST = 16
+
+
+class LAGSCombineWeights(io.ComfyNode):
+    """The product of powers of weights."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        socket = WeightSocket.Input("weight", tooltip="A weight; the next socket appears.")
+        return io.Schema(
+            node_id="LAGSCombineWeights",
+            display_name="Combine Weights",
+            category=CATEGORY,
+            description="Asks for everything that several weights ask for: their product, which "
+            "adds their strength x score. Each of them is listed in the trace.",
+            inputs=[
+                io.Autogrow.Input(
+                    "weights",
+                    template=io.Autogrow.TemplatePrefix(socket, prefix="weight", min=1, max=MOST),
+                    tooltip="Two or more weights.",
+                ),
+                io.String.Input(
+                    "exponents",
+                    default="",
+                    tooltip="A power for each weight in order, for example '1, 0.5', which "
+                    "multiplies its strength. Empty: 1 for each.",
+                ),
+            ],
+            outputs=[weight_output()],
+        )
+
+    @classmethod
+    def execute(cls, weights: dict[str, Weight], exponents: str) -> io.NodeOutput:
+        connected = [weight for weight in weights.values() if weight is not None]
+        powers = numbers(exponents, "exponents") or [1.0] * len(connected)
+        return io.NodeOutput(product(connected, powers))
+
+
+class LAGSMaskWeight(io.ComfyNode):
+    """A weight for a part of the picture."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LAGSMaskWeight",
+            display_name="Mask Weight",
+            category=CATEGORY,
+            description="Restricts a weight to a mask: it judges what is inside, and guidance "
+            "moves only that. When all weights of a sampler are masked, the rest of the "
+            "picture is left to the model.",
+            inputs=[
+                WeightSocket.Input("weight", tooltip="What to ask for inside of the mask."),
+                io.Mask.Input("mask", tooltip="White inside; stretched to the picture's size."),
+            ],
+            outputs=[weight_output()],
+        )
+
+    @classmethod
+    def execute(cls, weight: Weight, mask: Any) -> io.NodeOutput:
+        return io.NodeOutput(masked(weight, single(mask)))
+
+
+def single(mask: Tensor) -> Tensor:
+    """A MASK as [H, W].
+
+    Raises:
+        ValueError: several masks.
+    """
+    flat = mask.reshape(-1, *mask.shape[-2:])
+    if flat.shape[0] != 1:
+        raise ValueError(
+            f"There are {flat.shape[0]} masks; expected one. Choose one of the batch, or combine "
+            "several Mask Weight nodes."
+        )
+    return flat[0]

@@ -1,0 +1,78 @@
+"""Weight: reference picture."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..rewards import ReferenceReward, Reward, StyleReward, Weight
+from ..rewards.clip import early_layers
+from ..rewards.reference import picture_encoder, reference_features
+from . import models
+from .images import to_pictures
+from .sockets import CATEGORY
+from .weight_inputs import FILES, file_input, precision_input, reward_option, weight_output
+
+
+def content(chosen: dict[str, Any], picture: Tensor) -> Reward:
+    """Like a picture in what it shows."""
+    path = FILES["content"].path(chosen["file"])
+    encoder = models.shared(picture_encoder, path, chosen["precision"])
+    models.load([encoder])
+    with torch.inference_mode(False):
+        return ReferenceReward(encoder, reference_features(encoder, picture))
+
+
+def style(chosen: dict[str, Any], picture: Tensor) -> Reward:
+    """Like a picture in how it is painted."""
+    path = FILES["style"].path(chosen["file"])
+    encoder = models.shared(early_layers, path, chosen["precision"])
+    models.load([encoder])
+    with torch.inference_mode(False):
+        return StyleReward(encoder, picture)
+
+
+class LAGSWeightReference(io.ComfyNode):
+    """More like a given picture."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LAGSWeightReference",
+            display_name="Weight: reference picture",
+            category=CATEGORY,
+            description="Asks for pictures like a given one, in content (what it shows) or in "
+            "style (its colours and textures). A batch of references counts as their mean.",
+            inputs=[
+                io.Image.Input("image", tooltip="The picture, or several."),
+                io.DynamicCombo.Input(
+                    "like",
+                    options=[
+                        reward_option(
+                            ReferenceReward,
+                            file_input("file", "content", "A CLIP or DINOv2; also in clip_vision."),
+                            precision_input(),
+                            name="content",
+                        ),
+                        reward_option(
+                            StyleReward,
+                            file_input("file", "style", "A CLIP; also in clip_vision."),
+                            precision_input(),
+                            name="style",
+                        ),
+                    ],
+                    tooltip="In what it should be like the picture. For style take an automatic "
+                    "strength: its scale depends on the CLIP.",
+                ),
+            ],
+            outputs=[weight_output()],
+        )
+
+    @classmethod
+    def execute(cls, image: Tensor, like: dict[str, Any]) -> io.NodeOutput:
+        makers = {"content": content, "style": style}
+        reward = makers[like["like"]](like, to_pictures(image))
+        return io.NodeOutput(Weight.of(reward, like["strength"], like["auto_nats"]))
