@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from .contracts import Denoiser, LogWeight, check_finite_model, checked_value_and_grad
 from .finite_difference import DifferenceStep, jacobian_vector_product
+from .ve import per_sample
 
 
 def score_deviation(
@@ -18,10 +21,14 @@ def score_deviation(
 ) -> float:
     """Standard deviation of a score over the pictures that a run would draw without guidance.
 
-    By the law of total variance: the variance between the denoised pictures of the batch, and
-    within each the variance of the score under its posterior, to first order sigma^2 <g, J g>. At
-    the first noise level the denoised pictures differ little, and most of it is within; so one
-    picture suffices. Not in the paper.
+    By the law of total variance: the variance between the denoised pictures of the batch, plus the
+    mean variance of the score under the posterior of each. At the first noise level the denoised
+    pictures differ little, and most of it is in the posteriors; so one picture suffices.
+
+    The posterior's covariance is sigma^2 J. To first order the score's variance under it is
+    e = sigma^2 <g, J g>, and the picture moves by delta = sigma^2 J g / sqrt(e) when the score
+    moves by one standard deviation. Scores bend over that distance, so what is taken is how far
+    the score really moves, [s(D + delta) - s(D - delta)] / 2. Not in the paper.
 
     Args:
         denoiser: D, called twice.
@@ -39,8 +46,9 @@ def score_deviation(
     values, g = checked_value_and_grad(score, denoised, sigma_ve)
     jg = jacobian_vector_product(denoiser, x, sigma_ve, denoised, g, step.size(g, sigma_ve))
     check_finite_model(jg, sigma_ve)
-    within = sigma_ve.float() ** 2 * (g.float() * jg).flatten(1).sum(dim=1)
+    shift = per_sample(sigma_ve.float() ** 2, x) * jg
+    e = (g.float() * shift).flatten(1).sum(dim=1).clamp(min=0)  # rounding can make it negative
+    delta = shift * per_sample(torch.where(e > 0, e.clamp(min=1e-30).rsqrt(), 0.0), x)
+    within = (score(denoised + delta) - score(denoised - delta)).double() / 2
     between = values.double().var().item() if values.shape[0] > 1 else 0.0
-    # Rounding can make a single posterior variance negative; a variance is not.
-    total = between + within.double().clamp(min=0).mean().item()
-    return float(torch.tensor(total, dtype=torch.float64).sqrt())
+    return math.sqrt(between + within.square().mean().item())
