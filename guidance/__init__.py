@@ -3,6 +3,7 @@
 from .contracts import AutogradLogWeight, Denoiser, LogWeight, ModelError, WeightError
 from .finite_difference import DifferenceStep, jacobian_vector_product
 from .lags import LAGS, MODES, preset
+from .plan import Plan, compared, plan
 from .schedules import (
     AutoSchedule,
     ConstantSchedule,
@@ -25,13 +26,16 @@ __all__ = [
     "HardGateSchedule",
     "LogWeight",
     "ModelError",
+    "Plan",
     "Schedule",
     "StepRecord",
     "Trace",
     "UncertaintySchedule",
     "VEView",
     "WeightError",
+    "compared",
     "jacobian_vector_product",
+    "plan",
     "preset",
     "score_deviation",
     "ve_view",

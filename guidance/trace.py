@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,6 +60,7 @@ class Trace:
         records: one per evaluation of the sampler.
         strengths: nats per unit of score of each factor of the weight, as used.
         measured: the names of those whose strength the run chose by itself.
+        watcher: called with the trace whenever something was added, for what shows a run live.
     """
 
     label: str = ""
@@ -66,6 +68,7 @@ class Trace:
     records: list[StepRecord] = field(default_factory=list)
     strengths: dict[str, float] = field(default_factory=dict)
     measured: tuple[str, ...] = ()
+    watcher: Callable[[Trace], None] | None = field(default=None, repr=False, compare=False)
 
     def clear(self) -> None:
         """Forget what an earlier run left."""
@@ -73,14 +76,21 @@ class Trace:
         self.records.clear()
         self.strengths.clear()
         self.measured = ()
+        self._tell()
 
     def add_start(self, record: StepRecord) -> None:
         """Note what was done to the first noise."""
         self.start = _kept(record)
+        self._tell()
 
     def add(self, record: StepRecord) -> None:
         """Append a record, its tensors moved to the CPU and freed from inference mode."""
         self.records.append(_kept(record))
+        self._tell()
+
+    def _tell(self) -> None:
+        if self.watcher is not None:
+            self.watcher(self)
 
     @property
     def _all(self) -> list[StepRecord]:

@@ -10,11 +10,14 @@ from .demo import LAGSDemoModel
 from .load_weight import LAGSLoadWeight
 from .model_files import register_folder
 from .reference import LAGSWeightReference
+from .routes import register as register_routes
 from .sampling import LAGSGuidance, LAGSKSampler, LAGSKSamplerAdvanced, LAGSOptions
 from .score import LAGSScoreImages
+from .visualize import LAGSScheduleVisualizer, LAGSTracePlot
 from .weights import LAGSWeightColor, LAGSWeightFrequency
 
 register_folder()
+register_routes()
 
 NODES: list[type[io.ComfyNode]] = [
     LAGSKSampler,
@@ -29,6 +32,8 @@ NODES: list[type[io.ComfyNode]] = [
     LAGSCombineWeights,
     LAGSMaskWeight,
     LAGSScoreImages,
+    LAGSScheduleVisualizer,
+    LAGSTracePlot,
     LAGSDemoModel,
 ]
 

@@ -37,15 +37,17 @@ from .weight_inputs import (
     file_input,
     precision_input,
     reward_option,
+    strength_input,
     weight_output,
 )
 
 
 def prompt_input() -> Any:
     """What the picture should show, for rewards that read a prompt."""
+    # One line: the page of ComfyUI 0.8 leaves the box of a longer text standing over the node when
+    # another reward is chosen.
     return io.String.Input(
         "prompt",
-        multiline=True,
         default="",
         tooltip="What the picture is judged by; usually the positive prompt. Empty judges the "
         "picture alone.",
@@ -154,9 +156,11 @@ def reward_options() -> list[Any]:
         _prompted(ImageReward),
         _prompted(ClipScore, text_side),
         reward_option(Aesthetic, _own_file("aesthetic"), clip, precision_input()),
-        reward_option(SharpnessReward),
+        # No automatic strength: the first denoised pictures are too soft to tell how sharp the last
+        # ones will be, and a file size has no gradient to tell anything by.
+        io.DynamicCombo.Option(SharpnessReward.name, [strength_input(SharpnessReward)]),
         reward_option(SymmetryReward, axis, name="symmetry"),
-        reward_option(JpegSizeReward),
+        io.DynamicCombo.Option(JpegSizeReward.name, [strength_input(JpegSizeReward)]),
     ]
 
 
@@ -185,4 +189,4 @@ class LAGSLoadWeight(io.ComfyNode):
     @classmethod
     def execute(cls, reward: dict[str, Any]) -> io.NodeOutput:
         made = MAKERS[reward["reward"]](reward)
-        return io.NodeOutput(Weight.of(made, reward["strength"], reward["auto_nats"]))
+        return io.NodeOutput(Weight.of(made, reward["strength"], reward.get("auto_nats", 0.0)))

@@ -66,11 +66,12 @@ class ModelFile:
         if name is None:
             raise ModelFileError(self._missing(""))
         first, _, rest = name.partition("/")
-        folder, inner = (first, rest) if first in self.folders else (FOLDER, name)
-        path = _inside(folder, inner)
-        if path is None:
-            raise ModelFileError(self._missing(name))
-        return path
+        borrowed = [(first, rest)] if first in self.folders else []
+        for folder, inner in (*borrowed, (FOLDER, name)):
+            path = _inside(folder, inner)
+            if path is not None:
+                return path
+        raise ModelFileError(self._missing(name))
 
     def _usual(self) -> str | None:
         names = self.choices()[1:]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Callable, Iterable
-from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
@@ -111,9 +111,22 @@ def _keep_while_loaded(patchers: list[WholePatcher]) -> None:
             entry.lags_keeps = entry.model
 
 
+@atexit.register
+def _let_go() -> None:
+    """At the end of the process, while ComfyUI's modules are still there for a patcher's end."""
+    for entry in list(mm.current_loaded_models):  # it shrinks on the way
+        vars(entry).pop("lags_keeps", None)
+
+
 def make_normal(module: nn.Module) -> None:
     """Turn weights that were moved in inference mode into tensors that autograd accepts."""
     with torch.inference_mode(False):
-        for weight in chain(module.parameters(), module.buffers()):
+        for weight in module.parameters():
             if weight.is_inference():
                 weight.data = weight.data.clone()
+        # A buffer is a new tensor after a move, and cannot be made normal in place: it would have
+        # no version counter, which the backward of a BatchNorm asks for.
+        for part in module.modules():
+            for name, buffer in part.named_buffers(recurse=False):
+                if buffer.is_inference():
+                    part._buffers[name] = buffer.clone()

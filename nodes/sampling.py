@@ -27,7 +27,9 @@ from ..guidance.lags import KAPPA_PER_C
 from ..rewards import Weight
 from ..rewards.base import check_strength
 from .checks import check_latent, check_mask
+from .live import summary, watcher
 from .patch import GuidancePatch, difference_step
+from .remembered import remember
 from .sockets import CATEGORY, OptionsSocket, TraceSocket, WeightSocket
 
 SCHEDULES = ("from mode", "auto", "uncertainty", "hard gate", "constant")
@@ -44,6 +46,12 @@ class Options:
     shift_limit: float = 0.0
     relative_step: float = 0.0
     absolute_step: float = 0.0
+
+    @classmethod
+    def of(cls, widgets: dict[str, Any]) -> Options:
+        """From the widgets of LAGS Options, by their names."""
+        numbers = ("sigma_gate", "skip_below", "shift_limit", "relative_step", "epsilon")
+        return cls(str(widgets["schedule"]), *(float(widgets[name]) for name in numbers))
 
     def applied_to(self, method: LAGS, c: float) -> LAGS:
         """The mode's method with these choices made."""
@@ -124,18 +132,23 @@ def guidance_inputs() -> list[Any]:
             "fast: no second forward, nearly KSampler's speed, acts late (colour, texture). "
             "paper: LAGS as published, two forwards in every step.",
         ),
-        io.Float.Input(
-            "c",
-            display_name="confidence c",
-            default=10.0,
-            min=0.001,
-            max=10000.0,
-            step=0.1,
-            tooltip="How much doubt holds the guidance back. The paper uses 10 and finds 0.1 to 20 "
-            "stable. Lower acts earlier and stronger. In balanced mode the doubt is measured, and "
-            "this is its price (kappa = c / 100).",
-        ),
+        confidence_input(),
     ]
+
+
+def confidence_input() -> Any:
+    """The dial of all modes."""
+    return io.Float.Input(
+        "c",
+        display_name="confidence c",
+        default=10.0,
+        min=0.001,
+        max=10000.0,
+        step=0.1,
+        tooltip="How much doubt holds the guidance back. The paper uses 10 and finds 0.1 to 20 "
+        "stable. Lower acts earlier and stronger. In balanced mode the doubt is measured, and this "
+        "is its price (kappa = c / 100).",
+    )
 
 
 def options_input() -> Any:
@@ -234,6 +247,7 @@ class LAGSKSampler(io.ComfyNode):
                 options_input(),
             ],
             outputs=outputs(),
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -256,7 +270,8 @@ class LAGSKSampler(io.ComfyNode):
         c: float,
         options: Options | None = None,
     ) -> io.NodeOutput:
-        trace = Trace(label=f"{mode}, {weight.name}")
+        trace = Trace(f"{mode}, {weight.name}", watcher=watcher(cls.hidden.unique_id))
+        remember(cls.hidden.unique_id, model)
         if strength != 0:
             check_input(latent_image)
         patched = guided(model, vae, weight, strength, mode, c, options, trace)
@@ -272,7 +287,7 @@ class LAGSKSampler(io.ComfyNode):
             latent_image,
             denoise=denoise,
         )
-        return io.NodeOutput(latent, trace)
+        return io.NodeOutput(latent, trace, ui={"lags_trace": [summary(trace)]})
 
 
 class LAGSKSamplerAdvanced(io.ComfyNode):
@@ -312,6 +327,7 @@ class LAGSKSamplerAdvanced(io.ComfyNode):
                 options_input(),
             ],
             outputs=outputs(),
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -337,7 +353,8 @@ class LAGSKSamplerAdvanced(io.ComfyNode):
         c: float,
         options: Options | None = None,
     ) -> io.NodeOutput:
-        trace = Trace(label=f"{mode}, {weight.name}")
+        trace = Trace(f"{mode}, {weight.name}", watcher=watcher(cls.hidden.unique_id))
+        remember(cls.hidden.unique_id, model)
         if strength != 0:
             check_input(latent_image)
         patched = guided(model, vae, weight, strength, mode, c, options, trace)
@@ -356,7 +373,7 @@ class LAGSKSamplerAdvanced(io.ComfyNode):
             last_step=end_at_step,
             force_full_denoise=return_with_leftover_noise == "disable",
         )
-        return io.NodeOutput(latent, trace)
+        return io.NodeOutput(latent, trace, ui={"lags_trace": [summary(trace)]})
 
 
 class LAGSGuidance(io.ComfyNode):

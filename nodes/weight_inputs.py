@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from comfy_api.latest import io
@@ -65,32 +66,40 @@ def weight_output() -> Any:
     return WeightSocket.Output(display_name="weight", tooltip="For a LAGS sampler or Combine.")
 
 
-def strength_inputs(reward: type[Reward]) -> list[Any]:
-    """Strength by hand or automatic, with the reward's own default."""
+def strength_input(reward: type[Reward]) -> Any:
+    """Strength by hand, with the reward's own default."""
     default, (low, high) = reward.default_strength, reward.working_range
-    return [
-        io.Float.Input(
-            "strength",
-            default=default,
-            min=-1e6,
-            max=1e6,
-            step=default / 20,
-            round=False,
-            tooltip=f"Nats per unit of score ({reward.scale}). Working range {low:g} to {high:g}, "
-            f"0 off, negative for less. Default {default:g}: {reward.strength_source}.",
-        ),
-        io.Float.Input(
-            "auto_nats",
-            display_name="automatic strength",
-            default=0.0,
-            min=0.0,
-            max=100.0,
-            step=0.5,
-            tooltip="0: strength as set. Above 0: each run chooses it, so that log w has this "
-            "standard deviation (in nats) over what the model draws; 1 is gentle, 3 clear, 10 "
-            "strong. The number is printed and in the trace. Strength then only gives the sign.",
-        ),
-    ]
+    step = 10.0 ** math.floor(math.log10(low))
+    return io.Float.Input(
+        "strength",
+        default=default,
+        min=-1e6,
+        max=1e6,
+        step=step,
+        round=min(step, 1.0),  # the page shows no more digits than the step has
+        tooltip=f"Nats per unit of score ({reward.scale}). Working range {low:g} to {high:g}, "
+        f"0 off, negative for less. Default {default:g}: {reward.strength_source}.",
+    )
+
+
+def strength_inputs(reward: type[Reward]) -> list[Any]:
+    """Strength by hand or automatic."""
+    return [strength_input(reward), auto_input()]
+
+
+def auto_input() -> Any:
+    """Automatic strength."""
+    return io.Float.Input(
+        "auto_nats",
+        display_name="automatic strength",
+        default=0.0,
+        min=0.0,
+        max=100.0,
+        step=0.5,
+        tooltip="0: strength as set. Above 0: each run chooses it, so that log w has this "
+        "standard deviation (in nats) over what the model draws; 1 is gentle, 3 clear, 10 "
+        "strong. The number is printed and in the trace. Strength then only gives the sign.",
+    )
 
 
 def file_input(name: str, kind: str, tooltip: str) -> Any:

@@ -7,7 +7,7 @@ from comfy_api.latest import io
 from ..rewards import ColourReward, FrequencyReward, Weight
 from ..rewards.colour import ATTRIBUTES
 from .sockets import CATEGORY
-from .weight_inputs import weight_output
+from .weight_inputs import auto_input, weight_output
 
 
 class LAGSWeightColor(io.ComfyNode):
@@ -52,13 +52,16 @@ class LAGSWeightColor(io.ComfyNode):
                     "makes a picture that is 0.1 bluer e^2 = 7 times as likely. Working range 5 to "
                     "100, 0 off, negative for less.",
                 ),
+                auto_input(),
             ],
             outputs=[weight_output()],
         )
 
     @classmethod
-    def execute(cls, attribute: str, hue: float, colour: str, strength: float) -> io.NodeOutput:
-        return io.NodeOutput(Weight.of(ColourReward(attribute, hue, colour), strength))
+    def execute(
+        cls, attribute: str, hue: float, colour: str, strength: float, auto_nats: float = 0.0
+    ) -> io.NodeOutput:
+        return io.NodeOutput(Weight.of(ColourReward(attribute, hue, colour), strength, auto_nats))
 
 
 class LAGSWeightFrequency(io.ComfyNode):
@@ -98,10 +101,13 @@ class LAGSWeightFrequency(io.ComfyNode):
                     tooltip="Nats per factor e of energy. Positive for more, negative for less, 0 "
                     "off. Working range 0.5 to 5.",
                 ),
+                auto_input(),
             ],
             outputs=[weight_output()],
         )
 
     @classmethod
-    def execute(cls, low: float, high: float, strength: float) -> io.NodeOutput:
-        return io.NodeOutput(Weight.of(FrequencyReward(low, high), strength))
+    def execute(
+        cls, low: float, high: float, strength: float, auto_nats: float = 0.0
+    ) -> io.NodeOutput:
+        return io.NodeOutput(Weight.of(FrequencyReward(low, high), strength, auto_nats))

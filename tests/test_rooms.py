@@ -10,14 +10,15 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACK = "lags_pack"
-ROOMS = ("guidance", "rewards", "nodes", "demo", "benchmarks", "tests")
+ROOMS = ("guidance", "rewards", "plots", "nodes", "demo", "benchmarks", "tests")
 # What a room may import of the others; a room always has itself.
 ALLOWED = {
     "guidance": set(),
     "rewards": set(),
-    "demo": {"guidance", "rewards"},
+    "plots": {"guidance"},
+    "demo": {"guidance", "rewards", "plots"},
     "benchmarks": {"guidance", "rewards", "demo"},
-    "nodes": {"guidance", "rewards", "demo"},
+    "nodes": {"guidance", "rewards", "plots", "demo"},
 }
 COMFYUI = {"folder_paths", "server", "latent_preview", "nodes", "execution", "node_helpers"}
 UNPICKLERS = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}

@@ -1,0 +1,107 @@
+"""What a method will do over a run, before anything is sampled."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .lags import LAGS
+from .schedules import Schedule
+from .ve import NoiseScaling, ve_view
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One entry per noise level of a run, the final 0 left out; all are [N].
+
+    Attributes:
+        sigma: the sampler's own noise level.
+        sigma_ve: variance-exploding noise level.
+        alpha: trust in the guidance, 0..1; 0 where the step stays plain.
+        trust: alpha as if no step were skipped.
+        active: whether the step is guided.
+        model_calls: forwards of the denoiser, at one evaluation per step.
+        start_calls: forwards that tilt the first noise.
+    """
+
+    sigma: Tensor
+    sigma_ve: Tensor
+    alpha: Tensor
+    trust: Tensor
+    active: Tensor
+    model_calls: Tensor
+    start_calls: int
+
+    @property
+    def shift_factor(self) -> Tensor:
+        """sigma_ve^2 alpha: what J v is multiplied by."""
+        return self.sigma_ve**2 * self.alpha
+
+    @property
+    def total_calls(self) -> int:
+        """Forwards of the denoiser over the run."""
+        return int(self.model_calls.sum()) + self.start_calls
+
+    @property
+    def weight_calls(self) -> int:
+        """Gradients of the weight over the run."""
+        return int(self.active.sum()) + (1 if self.start_calls else 0)
+
+    @property
+    def relative_cost(self) -> float:
+        """Model calls over those of plain sampling; gradients of the weight come on top."""
+        return self.total_calls / max(1, len(self.sigma))
+
+
+def plan(method: LAGS, sigmas: Tensor, noise_scaling: NoiseScaling, deviation: float = 3.0) -> Plan:
+    """What a method does at each noise level, by the same rules as in a run.
+
+    Args:
+        method: guidance.
+        sigmas: the sampler's noise levels, falling, usually down to 0.
+        noise_scaling: the model's forward process.
+        deviation: standard deviation of log w over what the model draws, in nats, from which a
+            schedule that measures its doubt has to guess it beforehand.
+
+    Raises:
+        ValueError: no noise level above 0, or one that is not finite.
+    """
+    if not bool(torch.isfinite(sigmas).all()):
+        raise ValueError(f"A noise level is not finite: {sigmas.tolist()}.")
+    sigma = sigmas[sigmas > 0].float()
+    if not len(sigma):
+        raise ValueError("There is no noise level above 0: the list of sigmas is empty.")
+    views = [ve_view(noise_scaling, level[None]) for level in sigma]
+    sigma_ve = torch.cat([view.sigma_ve for view in views])
+    usable = torch.tensor([view.is_usable for view in views])
+    trust = method.schedule.alpha(sigma_ve, expected_variance(sigma_ve, deviation))
+    active = method.is_active(sigma_ve) & usable
+    second = active & ~method.step.is_drowned(sigma_ve) & method.jacobian
+    return Plan(
+        sigma=sigma,
+        sigma_ve=sigma_ve,
+        alpha=trust * active,
+        trust=trust,
+        active=active,
+        model_calls=1 + second.int(),
+        start_calls=2 if method.tilt_start and bool(active[0]) else 0,
+    )
+
+
+def expected_variance(sigma_ve: Tensor, deviation: float) -> Tensor:
+    """Posterior variance of log w where it is Gaussian: deviation^2 sigma^2 / (1 + sigma^2).
+
+    For data of unit variance and a linear log w this is exact.
+    """
+    s2 = sigma_ve.float() ** 2
+    return deviation**2 * s2 / (1 + s2)
+
+
+def compared(
+    schedules: dict[str, Schedule], sigma_ve: Tensor, deviation: float = 3.0
+) -> dict[str, Tensor]:
+    """alpha of several schedules at the same noise levels, [N] each, nothing skipped."""
+    variance = expected_variance(sigma_ve, deviation)
+    return {name: schedule.alpha(sigma_ve, variance) for name, schedule in schedules.items()}

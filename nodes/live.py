@@ -1,0 +1,72 @@
+"""Runs as the page sees them: one event per evaluation, and the whole of it at the end."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable
+from itertools import count
+from typing import Any
+
+from ..guidance import StepRecord, Trace
+from ..plots.trace import point
+
+START, STEP = "lags.start", "lags.step"  # names of events, known to web/js
+_runs = count(1)
+
+
+def page_server() -> Any:
+    """ComfyUI's running web server; None where nodes run without one."""
+    module = sys.modules.get("server")  # importing it would start parts of it
+    return getattr(getattr(module, "PromptServer", None), "instance", None)
+
+
+def watcher(node: str | None) -> Callable[[Trace], None] | None:
+    """What tells the page of a node's run; None where there is no page.
+
+    Args:
+        node: the node's id in the graph.
+    """
+    server = page_server()
+    if node is None or server is None:
+        return None
+    run, client = next(_runs), server.client_id
+
+    def tell(trace: Trace) -> None:
+        if trace.records or trace.start:
+            record = trace.records[-1] if trace.records else trace.start
+            body = {"index": len(trace.records) - 1, "point": shown(record)}
+            event = STEP
+        else:
+            event, body = START, {"label": trace.label}
+        server.send_sync(event, {"node": node, "run": run, **body}, client)
+
+    return tell
+
+
+def shown(record: StepRecord | None) -> dict[str, Any] | None:
+    """One evaluation in JSON's terms: over the batch, None where a number is not finite."""
+    if record is None:
+        return None
+    terms = {name: float(values.mean()) for name, values in (record.terms or {}).items()}
+    numbers = {**point(record), **{f"term {name}": value for name, value in terms.items()}}
+    calls = {"model_calls": record.model_calls, "weight_calls": record.weight_calls}
+    return {name: _finite(value) for name, value in {**numbers, **calls}.items()}
+
+
+def summary(trace: Trace) -> dict[str, Any]:
+    """A whole run, for the panel of a node that has finished or was cached."""
+    return {
+        "label": trace.label,
+        "strengths": {name: _finite(value) for name, value in trace.strengths.items()},
+        "measured": list(trace.measured),
+        "start": shown(trace.start),
+        "points": [shown(record) for record in trace.records],
+        "model_calls": trace.model_calls,
+        "weight_calls": trace.weight_calls,
+        "seconds": trace.seconds,
+    }
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
