@@ -1,0 +1,95 @@
+"""What is planned is what a run then does."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from lags_pack.guidance import (
+    AutoSchedule,
+    ConstantSchedule,
+    DifferenceStep,
+    HardGateSchedule,
+    Trace,
+    UncertaintySchedule,
+    compared,
+    plan,
+    preset,
+)
+from lags_pack.tests.analytic import Gaussian, LinearLogWeight
+from torch import Tensor
+
+LEVELS = torch.cat([torch.logspace(1.3, -1.5, 12), torch.zeros(1)])
+
+UNIT = Gaussian(torch.zeros(1), 1.0)
+
+
+def eps(sigma: Tensor, noise: Tensor, latent: Tensor) -> Tensor:
+    return latent + sigma.view(-1, 1, 1, 1) * noise
+
+
+def flow(sigma: Tensor, noise: Tensor, latent: Tensor) -> Tensor:
+    sigma = sigma.view(-1, 1, 1, 1)
+    return sigma * noise + (1 - sigma) * latent
+
+
+@pytest.mark.parametrize("mode", ["balanced", "fast", "paper"])
+def test_plan_and_run_agree(mode: str) -> None:
+    """Guided steps, calls and alpha, on a Gaussian, where the guess of the variance is exact."""
+    method, weight = preset(mode), LinearLogWeight(torch.tensor([3.0]))
+    made = plan(method, LEVELS, eps, deviation=3.0)
+    trace = Trace()
+    for level in LEVELS[:-1]:
+        x = torch.randn(2, 1) * math.sqrt(1 + float(level) ** 2)
+        trace.add(method(UNIT.denoise, weight, x, level.expand(2))[1])
+    assert made.active.tolist() == [record.active for record in trace.records]
+    assert int(made.model_calls.sum()) == trace.model_calls
+    for planned, record in zip(made.alpha.tolist(), trace.records, strict=True):
+        done = 0.0 if record.alpha is None else float(record.alpha.mean())
+        assert planned == pytest.approx(done, rel=0.02, abs=1e-6)
+    assert made.start_calls == (2 if mode == "balanced" else 0)
+    assert made.weight_calls == trace.weight_calls + (1 if mode == "balanced" else 0)
+    assert made.relative_cost == made.total_calls / 12
+
+
+def test_flow_models_start_without_signal() -> None:
+    levels = torch.tensor([1.0, 0.9, 0.5, 0.1, 0.0])
+    made = plan(preset("paper"), levels, flow)
+    assert made.active.tolist() == [False, True, True, True]
+    assert made.sigma_ve[1:].tolist() == pytest.approx([9.0, 1.0, 1 / 9], rel=1e-4)
+    assert plan(preset("balanced"), levels, flow).start_calls == 0
+    assert plan(preset("balanced"), levels[1:], flow).start_calls == 2
+
+
+def test_half_precision_drops_second_forwards() -> None:
+    step = DifferenceStep(dtype=torch.float16)
+    made = plan(preset("paper", 10.0, step), torch.tensor([10.0, 0.1, 0.0]), eps)
+    assert made.model_calls.tolist() == [2, 1]
+
+
+def test_comparison_is_the_schedules_own_alpha() -> None:
+    levels = torch.tensor([10.0, 1.0, 0.1])
+    shown = {
+        "c": UncertaintySchedule(5.0),
+        "gate": HardGateSchedule(0.5),
+        "one": ConstantSchedule(),
+        "auto": AutoSchedule(0.1),
+    }
+    found = compared(shown, levels, deviation=2.0)
+    assert found["c"].tolist() == pytest.approx([1 / (1 + 5 * s**4) for s in (10, 1, 0.1)])
+    assert found["gate"].tolist() == [0, 0, 1]
+    assert found["one"].tolist() == [1, 1, 1]
+    expected = [1 / (1 + 0.1 * 4 * s * s / (1 + s * s)) for s in (10, 1, 0.1)]
+    assert found["auto"].tolist() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("levels", [[], [0.0], [math.nan, 0.0]])
+def test_no_levels(levels: list[float]) -> None:
+    with pytest.raises(ValueError, match=r"noise level"):
+        plan(preset("paper"), torch.tensor(levels), eps)
+
+
+def test_one_step() -> None:
+    made = plan(preset("balanced"), torch.tensor([5.0, 0.0]), eps)
+    assert len(made.sigma) == 1 and bool(made.active[0])

@@ -1,0 +1,154 @@
+"""Pictures of schedules and runs, compared by the numbers that are drawn."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from lags_pack.guidance import StepRecord, Trace, UncertaintySchedule, compared, plan, preset
+from lags_pack.plots import schedule, trace
+from lags_pack.plots.style import HEIGHT, WIDTH, figure, message
+from torch import Tensor
+
+ROOT = Path(__file__).resolve().parents[2]
+LEVELS = torch.tensor([10.0, 3.0, 1.0, 0.3, 0.1, 0.0])
+
+
+def eps(sigma: Tensor, noise: Tensor, latent: Tensor) -> Tensor:
+    return latent + sigma.view(-1, 1, 1, 1) * noise
+
+
+def record(sigma: float, log_w: list[float], active: bool = True) -> StepRecord:
+    levels = torch.full((len(log_w),), sigma)
+    if not active:
+        return StepRecord.skipped(levels, 0.5)
+    ones = torch.ones_like(levels)
+    values = torch.tensor(log_w)
+    return StepRecord(levels, True, 0.5 * ones, values, ones, 0.2 * ones, 2 * ones, 2, 1, 1.5)
+
+
+def run(label: str = "a") -> Trace:
+    made = Trace(label)
+    for sigma, values in ((10.0, [0.0, 2.0]), (1.0, [1.0, 5.0])):
+        made.add(record(sigma, values))
+    made.add(record(0.1, [0.0, 0.0], active=False))
+    return made
+
+
+@pytest.mark.parametrize("axis", ["step", "sigma"])
+def test_schedule_curves_are_the_plans_numbers(axis: str) -> None:
+    made = plan(preset("fast"), LEVELS, eps)
+    others = compared({"c = 1": UncertaintySchedule(1.0)}, made.sigma_ve)
+    with figure(2, "light", 1.0) as (_, axes):
+        schedule.fill(axes, made, "fast", others, axis, "light")
+        x = [1.0, 2, 3, 4, 5] if axis == "step" else made.sigma.tolist()
+        for panel, factor in zip(axes, (1.0, made.sigma_ve**2), strict=True):
+            line, filled, hollow, other = panel.lines
+            assert list(line.get_xdata()) == x
+            assert list(line.get_ydata()) == (made.trust * factor).tolist()
+            assert list(filled.get_ydata()) == (made.trust * factor)[made.active].tolist()
+            assert list(hollow.get_ydata()) == (made.trust * factor)[~made.active].tolist()
+            assert list(other.get_ydata()) == (others["c = 1"] * factor).tolist()
+        names = [text.get_text() for text in axes[0].get_legend().get_texts()]
+        assert names == ["fast", "c = 1"]
+        assert f"{int(made.active.sum())} of 5 steps" in axes[0].get_title(loc="left")
+        assert axes[1].get_xlabel() and axes[0].get_ylabel() and axes[1].get_ylabel()
+        if axis == "sigma":
+            assert axes[1].xaxis_inverted() and axes[1].get_xscale() == "log"
+
+
+def test_trace_curves_are_the_records_numbers() -> None:
+    curves = trace.curves(run())
+    assert curves.sigma == pytest.approx([10.0, 1.0, 0.1])
+    assert curves.log_w[:2] == [1.0, 3.0] and math.isnan(curves.log_w[2])
+    assert curves.low[:2] == [0.0, 1.0] and curves.high[:2] == [2.0, 5.0]
+    assert curves.alpha[:2] == [0.5, 0.5]
+    assert curves.ratio[:2] == pytest.approx([10.0, 10.0])
+    assert curves.seconds == [1.5, 1.5, 0.5]
+    assert curves.spoiled == 0
+    with figure(4, "dark", 1.0) as (_, axes):
+        trace.fill(axes, [curves, trace.curves(run("b"))], "step", "dark")
+        drawn = [list(panel.lines[0].get_ydata()) for panel in axes]
+        wanted = [curves.log_w, curves.alpha, curves.ratio, curves.seconds]
+        for found, expected in zip(drawn, wanted, strict=True):
+            assert found == pytest.approx(expected, nan_ok=True)
+        assert [t.get_text() for t in axes[0].get_legend().get_texts()] == ["a", "b"]
+        colours = {panel.lines[i].get_color() for panel in axes for i in (0, 1)}
+        assert len(colours) == 2
+        assert all(panel.get_ylabel() for panel in axes) and axes[3].get_xlabel() == "evaluation"
+
+
+def test_numbers_that_are_not_finite_are_counted_and_said() -> None:
+    spoiled = run()
+    spoiled.add(record(0.05, [math.nan, 1.0]))
+    curves = trace.curves(spoiled)
+    assert curves.spoiled == 1
+    with figure(4, "light", 1.0) as (_, axes):
+        trace.fill(axes, [curves], "step", "light")
+        assert "1 numbers of guided steps are not finite" in axes[0].get_title(loc="left")
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("scale", [0.5, 1.0, 2.0])
+def test_pictures_have_the_asked_size_and_paper(theme: str, scale: float) -> None:
+    made = plan(preset("paper"), LEVELS, eps)
+    for picture in (
+        schedule.draw(made, "paper", {}, theme=theme, scale=scale),
+        trace.draw([run()], theme=theme, scale=scale),
+        message("nothing", theme, scale),
+    ):
+        assert picture.shape == (1, int(HEIGHT * scale), int(WIDTH * scale), 3)
+        assert picture.dtype == torch.float32 and 0 <= picture.min() and picture.max() <= 1
+        corner = picture[0, 0, 0]
+        assert (corner > 0.9).all() if theme == "light" else (corner < 0.2).all()
+        assert picture.std() > 0.01
+
+
+def test_one_step_and_interrupted_runs_are_drawn() -> None:
+    one = plan(preset("balanced"), torch.tensor([5.0, 0.0]), eps)
+    assert schedule.draw(one, "balanced", {}).std() > 0.01
+    cut = Trace("cut")
+    cut.add(record(10.0, [0.0]))
+    assert trace.draw([cut]).std() > 0.01
+
+
+def test_empty_traces_get_a_sentence() -> None:
+    empty = trace.draw([Trace()])
+    assert empty.shape == (1, HEIGHT, WIDTH, 3)
+    assert torch.equal(empty, message(trace.EMPTY, "light", 1.0))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [({"axis": "time"}, "axis"), ({"theme": "red"}, "theme"), ({"scale": 9}, "9")],
+)
+def test_bad_choices(change: dict[str, object], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        trace.draw([run()], **change)
+    with pytest.raises(ValueError, match=said):
+        schedule.draw(plan(preset("paper"), LEVELS, eps), "paper", {}, **change)
+
+
+def test_global_state_of_matplotlib_stays() -> None:
+    import matplotlib
+
+    before = matplotlib.rcParams.copy()
+    trace.draw([run()], theme="dark")
+    assert matplotlib.rcParams == before
+    assert "matplotlib.pyplot" not in sys.modules
+
+
+def test_nothing_is_imported_before_a_picture_is_drawn() -> None:
+    code = (
+        "import sys; sys.path.insert(0, '.'); import dev; dev.load_pack();"
+        "import lags_pack.plots.schedule, lags_pack.plots.trace;"
+        "print('matplotlib' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "False"
