@@ -13,8 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..guidance import LAGS, MODES, UncertaintySchedule, preset
-from ..guidance.schedules import influence, is_active
+from ..guidance import LAGS, MODES, UncertaintySchedule, compared, plan, preset
 from ..rewards import ColourReward, Weight
 from .model import SIGMA_MAX, SIGMA_MIN, DemoUNet, load_network
 from .pictures import draw_pictures
@@ -110,29 +109,17 @@ def _to_bytes(picture: Tensor) -> np.ndarray:
 
 
 def plot_schedules(steps: int, path: Path) -> None:
-    """alpha and the influence of each step for several c, with the steps that are skipped."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    """Trust and shift of each step in balanced mode, beside the paper's schedule for several c."""
+    from PIL import Image
 
-    sigmas = karras_sigmas(steps, SIGMA_MIN, SIGMA_MAX)[:-1]
-    figure = Figure(figsize=(8, 4), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
-    left, right = figure.subplots(1, 2, sharex=True)
-    for c in (0.1, 1.0, 10.0, 100.0):
-        schedule = UncertaintySchedule(c)
-        active = is_active(schedule, sigmas, 0.02)
-        for axes, values in (
-            (left, schedule.alpha(sigmas)),
-            (right, influence(schedule, sigmas)),
-        ):
-            (line,) = axes.plot(sigmas, values, label=f"c = {c:g}")
-            axes.plot(sigmas[active], values[active], "o", ms=4, color=line.get_color())
-    left.set_title("trust in the guidance, alpha = 1 / (1 + c sigma⁴)")
-    right.set_title("influence on the finished picture (relative)")
-    for axes in (left, right):
-        axes.set_xscale("log")
-        axes.invert_xaxis()
-        axes.set_xlabel("noise level sigma (dots: guided steps)")
-        axes.grid(alpha=0.3)
-    left.legend()
-    figure.savefig(path)
+    from ..plots.schedule import draw
+
+    made = plan(preset("balanced"), karras_sigmas(steps, SIGMA_MIN, SIGMA_MAX), ve_scaling)
+    others = {f"c = {c:g}": UncertaintySchedule(c) for c in (0.1, 1.0, 10.0, 100.0)}
+    picture = draw(made, "balanced", compared(others, made.sigma_ve), axis="sigma")
+    Image.fromarray(_to_bytes(picture[0].permute(2, 0, 1))).save(path)
+
+
+def ve_scaling(sigma: Tensor, noise: Tensor, clean: Tensor) -> Tensor:
+    """The demo model's forward process."""
+    return clean + sigma.reshape(-1, 1, 1, 1) * noise
