@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 NOTES = ("Note", "MarkdownNote")  # the page draws them; the server does not know them
-WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
+CHOICE, GROWING = "COMFY_DYNAMICCOMBO_V3", "COMFY_AUTOGROW_V3"  # inputs that bring others
+WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", CHOICE)
 MUTED, BYPASSED = 2, 4  # values of a node's "mode"
 
 
@@ -46,7 +47,9 @@ def real_nodes(workflow: dict[str, Any]) -> list[dict[str, Any]]:
 
 def widget_values(node: dict[str, Any], info: dict[str, Any]) -> dict[str, Any]:
     """A node's values by the names of its widgets."""
-    names, values = widget_names(node["type"], info), node.get("widgets_values") or []
+    names, values = widget_names(node, info), node.get("widgets_values") or []
+    if not names:
+        return {}  # what stands there is the page's own, as in Preview as Text
     if len(names) != len(values):
         raise ValueError(
             f"Node {node['id']} ({node['type']}) has {len(values)} values {values} for "
@@ -55,31 +58,72 @@ def widget_values(node: dict[str, Any], info: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in zip(names, values, strict=True) if name}
 
 
-def widget_names(kind: str, info: dict[str, Any]) -> list[str]:
+def widget_names(node: dict[str, Any], info: dict[str, Any]) -> list[str]:
     """The names of a node's widgets in the page's order; "" for one that the server never sees."""
     names = []
-    for name, spec in node_inputs(kind, info).items():
-        options = spec[1] if len(spec) > 1 else {}
-        if not is_widget(spec) or options.get("forceInput"):
-            continue
-        names.append(name)
-        seed = spec[0] == "INT" and name in ("seed", "noise_seed")
-        if seed or options.get("control_after_generate") or options.get("image_upload"):
-            names.append("")  # "fixed", "randomize" ..., or the button that uploads
+    for name, spec in node_inputs(node, info).items():
+        if is_widget(spec):
+            names += [name, ""] if has_companion(name, spec) else [name]
     return names
 
 
-def node_inputs(kind: str, info: dict[str, Any]) -> dict[str, list[Any]]:
-    """All inputs of a node and what the server says of each."""
-    if kind not in info:
-        raise ValueError(f"This ComfyUI has no node {kind}: is the pack that brings it installed?")
-    inputs = info[kind]["input"]
+def node_inputs(node: dict[str, Any], info: dict[str, Any]) -> dict[str, list[Any]]:
+    """All inputs of a node, in the page's order, and what the server says of each.
+
+    What an input brings has a longer name: "reward.file" of the choice made in "reward",
+    "weights.weight0" and so on of "weights", which grows.
+    """
+    if node["type"] not in info:
+        raise ValueError(
+            f"This ComfyUI has no node {node['type']}: is the pack that brings it installed?"
+        )
+    values = iter(node.get("widgets_values") or [])
+    waiting, found = list(both_kinds(info[node["type"]]["input"]).items()), {}
+    while waiting:
+        name, spec = waiting.pop(0)
+        if spec[0] != GROWING:
+            found[name] = spec
+        value = next(values, None) if is_widget(spec) else None
+        if has_companion(name, spec):
+            next(values, None)
+        waiting[:0] = [(f"{name}.{inner}", of) for inner, of in brought(spec, value).items()]
+    return found
+
+
+def both_kinds(inputs: dict[str, Any]) -> dict[str, list[Any]]:
+    """Required and optional inputs as one."""
     return {**inputs.get("required", {}), **inputs.get("optional", {})}
+
+
+def brought(spec: list[Any], value: Any) -> dict[str, list[Any]]:
+    """The inputs that an input brings: those of a choice, or all that a list may grow to."""
+    if spec[0] == CHOICE:
+        chosen = [option for option in spec[1]["options"] if option["key"] == value]
+        return both_kinds(chosen[0]["inputs"]) if chosen else {}
+    if spec[0] == GROWING:
+        template = spec[1]["template"]
+        (each,) = both_kinds(template["input"]).values()
+        return dict.fromkeys(socket_names(template), each)
+    return {}
+
+
+def socket_names(template: dict[str, Any]) -> list[str]:
+    """The names of the sockets that a growing list may have."""
+    return template.get("names") or [f"{template['prefix']}{i}" for i in range(template["max"])]
 
 
 def is_widget(spec: list[Any]) -> bool:
     """Whether an input is set in the node itself: a list of choices, or one of the plain types."""
-    return isinstance(spec[0], list) or spec[0] in WIDGETS
+    forced = len(spec) > 1 and spec[1].get("forceInput")
+    return not forced and (isinstance(spec[0], list) or spec[0] in WIDGETS)
+
+
+def has_companion(name: str, spec: list[Any]) -> bool:
+    """Whether the page adds a widget: "fixed", "randomize" ..., or the button that uploads."""
+    options = spec[1] if len(spec) > 1 else {}
+    seed = spec[0] == "INT" and name in ("seed", "noise_seed")
+    named = options.get("control_after_generate") or options.get("image_upload")
+    return is_widget(spec) and bool(seed or named)
 
 
 def branches(prompt: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -50,7 +50,7 @@ def prompt_input() -> Any:
         "prompt",
         default="",
         tooltip="What the picture is judged by; usually the positive prompt. Empty judges the "
-        "picture alone.",
+        "picture alone. Choosing another reward clears what is typed here, not what is connected.",
     )
 
 

@@ -17,14 +17,17 @@ import torch
 from comfyui_support.server import PromptError
 from lags_pack.demo.comfy import run_workflow, to_tensor
 from lags_pack.demo.workflow import (
+    CHOICE,
+    GROWING,
     NOTES,
     branches,
     is_widget,
     node_inputs,
+    socket_names,
     to_prompt,
     widget_values,
 )
-from lags_pack.rewards import ColourReward
+from lags_pack.rewards import ColourReward, SymmetryReward
 from PIL import Image
 
 FOLDER = Path(__file__).resolve().parents[2] / "workflows"
@@ -54,7 +57,7 @@ def faults(workflow: dict[str, Any], info: dict[str, Any]) -> list[str]:
         if node["type"] in NOTES:
             continue
         try:
-            known, values = node_inputs(node["type"], info), widget_values(node, info)
+            known, values = node_inputs(node, info), widget_values(node, info)
         except ValueError as error:
             found.append(str(error))
             continue
@@ -62,17 +65,34 @@ def faults(workflow: dict[str, Any], info: dict[str, Any]) -> list[str]:
         found += [f"{node['type']}: no input {name}" for name in sockets if name not in known]
         for name, value in values.items():
             found += value_faults(node["type"], name, value, known[name])
-        for name in info[node["type"]]["input"].get("required", {}):
-            linked = sockets.get(name, {}).get("link") is not None
-            if not linked and not is_widget(known[name]):
+        for name in needed_sockets(info[node["type"]]["input"], values):
+            if sockets.get(name, {}).get("link") is None:
                 found.append(f"{node['type']}: {name} is not connected")
     return found + link_faults(workflow, info)
+
+
+def needed_sockets(
+    inputs: dict[str, Any], values: dict[str, Any], prefix: str = ""
+) -> Iterator[str]:
+    """The sockets that must be connected, with those of the choices made."""
+    for name, spec in inputs.get("required", {}).items():
+        name = prefix + name
+        if spec[0] == GROWING:
+            template = spec[1]["template"]
+            yield from (f"{name}.{n}" for n in socket_names(template)[: template["min"]])
+        elif spec[0] == CHOICE:
+            chosen = [o["inputs"] for o in spec[1]["options"] if o["key"] == values[name]]
+            yield from (found for i in chosen for found in needed_sockets(i, values, f"{name}."))
+        elif not is_widget(spec):
+            yield name
 
 
 def value_faults(kind: str, name: str, value: Any, spec: list[Any]) -> list[str]:
     """Why a widget would refuse its value."""
     options = spec[1] if len(spec) > 1 else {}
     choices = spec[0] if isinstance(spec[0], list) else options.get("options")
+    if spec[0] == CHOICE:
+        choices = [option["key"] for option in choices]
     if choices is not None:
         return [] if value in choices or name in MODEL_FILES else [f"{kind}: {name} = {value!r}"]
     types = {"INT": int, "FLOAT": (int, float), "STRING": str, "BOOLEAN": bool}
@@ -93,8 +113,8 @@ def link_faults(workflow: dict[str, Any], info: dict[str, Any]) -> list[str]:
             continue  # said already
         name = nodes[target]["inputs"][socket]["name"]
         given = dict(enumerate(info[source]["output"])).get(slot)
-        wanted = node_inputs(kind, info).get(name, [None])[0]
-        if given != wanted:
+        wanted = node_inputs(nodes[target], info).get(name, [None])[0]
+        if wanted not in (given, "*"):
             found.append(f"{source} gives {given} to {name}, which takes {wanted}")
     return found
 
@@ -113,6 +133,11 @@ def quickstart(info) -> dict[str, Any]:
 def guided(quickstart) -> dict[str, Any]:
     """The branch of the quickstart with guidance."""
     return branches(quickstart)["guided"]
+
+
+@pytest.fixture(scope="module")
+def combined(info) -> dict[str, Any]:
+    return to_prompt(load("combine_demo"), info)
 
 
 def changed(prompt: dict[str, Any], kind: str, **inputs: Any) -> dict[str, Any]:
@@ -138,7 +163,8 @@ def wait_for(reached: Callable[[], bool], what: str, timeout: float) -> None:
 
 
 def test_there_are_the_promised_workflows():
-    assert {"quickstart_demo", "sd15_colour", "sdxl_colour"} <= {file.stem for file in FILES}
+    promised = {"quickstart_demo", "combine_demo", "sd15_colour", "sdxl_colour"}
+    assert promised <= {file.stem for file in FILES}
 
 
 @EACH
@@ -203,6 +229,25 @@ def test_the_check_finds_faults(spoil, said, info):
     assert any(said in fault for fault in found), found
 
 
+@pytest.mark.parametrize(
+    ("kind", "key", "value", "said"),
+    [
+        ("LAGSLoadWeight", "widgets_values", ["symmetry", "diagonal", 50, 0], "axis = 'diagonal'"),
+        ("LAGSLoadWeight", "widgets_values", ["symmetry", "left-right", 50, -1], "= -1 outside"),
+        ("LAGSLoadWeight", "widgets_values", ["taste"], "reward = 'taste'"),
+        ("LAGSLoadWeight", "widgets_values", ["sharpness", "left-right", 50, 0], "4 values"),
+        ("LAGSCombineWeights", "link", None, "weights.weight0 is not connected"),
+        ("LAGSCombineWeights", "name", "weights.weight16", "no input weights.weight16"),
+    ],
+)
+def test_the_check_looks_into_choices_and_growing_lists(kind, key, value, said, info):
+    workflow = load("combine_demo")
+    (node,) = [node for node in workflow["nodes"] if node["type"] == kind]
+    (node if key in node else node["inputs"][0])[key] = value
+    found = faults(workflow, info)
+    assert any(said in fault for fault in found), found
+
+
 def test_conversion_leaves_muted_nodes_out(info, quickstart):
     workflow = load("quickstart_demo")
     (weight,) = [node for node in workflow["nodes"] if node["type"] == "LAGSWeightColor"]
@@ -229,6 +274,30 @@ def test_quickstart_over_http(server, quickstart):
         assert [image.size for image in images] == [(128, 128)] * 16
         scores[name] = reward(torch.stack([to_tensor(image) for image in images]))
     assert scores["guided"].mean() > scores["plain"].mean() + 0.01, scores
+
+
+def test_combined_weights_over_http(server, combined):
+    """Both rewards rise: neither is bought with the other."""
+    rewards, scores = (SymmetryReward("left-right"), ColourReward("hue", 240.0)), {}
+    for name, prompt in branches(combined).items():
+        images = server.pictures(server.queue(prompt, timeout=300))
+        pictures = torch.stack([to_tensor(image) for image in images])
+        assert len(pictures) == 16
+        scores[name] = torch.stack([reward(pictures).mean() for reward in rewards])
+    assert (scores["guided"] > scores["plain"] + 0.02).all(), scores
+
+
+def test_combined_weights_show_their_scores(server, combined):
+    """Best first, and log w is the sum of strength times score that the nodes' widgets say."""
+    entry = server.queue(changed(combined, "LAGSDemoModel", batch_size=3), timeout=300)
+    shown = [key for key, node in combined.items() if node["class_type"] == "PreviewAny"]
+    assert len(shown) == 2
+    for key in shown:
+        head, *lines = entry["outputs"][key]["text"][0].splitlines()
+        assert "symmetry (left-right)" in head and "colour (hue)" in head
+        symmetry, colour, log_w = np.array([line.split()[2:] for line in lines], float).T
+        assert len(log_w) == 3 and (np.diff(log_w) <= 0).all()
+        assert np.allclose(log_w, 50 * symmetry + 60 * colour, atol=0.01)
 
 
 def test_whole_quickstart_runs_as_one_prompt(server, quickstart):

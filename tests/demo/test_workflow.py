@@ -6,7 +6,19 @@ import copy
 from typing import Any
 
 import pytest
-from lags_pack.demo.workflow import branches, to_prompt, widget_names
+from lags_pack.demo.workflow import branches, node_inputs, to_prompt, widget_names, widget_values
+
+
+def choice(**inputs: dict[str, Any]) -> list[Any]:
+    """A choice and the inputs that each of its options brings."""
+    options = [{"key": key, "inputs": {"required": given}} for key, given in inputs.items()]
+    return ["COMFY_DYNAMICCOMBO_V3", {"options": options}]
+
+
+def growing(spec: list[Any], **names: Any) -> list[Any]:
+    """A list of sockets that grows in the page."""
+    return ["COMFY_AUTOGROW_V3", {"template": {"input": {"required": {"one": spec}}, **names}}]
+
 
 INFO: dict[str, Any] = {
     "Loader": {"input": {"required": {"file": [["a", "b"], {"image_upload": True}]}}},
@@ -27,6 +39,31 @@ INFO: dict[str, Any] = {
     },
     "SaveImage": {
         "input": {"required": {"images": ["IMAGE"], "filename_prefix": ["STRING", {}]}},
+    },
+    "Show": {"input": {"required": {"source": ["*", {}]}}},
+    "Choose": {
+        "input": {
+            "required": {
+                "goal": choice(
+                    nothing={},
+                    file={"file": ["COMBO", {}], "mask": ["MASK"], "seed": ["INT", {}]},
+                    deep={
+                        "inner": choice(a={"text": ["STRING", {}]}, b={}),
+                        "step": ["INT", {"control_after_generate": True}],
+                    },
+                ),
+                "strength": ["FLOAT", {}],
+            }
+        }
+    },
+    "Combine": {
+        "input": {
+            "required": {
+                "parts": growing(["WEIGHT", {}], prefix="part", min=1, max=3),
+                "powers": ["STRING", {}],
+                "sides": growing(["FLOAT", {"forceInput": True}], names=["left", "right"], min=0),
+            }
+        }
     },
 }
 
@@ -74,8 +111,87 @@ def workflow() -> dict[str, Any]:
 
 
 def test_widgets_have_the_pages_order_and_its_extra_values() -> None:
-    assert widget_names("Loader", INFO) == ["file", ""]
-    assert widget_names("Sampler", INFO) == ["seed", "", "mode", "start", "", "text"]
+    assert widget_names({"type": "Loader"}, INFO) == ["file", ""]
+    names = ["seed", "", "mode", "start", "", "text"]
+    assert widget_names({"type": "Sampler"}, INFO) == names
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        (["nothing", 2.0], {"goal": "nothing", "strength": 2.0}),
+        (
+            ["file", "auto", 7, 2.0],  # no "fixed": only a top-level seed has that by its name
+            {"goal": "file", "goal.file": "auto", "goal.seed": 7, "strength": 2.0},
+        ),
+        (
+            ["deep", "a", "words", 5, "fixed", 2.0],
+            {
+                "goal": "deep",
+                "goal.inner": "a",
+                "goal.inner.text": "words",
+                "goal.step": 5,
+                "strength": 2.0,
+            },
+        ),
+    ],
+)
+def test_a_choice_brings_its_widgets(values: list[Any], named: dict[str, Any]) -> None:
+    node = {"id": 1, "type": "Choose", "widgets_values": values}
+    assert widget_values(node, INFO) == named
+
+
+def test_a_choice_brings_its_sockets() -> None:
+    node = {"id": 1, "type": "Choose", "widgets_values": ["file", "auto", 7, 2.0]}
+    inputs = node_inputs(node, INFO)
+    assert list(inputs) == ["goal", "goal.file", "goal.mask", "goal.seed", "strength"]
+    assert inputs["goal.mask"] == ["MASK"]
+
+
+def test_a_growing_list_has_its_sockets_and_is_none_itself() -> None:
+    inputs = node_inputs({"id": 1, "type": "Combine", "widgets_values": [""]}, INFO)
+    parts = [f"parts.part{i}" for i in range(3)]
+    assert list(inputs) == [*parts, "powers", "sides.left", "sides.right"]
+    assert inputs["parts.part2"] == ["WEIGHT", {}]
+    assert widget_names({"type": "Combine"}, INFO) == ["powers"]
+
+
+def test_links_go_to_what_is_brought() -> None:
+    choose = {
+        "id": 1,
+        "type": "Choose",
+        "widgets_values": ["file", "auto", 7, 2.0],
+        # as a page sorts them once a list has grown: the slots of links are of no use
+        "inputs": [socket("goal.file", 11), socket("goal"), socket("goal.mask", 12)],
+    }
+    combine = {
+        "id": 2,
+        "type": "Combine",
+        "widgets_values": ["1, 2"],
+        "inputs": [socket("parts.part0", 13), socket("powers"), socket("parts.part1")],
+    }
+    loader = {"id": 3, "type": "Loader", "widgets_values": ["a", "image"]}
+    links = [[11, 3, 0, 1, 9, "COMBO"], [12, 3, 1, 1, 9, "MASK"], [13, 1, 0, 2, 9, "WEIGHT"]]
+    prompt = to_prompt({"nodes": [choose, combine, loader], "links": links}, INFO)
+    assert prompt["1"]["inputs"] == {
+        "goal": "file",
+        "goal.file": ["3", 0],
+        "goal.mask": ["3", 1],
+        "goal.seed": 7,
+        "strength": 2.0,
+    }
+    assert prompt["2"]["inputs"] == {"powers": "1, 2", "parts.part0": ["1", 0]}
+
+
+def test_the_pages_own_widgets_are_left_out() -> None:
+    node = {"id": 1, "type": "Show", "widgets_values": [None, None, False]}
+    assert widget_values(node, INFO) == {}
+
+
+def test_values_of_another_choice_are_refused() -> None:
+    node = {"id": 1, "type": "Choose", "widgets_values": ["nothing", "auto", 7, 2.0]}
+    with pytest.raises(ValueError, match=r"4 values .* 2 widgets"):
+        widget_values(node, INFO)
 
 
 def test_values_and_links_become_inputs_and_notes_go(workflow: dict[str, Any]) -> None:
