@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .base import Published, Reward
-from .checkpoint import CheckpointError, Weights, fill, read_weights
+from .checkpoint import CheckpointError, Weights, fill, read_weights, shape_of
 from .encoders import ImageEncoder
 
 
@@ -49,9 +49,9 @@ def aesthetic_head(path: Path, dtype: torch.dtype = torch.float32) -> AestheticH
 
 def head_from(weights: Weights, path: Path) -> AestheticHead:
     """The head from its weights; the path is for errors."""
-    first = weights.get("layers.0.weight")
+    width = shape_of(weights, "layers.0.weight", 2, path)[1]
     with torch.device("meta"):
-        head = AestheticHead(768 if first is None else first.shape[-1])
+        head = AestheticHead(width)
     fill(head, weights, path, torch.float32)
     return head
 

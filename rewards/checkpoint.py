@@ -30,7 +30,7 @@ def read_weights(path: Path) -> Weights:
         CheckpointError: no such file, an unknown kind, damaged, or holding more than tensors.
     """
     if not path.is_file():
-        raise CheckpointError(f"There is no file {path}.")
+        raise CheckpointError(f"There is no file {path}: choose one that is there, or download it.")
     if path.stat().st_size == 0:
         raise CheckpointError(f"{path} is empty (0 bytes): download it again.")
     if path.suffix in (".safetensors", ".sft"):
@@ -47,7 +47,8 @@ def read_weights(path: Path) -> Weights:
 
 def _read_safetensors(path: Path) -> Weights:
     try:
-        return load_file(path)
+        weights: Weights = load_file(path)
+        return weights
     except (SafetensorError, ValueError, KeyError) as error:
         raise CheckpointError(
             f"{path} is damaged or no safetensors file ({error}): download it again."
@@ -68,7 +69,11 @@ def _read_torch(path: Path) -> Weights:
             content = content[name]
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{path} holds a {type(content).__name__}; expected named tensors.")
-    strays = [str(key) for key, value in content.items() if not isinstance(value, Tensor)]
+    strays = [
+        str(key)
+        for key, value in content.items()
+        if not (isinstance(key, str) and isinstance(value, Tensor))
+    ]
     if strays or not content:
         raise CheckpointError(
             f"{path} holds {_listed(strays) if strays else 'nothing'} beside or instead of "
@@ -83,12 +88,18 @@ def check_finite(weights: Weights, path: Path) -> None:
     Raises:
         CheckpointError: a value is NaN or infinite.
     """
-    bad = [key for key, value in weights.items() if not bool(torch.isfinite(value).all())]
+    bad = [key for key, value in weights.items() if not _is_finite(value)]
     if bad:
         raise CheckpointError(
             f"{path} has values that are not finite in {_listed(bad)}: the file is damaged or was "
             "saved in too low a precision. Download it again."
         )
+
+
+def _is_finite(value: Tensor) -> bool:
+    if value.is_floating_point() and value.itemsize == 1:
+        value = value.float()  # torch cannot ask 8-bit floats
+    return bool(torch.isfinite(value).all())
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -101,7 +112,7 @@ def read_json(path: Path) -> dict[str, Any]:
         return {}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is no JSON ({error}): download it again.") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}; expected a JSON object.")
@@ -121,6 +132,20 @@ def without(weights: Weights, patterns: Iterable[str]) -> Weights:
 def below(weights: Weights, prefix: str) -> Weights:
     """The weights under a prefix, without it."""
     return {key[len(prefix) :]: v for key, v in weights.items() if key.startswith(prefix)}
+
+
+def shape_of(weights: Weights, key: str, dimensions: int, path: Path) -> torch.Size:
+    """The shape of a weight that tells the model's sizes.
+
+    Raises:
+        CheckpointError: it is not there, or has another number of dimensions.
+    """
+    if key not in weights:
+        refuse_misfits(path, [key], [])
+    shape = weights[key].shape
+    if len(shape) != dimensions:
+        refuse_misfits(path, [], [], [f"{key} is {tuple(shape)}"])
+    return shape
 
 
 def fill(module: nn.Module, weights: Weights, path: Path, dtype: torch.dtype) -> None:

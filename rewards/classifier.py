@@ -12,10 +12,21 @@ from torch.nn import functional as F
 
 from .base import Reward
 from .checkpoint import CheckpointError, read_json, read_weights
-from .encoders import ImageEncoder, from_transformers
+from .encoders import ImageEncoder, described, from_transformers
 from .preprocessing import from_processor_config
 
 GOALS = ("towards", "away", "balance")
+
+
+class _KnownConfig:
+    """A configuration of a kind that transformers itself knows; no code from the folder runs."""
+
+    @staticmethod
+    def from_dict(settings: Mapping[str, Any]) -> Any:
+        import transformers
+
+        known: Any = transformers.AutoConfig
+        return type(known.for_model(settings.get("model_type"))).from_dict(settings)
 
 
 class Classifier(ImageEncoder):
@@ -35,7 +46,7 @@ def classifier(path: Path, dtype: torch.dtype) -> Classifier:
     Raises:
         CheckpointError: no or another config, or the weights are damaged or do not belong to it.
     """
-    from transformers import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING, AutoConfig
+    from transformers import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
 
     settings = read_json(path.parent / "config.json")
     if not settings:
@@ -43,9 +54,11 @@ def classifier(path: Path, dtype: torch.dtype) -> Classifier:
             f"There is no config.json beside {path}: put the whole folder of the model's page into "
             "weight_functions."
         )
-    config = _known_config(AutoConfig, settings, path)
+    config = described(_KnownConfig, settings, path)
     weights = read_weights(path)
-    if type(config) not in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:
+    # timm_wrapper: its configuration may name further files to load, unsafe ones too.
+    known = type(config) in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
+    if not known or config.model_type == "timm_wrapper":
         raise CheckpointError(
             f"{path.parent} holds a {settings.get('model_type')}; expected an image classifier of "
             "transformers (ViT, ConvNeXt, Swin, DINOv2 ...)."
@@ -67,38 +80,26 @@ def classifier(path: Path, dtype: torch.dtype) -> Classifier:
     return model
 
 
-def _known_config(auto: Any, settings: Mapping[str, Any], path: Path) -> Any:
-    """The configuration, of a kind that transformers itself knows; no code from the folder runs."""
-    kind = settings.get("model_type")
-    try:
-        return type(auto.for_model(kind)).from_dict(dict(settings))
-    except (ValueError, TypeError, KeyError) as error:
-        raise CheckpointError(
-            f"{path.parent / 'config.json'} describes a model of type {kind!r}, which the "
-            f"installed transformers does not know or read ({error})."
-        ) from error
-
-
 def class_numbers(names: Sequence[str], wanted: str) -> list[int]:
     """Numbers of the classes in a text such as 'cat, tabby' or '3, 7'.
 
     A name counts if it is the class's whole name or one of its comma-separated synonyms, whatever
-    the case.
+    the case; of several such classes the first, whole names before synonyms, names before numbers.
 
     Raises:
         ValueError: none, or an unknown one; the message names some that are known.
     """
     parts = [part.strip() for part in wanted.split(",") if part.strip()]
     spelled = {name.lower(): i for i, name in reversed(list(enumerate(names)))}
-    for i, name in reversed(list(enumerate(names))):
+    for i, name in enumerate(names):
         for synonym in name.lower().split(","):
             spelled.setdefault(synonym.strip(), i)
     numbers = []
     for part in parts:
-        if part.isdecimal() and int(part) < len(names):
-            numbers.append(int(part))
-        elif part.lower() in spelled:
+        if part.lower() in spelled:
             numbers.append(spelled[part.lower()])
+        elif part.isdecimal() and int(part) < len(names):
+            numbers.append(int(part))
         else:
             near = [name for name in names if part.lower() in name.lower()] or list(names)
             raise ValueError(
@@ -129,10 +130,10 @@ class ClassReward(Reward):
     strength_source = "Bayes' rule"
 
     def __init__(self, model: Classifier, classes: Sequence[int], away: bool = False) -> None:
-        self.model, self.classes, self.away = model, list(classes), away
-        if not 0 < len(set(classes)) < len(model.names):
+        self.model, self.classes, self.away = model, list(dict.fromkeys(classes)), away
+        if not 0 < len(self.classes) < len(model.names):
             raise ValueError(
-                f"{len(set(classes))} of {len(model.names)} classes are chosen; expected some, but "
+                f"{len(self.classes)} of {len(model.names)} classes are chosen; expected some, but "
                 "not all: then the probability is 1 for every picture."
             )
         self.input_size = model.preprocessing.size

@@ -16,17 +16,21 @@ from .base import Reward
 from .checkpoint import (
     CheckpointError,
     Weights,
+    check_finite,
     fill,
     read_json,
     read_weights,
     refuse_misfits,
+    shape_of,
     without,
 )
-from .encoders import ImageEncoder, from_transformers, is_large, recompute
+from .encoders import ImageEncoder, described, from_transformers, is_large, recompute
 from .preprocessing import CLIP_MEAN, CLIP_STD, Preprocessing, from_processor_config
 
 POSITION_IDS = "*.position_ids"  # a count that older files carry along
 VISION, TEXT = ("vision_model.", "visual_projection."), ("text_model.", "text_projection.")
+# What tells the sizes of an open_clip file, and the number of its dimensions.
+OPEN_CLIP_SIZES = {"visual.conv1.weight": 4, "visual.positional_embedding": 2, "text_projection": 2}
 INSTALL_OPEN_CLIP = (
     "This file is in open_clip's layout, and the package open_clip_torch is not installed. Install "
     "it with the Python that runs ComfyUI: pip install open_clip_torch"
@@ -68,7 +72,8 @@ class _OpenClipText(TextEncoder):
     def forward(self, prompt: str) -> Tensor:
         self._warn_if_cut(len(self.tokenizer.encode(prompt)) + 2)
         tokens = self.tokenizer([prompt], context_length=self.length)
-        features: Tensor = self.net.encode_text(tokens.to(next(self.net.parameters()).device))
+        encode: Any = self.net.encode_text
+        features: Tensor = encode(tokens.to(next(self.net.parameters()).device))
         return features.float()
 
 
@@ -104,13 +109,12 @@ def image_encoder(path: Path, dtype: torch.dtype) -> ImageEncoder:
     net = from_transformers(CLIPVisionModelWithProjection, config, mine, path, dtype)
     if is_large(net):
         recompute(net.vision_model.encoder.layers)  # type: ignore[union-attr, arg-type]
-    scale = weights.get("logit_scale")
     return ImageEncoder(
         net,
         lambda net, pixels: net(pixel_values=pixels).image_embeds,
         _preprocessing(path, config.image_size),
         config.projection_dim,
-        None if scale is None else math.exp(float(scale)),
+        _logit_scale(weights, path),
     )
 
 
@@ -128,7 +132,7 @@ def text_encoder(path: Path, dtype: torch.dtype, tokenizer: Path | None = None) 
     weights = read_weights(path)
     if is_open_clip(weights):
         net = _open_clip_model(path, weights, dtype)
-        net.visual = None
+        net.visual = nn.Identity()  # so that its memory is free
         length = int(net.context_length)  # type: ignore[arg-type]
         return _OpenClipText(net, _open_clip().SimpleTokenizer(), length)
     from transformers import CLIPTextModelWithProjection
@@ -190,11 +194,15 @@ def _config(path: Path, weights: Weights) -> Any:
 
     found = read_json(path.parent / "config.json")
     if found.get("model_type") == "clip":
-        return CLIPConfig.from_dict(found)
+        config = described(CLIPConfig, found, path)
+        # A CLIPModel reads it here; LAION's files and their offspring have it wrong in the sides.
+        for side in (config.vision_config, config.text_config):
+            side.projection_dim = config.projection_dim
+        return config
     if found.get("model_type") == "clip_vision_model":
-        return CLIPConfig(vision_config=CLIPVisionConfig.from_dict(found).to_dict())
+        return CLIPConfig(vision_config=described(CLIPVisionConfig, found, path).to_dict())
     vision = _vision_shapes(weights, path)
-    text = _text_shapes(weights) or {"projection_dim": vision["projection_dim"]}
+    text = _text_shapes(weights, path) or {"projection_dim": vision["projection_dim"]}
     # OpenAI trained sizes up to L with its own approximation of GELU, LAION sizes from H without.
     act = "quick_gelu" if vision["hidden_size"] <= 1024 else "gelu"
     return CLIPConfig(
@@ -206,13 +214,10 @@ def _config(path: Path, weights: Weights) -> Any:
 
 def _vision_shapes(weights: Weights, path: Path) -> dict[str, Any]:
     prefix = "vision_model."
-    try:
-        patch = weights[prefix + "embeddings.patch_embedding.weight"].shape
-        positions = weights[prefix + "embeddings.position_embedding.weight"].shape[0]
-        inner = weights[prefix + "encoder.layers.0.mlp.fc1.weight"].shape[0]
-        projection = weights["visual_projection.weight"].shape[0]
-    except KeyError as error:
-        raise CheckpointError(f"{path} does not hold this model. Keys missing: {error}.") from error
+    patch = shape_of(weights, prefix + "embeddings.patch_embedding.weight", 4, path)
+    positions = shape_of(weights, prefix + "embeddings.position_embedding.weight", 2, path)[0]
+    inner = shape_of(weights, prefix + "encoder.layers.0.mlp.fc1.weight", 2, path)[0]
+    projection = shape_of(weights, "visual_projection.weight", 2, path)[0]
     width = patch[0]
     if width not in (768, 1024, 1280, 1664):
         raise CheckpointError(
@@ -230,19 +235,30 @@ def _vision_shapes(weights: Weights, path: Path) -> dict[str, Any]:
     }
 
 
-def _text_shapes(weights: Weights) -> dict[str, Any]:
-    embedding = weights.get("text_model.embeddings.token_embedding.weight")
-    if embedding is None:
+def _text_shapes(weights: Weights, path: Path) -> dict[str, Any]:
+    embedding = "text_model.embeddings.token_embedding.weight"
+    if embedding not in weights:
         return {}
-    width = embedding.shape[1]
+    words, width = shape_of(weights, embedding, 2, path)
     return {
-        "vocab_size": embedding.shape[0],
+        "vocab_size": words,
         "hidden_size": width,
         "intermediate_size": 4 * width,
         "num_hidden_layers": _count(weights, "text_model.encoder.layers."),
         "num_attention_heads": width // 64,
-        "projection_dim": weights["text_projection.weight"].shape[0],
+        "projection_dim": shape_of(weights, "text_projection.weight", 2, path)[0],
     }
+
+
+def _logit_scale(weights: Weights, path: Path) -> float | None:
+    """The authors' factor on cosines; None where the file has none."""
+    if "logit_scale" not in weights:
+        return None
+    value = weights["logit_scale"]
+    check_finite({"logit_scale": value}, path)
+    if value.numel() != 1:
+        refuse_misfits(path, [], [], [f"logit_scale is {tuple(value.shape)}"])
+    return math.exp(value.item())
 
 
 def _count(weights: Weights, prefix: str) -> int:
@@ -279,7 +295,6 @@ def _open_clip() -> Any:
 
 def _open_clip_image_encoder(path: Path, weights: Weights, dtype: torch.dtype) -> ImageEncoder:
     net = _open_clip_model(path, weights, dtype)
-    scale = math.exp(float(weights["logit_scale"]))
     visual: nn.Module = net.visual  # type: ignore[assignment]
     if is_large(visual):
         visual.set_grad_checkpointing(True)  # type: ignore[operator]
@@ -291,7 +306,9 @@ def _open_clip_image_encoder(path: Path, weights: Weights, dtype: torch.dtype) -
         std=tuple(look.get("std", CLIP_STD)),
     )
     width = int(visual.output_dim)  # type: ignore[arg-type]
-    return ImageEncoder(visual, lambda net, pixels: net(pixels), preprocessing, width, scale)
+    return ImageEncoder(
+        visual, lambda net, pixels: net(pixels), preprocessing, width, _logit_scale(weights, path)
+    )
 
 
 def _open_clip_model(path: Path, weights: Weights, dtype: torch.dtype) -> nn.Module:
@@ -317,6 +334,8 @@ def _open_clip_config(path: Path, weights: Weights) -> dict[str, Any]:
     beside = read_json(path.parent / "open_clip_config.json").get("model_cfg")
     if beside:
         return dict(beside)
+    for key, dimensions in OPEN_CLIP_SIZES.items():
+        shape_of(weights, key, dimensions, path)
     open_clip = _open_clip()
     for name in sorted(open_clip.list_models()):
         config = open_clip.get_model_config(name)
@@ -332,10 +351,8 @@ def _fits(config: dict[str, Any], weights: Weights) -> bool:
     vision, text = config["vision_cfg"], config["text_cfg"]
     if "width" not in vision or "hf_model_name" in text or not isinstance(vision["layers"], int):
         return False
-    patch, projection = weights["visual.conv1.weight"], weights.get("text_projection")
+    patch, projection = weights["visual.conv1.weight"], weights["text_projection"]
     positions = weights["visual.positional_embedding"].shape[0]
-    if projection is None or projection.ndim != 2:
-        return False
     grid = (vision["image_size"] // vision["patch_size"]) if "patch_size" in vision else 0
     return (
         patch.shape[0] == vision["width"]

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .checkpoint import Weights, check_finite, refuse_misfits
+from .checkpoint import CheckpointError, Weights, check_finite, refuse_misfits
 from .preprocessing import Preprocessing
 
 # Vision networks above this many parameters recompute their blocks in the backward pass: ViT-L has
@@ -40,6 +41,7 @@ class ImageEncoder(nn.Module):
         super().__init__()
         self.net, self.features, self.preprocessing = net, features, preprocessing
         self.width, self.logit_scale = width, logit_scale
+        self.eval()
 
     @property
     def place(self) -> torch.device:
@@ -90,7 +92,7 @@ class _Divide(torch.autograd.Function):
         return outputs.view_as(outputs)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         peak = grad.flatten(1).abs().amax(dim=1)
         ctx.gradient.peak = torch.where(peak > 0, peak, 1.0)
         return grad / ctx.gradient.peak.view(-1, *[1] * (grad.ndim - 1)), None
@@ -103,7 +105,7 @@ class _Restore(torch.autograd.Function):
         return inputs.view_as(inputs)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         return grad * ctx.gradient.peak.view(-1, *[1] * (grad.ndim - 1)), None
 
 
@@ -134,6 +136,27 @@ def is_large(net: nn.Module) -> bool:
     return sum(p.numel() for p in net.parameters()) > LARGE
 
 
+def described(kind: Any, settings: Mapping[str, Any], path: Path) -> Any:
+    """The configuration in a config.json, of a given class of transformers.
+
+    Args:
+        kind: the class.
+        settings: the file's content.
+        path: the weights beside it, for errors.
+
+    Raises:
+        CheckpointError: the installed transformers does not read it.
+    """
+    try:
+        return kind.from_dict(dict(settings))
+    except Exception as error:  # which one, differs by release
+        raise CheckpointError(
+            f"{path.parent / 'config.json'} describes a model of type "
+            f"{settings.get('model_type')!r}, which the installed transformers does not know or "
+            f"read ({shorten(str(error), 200)})."
+        ) from error
+
+
 def from_transformers(
     kind: Any, config: Any, weights: Weights, path: Path, dtype: torch.dtype
 ) -> nn.Module:
@@ -149,11 +172,16 @@ def from_transformers(
         dtype: precision.
 
     Raises:
-        CheckpointError: keys are missing or surplus, a shape differs, or a value is not finite.
+        CheckpointError: keys are missing or surplus, a shape differs, a value is not finite, or
+            the configuration makes no model.
     """
     import transformers
 
     check_finite(weights, path)
+    # A configuration describes a network; which code runs it is not for a downloaded file to say.
+    config._attn_implementation = None
+    config.__dict__.pop("quantization_config", None)
+    config.dtype = torch.float32  # until the end, whatever the file says
     level = transformers.logging.get_verbosity()
     bars = transformers.logging.is_progress_bar_enabled()
     transformers.logging.set_verbosity_error()  # what it would warn of is an error here
@@ -166,6 +194,11 @@ def from_transformers(
             output_loading_info=True,
             ignore_mismatched_sizes=True,
         )
+    except Exception as error:  # what a wrong configuration raises differs by model and release
+        raise CheckpointError(
+            f"{path} cannot be loaded with its configuration ({shorten(str(error), 200)}): put the "
+            "config.json of its own page beside it."
+        ) from error
     finally:
         transformers.logging.set_verbosity(level)
         if bars:

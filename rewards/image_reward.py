@@ -17,13 +17,24 @@ from torch import Tensor, nn
 
 from .aesthetic import AestheticHead, head_from
 from .base import Published, Reward
-from .checkpoint import CheckpointError, Weights, below, read_json, read_weights, refuse_misfits
+from .checkpoint import (
+    CheckpointError,
+    Weights,
+    below,
+    read_json,
+    read_weights,
+    refuse_misfits,
+    shape_of,
+    without,
+)
 from .encoders import ImageEncoder, from_transformers
 from .preprocessing import Preprocessing
 
 LENGTH = 35  # tokens that its authors read of a prompt
 MEAN, STD = 0.16717362830052426, 1.0333394966054072  # of its authors: of raw scores
 VISION, TEXT, HEAD = "blip.visual_encoder.", "blip.text_encoder.", "mlp."
+# In the file, but no part of the score: BLIP's contrastive heads and a count.
+UNUSED = ("blip.vision_proj.*", "blip.text_proj.*", TEXT + "embeddings.position_ids")
 # From BLIP's own names of the parts of its vision network to those of transformers.
 RENAMED = (
     (r"^cls_token$", "embeddings.class_embedding"),
@@ -71,6 +82,7 @@ class ImageRewardModel(nn.Module):
     def __init__(self, encoder: ImageEncoder, head: AestheticHead) -> None:
         super().__init__()
         self.encoder, self.head = encoder, head
+        self.eval()
 
     def forward(self, images: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
         """Score [B]; the head runs in float32."""
@@ -93,10 +105,10 @@ def image_reward_model(path: Path, dtype: torch.dtype) -> ImageRewardModel:
     from transformers import BlipVisionModel
     from transformers.models.blip.modeling_blip_text import BlipTextModel
 
-    weights = read_weights(path)
+    weights = without(read_weights(path), UNUSED)
     refuse_misfits(path, (), [k for k in weights if not k.startswith((VISION, TEXT, HEAD))])
     vision = {_renamed(key): value for key, value in below(weights, VISION).items()}
-    text = {k: v for k, v in below(weights, TEXT).items() if k != "embeddings.position_ids"}
+    text = below(weights, TEXT)
     settings = read_json(path.parent / "med_config.json")
     vision_config, text_config = _configs(vision, text, settings, path)
 
@@ -125,19 +137,18 @@ def _configs(vision: Weights, text: Weights, settings: dict[str, Any], path: Pat
     """BlipVisionConfig and BlipTextConfig of the file's shapes."""
     from transformers import BlipTextConfig, BlipVisionConfig
 
-    try:
-        patch = vision["embeddings.patch_embedding.weight"].shape
-        positions = vision["embeddings.position_embedding"].shape[1]
-        words, width = text["embeddings.word_embeddings.weight"].shape
-        inner = text["encoder.layer.0.intermediate.dense.weight"].shape[0]
-    except KeyError as error:
-        raise CheckpointError(f"{path} does not hold this model. Keys missing: {error}.") from error
+    patch = shape_of(vision, "embeddings.patch_embedding.weight", 4, path)
+    positions = shape_of(vision, "embeddings.position_embedding", 3, path)[1]
+    vision_inner = shape_of(vision, "encoder.layers.0.mlp.fc1.weight", 2, path)[0]
+    words, width = shape_of(text, "embeddings.word_embeddings.weight", 2, path)
+    context = shape_of(text, "embeddings.position_embeddings.weight", 2, path)[0]
+    inner = shape_of(text, "encoder.layer.0.intermediate.dense.weight", 2, path)[0]
     layers = 1 + max(int(key.split(".")[2]) for key in vision if key.startswith("encoder.layers."))
     text_layers = 1 + max(int(key.split(".")[2]) for key in text if key.startswith("encoder."))
     return (
         BlipVisionConfig(
             hidden_size=patch[0],
-            intermediate_size=vision["encoder.layers.0.mlp.fc1.weight"].shape[0],
+            intermediate_size=vision_inner,
             num_hidden_layers=layers,
             num_attention_heads=max(1, patch[0] // 64),
             patch_size=patch[-1],
@@ -151,7 +162,7 @@ def _configs(vision: Weights, text: Weights, settings: dict[str, Any], path: Pat
             intermediate_size=inner,
             num_hidden_layers=text_layers,
             num_attention_heads=settings.get("num_attention_heads", max(1, width // 64)),
-            max_position_embeddings=text["embeddings.position_embeddings.weight"].shape[0],
+            max_position_embeddings=context,
             hidden_dropout_prob=0.0,
             attention_probs_dropout_prob=0.0,
             is_decoder=True,  # gives the layers their attention to the picture
@@ -211,9 +222,14 @@ def encode(prompt: str, vocabulary: Path) -> tuple[Tensor, Tensor]:
             "vocab.txt (0.2 MB) of https://huggingface.co/google-bert/bert-base-uncased beside "
             "ImageReward's file."
         )
+    words = _read_lines(vocabulary)
+    missing = [word for word in ("[PAD]", "[UNK]", "[CLS]", "[SEP]") if word not in words]
+    if missing:
+        raise CheckpointError(
+            f"{vocabulary} has no {' '.join(missing)}, so it is no BERT vocabulary: put vocab.txt "
+            "of https://huggingface.co/google-bert/bert-base-uncased in its place."
+        )
     tokenizer = BertWordPieceTokenizer(str(vocabulary), lowercase=True)
-    if tokenizer.token_to_id("[CLS]") is None or tokenizer.token_to_id("[PAD]") is None:
-        raise CheckpointError(f"{vocabulary} has no [CLS] or [PAD]: it is no BERT vocabulary.")
     tokens = len(tokenizer.encode(prompt).ids)
     if tokens > LENGTH:
         logging.warning(
@@ -223,3 +239,10 @@ def encode(prompt: str, vocabulary: Path) -> tuple[Tensor, Tensor]:
     tokenizer.enable_padding(length=LENGTH, pad_id=tokenizer.token_to_id("[PAD]"))
     encoded = tokenizer.encode(prompt)
     return torch.tensor([encoded.ids]), torch.tensor([encoded.attention_mask])
+
+
+def _read_lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"{path} is no UTF-8 text ({error}): download it again.") from error

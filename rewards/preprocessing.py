@@ -13,6 +13,9 @@ CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+# Processors of transformers that take a size of one number for the short side; the others take it
+# for both sides.
+BY_SHORT_SIDE = ("CLIP", "ConvNext", "Bit", "MobileNet", "PoolFormer")
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,8 @@ class Preprocessing:
         size: side of the square that comes out.
         fit: ``crop``: the short side becomes ``short_side``, the middle is kept. ``pad``: the long
             side becomes ``size``, the rest is black. ``squash``: both sides become ``size``.
-        short_side: for ``crop``; None is ``size``.
+        short_side: for ``crop``, and for ``squash`` both sides, of which the middle is kept; None
+            is ``size``.
         mean, std: per channel, of pictures in 0..1.
         interpolation: as the authors resize; always with antialiasing.
         crop_rounds_down: where the margin is odd: transformers rounds its half down, torchvision
@@ -50,7 +54,8 @@ class Preprocessing:
         elif self.fit == "pad":
             images = self._pad(self._resize(images, *self._long_side_to(images)))
         else:
-            images = self._resize(images, self.size, self.size)
+            side = self.short_side or self.size
+            images = self._crop(self._resize(images, side, side))
         mean = torch.tensor(self.mean, device=images.device).view(3, 1, 1)
         std = torch.tensor(self.std, device=images.device).view(3, 1, 1)
         return (images - mean) / std
@@ -66,12 +71,14 @@ class Preprocessing:
         return max(1, round(height * scale)), max(1, round(width * scale))
 
     def _resize(self, images: Tensor, height: int, width: int) -> Tensor:
-        if images.shape[-2:] == (height, width):
-            return images
-        resized = F.interpolate(
-            images, (height, width), mode=self.interpolation, antialias=True, align_corners=False
-        )
-        return clamp_outward(resized)
+        # Along rows, then columns, as PIL does: what overshoots is cut after each.
+        for shape in ((images.shape[-2], width), (height, width)):
+            if images.shape[-2:] != shape:
+                images = F.interpolate(
+                    images, shape, mode=self.interpolation, antialias=True, align_corners=False
+                )
+                images = clamp_outward(images)
+        return images
 
     def _crop(self, images: Tensor) -> Tensor:
         top, left = (self._margin(side - self.size) for side in images.shape[-2:])
@@ -94,7 +101,7 @@ class _ClampOutward(torch.autograd.Function):
         return images.clamp(0, 1)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
         below, above = ctx.saved_tensors
         return grad.masked_fill((below & (grad < 0)) | (above & (grad > 0)), 0)
 
@@ -119,8 +126,11 @@ def from_processor_config(config: dict[str, Any], fallback: int) -> Preprocessin
     Raises:
         ValueError: a resize rule that is none of short side, both sides, long side.
     """
-    size, crop = config.get("size", {}), config.get("crop_size", {})
-    size = {"shortest_edge": size} if isinstance(size, int) else dict(size)
+    size, crop = config.get("size") or {}, config.get("crop_size") or {}
+    if isinstance(size, int):
+        kind = config.get("image_processor_type") or config.get("feature_extractor_type") or "CLIP"
+        sides = ("shortest_edge",) if kind.startswith(BY_SHORT_SIDE) else ("height", "width")
+        size = dict.fromkeys(sides, size)
     crop = crop if isinstance(crop, int) else crop.get("height")
     look: dict[str, Any] = {
         "mean": tuple(config.get("image_mean") or CLIP_MEAN),
@@ -142,7 +152,7 @@ def from_processor_config(config: dict[str, Any], fallback: int) -> Preprocessin
             raise ValueError(f"The model reads pictures of size {size}; expected a square.")
         edge = int(size["height"])
         if config.get("do_center_crop") and crop:
-            return Preprocessing(int(crop), short_side=edge, **look)
+            return Preprocessing(int(crop), fit="squash", short_side=edge, **look)
         return Preprocessing(edge, fit="squash", **look)
     if size:
         raise ValueError(

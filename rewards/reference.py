@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from .base import Reward
-from .checkpoint import CheckpointError, Weights, read_json, read_weights
+from .checkpoint import CheckpointError, Weights, read_json, read_weights, shape_of
 from .clip import CosineReward, image_encoder
-from .encoders import ImageEncoder, from_transformers
+from .encoders import ImageEncoder, described, from_transformers
 from .preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, from_processor_config
 
 
@@ -32,7 +32,7 @@ def _dinov2(path: Path, weights: Weights, dtype: torch.dtype) -> ImageEncoder:
 
     found = read_json(path.parent / "config.json")
     if found.get("model_type") == "dinov2":
-        config = Dinov2Config.from_dict(found)
+        config = described(Dinov2Config, found, path)
     else:
         config = Dinov2Config(**_dinov2_shapes(weights, path))
     net = from_transformers(Dinov2Model, config, weights, path, dtype)
@@ -53,11 +53,13 @@ def _dinov2(path: Path, weights: Weights, dtype: torch.dtype) -> ImageEncoder:
 
 
 def _dinov2_shapes(weights: Weights, path: Path) -> dict[str, Any]:
-    try:
-        patch = weights["embeddings.patch_embeddings.projection.weight"].shape
-        positions = weights["embeddings.position_embeddings"].shape[1]
-    except KeyError as error:
-        raise CheckpointError(f"{path} does not hold this model. Keys missing: {error}.") from error
+    patch = shape_of(weights, "embeddings.patch_embeddings.projection.weight", 4, path)
+    positions = shape_of(weights, "embeddings.position_embeddings", 3, path)[1]
+    if patch[0] not in (384, 768, 1024, 1536):
+        raise CheckpointError(
+            f"{path} is a DINOv2 of width {patch[0]}, which is no published size: put its "
+            "config.json into the same folder."
+        )
     return {
         "hidden_size": patch[0],
         "num_hidden_layers": len({k.split(".")[2] for k in weights if k.startswith("encoder.")}),

@@ -182,13 +182,13 @@ def aesthetic(folder: Path, seed: int = 3, width: int = SHARED) -> Path:
     return path
 
 
-def image_reward(folder: Path, seed: int = 4) -> Path:
+def image_reward(folder: Path, seed: int = 4, **sizes: int) -> Path:
     """ImageReward as published: BLIP's own key names, a head, BERT's vocabulary beside it."""
     folder = folder / "ImageReward"
     folder.mkdir(parents=True, exist_ok=True)
     generator = torch.Generator().manual_seed(seed)
     weights = {}
-    for key, shape in image_reward_shapes().items():
+    for key, shape in image_reward_shapes(**sizes).items():
         if key.endswith("position_ids"):
             weights[key] = torch.arange(shape[1])[None]
         elif "norm" in key.lower() and key.endswith("weight"):
@@ -254,6 +254,8 @@ def image_reward_shapes(
         linear(layer + "intermediate.dense", 4 * text, text)
         linear(layer + "output.dense", text, 4 * text)
         norm(layer + "output.LayerNorm", text)
+    linear("blip.vision_proj", 256, width)
+    linear("blip.text_proj", 256, text)
     for number, out, into in (
         (0, 1024, text),
         (2, 128, 1024),
@@ -296,8 +298,7 @@ def classifier(folder: Path, seed: int = 5) -> Path:
     model = ViTForImageClassification(config).eval()
     sharpen(model, seed)
     folder = folder / "tiny-vit"
-    save(folder / "model.safetensors", model.state_dict())
-    write_json(folder / "config.json", model.config.to_dict())
+    model.save_pretrained(folder)  # in the keys of published files, which newer releases rename
     half = [0.5, 0.5, 0.5]
     look = {"size": {"height": SIDE, "width": SIDE}, "resample": 2, "do_normalize": True}
     look |= {"image_mean": half, "image_std": half, "image_processor_type": "ViTImageProcessor"}
@@ -318,16 +319,8 @@ def dinov2(folder: Path, seed: int = 6) -> Path:
     )
     model = Dinov2Model(config).eval()
     sharpen(model, seed)
-    newer = {"q_proj": "attention.query", "k_proj": "attention.key", "v_proj": "attention.value"}
-    newer["o_proj"] = "output.dense"
-    weights = {}
-    for key, value in model.state_dict().items():
-        for new, old in newer.items():
-            key = key.replace(f"attention.{new}.", f"attention.{old}.")
-        weights[key] = value
     folder = folder / "tiny-dinov2"
-    save(folder / "model.safetensors", weights)
-    write_json(folder / "config.json", model.config.to_dict())
+    model.save_pretrained(folder)
     look = {"size": {"shortest_edge": 36}, "crop_size": {"height": SIDE, "width": SIDE}}
     look |= {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225], "resample": 3}
     write_json(folder / "preprocessor_config.json", look)

@@ -233,7 +233,25 @@ def controlnet_sdxl(tiny_files: dict[str, str]) -> Any:
 
 
 @pytest.fixture(scope="session")
-def server(tiny_files: dict[str, str]) -> Iterator[Any]:
+def weight_files() -> Path:
+    """models/weight_functions with a small file for every weight; one more in clip_vision."""
+    from lags_pack.tests import reward_files
+
+    folder = BASE / "models" / "weight_functions"
+    reward_files.pickscore(folder)
+    reward_files.hps(folder)
+    reward_files.hps(folder, "2", seed=8)
+    reward_files.image_reward(folder)
+    reward_files.clip_folder(folder / "clip-vit-large-patch14", seed=7)
+    reward_files.aesthetic(folder)
+    reward_files.classifier(folder)
+    reward_files.dinov2(folder)
+    reward_files.clip_vision(BASE / "models" / "clip_vision")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def server(tiny_files: dict[str, str], weight_files: Path) -> Iterator[Any]:
     """A running ComfyUI server (comfyui_support.server.Server) with this pack and the files."""
     from comfyui_support.server import Server
 

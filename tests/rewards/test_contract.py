@@ -1,87 +1,216 @@
-"""What every closed-form reward promises, whatever the picture."""
+"""What every reward promises, whatever the picture."""
 
 from __future__ import annotations
 
+import inspect
+import math
+from pathlib import Path
+
 import pytest
 import torch
-from lags_pack.rewards import ColourReward, FrequencyReward, Reward
-from lags_pack.rewards.colour import ATTRIBUTES
-from torch import Tensor
+from lags_pack import rewards
+from lags_pack.guidance import AutogradLogWeight, WeightError
+from lags_pack.rewards import REWARDS, Reward, Weight
+from lags_pack.tests.reward_table import (
+    BLACK_BOXES,
+    DIFFERENTIABLE,
+    EVERY,
+    NETWORKS,
+    every_reward,
+    gradient,
+    mild,
+    pictures,
+)
+from torch import nn
 
-REWARDS = {
-    **{name: ColourReward(name, hue=40.0, colour="#2060ff") for name in ATTRIBUTES},
-    "low band": FrequencyReward(0.1, 0.25),
-    "high band": FrequencyReward(0.25, 0.71),
-}
-SIZES = [(8, 8), (64, 64), (1024, 1024), (96, 32), (9, 27)]
-
-
-def pictures(count: int, height: int = 16, width: int = 16, seed: int = 1) -> Tensor:
-    return torch.rand(count, 3, height, width, generator=torch.Generator().manual_seed(seed))
-
-
-def gradient(reward: Reward, images: Tensor) -> Tensor:
-    leaf = images.clone().requires_grad_()
-    (grad,) = torch.autograd.grad(reward(leaf).sum(), leaf)
-    return grad
+SIZES = [(8, 8), (64, 64), (1024, 1024), (96, 32), (32, 96), (9, 27), (37, 53)]
+Built = dict[str, Reward]
 
 
-@pytest.fixture(params=REWARDS)
-def reward(request: pytest.FixtureRequest) -> Reward:
-    return REWARDS[request.param]
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    folder: Path = tmp_path_factory.mktemp("models")
+    return every_reward(folder)
+
+
+@pytest.fixture(params=EVERY)
+def reward(request: pytest.FixtureRequest, built: Built) -> Reward:
+    return built[request.param]
+
+
+@pytest.fixture(params=DIFFERENTIABLE)
+def smooth_reward(request: pytest.FixtureRequest, built: Built) -> Reward:
+    return built[request.param]
+
+
+# ---- the list -------------------------------------------------------------------------------
+
+
+def test_every_registered_reward_is_tested_here(built: Built) -> None:
+    assert {type(reward) for reward in built.values()} == set(REWARDS)
+
+
+def test_every_exported_reward_is_registered() -> None:
+    public = [getattr(rewards, name) for name in rewards.__all__]
+    kinds = {item for item in public if inspect.isclass(item) and issubclass(item, Reward)}
+    assert kinds - {Reward} == set(REWARDS)
+    assert len(REWARDS) == len(set(REWARDS))
+
+
+def test_states_what_it_is(reward: Reward) -> None:
+    assert reward.name and reward.scale and reward.strength_source
+    low, high = reward.working_range
+    assert 0 < low <= reward.default_strength <= high < math.inf
+
+
+def test_says_whether_it_has_a_gradient_and_which_size_it_sees(built: Built) -> None:
+    assert {name for name in built if not built[name].differentiable} == set(BLACK_BOXES)
+    assert {name for name in built if built[name].input_size} == set(NETWORKS)
+
+
+# ---- scores ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("height", "width"), SIZES)
 def test_scores_pictures_of_any_size(reward: Reward, height: int, width: int) -> None:
-    images = pictures(2, height, width)
-    scores, grad = reward(images), gradient(reward, images)
+    with torch.no_grad():
+        scores = reward(pictures(2, height, width))
     assert scores.shape == (2,) and scores.dtype == torch.float32
-    assert torch.isfinite(scores).all() and torch.isfinite(grad).all()
-    assert (grad.flatten(1).norm(dim=1) > 0).all()
-    assert scores[0] != scores[1]
+    assert torch.isfinite(scores).all()
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, 0.5, -0.3, 1.7])
-def test_flat_pictures_have_finite_scores_and_gradients(reward: Reward, value: float) -> None:
-    """Black, white and grey, and what a decoder gives beyond 0..1: the kinks of all the norms."""
-    images = torch.full((2, 3, 16, 16), value)
-    assert torch.isfinite(reward(images)).all()
-    assert torch.isfinite(gradient(reward, images)).all()
+def test_flat_pictures_have_finite_scores(reward: Reward, value: float) -> None:
+    assert torch.isfinite(reward(torch.full((2, 3, 16, 16), value))).all()
 
 
-def test_gradient_is_that_of_central_differences(reward: Reward) -> None:
-    """Along random directions; float32, so the step is long and the tolerance 5 %."""
-    images, generator = 0.2 + 0.6 * pictures(1), torch.Generator().manual_seed(2)
-    directions = torch.randn(32, *images.shape[1:], generator=generator)
-    slopes = (reward(images + 5e-3 * directions) - reward(images - 5e-3 * directions)) / 1e-2
-    expected = (gradient(reward, images) * directions).sum(dim=(1, 2, 3))
-    assert (slopes - expected).norm() < 0.05 * expected.norm()
-
-
-def test_samples_of_a_batch_do_not_touch(reward: Reward) -> None:
-    images = pictures(4)
+def test_a_score_does_not_depend_on_the_rest_of_the_batch(reward: Reward) -> None:
+    images = pictures(4, 24, 20)
     singles = torch.cat([reward(image[None]) for image in images])
-    assert torch.allclose(reward(images), singles, rtol=1e-5, atol=1e-6)
-    leaf = images.clone().requires_grad_()
-    (grad,) = torch.autograd.grad(reward(leaf)[1], leaf)
-    assert (grad[[0, 2, 3]] == 0).all() and (grad[1] != 0).any()
+    assert torch.allclose(reward(images), singles, rtol=1e-5, atol=1e-5)
+
+
+def test_twice_the_same_picture_twice_the_same_number(reward: Reward) -> None:
+    """And the picture is left as it was."""
+    images = 2 * pictures(2, 40, 24) - 0.5
+    before = images.clone()
+    assert torch.equal(reward(images), reward(images))
+    assert torch.equal(images, before)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_pictures_are_scored_in_float32(reward: Reward, dtype: torch.dtype) -> None:
     images = pictures(2, 64, 64).to(dtype)
     assert reward(images).dtype == torch.float32
-    assert torch.allclose(reward(images), reward(images.float()), rtol=1e-6)
-    assert torch.isfinite(gradient(reward, images)).all()
+    assert torch.allclose(reward(images), reward(images.float()), rtol=1e-5)
 
 
-def test_the_score_does_not_depend_on_what_else_is_drawn(reward: Reward) -> None:
-    """Twice the same picture, the same number; and the picture is not changed."""
+# ---- gradients ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("height", "width"), SIZES)
+def test_has_a_gradient_at_any_size(smooth_reward: Reward, height: int, width: int) -> None:
+    leaf = pictures(2, height, width).requires_grad_()
+    scores = smooth_reward(leaf)
+    (grad,) = torch.autograd.grad(scores.sum(), leaf)
+    assert torch.isfinite(grad).all() and (grad.flatten(1).norm(dim=1) > 0).all()
+    assert scores[0] != scores[1]
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, 0.5, -0.3, 1.7])
+def test_flat_pictures_have_finite_gradients(smooth_reward: Reward, value: float) -> None:
+    """Black, white, grey and what a decoder gives beyond 0..1: the kinks of all the norms."""
+    grad = gradient(smooth_reward, torch.full((2, 3, 16, 16), value))
+    assert torch.isfinite(grad).all()
+
+
+def test_pictures_beyond_the_range_have_gradients(smooth_reward: Reward) -> None:
+    images = 2 * pictures(2, 40, 24) - 0.5
+    grad = gradient(smooth_reward, images)
+    assert torch.isfinite(smooth_reward(images)).all()
+    assert torch.isfinite(grad).all() and (grad.flatten(1).norm(dim=1) > 0).all()
+
+
+@pytest.mark.parametrize(("height", "width"), [(16, 16), (48, 64)])
+def test_gradient_is_that_of_central_differences(
+    smooth_reward: Reward, height: int, width: int
+) -> None:
+    """Along random directions; float32, so the step is long and the tolerance 5 %."""
+    images, generator = mild(1, height, width), torch.Generator().manual_seed(2)
+    directions = torch.randn(32, *images.shape[1:], generator=generator)
+    ahead, behind = (smooth_reward(images + h * directions) for h in (5e-3, -5e-3))
+    expected = (gradient(smooth_reward, images) * directions).sum(dim=(1, 2, 3))
+    assert ((ahead - behind) / 1e-2 - expected).norm() < 0.05 * expected.norm()
+
+
+def test_gradients_of_a_batch_do_not_touch(smooth_reward: Reward) -> None:
+    leaf = pictures(4, 24, 20).requires_grad_()
+    (grad,) = torch.autograd.grad(smooth_reward(leaf)[1], leaf)
+    assert (grad[[0, 2, 3]] == 0).all() and (grad[1] != 0).any()
+    single = gradient(smooth_reward, leaf.detach()[1:2])
+    assert (grad[1:2] - single).norm() < 1e-4 * single.norm()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_pictures_have_gradients(smooth_reward: Reward, dtype: torch.dtype) -> None:
+    """Up to the rounding of the gradient itself, which takes the picture's precision."""
+    images = pictures(2, 32, 32).to(dtype)
+    grad, expected = (gradient(smooth_reward, x).float() for x in (images, images.float()))
+    assert (grad - expected).norm() < 0.01 * expected.norm()
+
+
+@pytest.mark.parametrize("name", BLACK_BOXES)
+def test_a_black_box_is_refused_by_guidance_under_its_name(built: Built, name: str) -> None:
+    weight = Weight.of(built[name], 1.0)
     images = pictures(2)
-    before = images.clone()
-    assert torch.equal(reward(images), reward(images))
-    assert torch.equal(images, before)
+    assert not built[name](images.requires_grad_()).requires_grad
+    with pytest.raises(WeightError, match=rf"'{weight.name}' gives no gradient"):
+        AutogradLogWeight(weight, weight.name).value_and_grad(images)
 
 
-def test_states_its_name_and_its_scale(reward: Reward) -> None:
-    assert reward.name and reward.scale and reward.differentiable is True
+# ---- inside ComfyUI -------------------------------------------------------------------------
+
+
+def test_networks_are_handed_over_ready_for_use(reward: Reward) -> None:
+    assert isinstance(reward.modules, tuple)
+    assert all(isinstance(module, nn.Module) for module in reward.modules)
+    for part in (part for module in reward.modules for part in module.modules()):
+        assert not part.training
+        assert not any(parameter.requires_grad for parameter in part.parameters())
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_all_networks_are_handed_over(built: Built, name: str) -> None:
+    """Else whoever manages memory would leave one behind on another device."""
+    modules = built[name].modules
+    listed = {id(part) for module in modules for part in module.modules()}
+    own = [value for value in vars(built[name]).values() if isinstance(value, nn.Module)]
+    assert modules and all(id(network) in listed for network in own)
+
+
+@pytest.fixture(scope="module")
+def unused(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """Rewards whose first call is in inference mode: nothing that they keep comes from before."""
+    return every_reward(tmp_path_factory.mktemp("unused"))
+
+
+@pytest.mark.parametrize("name", DIFFERENTIABLE)
+def test_runs_in_inference_mode(unused: Built, name: str) -> None:
+    """Where ComfyUI runs its nodes; and afterwards, outside of it, as before."""
+    weight, images = Weight.of(unused[name], 1.0), pictures(2, 40, 24)
+    log_weight = AutogradLogWeight(weight, weight.name)
+    with torch.inference_mode():
+        score = weight(images.clone())
+        value, grad = log_weight.value_and_grad(images.clone())
+        assert torch.allclose(score, value, rtol=1e-5, atol=1e-5)
+    outside, expected = log_weight.value_and_grad(images)
+    assert torch.equal(value, outside) and torch.equal(grad, expected)
+    assert not grad.is_inference()
+
+
+@pytest.mark.parametrize("name", BLACK_BOXES)
+def test_a_black_box_scores_in_inference_mode(built: Built, name: str) -> None:
+    images = pictures(2, 40, 24)
+    with torch.inference_mode():
+        inside = built[name](images.clone())
+    assert torch.equal(inside, built[name](images))

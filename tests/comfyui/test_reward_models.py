@@ -1,0 +1,286 @@
+"""Reward models in memory: read once, shared, moved whole, gone when nobody needs them."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import weakref
+from pathlib import Path
+from typing import Any
+
+import comfy.model_management as mm
+import folder_paths
+import pytest
+import torch
+from comfyui_support.weighing import Run, case_of, load_weight, noise, reference, scores
+from lags_pack.nodes import NODES, models
+from lags_pack.nodes.model_files import FOLDER
+from lags_pack.nodes.models import WholePatcher
+from lags_pack.nodes.score import LAGSScoreImages
+from lags_pack.rewards import Weight, clip
+from lags_pack.tests import reward_files
+
+CPU, META = torch.device("cpu"), torch.device("meta")
+INSTALL = "pip install open_clip_torch"
+
+
+@pytest.fixture
+def alone(tmp_path: Path, weight_files: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A weight_functions of its own with a PickScore in it, and no model loaded."""
+    shutil.copytree(weight_files / "PickScore_v1", tmp_path / "PickScore_v1")
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, FOLDER, ([str(tmp_path)], set()))
+    monkeypatch.setattr(folder_paths, "filename_list_cache", {})
+    unload()
+    return tmp_path / "PickScore_v1" / "model.safetensors"
+
+
+def unload() -> None:
+    """The button 'Unload models', as the server runs it."""
+    with torch.inference_mode():
+        mm.unload_all_models()
+    gc.collect()
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Every weight file that a CLIP is built from."""
+    read, seen = clip.read_weights, []
+
+    def noted(path: Path) -> Any:
+        seen.append(path)
+        return read(path)
+
+    monkeypatch.setattr(clip, "read_weights", noted)
+    return seen
+
+
+def network(weight: Weight) -> torch.nn.Module:
+    (module,) = weight.modules
+    return module
+
+
+# ---- sharing ----------------------------------------------------------------------------------
+
+
+def test_one_file_and_precision_is_one_module(
+    run_node: Run, alone: Path, reads: list[Path]
+) -> None:
+    first = load_weight(run_node, "PickScore", prompt="a cat")
+    assert reads == [alone, alone], "once for the pictures, once for the prompt"
+    second = load_weight(
+        run_node, "PickScore", prompt="a dog", file="PickScore_v1/model.safetensors"
+    )
+    content = reference(run_node, noise(1), file="PickScore_v1/model.safetensors")
+    assert network(first) is network(second)
+    assert network(content) is not network(first), "read as another kind of encoder"
+    assert reads == [alone, alone, alone]
+    exact = load_weight(run_node, "PickScore", precision="float32")
+    assert network(exact) is network(first), "auto is float32 on this device"
+    half = load_weight(run_node, "PickScore", precision="float16")
+    assert network(half) is not network(first)
+    assert len(reads) == 5
+
+
+def test_a_changed_file_is_read_again(run_node: Run, alone: Path) -> None:
+    before = load_weight(run_node, "PickScore")
+    reward_files.pickscore(alone.parents[1], seed=99)
+    later = alone.stat().st_mtime_ns + 10**9
+    os.utime(alone, ns=(later, later))
+    after = load_weight(run_node, "PickScore")
+    assert network(after) is not network(before)
+    assert not torch.allclose(scores(after, noise(2)), scores(before, noise(2)))
+
+
+def test_a_loaded_model_outlives_its_weight(run_node: Run, alone: Path, reads: list[Path]) -> None:
+    """A prompt that is edited over and over reads no file again."""
+    for prompt in ("a cat", "a black cat", "a black cat on a sofa"):
+        weight = load_weight(run_node, "PickScore", prompt=prompt)
+        score(run_node, weight)
+        module = weakref.ref(network(weight))
+        del weight
+        gc.collect()
+        assert module() is not None
+    assert reads == [alone, alone]
+
+
+def score(run_node: Run, weight: Weight) -> list[float]:
+    """By Score Images, which loads the networks through the memory manager."""
+    return run_node(LAGSScoreImages, images=noise(2), weight=weight, top_k=0)[3]
+
+
+def test_unloaded_and_dropped_is_gone(run_node: Run, alone: Path) -> None:
+    weight = load_weight(run_node, "PickScore")
+    score(run_node, weight)
+    module = weakref.ref(network(weight))
+    (patcher,) = (weakref.ref(p) for p in models.patchers_of(weight.modules))
+    del weight
+    unload()
+    assert module() is None and patcher() is None
+    assert not [entry for entry in mm.current_loaded_models if entry.model is None]
+
+
+def test_unloaded_but_in_the_graph_is_kept(run_node: Run, alone: Path, reads: list[Path]) -> None:
+    weight = load_weight(run_node, "PickScore")
+    before = score(run_node, weight)
+    unload()
+    assert not any(
+        entry.model is None or entry.model.model is network(weight)
+        for entry in mm.current_loaded_models
+    )
+    assert score(run_node, weight) == before
+    assert any(entry.model.model is network(weight) for entry in mm.current_loaded_models)
+    assert len(reads) == 2
+
+
+# ---- moved by the memory manager --------------------------------------------------------------
+
+
+def moved_in_inference_mode(module: torch.nn.Module) -> None:
+    """What a move to another device and back leaves: new tensors, made in inference mode."""
+    with torch.inference_mode():
+        module._apply(torch.clone)
+    assert all(part.is_inference() for part in [*module.parameters(), *module.buffers()])
+
+
+def test_weights_that_were_moved_serve_again(run_node: Run, sd15: Any, alone: Path) -> None:
+    case = case_of(run_node, sd15, batch=1, steps=2)
+    weight = load_weight(run_node, "PickScore", strength=0.3)
+    before, _ = case.lags(weight=weight)
+    unload()
+    moved_in_inference_mode(network(weight))
+    again, _ = case.lags(weight=weight)
+    assert torch.equal(again, before)
+    assert not any(p.is_inference() for p in network(weight).parameters())
+    moved_in_inference_mode(network(weight))
+    assert score(run_node, weight) and not torch.equal(again, case.ksampler())
+
+
+def test_make_normal_is_enough_for_a_backward() -> None:
+    """A BatchNorm's too, which asks more of its buffers than others do."""
+    module = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4)).eval()
+    before = {key: value.clone() for key, value in module.state_dict().items()}
+    pixels = torch.rand(2, 3, 8, 8, requires_grad=True)
+    (expected,) = torch.autograd.grad(module(pixels).square().sum(), pixels)
+    parameters = [id(p) for p in module.parameters()]
+    moved_in_inference_mode(module)
+    models.make_normal(module)
+    assert [id(p) for p in module.parameters()] == parameters
+    assert all(torch.equal(value, before[key]) for key, value in module.state_dict().items())
+    (found,) = torch.autograd.grad(module(pixels).square().sum(), pixels)
+    assert torch.equal(found, expected)
+
+
+def hugging_face(weight_files: Path) -> torch.nn.Module:
+    """A picture encoder around a PreTrainedModel, whose `device` has no setter."""
+    return clip.image_encoder(weight_files / "PickScore_v1" / "model.safetensors", torch.float32)
+
+
+@pytest.mark.parametrize("part", [100, 30_000])
+def test_a_part_is_the_whole(weight_files: Path, part: int) -> None:
+    """Asked to load a little, it loads all; asked to unload a little, it says that it cannot."""
+    module = hugging_face(weight_files)
+    patcher = WholePatcher(module, META, CPU)
+    assert patcher.model_size() > 2 * part
+    assert {p.device for p in module.parameters()} == {CPU}
+    patcher.partially_load(META, part)
+    assert {p.device for p in [*module.parameters(), *module.buffers()]} == {META}
+    assert patcher.loaded_size() == patcher.model_size()
+    assert patcher.partially_unload(CPU, 100) == 0
+    assert {p.device for p in module.parameters()} == {META}
+
+
+def test_a_plain_patcher_would_split_it(weight_files: Path) -> None:
+    """Why there is a WholePatcher at all: without it the layers end up on two devices."""
+    from comfy.model_patcher import ModelPatcher
+
+    module = hugging_face(weight_files)
+    patcher = ModelPatcher(module, META, CPU)
+    patcher.partially_load(META, patcher.model_size() // 2)
+    assert {p.device for p in module.parameters()} == {META, CPU}
+
+
+def test_the_manager_unloads_all_of_it(weight_files: Path) -> None:
+    """Where the manager wants a few bytes, the whole model goes."""
+    patcher = WholePatcher(hugging_face(weight_files), CPU, CPU)
+    entry = mm.LoadedModel(patcher)
+    entry.model_load(100)
+    assert patcher.loaded_size() == patcher.model_size()
+    assert entry.model_unload(memory_to_free=100) is True
+    assert patcher.loaded_size() == 0
+
+
+def test_model_vae_and_reward_are_loaded_in_one_call(
+    run_node: Run, sd15: Any, alone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that none evicts another, with room for the larger of two needs."""
+    case = case_of(run_node, sd15, batch=1, steps=1)
+    weight = load_weight(run_node, "PickScore", strength=0.3)
+    (patcher,) = models.patchers_of(weight.modules)
+    calls: list[tuple[list[Any], float]] = []
+    load_models_gpu = mm.load_models_gpu
+
+    def noted(wanted: Any, memory_required: float = 0, **options: Any) -> None:
+        calls.append((list(wanted), memory_required))
+        load_models_gpu(wanted, memory_required=memory_required, **options)
+
+    monkeypatch.setattr(mm, "load_models_gpu", noted)
+    case.lags(weight=weight)
+    (ours,) = [(wanted, memory) for wanted, memory in calls if patcher in wanted]
+    wanted, memory = ours
+    assert case.vae.patcher in wanted
+    assert any(other.model is case.model.model for other in wanted)
+    assert memory >= 3 * case.vae.memory_used_decode((1, 4, 4, 4), case.vae.vae_dtype)
+
+
+# ---- what is imported -------------------------------------------------------------------------
+
+
+def test_open_clip_is_needed_for_hps_only(
+    run_node: Run, alone: Path, weight_files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HPS_v2.1_compressed.pt", "HPS_v2_compressed.pt", "open_clip_config.json"):
+        shutil.copy(weight_files / name, alone.parents[1])
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "open_clip", None)
+        for name in ("HPSv2.1", "HPSv2"):
+            with pytest.raises(ImportError, match=INSTALL):
+                load_weight(run_node, name)
+        assert torch.isfinite(scores(load_weight(run_node, "PickScore"), noise(1))).all()
+    assert torch.isfinite(scores(load_weight(run_node, "HPSv2.1"), noise(1))).all()
+
+
+@pytest.fixture(scope="module")
+def process(comfy_root: Path, comfy_base: Path, weight_files: Path) -> Any:
+    """A process that imports ComfyUI, then the pack, loads a PickScore, and ends."""
+    here = Path(__file__).resolve().parent
+    command = [sys.executable, here / "import_cost.py", comfy_root, comfy_base, here.parents[1]]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def cost(process: Any) -> dict[str, Any]:
+    return json.loads(process.stdout.splitlines()[-1])
+
+
+def test_the_pack_is_imported_in_half_a_second(cost: dict[str, Any]) -> None:
+    assert 0 < statistics.median(cost["seconds"]) < 0.5, cost["seconds"]
+
+
+def test_no_schema_loads_a_library_of_models(cost: dict[str, Any]) -> None:
+    """Nothing of open_clip or transformers that ComfyUI has not loaded itself."""
+    assert cost["schemas"] == [node.__name__ for node in NODES]
+    for kind in ("by import", "by schemas"):
+        heavy = {"open_clip", "timm", "transformers", "torchvision", "matplotlib"}
+        assert [name for name in cost[kind] if name.split(".")[0] in heavy] == []
+
+
+def test_a_process_with_a_loaded_model_ends_quietly(process: Any) -> None:
+    assert "WholePatcher" in json.loads(process.stdout.splitlines()[-1])["loaded"]
+    assert "Exception ignored" not in process.stderr

@@ -1,0 +1,338 @@
+"""The weight nodes, run as the executor runs them: each gives the score that it names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from comfyui_support.weighing import LOAD, PROMPT, Run, load_weight, noise, reference, scores
+from lags_pack import rewards
+from lags_pack.nodes.classifier import LAGSWeightClassifier
+from lags_pack.nodes.combine import LAGSCombineWeights, LAGSMaskWeight
+from lags_pack.nodes.load_weight import MAKERS, LAGSLoadWeight
+from lags_pack.rewards import Reward, Weight, aesthetic, clip, hps, image_reward
+from lags_pack.rewards.classifier import classifier
+from lags_pack.tests.reward_files import LABELS
+from torch import Tensor
+
+FLOAT = torch.float32
+PICKSCORE = "PickScore_v1/model.safetensors"
+CLIP = "clip-vit-large-patch14/model.safetensors"
+HEAD = "sac+logos+ava1-l14-linearMSE.pth"
+
+
+def cosine(kind: Any, path: Path, encoder: Any = clip.image_encoder) -> Reward:
+    text = clip.text_encoder(path, FLOAT)(PROMPT)
+    return kind(encoder(path, FLOAT), text)
+
+
+def blip(path: Path) -> Reward:
+    return rewards.ImageReward(
+        image_reward.image_reward_model(path, FLOAT), path.parent / "vocab.txt", PROMPT
+    )
+
+
+DIRECT: dict[str, Callable[[Path], Reward]] = {
+    "PickScore": lambda at: cosine(rewards.PickScore, at / PICKSCORE),
+    "HPSv2.1": lambda at: cosine(rewards.HPSv21, at / "HPS_v2.1_compressed.pt", hps.hps_encoder),
+    "HPSv2": lambda at: cosine(rewards.HPSv2, at / "HPS_v2_compressed.pt", hps.hps_encoder),
+    "ImageReward": lambda at: blip(at / "ImageReward" / "ImageReward.pt"),
+    "CLIP score": lambda at: cosine(rewards.ClipScore, at / CLIP),
+    "aesthetic": lambda at: rewards.Aesthetic(
+        clip.image_encoder(at / CLIP, FLOAT), aesthetic.aesthetic_head(at / HEAD)
+    ),
+    "sharpness": lambda at: rewards.SharpnessReward(),
+    "symmetry": lambda at: rewards.SymmetryReward("left-right"),
+    "JPEG size": lambda at: rewards.JpegSizeReward(),
+}
+NETWORKS = [name for name in MAKERS if name not in ("sharpness", "symmetry", "JPEG size")]
+
+
+def gradient(weight: Weight, image: Tensor) -> Tensor:
+    leaf = image.movedim(-1, 1).clone().requires_grad_()
+    (grad,) = torch.autograd.grad(weight(leaf).sum(), leaf)
+    return grad
+
+
+def test_every_choice_is_covered() -> None:
+    (widget,) = LAGSLoadWeight.define_schema().inputs
+    assert [option.key for option in widget.options] == list(MAKERS) == list(DIRECT)
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_load_weight_gives_the_score_of_its_name(
+    run_node: Run, weight_files: Path, name: str
+) -> None:
+    image = noise(3)
+    weight = load_weight(run_node, name, strength=2.5)
+    (label,) = weight.labels
+    assert label.startswith(name) and weight.strengths == {label: 2.5}
+    expected = DIRECT[name](weight_files)(image.movedim(-1, 1)).detach()
+    assert expected.std() > 0, "a score that tells pictures apart"
+    torch.testing.assert_close(scores(weight, image)[0], expected, rtol=1e-5, atol=1e-6)
+    if weight.differentiable:
+        grad = gradient(weight, image)
+        assert torch.isfinite(grad).all() and (grad.flatten(1).abs().amax(dim=1) > 0).all()
+
+
+@pytest.mark.parametrize("precision", ["float16", "bfloat16", "float32"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_precision(run_node: Run, weight_files: Path, name: str, precision: str) -> None:
+    image = noise(2)
+    weight = load_weight(run_node, name, precision=precision)
+    network = weight.modules[0]
+    assert {p.dtype for p in getattr(network, "encoder", network).parameters()} == {
+        getattr(torch, precision)
+    }
+    found, exact = (scores(w, image) for w in (weight, load_weight(run_node, name)))
+    assert found.dtype == torch.float32
+    assert (found - exact).abs().max() < 0.05 * exact.abs().max() + 0.02
+    assert torch.isfinite(gradient(weight, image)).all()
+
+
+@pytest.mark.parametrize("name", ["PickScore", "HPSv2.1", "ImageReward", "CLIP score"])
+def test_the_prompt_counts(run_node: Run, weight_files: Path, name: str) -> None:
+    image = noise(2)
+    cat, dog, nothing = (
+        scores(load_weight(run_node, name, prompt=prompt), image)
+        for prompt in (PROMPT, "two dogs on a blue sofa", "")
+    )
+    assert not torch.allclose(cat, dog) and not torch.allclose(cat, nothing)
+    assert torch.isfinite(nothing).all()
+
+
+def test_axis_of_symmetry(run_node: Run) -> None:
+    half = noise(1, 32, 32)
+    mirrored = torch.cat([half, half.flip(2)], dim=2)
+    sideways = load_weight(run_node, "symmetry", axis="left-right")
+    upright = load_weight(run_node, "symmetry", axis="top-bottom")
+    assert scores(sideways, mirrored) > -0.001 > -0.05 > scores(upright, mirrored)
+
+
+def test_two_sides_of_a_clip_in_two_files(run_node: Run, weight_files: Path) -> None:
+    apart = load_weight(
+        run_node, "CLIP score", file="clip_vision/clip_vision.safetensors", text_file=CLIP
+    )
+    together = load_weight(run_node, "CLIP score", file=CLIP)
+    image = noise(2)
+    assert torch.isfinite(scores(apart, image)).all()
+    assert not torch.allclose(scores(apart, image), scores(together, image))
+
+
+def test_a_precision_that_is_none(run_node: Run, weight_files: Path) -> None:
+    with pytest.raises(ValueError, match="float8.*float32"):
+        load_weight(run_node, "PickScore", precision="float8")
+
+
+@pytest.mark.parametrize(
+    "file", ["clip_vision/clip_vision.safetensors", CLIP, "tiny-dinov2/model.safetensors"]
+)
+def test_content_is_highest_at_the_reference(run_node: Run, weight_files: Path, file: str) -> None:
+    image = noise(4)
+    found = scores(reference(run_node, image[1:2], file=file), image)[0]
+    assert found[1] == pytest.approx(1.0, abs=1e-4)
+    assert (found[[0, 2, 3]] < 0.999).all()
+
+
+def test_several_references_count_as_their_mean(run_node: Run, weight_files: Path) -> None:
+    image = noise(3)
+    alone = [scores(reference(run_node, image[i : i + 1]), image[i : i + 1]) for i in (0, 1)]
+    both = scores(reference(run_node, image[:2]), image)[0]
+    assert both[2] < both[:2].min() < min(alone)
+    assert both[0] == pytest.approx(float(both[1]), abs=1e-4)  # the mean is as near to each
+
+
+def test_style_is_highest_at_the_reference(run_node: Run, weight_files: Path) -> None:
+    image = noise(3)
+    found = scores(reference(run_node, image[2:], "style", strength=0.5, auto_nats=2.0), image)[0]
+    assert found[2] == pytest.approx(0.0, abs=1e-3)
+    assert (found[:2] < -0.1).all()
+
+
+def test_reference_strength_is_kept(run_node: Run, weight_files: Path) -> None:
+    (term,) = reference(run_node, noise(1), strength=-4.0, auto_nats=2.0).terms
+    assert (term.strength, term.spread) == (-4.0, 2.0)
+
+
+def test_reference_of_a_wrong_shape(run_node: Run, weight_files: Path) -> None:
+    with pytest.raises(ValueError, match=r"\(1, 8, 8, 1\).*height, width, 3"):
+        reference(run_node, torch.zeros(1, 8, 8, 1))
+    with pytest.raises(ValueError, match="at least one picture"):
+        reference(run_node, torch.zeros(0, 8, 8, 3))
+
+
+# ---- classifier -------------------------------------------------------------------------------
+
+VIT = "tiny-vit/model.safetensors"
+
+
+def classify(run_node: Run, plain: Tensor | None = None, **goal: str) -> Weight:
+    """Weight: classifier."""
+    options = {"goal": "balance", "targets": "", "rates": "", **goal}
+    extra = {} if plain is None else {"plain_images": plain}
+    given = {"file": VIT, "precision": "auto", "strength": 1.0, "auto_nats": 0.0}
+    (weight,) = run_node(LAGSWeightClassifier, goal=options, **given, **extra)
+    return weight
+
+
+@pytest.fixture
+def log_p(weight_files: Path) -> Callable[[Tensor], Tensor]:
+    """log p(class | picture) [B, classes] of an IMAGE."""
+    model = classifier(weight_files / VIT, FLOAT)
+    return lambda image: model(image.movedim(-1, 1)).detach().log_softmax(dim=1)
+
+
+def test_towards_and_away(run_node: Run, log_p: Callable[[Tensor], Tensor]) -> None:
+    image = noise(3)
+    towards = scores(classify(run_node, goal="towards", classes="Lime, 3"), image)[0]
+    away = scores(classify(run_node, goal="away", classes="lime,grey"), image)[0]
+    expected = log_p(image)[:, [1, 3]].logsumexp(dim=1)
+    torch.testing.assert_close(towards, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(away, (1 - expected.exp()).log(), rtol=1e-3, atol=1e-4)
+
+
+def test_balance_by_rates(run_node: Run, log_p: Callable[[Tensor], Tensor]) -> None:
+    image = noise(3)
+    weight = classify(run_node, classes="red, blue", rates="0.8, 0.2", targets="1, 3")
+    among = log_p(image)[:, [0, 2]].softmax(dim=1)
+    expected = (among @ torch.tensor([0.25 / 0.8, 0.75 / 0.2])).log()
+    torch.testing.assert_close(scores(weight, image)[0], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_balance_measures_the_rates(run_node: Run, log_p: Callable[[Tensor], Tensor]) -> None:
+    plain, image = noise(11, seed=7), noise(3)
+    weight = classify(run_node, plain, classes="red, green")
+    rates = log_p(plain)[:, [0, 1]].softmax(dim=1).mean(dim=0)
+    expected = (log_p(image)[:, [0, 1]].softmax(dim=1) @ (0.5 / rates)).log()
+    torch.testing.assert_close(scores(weight, image)[0], expected, rtol=1e-4, atol=1e-5)
+    given = classify(run_node, plain, classes="red, green", rates="3, 1")
+    assert not torch.allclose(scores(given, image)[0], expected), "rates by hand come first"
+
+
+@pytest.mark.parametrize(
+    ("goal", "said"),
+    [
+        ({"goal": "towards", "classes": "cat"}, f"no class 'cat'.*4 classes.*{LABELS[0]}"),
+        ({"goal": "towards", "classes": " "}, "No class is named.*'red'"),
+        ({"goal": "away", "classes": "0, 1, 2, 3"}, "4 of 4 classes.*not all"),
+        ({"classes": "red, blue"}, "plain_images.*'0.8, 0.2'"),
+        ({"classes": "red", "rates": "1"}, "1 class to balance.*two"),
+        ({"classes": "red, blue", "rates": "1, 2, 3"}, r"rates are \[1.0, 2.0, 3.0\] for 2"),
+        ({"classes": "red, blue", "rates": "1, 0"}, r"rates are \[1.0, 0.0\].*above 0"),
+        ({"classes": "red, blue", "rates": "1, 2", "targets": "1"}, r"targets are \[1.0\]"),
+        ({"classes": "red, blue", "rates": "half"}, "rates are 'half'.*commas"),
+    ],
+)
+def test_classifier_errors(
+    run_node: Run, weight_files: Path, goal: dict[str, str], said: str
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        classify(run_node, **goal)
+
+
+def test_a_file_that_is_no_classifier(run_node: Run, weight_files: Path) -> None:
+    with pytest.raises(ValueError, match="tiny-dinov2.*does not hold.*classifier.weight"):
+        run_node(
+            LAGSWeightClassifier,
+            file="tiny-dinov2/model.safetensors",
+            goal={"goal": "towards", "classes": "red"},
+            precision="auto",
+            strength=1.0,
+            auto_nats=0.0,
+        )
+
+
+# ---- weights out of weights -------------------------------------------------------------------
+
+
+def combine(run_node: Run, *weights: Weight | None, exponents: str = "") -> Weight:
+    """Combine Weights; the sockets count from 0, as the executor names them."""
+    sockets = {f"weight{i}": weight for i, weight in enumerate(weights)}
+    (weight,) = run_node(LAGSCombineWeights, weights=sockets, exponents=exponents)
+    return weight
+
+
+def test_combine_adds_log_w(run_node: Run, weight_files: Path) -> None:
+    image = noise(2).movedim(-1, 1)
+    first = load_weight(run_node, "PickScore", strength=2.0)
+    second = load_weight(run_node, "sharpness", strength=-3.0)
+    both = combine(run_node, first, second, exponents="1; -0.5")
+    assert both.strengths == {"PickScore": 2.0, "sharpness": 1.5}
+    torch.testing.assert_close(both(image), first(image) - 0.5 * second(image))
+    torch.testing.assert_close(
+        combine(run_node, first, second)(image), first(image) + second(image)
+    )
+
+
+def test_combine_leaves_empty_sockets_out(run_node: Run) -> None:
+    first, second = (load_weight(run_node, name) for name in ("symmetry", "sharpness"))
+    both = combine(run_node, first, None, second, exponents="2, 3")
+    assert list(both.strengths.values()) == [2.0, 3.0]
+
+
+def test_combine_names_twins_apart(run_node: Run, weight_files: Path) -> None:
+    twins = [load_weight(run_node, "PickScore", prompt=text) for text in ("a cat", "a dog")]
+    both = combine(run_node, *twins)
+    assert both.labels == ("PickScore", "PickScore (2)")
+    assert len(both.modules) == 1, "one network for both prompts"
+
+
+@pytest.mark.parametrize("exponents", ["1", "1, 2, 3"])
+def test_combine_wants_an_exponent_for_each(run_node: Run, exponents: str) -> None:
+    pair = [load_weight(run_node, name) for name in ("symmetry", "sharpness")]
+    with pytest.raises(ValueError, match=f"2 weights and {exponents.count(',') + 1} exponents"):
+        combine(run_node, *pair, exponents=exponents)
+
+
+def test_combine_errors(run_node: Run) -> None:
+    one = load_weight(run_node, "symmetry")
+    with pytest.raises(ValueError, match="exponents are 'x'"):
+        combine(run_node, one, exponents="x")
+    with pytest.raises(ValueError, match="0 weights"):
+        combine(run_node, None)
+
+
+def test_mask_judges_the_inside_only(run_node: Run, weight_files: Path) -> None:
+    mask = torch.zeros(1, 24, 20)
+    mask[:, :12, :10] = 1
+    weight = combine(run_node, *(load_weight(run_node, n) for n in ("PickScore", "sharpness")))
+    (inside,) = run_node(LAGSMaskWeight, weight=weight, mask=mask)
+    assert inside.labels == ("PickScore, masked", "sharpness, masked")
+    image = noise(2)
+    elsewhere = image.clone()
+    elsewhere[:, 28:], elsewhere[:, :, 24:] = 0.1, 0.9
+    within = image.clone()
+    within[:, :8, :8] = 0.1
+    torch.testing.assert_close(scores(inside, elsewhere), scores(inside, image))
+    assert ((scores(inside, within) - scores(inside, image)).abs() > 1e-4).all()
+
+
+@pytest.mark.parametrize(
+    ("mask", "said"),
+    [
+        (torch.zeros(1, 8, 8), "mask is empty"),
+        (torch.full((1, 8, 8), float("nan")), "mask is empty"),
+        (torch.ones(2, 8, 8), "2 masks; expected one"),
+    ],
+)
+def test_mask_errors(run_node: Run, mask: Tensor, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        run_node(LAGSMaskWeight, weight=load_weight(run_node, "symmetry"), mask=mask)
+
+
+def test_a_mask_without_a_batch_is_one_mask(run_node: Run) -> None:
+    (weight,) = run_node(
+        LAGSMaskWeight, weight=load_weight(run_node, "symmetry"), mask=torch.ones(8, 8)
+    )
+    torch.testing.assert_close(
+        scores(weight, noise(1)), scores(load_weight(run_node, "symmetry"), noise(1))
+    )
+
+
+def test_strength_that_is_no_number(run_node: Run) -> None:
+    for name in ("strength", "auto_nats"):
+        with pytest.raises(ValueError, match="nan"):
+            run_node(LAGSLoadWeight, reward={"reward": "symmetry", **LOAD, name: float("nan")})

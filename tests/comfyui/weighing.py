@@ -1,0 +1,104 @@
+"""What the tests of weights share: the nodes with their inputs, runs, pictures and scores."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from comfyui_support.guided import Case
+from comfyui_support.tiny import TinyModel
+from lags_pack.guidance import Trace
+from lags_pack.nodes.demo import LAGSDemoModel
+from lags_pack.nodes.load_weight import LAGSLoadWeight
+from lags_pack.nodes.reference import LAGSWeightReference
+from lags_pack.rewards import Weight
+from torch import Tensor
+
+import nodes
+
+Run = Callable[..., tuple[Any, ...]]
+PROMPT = "a red cat"
+# What the widgets hold when nobody touches them, but for the strength.
+LOAD = {
+    "file": "auto",
+    "text_file": "same file",
+    "clip": "auto",
+    "prompt": PROMPT,
+    "precision": "auto",
+    "axis": "left-right",
+    "strength": 1.0,
+    "auto_nats": 0.0,
+}
+
+
+def load_weight(run_node: Run, reward: str, **inputs: Any) -> Weight:
+    """Load Weight Function, with the widgets it has for a reward."""
+    (weight,) = run_node(LAGSLoadWeight, reward={"reward": reward, **LOAD, **inputs})
+    return weight
+
+
+def reference(run_node: Run, image: Tensor, like: str = "content", **inputs: Any) -> Weight:
+    """Weight: reference picture."""
+    chosen = {"file": "auto", "precision": "auto", "strength": 1.0, "auto_nats": 0.0}
+    (weight,) = run_node(LAGSWeightReference, image=image, like={"like": like, **chosen, **inputs})
+    return weight
+
+
+def case_of(run_node: Run, loaded: Any, batch: int = 4, size: int = 4, **settings: Any) -> Case:
+    """A tiny model at few steps, on pictures of 8 x `size` pixels."""
+    usual = {
+        "seed": 3,
+        "steps": 4,
+        "cfg": 2.0,
+        "sampler_name": "euler_ancestral",
+        "scheduler": "karras",
+        "positive": loaded.positive,
+        "negative": loaded.negative,
+        "latent_image": loaded.latent(batch, size),
+        "denoise": 1.0,
+    }
+    return Case(run_node, loaded.model, loaded.vae, 1.0, usual | settings)
+
+
+def demo_case(run_node: Run, batch: int = 8, **settings: Any) -> Case:
+    """The bundled model, which is trained; its latents are its pixels."""
+    model, positive, negative, vae, latent = run_node(
+        LAGSDemoModel, subject="any", colour="any", batch_size=batch
+    )
+    loaded = TinyModel("demo", model, vae, positive, negative)
+    return case_of(run_node, loaded, **{"cfg": 1.0, "latent_image": latent, **settings})
+
+
+def pictures(case: Case, samples: Tensor) -> Tensor:
+    """An IMAGE, as VAE Decode makes it."""
+    (image,) = case.run_node(nodes.VAEDecode, vae=case.vae, samples={"samples": samples})
+    return image
+
+
+def gain_of(
+    case: Case, weight: Weight, plain: Tensor, **changes: Any
+) -> tuple[list[float], Trace, Tensor]:
+    """What guidance brings: each term's mean gain over plain pictures, the trace, the latents."""
+    guided, trace = case.lags(weight=weight, **changes)
+    gain = scores(weight, pictures(case, guided)) - scores(weight, plain)
+    return gain.mean(dim=1).tolist(), trace, guided
+
+
+def scores(weight: Weight, image: Tensor) -> Tensor:
+    """The score of every term [terms, B] of an IMAGE, straight from the rewards."""
+    with torch.inference_mode(False), torch.no_grad():
+        images = image.clone().movedim(-1, 1)
+        return torch.stack([term.reward(images) for term in weight.terms])
+
+
+def noise(count: int, height: int = 48, width: int = 40, seed: int = 1) -> Tensor:
+    """An IMAGE of noise."""
+    return torch.rand(count, height, width, 3, generator=torch.Generator().manual_seed(seed))
+
+
+def rows_of(table: str) -> list[dict[str, str]]:
+    """A text table as one dictionary per row, by the column's name."""
+    lines = [re.split(r"\s{2,}", line.strip()) for line in table.splitlines()]
+    return [dict(zip(lines[0], line, strict=True)) for line in lines[1:]]

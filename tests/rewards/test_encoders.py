@@ -1,0 +1,237 @@
+"""Running networks: recomputed blocks, half-precision gradients, quiet loading."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import pytest
+import torch
+import transformers
+from lags_pack.guidance import AutogradLogWeight
+from lags_pack.rewards import encoders
+from lags_pack.rewards.checkpoint import CheckpointError
+from lags_pack.rewards.clip import CosineReward, image_encoder
+from lags_pack.rewards.encoders import Recomputed, from_transformers, is_large, recompute
+from lags_pack.tests import reward_files
+from lags_pack.tests.reward_table import pictures
+from torch import Tensor, nn
+from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+VIT_H = {"width": 1280, "layers": 32, "head_width": 80, "patch_size": 14, "image_size": 224}
+VIT_L = {"width": 1024, "layers": 24, "head_width": 64, "patch_size": 14, "image_size": 224}
+NARROW = VIT_H | {"width": 160}  # ViT-H's blocks and patches; a network of this width is fast
+
+
+def transformers_vision(shape: dict[str, int]) -> nn.Module:
+    config = CLIPVisionConfig(
+        hidden_size=shape["width"],
+        intermediate_size=4 * shape["width"],
+        num_hidden_layers=shape["layers"],
+        num_attention_heads=shape["width"] // shape["head_width"],
+        patch_size=shape["patch_size"],
+        image_size=shape["image_size"],
+        projection_dim=shape["width"],
+        hidden_act="gelu",
+    )
+    net: nn.Module = CLIPVisionModelWithProjection(config)
+    return net.requires_grad_(False).eval()
+
+
+def open_clip_vision(shape: dict[str, int]) -> nn.Module:
+    text = {"context_length": 8, "vocab_size": 8, "width": 8, "heads": 1, "layers": 1}
+    net: nn.Module = open_clip.CLIP(shape["width"], shape, text).visual
+    return net.requires_grad_(False).eval()
+
+
+def embed(net: nn.Module, pixels: Tensor) -> Tensor:
+    seen = net(pixels)
+    features: Tensor = seen if isinstance(seen, Tensor) else seen.image_embeds
+    return features
+
+
+def make_recompute(net: nn.Module) -> None:
+    """As image_encoder does it, for each of the two libraries."""
+    if hasattr(net, "vision_model"):
+        recompute(net.vision_model.encoder.layers)
+    else:
+        net.set_grad_checkpointing(True)
+
+
+MAKES: dict[str, Callable[[dict[str, int]], nn.Module]] = {
+    "transformers": transformers_vision,
+    "open_clip": open_clip_vision,
+}
+
+
+@pytest.fixture(params=MAKES)
+def make(request: pytest.FixtureRequest) -> Callable[[dict[str, int]], nn.Module]:
+    return MAKES[request.param]
+
+
+def value_and_grad(net: nn.Module, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    leaf = pixels.clone().requires_grad_()
+    features = embed(net, leaf)
+    (grad,) = torch.autograd.grad(features.square().sum(), leaf)
+    return features.detach(), grad
+
+
+def bytes_kept(net: nn.Module, pixels: Tensor) -> int:
+    """What autograd holds between forward and backward, without the weights; each storage once."""
+    kept = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        features = embed(net, pixels.clone().requires_grad_())
+    assert features.requires_grad
+    weights = {w.untyped_storage().data_ptr() for w in (*net.parameters(), *net.buffers())}
+    return sum(storage.nbytes() for place, storage in kept.items() if place not in weights)
+
+
+# ---- recomputing ----------------------------------------------------------------------------
+
+
+def test_recomputing_keeps_a_quarter_or_less(make: Callable[[dict[str, int]], nn.Module]) -> None:
+    """And changes no number."""
+    torch.manual_seed(0)
+    net, pixels = make(NARROW), pictures(1, 224, 224)
+    plain, (features, grad) = bytes_kept(net, pixels), value_and_grad(net, pixels)
+    make_recompute(net)
+    kept, (features_again, grad_again) = bytes_kept(net, pixels), value_and_grad(net, pixels)
+    assert torch.equal(features, features_again) and torch.equal(grad, grad_again)
+    assert (grad != 0).any()
+    # At least the input of each block: fewer would mean that blocks were merged or left out.
+    assert 32 * 257 * 160 * 4 <= kept <= plain / 4
+
+
+class Wave(nn.Module):
+    """A block that notes its runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runs: list[float] = []
+
+    def forward(self, x: Tensor, scale: float = 1.0) -> Tensor:
+        self.runs.append(scale)
+        return (scale * x).sin()
+
+
+def test_recomputing_runs_a_block_again_only_where_there_is_a_gradient() -> None:
+    wave, leaf = Wave(), torch.ones(3, requires_grad=True)
+    blocks = nn.ModuleList([wave])
+    recompute(blocks)
+    with torch.no_grad():
+        blocks[0](leaf, scale=2.0)
+    assert wave.runs == [2.0]
+    blocks[0](leaf, scale=3.0).sum().backward()
+    assert wave.runs == [2.0, 3.0, 3.0]
+    assert torch.equal(leaf.grad, 3 * torch.cos(3 * torch.ones(3)))
+
+
+def test_only_networks_above_vit_l_are_large(make: Callable[[dict[str, int]], nn.Module]) -> None:
+    with torch.device("meta"):
+        assert is_large(make(VIT_H)) and not is_large(make(VIT_L))
+
+
+def encoder_of(layout: str, folder: Path) -> encoders.ImageEncoder:
+    write = reward_files.clip_folder if layout == "transformers" else reward_files.hps
+    return image_encoder(write(folder), torch.float32)
+
+
+def recomputes(encoder: encoders.ImageEncoder) -> bool:
+    if hasattr(encoder.net, "vision_model"):
+        layers = encoder.net.vision_model.encoder.layers
+        return all(isinstance(layer, Recomputed) for layer in layers)
+    return bool(encoder.net.transformer.grad_checkpointing)
+
+
+@pytest.mark.parametrize("layout", MAKES)
+def test_the_loader_makes_large_networks_recompute(
+    layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same scores and gradients, in ComfyUI's inference mode too."""
+    small = encoder_of(layout, tmp_path)
+    monkeypatch.setattr(encoders, "LARGE", 0)
+    large = encoder_of(layout, tmp_path)
+    assert recomputes(large) and not recomputes(small)
+    target = torch.ones(1, small.width)
+    with torch.inference_mode():
+        expected, found = (
+            AutogradLogWeight(CosineReward(encoder, target), "cosine").value_and_grad(
+                pictures(2, 40, 48)
+            )
+            for encoder in (small, large)
+        )
+    assert torch.equal(expected[0], found[0]) and torch.equal(expected[1], found[1])
+    assert bytes_kept(large.net, pictures(1, 32, 32)) < bytes_kept(small.net, pictures(1, 32, 32))
+
+
+# ---- loading --------------------------------------------------------------------------------
+
+
+class Fake:
+    """A model class of transformers: notes how loud it is while loading."""
+
+    def __init__(self, error: BaseException | None = None, missing: tuple[str, ...] = ()) -> None:
+        self.error, self.missing, self.loudness = error, missing, (0, True)
+
+    def from_pretrained(self, *_: Any, **__: Any) -> tuple[nn.Module, dict[str, Any]]:
+        self.loudness = loudness()
+        if self.error is not None:
+            raise self.error
+        found = dict.fromkeys(("mismatched_keys", "unexpected_keys"), ())
+        return nn.Linear(1, 1), found | {"missing_keys": self.missing}
+
+    def load(self) -> nn.Module:
+        return from_transformers(self, CLIPVisionConfig(), {}, Path("file"), torch.float16)
+
+
+def loudness() -> tuple[int, bool]:
+    log = transformers.logging
+    return log.get_verbosity(), log.is_progress_bar_enabled()
+
+
+@pytest.fixture(params=[True, False], ids=["bars", "no bars"])
+def bars(request: pytest.FixtureRequest) -> Iterator[bool]:
+    """transformers at an unusual verbosity, with and without bars; as before afterwards."""
+    log = transformers.logging
+    level, shown = loudness()
+    log.set_verbosity_info()
+    log.enable_progress_bar() if request.param else log.disable_progress_bar()
+    yield request.param
+    log.set_verbosity(level)
+    log.enable_progress_bar() if shown else log.disable_progress_bar()
+
+
+def test_loading_is_quiet_and_leaves_transformers_as_loud_as_it_was(bars: bool) -> None:
+    fake = Fake()
+    net = fake.load()
+    assert fake.loudness == (transformers.logging.ERROR, False)
+    assert loudness() == (transformers.logging.INFO, bars)
+    assert net.weight.dtype == torch.float16
+    assert not net.weight.requires_grad and not net.training
+
+
+@pytest.mark.parametrize(
+    ("fake", "error"),
+    [
+        (Fake(error=RuntimeError("no")), CheckpointError),
+        (Fake(error=KeyboardInterrupt()), KeyboardInterrupt),
+        (Fake(missing=("weight",)), CheckpointError),
+    ],
+    ids=["failed", "interrupted", "misfit"],
+)
+def test_also_after_an_error(bars: bool, fake: Fake, error: type[BaseException]) -> None:
+    with pytest.raises(error):
+        fake.load()
+    assert loudness() == (transformers.logging.INFO, bars)
+
+
+def test_loading_prints_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    image_encoder(reward_files.clip_folder(tmp_path), torch.float32)
+    assert capfd.readouterr() == ("", "")

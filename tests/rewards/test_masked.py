@@ -1,0 +1,219 @@
+"""Scores of a part of the picture."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from lags_pack.rewards import (
+    ColourReward,
+    FrequencyReward,
+    JpegSizeReward,
+    MaskedReward,
+    Reward,
+    SharpnessReward,
+    Term,
+    Weight,
+)
+from lags_pack.rewards.masked import masked, region, stretched
+from torch import Tensor
+
+HUE = ColourReward("hue", hue=40.0)
+
+
+def pictures(count: int = 2, height: int = 24, width: int = 32, seed: int = 1) -> Tensor:
+    return torch.rand(count, 3, height, width, generator=torch.Generator().manual_seed(seed))
+
+
+def box(top: int, bottom: int, left: int, right: int, height: int = 24, width: int = 32) -> Tensor:
+    mask = torch.zeros(height, width)
+    mask[top:bottom, left:right] = 1
+    return mask
+
+
+def soft() -> Tensor:
+    """A disc whose edge fades over several pixels."""
+    rows, columns = torch.arange(24.0)[:, None] - 10, torch.arange(32.0) - 18
+    return (1.5 - (rows.square() + columns.square()).sqrt() / 6).clamp(0, 1)
+
+
+MASKS = {
+    "box": box(4, 15, 7, 20),
+    "soft disc": soft(),
+    "two boxes": box(0, 5, 0, 5) + box(20, 24, 9, 30),
+}
+REWARDS = [HUE, SharpnessReward(), FrequencyReward(0.1, 0.4), ColourReward("saturation")]
+
+
+class Seen(Reward):
+    """Keeps what it is shown; the score is its mean."""
+
+    name, scale = "seen", "any"
+
+    def __call__(self, images: Tensor) -> Tensor:
+        self.images = images
+        return images.mean(dim=(1, 2, 3))
+
+
+@pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
+@pytest.mark.parametrize("reward", REWARDS, ids=lambda reward: reward.name)
+def test_the_gradient_is_0_outside_of_the_mask(reward: Reward, mask: Tensor) -> None:
+    images = pictures().requires_grad_()
+    (grad,) = torch.autograd.grad(MaskedReward(reward, mask)(images).sum(), images)
+    assert torch.isfinite(grad).all()
+    assert (grad[:, :, mask == 0] == 0).all()
+    assert (grad[:, :, mask == 1] != 0).any(dim=1).float().mean() > 0.9
+
+
+@pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
+@pytest.mark.parametrize("reward", [*REWARDS, JpegSizeReward()], ids=lambda reward: reward.name)
+def test_the_score_does_not_depend_on_the_outside(reward: Reward, mask: Tensor) -> None:
+    part, images = MaskedReward(reward, mask), pictures()
+    other = torch.where(mask > 0, images, pictures(seed=2))
+    assert torch.equal(part(images), part(other))
+    inside = torch.where(mask > 0.9, pictures(seed=2), images)
+    assert (part(images) != part(inside)).all()
+
+
+def test_the_reward_sees_the_box_around_the_mask_with_grey_beside_it() -> None:
+    seen, mask, images = Seen(), torch.zeros(24, 32), pictures()
+    mask[5, 8], mask[9, 20], mask[7, 12] = 1.0, 1.0, 0.25
+    MaskedReward(seen, mask)(images)
+    assert seen.images.shape == (2, 3, 5, 13)
+    assert torch.equal(seen.images[..., 0, 0], images[..., 5, 8])
+    assert torch.equal(seen.images[..., -1, -1], images[..., 9, 20])
+    expected = 0.25 * images[..., 7, 12] + 0.75 * 0.5
+    torch.testing.assert_close(seen.images[..., 2, 4], expected)
+    painted = torch.zeros(5, 13, dtype=torch.bool)
+    painted[0, 0] = painted[-1, -1] = painted[2, 4] = True
+    assert (seen.images[:, :, ~painted] == 0.5).all()
+
+
+def test_a_whole_mask_changes_nothing() -> None:
+    part = MaskedReward(HUE, torch.ones(3, 5))
+    torch.testing.assert_close(part(pictures()), HUE(pictures()))
+
+
+@pytest.mark.parametrize(("height", "width"), [(24, 32), (48, 64), (96, 128)])
+def test_a_mask_of_another_resolution_is_stretched(height: int, width: int) -> None:
+    """The left half, painted at any resolution, is the left half."""
+    left = box(0, height, 0, width // 2, height, width)
+    mask = stretched(left, 24, 32)
+    assert torch.equal(mask, stretched(mask, 24, 32))
+    assert (mask[:, :15] > 0.99).all() and (mask[:, 17:] < 0.01).all()
+    pictures_left = torch.cat([pictures()[..., :16], torch.full((2, 3, 24, 16), 0.9)], dim=3)
+    torch.testing.assert_close(
+        MaskedReward(ColourReward("brightness"), left)(pictures_left),
+        ColourReward("brightness")(pictures()[..., :16]),
+        atol=0.02,
+        rtol=0,
+    )
+
+
+def test_a_small_mask_grows_and_a_fine_one_is_averaged() -> None:
+    coarse = torch.tensor([[1.0, 0.0]])
+    grown = stretched(coarse, 4, 8)
+    assert grown.shape == (4, 8) and (grown[:, 0] == 1).all() and (grown[:, -1] == 0).all()
+    assert (grown[:, 1:] <= grown[:, :-1]).all()
+    stripes = torch.zeros(8, 64)
+    stripes[:, ::8] = 1  # a plain resize to one eighth would see only or none of them
+    few = stretched(stripes, 8, 8)
+    assert few.mean().item() == pytest.approx(1 / 8, abs=0.02) and few.max() < 0.3
+
+
+def test_the_mask_is_kept_as_a_copy_in_0_to_1() -> None:
+    mask = 3 * box(4, 15, 7, 20) - 1
+    part = MaskedReward(HUE, mask)
+    mask.zero_()
+    assert torch.equal(part.mask, box(4, 15, 7, 20))
+    with torch.inference_mode():
+        made = MaskedReward(HUE, box(4, 15, 7, 20))
+    images = pictures().requires_grad_()
+    made(images).sum().backward()  # refused for a mask that remembers inference mode
+    assert images.grad is not None and (images.grad != 0).any()
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.float16, torch.float64])
+def test_a_mask_may_have_any_type(dtype: torch.dtype) -> None:
+    part = MaskedReward(HUE, box(4, 15, 7, 20).to(dtype))
+    assert torch.equal(part.mask, box(4, 15, 7, 20))
+    assert torch.equal(part(pictures()), MaskedReward(HUE, box(4, 15, 7, 20))(pictures()))
+
+
+@pytest.mark.parametrize("shape", [(1, 24, 32), (24,), (1, 1, 24, 32), ()])
+def test_a_mask_of_another_shape_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError) as caught:
+        MaskedReward(HUE, torch.ones(shape))
+    assert str(caught.value) == f"The mask has shape {shape}; expected [height, width]."
+
+
+@pytest.mark.parametrize("value", [0.0, 0.5, -1.0, math.nan])
+def test_an_empty_mask_is_refused(value: float) -> None:
+    with pytest.raises(ValueError, match="The mask is empty: nothing in it is above one half"):
+        MaskedReward(HUE, torch.full((24, 32), value))
+
+
+def test_one_nan_in_a_mask_is_refused() -> None:
+    mask = box(4, 15, 7, 20)
+    mask[0, 0] = math.nan
+    with pytest.raises(ValueError, match="mask is empty"):
+        MaskedReward(HUE, mask)
+
+
+def test_it_has_everything_of_the_reward_inside() -> None:
+    class Inner(Seen):
+        name, scale, needs_prompt, input_size = "inner", "points", True, 7
+        default_strength, working_range, strength_source = 5.0, (2.0, 9.0), "a paper"
+        preference_scale, modules, differentiable = 3.0, (torch.nn.Identity(),), False
+
+    inner = Inner()
+    part = MaskedReward(inner, soft())
+    assert part.name == "inner, masked"
+    for attribute in (
+        *("scale", "needs_prompt", "input_size", "default_strength", "working_range"),
+        *("strength_source", "preference_scale", "modules", "differentiable", "published"),
+    ):
+        assert getattr(part, attribute) == getattr(inner, attribute)
+
+
+# ---- weights ----------------------------------------------------------------------------------
+
+
+def test_masked_restricts_every_term() -> None:
+    weight = Weight((Term(HUE, 25.0), Term(SharpnessReward(), -1.0, spread=2.0)))
+    mask = box(4, 15, 7, 20)
+    part = masked(weight, mask)
+    assert [(term.strength, term.spread) for term in part.terms] == [(25.0, 0.0), (-1.0, 2.0)]
+    for term, whole in zip(part.terms, weight.terms, strict=True):
+        torch.testing.assert_close(
+            term.reward(pictures()), whole.reward(pictures()[..., 4:15, 7:20])
+        )
+    assert part.name == "colour (hue), masked + sharpness, masked"
+
+
+def test_the_region_is_the_union_of_the_masks() -> None:
+    first, second = box(0, 8, 0, 8), box(4, 20, 6, 30)
+    both = Weight(
+        (*masked(Weight.of(HUE, 1.0), first).terms, *masked(Weight.of(HUE, 2.0), second).terms)
+    )
+    found = region(both)
+    assert found is not None and torch.equal(found, torch.maximum(first, second))
+
+
+def test_the_region_of_masks_of_several_sizes_has_the_finest() -> None:
+    tall, wide = box(0, 40, 0, 4, 40, 8), box(0, 10, 0, 16, 10, 16)
+    both = Weight(
+        (*masked(Weight.of(HUE, 1.0), tall).terms, *masked(Weight.of(HUE, 1.0), wide).terms)
+    )
+    found = region(both)
+    assert found is not None and found.shape == (40, 16)
+    assert (found == 1).all()
+    left = region(masked(Weight.of(HUE, 1.0), tall))
+    assert left is not None and torch.equal(left, tall)
+
+
+def test_a_term_without_a_mask_acts_everywhere() -> None:
+    assert region(Weight.of(HUE, 1.0)) is None
+    some = masked(Weight.of(HUE, 1.0), soft())
+    assert region(Weight((*some.terms, Term(HUE, 1.0)))) is None

@@ -1,0 +1,961 @@
+"""The published files: their keys and shapes, written out here, are those of our networks.
+
+No weights of that size are made: the networks are built on the meta device.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import runpy
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lags_pack.rewards import (
+    Aesthetic,
+    ClassReward,
+    PickScore,
+    aesthetic,
+    classifier,
+    clip,
+    image_reward,
+    reference,
+)
+from lags_pack.rewards.checkpoint import CheckpointError, below, read_weights
+from lags_pack.rewards.hps import hps_encoder
+from lags_pack.tests import reward_files
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+Shapes = dict[str, tuple[int, ...]]
+Weights = dict[str, Tensor]
+
+
+# ---- the tables -------------------------------------------------------------------------------
+
+
+def expand(patterns: Mapping[str, tuple[int, ...]]) -> Shapes:
+    """{0..31} counts, {a,b} chooses; a .weight's shape (out, ...) gives .{weight,bias} both."""
+    shapes: Shapes = {}
+    for pattern, shape in patterns.items():
+        for key in spelled_out(pattern):
+            assert key not in shapes
+            shapes[key] = shape
+    return shapes
+
+
+def spelled_out(pattern: str) -> list[str]:
+    found = re.search(r"\{([^}]*)\}", pattern)
+    if not found:
+        return [pattern]
+    first, dots, last = found[1].partition("..")
+    choices = range(int(first), int(last) + 1) if dots else found[1].split(",")
+    ends = spelled_out(pattern[found.end() :])
+    return [f"{pattern[: found.start()]}{choice}{end}" for choice in choices for end in ends]
+
+
+def test_patterns_are_spelled_out() -> None:
+    assert spelled_out("a.{0..2}.b") == ["a.0.b", "a.1.b", "a.2.b"]
+    assert spelled_out("{x,y}.{1..2}") == ["x.1", "x.2", "y.1", "y.2"]
+
+
+def clip_layers(layers: str, width: int, inner: int) -> Shapes:
+    """Of transformers' CLIP; layers is such as 'text_model.encoder.layers.{0..23}'."""
+    return {
+        layers + ".self_attn.{q_proj,k_proj,v_proj,out_proj}.weight": (width, width),
+        layers + ".self_attn.{q_proj,k_proj,v_proj,out_proj}.bias": (width,),
+        layers + ".{layer_norm1,layer_norm2}.{weight,bias}": (width,),
+        layers + ".mlp.fc1.weight": (inner, width),
+        layers + ".mlp.fc1.bias": (inner,),
+        layers + ".mlp.fc2.weight": (width, inner),
+        layers + ".mlp.fc2.bias": (width,),
+    }
+
+
+def clip_vision(
+    last: int, width: int, inner: int, patch: int, positions: int, shared: int
+) -> Shapes:
+    return expand(
+        {
+            "vision_model.embeddings.class_embedding": (width,),
+            "vision_model.embeddings.patch_embedding.weight": (width, 3, patch, patch),
+            "vision_model.embeddings.position_embedding.weight": (positions, width),
+            "vision_model.{pre_layrnorm,post_layernorm}.{weight,bias}": (width,),
+            **clip_layers(f"vision_model.encoder.layers.{{0..{last}}}", width, inner),
+            "visual_projection.weight": (shared, width),
+        }
+    )
+
+
+def clip_text(last: int, width: int, shared: int) -> Shapes:
+    return expand(
+        {
+            "text_model.embeddings.token_embedding.weight": (49408, width),
+            "text_model.embeddings.position_embedding.weight": (77, width),
+            "text_model.final_layer_norm.{weight,bias}": (width,),
+            **clip_layers(f"text_model.encoder.layers.{{0..{last}}}", width, 4 * width),
+            "text_projection.weight": (shared, width),
+        }
+    )
+
+
+PICKSCORE = {
+    "logit_scale": (),
+    **clip_text(23, 1024, 1024),
+    **clip_vision(31, 1280, 5120, 14, 257, 1024),
+}
+
+# ViT-H-14: the state_dict of HPS_v2_compressed.pt and of HPS_v2.1_compressed.pt.
+HPS = expand(
+    {
+        "positional_embedding": (77, 1024),
+        "text_projection": (1024, 1024),
+        "logit_scale": (),
+        "token_embedding.weight": (49408, 1024),
+        "ln_final.{weight,bias}": (1024,),
+        "transformer.resblocks.{0..23}.{ln_1,ln_2}.{weight,bias}": (1024,),
+        "transformer.resblocks.{0..23}.attn.in_proj_weight": (3072, 1024),
+        "transformer.resblocks.{0..23}.attn.in_proj_bias": (3072,),
+        "transformer.resblocks.{0..23}.attn.out_proj.weight": (1024, 1024),
+        "transformer.resblocks.{0..23}.attn.out_proj.bias": (1024,),
+        "transformer.resblocks.{0..23}.mlp.c_fc.weight": (4096, 1024),
+        "transformer.resblocks.{0..23}.mlp.c_fc.bias": (4096,),
+        "transformer.resblocks.{0..23}.mlp.c_proj.weight": (1024, 4096),
+        "transformer.resblocks.{0..23}.mlp.c_proj.bias": (1024,),
+        "visual.class_embedding": (1280,),
+        "visual.positional_embedding": (257, 1280),
+        "visual.proj": (1280, 1024),
+        "visual.conv1.weight": (1280, 3, 14, 14),
+        "visual.{ln_pre,ln_post}.{weight,bias}": (1280,),
+        "visual.transformer.resblocks.{0..31}.{ln_1,ln_2}.{weight,bias}": (1280,),
+        "visual.transformer.resblocks.{0..31}.attn.in_proj_weight": (3840, 1280),
+        "visual.transformer.resblocks.{0..31}.attn.in_proj_bias": (3840,),
+        "visual.transformer.resblocks.{0..31}.attn.out_proj.weight": (1280, 1280),
+        "visual.transformer.resblocks.{0..31}.attn.out_proj.bias": (1280,),
+        "visual.transformer.resblocks.{0..31}.mlp.c_fc.weight": (5120, 1280),
+        "visual.transformer.resblocks.{0..31}.mlp.c_fc.bias": (5120,),
+        "visual.transformer.resblocks.{0..31}.mlp.c_proj.weight": (1280, 5120),
+        "visual.transformer.resblocks.{0..31}.mlp.c_proj.bias": (1280,),
+    }
+)
+
+HEAD = {
+    "layers.0.weight": (1024, 768),
+    "layers.0.bias": (1024,),
+    "layers.2.weight": (128, 1024),
+    "layers.2.bias": (128,),
+    "layers.4.weight": (64, 128),
+    "layers.4.bias": (64,),
+    "layers.6.weight": (16, 64),
+    "layers.6.bias": (16,),
+    "layers.7.weight": (1, 16),
+    "layers.7.bias": (1,),
+}
+
+# BLIP-L with a head; vision_proj and text_proj are BLIP's, and are not part of the score.
+EYE, LAYER = "blip.visual_encoder.blocks.{0..23}", "blip.text_encoder.encoder.layer.{0..11}"
+IMAGE_REWARD = {f"mlp.{key}": shape for key, shape in HEAD.items()} | expand(
+    {
+        "blip.visual_encoder.cls_token": (1, 1, 1024),
+        "blip.visual_encoder.pos_embed": (1, 197, 1024),
+        "blip.visual_encoder.patch_embed.proj.weight": (1024, 3, 16, 16),
+        "blip.visual_encoder.patch_embed.proj.bias": (1024,),
+        "blip.visual_encoder.norm.{weight,bias}": (1024,),
+        EYE + ".{norm1,norm2}.{weight,bias}": (1024,),
+        EYE + ".attn.qkv.weight": (3072, 1024),
+        EYE + ".attn.qkv.bias": (3072,),
+        EYE + ".attn.proj.weight": (1024, 1024),
+        EYE + ".attn.proj.bias": (1024,),
+        EYE + ".mlp.fc1.weight": (4096, 1024),
+        EYE + ".mlp.fc1.bias": (4096,),
+        EYE + ".mlp.fc2.weight": (1024, 4096),
+        EYE + ".mlp.fc2.bias": (1024,),
+        "blip.text_encoder.embeddings.position_ids": (1, 512),
+        "blip.text_encoder.embeddings.word_embeddings.weight": (30524, 768),
+        "blip.text_encoder.embeddings.position_embeddings.weight": (512, 768),
+        "blip.text_encoder.embeddings.LayerNorm.{weight,bias}": (768,),
+        LAYER + ".attention.self.{query,key,value}.weight": (768, 768),
+        LAYER + ".crossattention.self.query.weight": (768, 768),
+        LAYER + ".crossattention.self.{key,value}.weight": (768, 1024),
+        LAYER + ".{attention,crossattention}.self.{query,key,value}.bias": (768,),
+        LAYER + ".{attention,crossattention}.output.dense.weight": (768, 768),
+        LAYER + ".{attention,crossattention}.output.dense.bias": (768,),
+        LAYER + ".{attention,crossattention}.output.LayerNorm.{weight,bias}": (768,),
+        LAYER + ".intermediate.dense.weight": (3072, 768),
+        LAYER + ".intermediate.dense.bias": (3072,),
+        LAYER + ".output.dense.weight": (768, 3072),
+        LAYER + ".output.dense.bias": (768,),
+        LAYER + ".output.LayerNorm.{weight,bias}": (768,),
+        "blip.vision_proj.weight": (256, 1024),
+        "blip.text_proj.weight": (256, 768),
+        "blip.{vision_proj,text_proj}.bias": (256,),
+    }
+)
+
+# google/vit-base-patch16-224 and facebook/dinov2-base.
+VIT = expand(
+    {
+        "vit.embeddings.cls_token": (1, 1, 768),
+        "vit.embeddings.position_embeddings": (1, 197, 768),
+        "vit.embeddings.patch_embeddings.projection.weight": (768, 3, 16, 16),
+        "vit.embeddings.patch_embeddings.projection.bias": (768,),
+        "vit.encoder.layer.{0..11}.{layernorm_before,layernorm_after}.{weight,bias}": (768,),
+        "vit.encoder.layer.{0..11}.attention.attention.{query,key,value}.weight": (768, 768),
+        "vit.encoder.layer.{0..11}.attention.attention.{query,key,value}.bias": (768,),
+        "vit.encoder.layer.{0..11}.attention.output.dense.weight": (768, 768),
+        "vit.encoder.layer.{0..11}.attention.output.dense.bias": (768,),
+        "vit.encoder.layer.{0..11}.intermediate.dense.weight": (3072, 768),
+        "vit.encoder.layer.{0..11}.intermediate.dense.bias": (3072,),
+        "vit.encoder.layer.{0..11}.output.dense.weight": (768, 3072),
+        "vit.encoder.layer.{0..11}.output.dense.bias": (768,),
+        "vit.layernorm.{weight,bias}": (768,),
+        "classifier.weight": (1000, 768),
+        "classifier.bias": (1000,),
+    }
+)
+
+
+def dinov2(last: int, width: int) -> Shapes:
+    """Small, base and large; giant has other inner layers."""
+    layer = f"encoder.layer.{{0..{last}}}"
+    return expand(
+        {
+            "embeddings.cls_token": (1, 1, width),
+            "embeddings.mask_token": (1, width),
+            "embeddings.position_embeddings": (1, 1370, width),
+            "embeddings.patch_embeddings.projection.weight": (width, 3, 14, 14),
+            "embeddings.patch_embeddings.projection.bias": (width,),
+            layer + ".{norm1,norm2}.{weight,bias}": (width,),
+            layer + ".{layer_scale1,layer_scale2}.lambda1": (width,),
+            layer + ".attention.attention.{query,key,value}.weight": (width, width),
+            layer + ".attention.attention.{query,key,value}.bias": (width,),
+            layer + ".attention.output.dense.weight": (width, width),
+            layer + ".attention.output.dense.bias": (width,),
+            layer + ".mlp.fc1.weight": (4 * width, width),
+            layer + ".mlp.fc1.bias": (4 * width,),
+            layer + ".mlp.fc2.weight": (width, 4 * width),
+            layer + ".mlp.fc2.bias": (width,),
+            "layernorm.{weight,bias}": (width,),
+        }
+    )
+
+
+def dinov2_giant(last: int) -> Shapes:
+    shapes = {key: shape for key, shape in dinov2(last, 1536).items() if ".mlp." not in key}
+    layer = f"encoder.layer.{{0..{last}}}.mlp"
+    return shapes | expand(
+        {
+            layer + ".weights_in.weight": (8192, 1536),
+            layer + ".weights_in.bias": (8192,),
+            layer + ".weights_out.weight": (1536, 4096),
+            layer + ".weights_out.bias": (1536,),
+        }
+    )
+
+
+def on_meta(shapes: Mapping[str, tuple[int, ...]]) -> Weights:
+    return {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
+
+
+def shapes_of(module: nn.Module) -> Shapes:
+    return {key: tuple(value.shape) for key, value in module.state_dict().items()}
+
+
+def built(make: Callable[[], nn.Module]) -> Shapes:
+    """Keys and shapes of a network, which gets no memory."""
+    with torch.device("meta"):
+        return shapes_of(make())
+
+
+# ---- our networks have the published keys and shapes --------------------------------------------
+
+
+# As in LAION's and PickScore's config.json: the two sides name a width that is not theirs.
+PICKSCORE_CONFIG = {
+    "architectures": ["CLIPModel"],
+    "logit_scale_init_value": 2.6592,
+    "model_type": "clip",
+    "projection_dim": 1024,
+    "text_config": {
+        "bos_token_id": 0,
+        "eos_token_id": 2,
+        "hidden_act": "gelu",
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "max_position_embeddings": 77,
+        "model_type": "clip_text_model",
+        "num_attention_heads": 16,
+        "num_hidden_layers": 24,
+        "pad_token_id": 1,
+        "projection_dim": 512,
+        "vocab_size": 49408,
+    },
+    "torch_dtype": "float32",
+    "vision_config": {
+        "hidden_act": "gelu",
+        "hidden_size": 1280,
+        "image_size": 224,
+        "intermediate_size": 5120,
+        "model_type": "clip_vision_model",
+        "num_attention_heads": 16,
+        "num_hidden_layers": 32,
+        "patch_size": 14,
+        "projection_dim": 512,
+    },
+}
+
+
+@pytest.mark.parametrize("config", [None, PICKSCORE_CONFIG], ids=["deduced", "config.json"])
+def test_pickscore(config: dict[str, Any] | None, tmp_path: Path) -> None:
+    from transformers import CLIPModel, CLIPTextModelWithProjection, CLIPVisionModelWithProjection
+
+    if config:
+        reward_files.write_json(tmp_path / "config.json", config)
+    found = clip._config(tmp_path / "model.safetensors", on_meta(PICKSCORE))
+    vision = {key: shape for key, shape in PICKSCORE.items() if key.startswith(clip.VISION)}
+    text = {key: shape for key, shape in PICKSCORE.items() if key.startswith(clip.TEXT)}
+    assert built(lambda: CLIPModel(found)) == PICKSCORE
+    assert built(lambda: CLIPVisionModelWithProjection(found.vision_config)) == vision
+    assert built(lambda: CLIPTextModelWithProjection(found.text_config)) == text
+    for side in (found.vision_config, found.text_config):
+        assert (side.num_attention_heads, side.hidden_act) == (16, "gelu")
+    assert found.text_config.eos_token_id == 2  # older files' sign for the largest token
+    assert found.vision_config.image_size == 224
+
+
+def test_hps(tmp_path: Path) -> None:
+    import open_clip
+
+    weights = on_meta(HPS)
+    config = clip._open_clip_config(tmp_path / "HPS_v2.1_compressed.pt", weights)
+    sides = config["vision_cfg"], config["text_cfg"]
+    assert built(lambda: open_clip.CLIP(config["embed_dim"], *sides)) == HPS
+    published = open_clip.get_model_config("ViT-H-14")
+    assert config == published and not config.get("quick_gelu")
+    assert (config["vision_cfg"]["head_width"], config["text_cfg"]["heads"]) == (80, 16)
+
+
+@pytest.mark.parametrize(
+    "name", ["ViT-B-32", "ViT-B-16", "ViT-L-14", "ViT-L-14-336", "ViT-bigG-14"]
+)
+def test_open_clip_files_without_a_config_find_their_size(name: str, tmp_path: Path) -> None:
+    """Sizes may have several names; what is found has to have every key and shape."""
+    import open_clip
+
+    config = open_clip.get_model_config(name)
+    sides = config["vision_cfg"], config["text_cfg"]
+    shapes = built(lambda: open_clip.CLIP(config["embed_dim"], *sides))
+    assert clip._open_clip_config(tmp_path / "model.pt", on_meta(shapes)) == config
+
+
+def test_open_clip_files_without_a_config_are_not_of_openai_s_activation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import open_clip
+
+    monkeypatch.setattr(open_clip, "list_models", lambda: ["ViT-H-14-quickgelu", "ViT-H-14"])
+    found = clip._open_clip_config(tmp_path / "model.pt", on_meta(HPS))
+    assert found == open_clip.get_model_config("ViT-H-14") and not found.get("quick_gelu")
+    monkeypatch.setattr(open_clip, "list_models", lambda: ["ViT-H-14-quickgelu"])
+    with pytest.raises(CheckpointError, match="shapes of none of its plain models"):
+        clip._open_clip_config(tmp_path / "model.pt", on_meta(HPS))
+
+
+def test_an_open_clip_file_of_unknown_size_asks_for_its_config(tmp_path: Path) -> None:
+    path = reward_files.hps(tmp_path)
+    (tmp_path / "open_clip_config.json").unlink()
+    with pytest.raises(CheckpointError, match="put the open_clip_config.json of the model's page"):
+        hps_encoder(path, torch.float32)
+
+
+def test_aesthetic_head() -> None:
+    assert built(aesthetic.AestheticHead) == HEAD
+
+
+def test_image_reward(tmp_path: Path) -> None:
+    from transformers import BlipVisionModel
+    from transformers.models.blip.modeling_blip_text import BlipTextModel
+
+    weights = on_meta(IMAGE_REWARD)
+    renamed = {image_reward._renamed(k): v for k, v in below(weights, image_reward.VISION).items()}
+    text = below(weights, image_reward.TEXT)
+    eye, read = image_reward._configs(renamed, text, {"num_attention_heads": 12}, tmp_path)
+    assert built(lambda: BlipVisionModel(eye)) == {k: tuple(v.shape) for k, v in renamed.items()}
+    ours = built(lambda: BlipTextModel(read, add_pooling_layer=False))
+    assert ours | {"embeddings.position_ids": (1, 512)} == {
+        key: tuple(value.shape) for key, value in text.items()
+    }
+    assert (eye.num_attention_heads, eye.image_size, eye.layer_norm_eps) == (16, 224, 1e-6)
+    assert (read.num_attention_heads, read.layer_norm_eps) == (12, 1e-12)
+    assert image_reward._configs(renamed, text, {}, tmp_path)[1].num_attention_heads == 12
+    assert eye.hidden_act == read.hidden_act == "gelu"
+
+
+def test_the_shapes_of_the_small_image_reward_are_the_published_ones_at_full_size() -> None:
+    full = reward_files.image_reward_shapes(224, 16, 1024, 24, 768, 12, 30524, 512)
+    assert full == IMAGE_REWARD
+
+
+CLIP_VISION = {
+    # name: (table, heads, layers, activation, side, shared features) of the published config.json
+    "openai B/32": (clip_vision(11, 768, 3072, 32, 50, 512), 12, 12, "quick_gelu", 224, 512),
+    "openai B/16": (clip_vision(11, 768, 3072, 16, 197, 512), 12, 12, "quick_gelu", 224, 512),
+    "openai L/14": (clip_vision(23, 1024, 4096, 14, 257, 768), 16, 24, "quick_gelu", 224, 768),
+    "openai L/14 336": (clip_vision(23, 1024, 4096, 14, 577, 768), 16, 24, "quick_gelu", 336, 768),
+    "LAION H": (clip_vision(31, 1280, 5120, 14, 257, 1024), 16, 32, "gelu", 224, 1024),
+    "LAION bigG": (clip_vision(47, 1664, 8192, 14, 257, 1280), 16, 48, "gelu", 224, 1280),
+}
+
+
+@pytest.mark.parametrize("name", CLIP_VISION)
+def test_clip_vision_files_without_a_config(name: str, tmp_path: Path) -> None:
+    """As in ComfyUI's clip_vision folder."""
+    from transformers import CLIPVisionModelWithProjection
+
+    shapes, heads, layers, activation, side, shared = CLIP_VISION[name]
+    config = clip._config(tmp_path / "clip_vision.safetensors", on_meta(shapes)).vision_config
+    assert built(lambda: CLIPVisionModelWithProjection(config)) == shapes
+    assert (config.num_attention_heads, config.num_hidden_layers) == (heads, layers)
+    assert (config.hidden_act, config.image_size, config.projection_dim) == (
+        activation,
+        side,
+        shared,
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "layers", "heads"),
+    [("openai L/14", 768, 12, 12), ("LAION bigG", 1280, 32, 20)],
+)
+def test_clip_text_without_a_config(
+    name: str, width: int, layers: int, heads: int, tmp_path: Path
+) -> None:
+    from transformers import CLIPTextModelWithProjection
+
+    vision, *_, activation, _, shared = CLIP_VISION[name]
+    text = clip_text(layers - 1, width, shared)
+    config = clip._config(tmp_path / "model.safetensors", on_meta(vision | text)).text_config
+    assert built(lambda: CLIPTextModelWithProjection(config)) == text
+    assert (config.num_attention_heads, config.hidden_act) == (heads, activation)
+    assert config.eos_token_id == 2
+
+
+def test_a_clip_of_unknown_width_asks_for_its_config(tmp_path: Path) -> None:
+    path = reward_files.clip_vision(tmp_path)
+    (tmp_path / "config.json").unlink()
+    for load in (clip.image_encoder, clip.early_layers, reference.picture_encoder):
+        with pytest.raises(CheckpointError, match="width 32, which is no published.*config.json"):
+            load(path, torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "heads"),
+    [(dinov2(0, 384), 6), (dinov2(1, 768), 12), (dinov2(0, 1024), 16), (dinov2_giant(0), 24)],
+    ids=["small", "base", "large", "giant"],
+)
+def test_dinov2_files_without_a_config(
+    shapes: Shapes, heads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With one or two layers, loaded for good: newer releases of transformers rename these keys."""
+    number = torch.tensor(0.25)
+    weights = {key: number.expand(shape) for key, shape in shapes.items()}
+    monkeypatch.setattr(reference, "read_weights", lambda path: weights)
+    encoder = reference.picture_encoder(tmp_path / "model.safetensors", torch.float32)
+    config = encoder.net.config
+    assert (config.num_attention_heads, config.image_size) == (heads, 518)
+    assert config.num_hidden_layers == len({k.split(".")[2] for k in shapes if "norm1.bias" in k})
+    assert sum(p.numel() for p in encoder.parameters()) == sum(map(math.prod, shapes.values()))
+    look = encoder.preprocessing
+    assert (look.size, look.short_side) == (224, 256)
+
+
+def test_a_dinov2_of_unknown_width_asks_for_its_config(tmp_path: Path) -> None:
+    path = reward_files.dinov2(tmp_path)
+    path.with_name("config.json").unlink()
+    with pytest.raises(CheckpointError, match="width 32, which is no published.*config.json"):
+        reference.picture_encoder(path, torch.float32)
+
+
+# ---- the small files have the published keys ----------------------------------------------------
+
+
+def without_numbers(keys: object) -> set[str]:
+    """Keys without the numbers of layers."""
+    numbered = r"\b(blocks|resblocks|encoder\.layers?)\.\d+"
+    return {re.sub(numbered, r"\1", str(key)) for key in keys}
+
+
+@pytest.mark.parametrize(
+    ("make", "published"),
+    [
+        (reward_files.pickscore, PICKSCORE),
+        (reward_files.clip_vision, CLIP_VISION["LAION H"][0]),
+        (reward_files.hps, HPS),
+        (reward_files.aesthetic, HEAD),
+        (reward_files.image_reward, IMAGE_REWARD),
+        (reward_files.classifier, VIT),
+        (reward_files.dinov2, dinov2(11, 768)),
+    ],
+)
+def test_the_small_files_have_the_published_keys(
+    make: Callable[[Path], Path], published: Shapes, tmp_path: Path
+) -> None:
+    weights = read_weights(make(tmp_path))
+    assert without_numbers(weights) == without_numbers(published)
+    assert {without_numbers([key]).pop(): value.ndim for key, value in weights.items()} == {
+        without_numbers([key]).pop(): len(shape) for key, shape in published.items()
+    }
+
+
+# ---- files that do not fit ----------------------------------------------------------------------
+
+
+def pick_text(path: Path, dtype: torch.dtype) -> nn.Module:
+    return clip.text_encoder(path, dtype)
+
+
+def head(path: Path, dtype: torch.dtype) -> nn.Module:
+    return aesthetic.aesthetic_head(path, dtype)
+
+
+Loader = Callable[[Path, torch.dtype], nn.Module]
+# loader, what makes its file, a key that it needs, the key's name in the message
+NEEDED: dict[str, tuple[Loader, Callable[[Path], Path], str, str]] = {
+    "CLIP image": (
+        clip.image_encoder,
+        reward_files.pickscore,
+        "vision_model.encoder.layers.2.mlp.fc2.weight",
+        "",
+    ),
+    "CLIP text": (pick_text, reward_files.pickscore, "text_model.final_layer_norm.bias", ""),
+    "CLIP vision": (clip.image_encoder, reward_files.clip_vision, "visual_projection.weight", ""),
+    "CLIP first layers": (
+        clip.early_layers,
+        reward_files.clip_vision,
+        "vision_model.encoder.layers.2.self_attn.q_proj.bias",
+        "",
+    ),
+    "HPS image": (
+        hps_encoder,
+        reward_files.hps,
+        "visual.transformer.resblocks.1.attn.in_proj_weight",
+        "",
+    ),
+    "HPS text": (pick_text, reward_files.hps, "token_embedding.weight", ""),
+    "ImageReward's picture side": (
+        image_reward.image_reward_model,
+        reward_files.image_reward,
+        "blip.visual_encoder.blocks.1.attn.qkv.weight",
+        "encoder.layers.1.self_attn.qkv.weight",
+    ),
+    "ImageReward's text side": (
+        image_reward.image_reward_model,
+        reward_files.image_reward,
+        "blip.text_encoder.encoder.layer.1.crossattention.self.key.weight",
+        "encoder.layer.1.crossattention.self.key.weight",
+    ),
+    "ImageReward's head": (
+        image_reward.image_reward_model,
+        reward_files.image_reward,
+        "mlp.layers.6.bias",
+        "layers.6.bias",
+    ),
+    "aesthetic": (head, reward_files.aesthetic, "layers.4.weight", ""),
+    "classifier": (classifier.classifier, reward_files.classifier, "classifier.bias", ""),
+    "DINOv2": (reference.picture_encoder, reward_files.dinov2, "layernorm.weight", ""),
+}
+
+
+def altered(path: Path, change: Callable[[Weights], object]) -> Path:
+    """The file with its weights changed."""
+    weights = read_weights(path)
+    change(weights)
+    if path.suffix == ".safetensors":
+        save_file(weights, path)
+    else:
+        torch.save({key: value.clone() for key, value in weights.items()}, path)
+    return path
+
+
+def refusal(load: Loader, path: Path) -> str:
+    with pytest.raises(CheckpointError) as caught:
+        load(path, torch.float32)
+    assert str(path.parent) in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", NEEDED)
+def test_a_missing_a_surplus_and_a_misshapen_weight_are_listed(name: str, tmp_path: Path) -> None:
+    load, make, key, shown = NEEDED[name]
+    # Newer releases of transformers leave this part away where there is no other.
+    listed = "(vision_model.)?" + (shown or key).removeprefix("vision_model.")
+    more = re.sub(r"\w+$", "extra", key), re.sub(r"\w+$", "extra", listed)
+    changes: dict[str, Callable[[Weights], object]] = {
+        f"missing: {listed}.": lambda weights: weights.pop(key),
+        f"surplus: {more[1]}.": lambda weights: weights.update({more[0]: torch.zeros(2)}),
+        f"of other shapes: {listed}": lambda weights: weights.update({key: torch.zeros(3, 5)}),
+    }
+    load(make(tmp_path / "good"), torch.float32)
+    for fault, change in changes.items():
+        path = altered(make(tmp_path / fault[:7]), change)
+        message = refusal(load, path)
+        assert re.search(rf"Keys {fault}", message), message
+        assert str(path) in message and "Choose the file that belongs to the model" in message
+
+
+@pytest.mark.parametrize("name", ["CLIP image", "CLIP text", "ImageReward's head", "HPS image"])
+@pytest.mark.parametrize("extra", ["extra.weight", "blip.extra.weight", "text.extra"])
+def test_weights_of_no_known_part_are_listed(name: str, extra: str, tmp_path: Path) -> None:
+    load, make, *_ = NEEDED[name]
+    path = altered(make(tmp_path), lambda weights: weights.update({extra: torch.zeros(2)}))
+    assert f"Keys surplus: {extra}. Choose the file" in refusal(load, path)
+
+
+SIZES = {
+    # What the sizes of files without a config are read from, and what messages call it. A file of
+    # open_clip without conv1 is none of open_clip's: every key is surplus.
+    "CLIP image": {
+        "vision_model.embeddings.patch_embedding.weight": "embeddings.patch_embedding.weight",
+        "vision_model.embeddings.position_embedding.weight": "embeddings.position_embedding.weight",
+        "vision_model.encoder.layers.0.mlp.fc1.weight": "layers.0.mlp.fc1.weight",
+        "visual_projection.weight": "visual_projection.weight",
+    },
+    "HPS image": {
+        "visual.conv1.weight": "(visual.conv1.weight|ln_final.bias)",
+        "visual.positional_embedding": "visual.positional_embedding",
+        "text_projection": "text_projection",
+    },
+    "ImageReward's head": {
+        "blip.visual_encoder.patch_embed.proj.weight": "patch_embedding.weight",
+        "blip.visual_encoder.pos_embed": "position_embedding",
+        "blip.visual_encoder.blocks.0.mlp.fc1.weight": "layers.0.mlp.fc1.weight",
+        "blip.text_encoder.embeddings.word_embeddings.weight": "word_embeddings.weight",
+        "blip.text_encoder.embeddings.position_embeddings.weight": "position_embeddings.weight",
+        "blip.text_encoder.encoder.layer.0.intermediate.dense.weight": "intermediate.dense.weight",
+        "mlp.layers.0.weight": "layers.0.weight",
+    },
+    "aesthetic": {"layers.0.weight": "layers.0.weight"},
+    "DINOv2": {
+        "embeddings.patch_embeddings.projection.weight": "patch_embeddings.projection.weight",
+        "embeddings.position_embeddings": "embeddings.position_embeddings",
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "key"), [(name, key) for name, keys in SIZES.items() for key in keys]
+)
+@pytest.mark.parametrize("shape", [None, (), (3,)])
+def test_files_whose_sizes_cannot_be_read_are_refused(
+    name: str, key: str, shape: tuple[int, ...] | None, tmp_path: Path
+) -> None:
+    def change(weights: Weights) -> None:
+        del weights[key]
+        if shape is not None:
+            weights[key] = torch.zeros(shape)
+
+    load, make, *_ = NEEDED[name]
+    path = altered(make(tmp_path), change)
+    for config in ("config.json", "open_clip_config.json"):
+        path.with_name(config).unlink(missing_ok=True)
+    kinds = "(missing|surplus)" if shape is None else "of other shapes"
+    assert re.search(rf"Keys {kinds}: .*{SIZES[name][key]}", refusal(load, path))
+
+
+FITTING = {
+    # Files that a loader does read: several scores share a network.
+    ("CLIP image", "pickscore"),
+    ("CLIP image", "clip_vision"),
+    ("CLIP image", "hps"),
+    ("CLIP text", "pickscore"),
+    ("CLIP text", "hps"),
+    ("CLIP first layers", "pickscore"),
+    ("CLIP first layers", "clip_vision"),
+    ("ImageReward's head", "image_reward"),
+    ("aesthetic", "aesthetic"),
+    ("classifier", "classifier"),
+    ("DINOv2", "dinov2"),
+    ("DINOv2", "pickscore"),
+    ("DINOv2", "clip_vision"),
+    ("DINOv2", "hps"),
+}
+KINDS = ("pickscore", "clip_vision", "hps", "aesthetic", "image_reward", "classifier", "dinov2")
+
+
+@pytest.mark.parametrize("loader", dict.fromkeys(name for name, _ in sorted(FITTING)))
+def test_another_model_s_file_is_refused(loader: str, tmp_path: Path) -> None:
+    load = NEEDED[loader][0]
+    for kind in KINDS:
+        path = getattr(reward_files, kind)(tmp_path / kind)
+        if (loader, kind) in FITTING:
+            load(path, torch.float32)
+        elif loader == "classifier" and kind in ("hps", "aesthetic", "image_reward"):
+            assert "no config.json" in refusal(load, path)
+        elif (loader, kind) == ("CLIP first layers", "hps"):
+            assert "in open_clip's layout; expected a CLIP vision model" in refusal(load, path)
+        elif loader == "classifier" and kind == "clip_vision":
+            assert "expected an image classifier" in refusal(load, path)
+        else:
+            message = refusal(load, path)
+            assert re.search("does not hold this model. Keys (missing|surplus): ", message)
+            assert "Choose the file that belongs to the model, or download it again." in message
+
+
+def test_a_vision_model_alone_is_no_pickscore(tmp_path: Path) -> None:
+    encoder = clip.image_encoder(reward_files.clip_vision(tmp_path), torch.float32)
+    with pytest.raises(CheckpointError, match="no logit_scale.*PickScore_v1/model.safetensors of "):
+        PickScore(encoder, torch.ones(1, encoder.width))
+
+
+def test_a_head_of_another_width_is_refused(tmp_path: Path) -> None:
+    encoder = clip.image_encoder(reward_files.clip_vision(tmp_path / "vision"), torch.float32)
+    path = reward_files.aesthetic(tmp_path, width=768)
+    with pytest.raises(CheckpointError, match="reads 768 features and this CLIP gives 24: choose"):
+        Aesthetic(encoder, aesthetic.aesthetic_head(path))
+
+
+# ---- what older and wrapped files carry along ---------------------------------------------------
+
+
+def pictures() -> Tensor:
+    return torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize(
+    ("load", "make", "extra"),
+    [
+        (
+            clip.image_encoder,
+            reward_files.pickscore,
+            ("vision_model.embeddings.position_ids", "text_model.embeddings.position_ids"),
+        ),
+        (
+            clip.early_layers,
+            reward_files.clip_vision,
+            ("vision_model.embeddings.position_ids",),
+        ),
+        (hps_encoder, reward_files.hps, ("attn_mask",)),
+    ],
+    ids=["CLIP", "CLIP vision", "open_clip"],
+)
+def test_counts_and_masks_of_older_files_are_ignored(
+    load: Loader, make: Callable[[Path], Path], extra: tuple[str, ...], tmp_path: Path
+) -> None:
+    plain = load(make(tmp_path / "new"), torch.float32)(pictures())
+    counts = {key: torch.arange(17)[None].clone() for key in extra}
+    path = altered(make(tmp_path / "old"), lambda weights: weights.update(counts))
+    assert torch.equal(load(path, torch.float32)(pictures()), plain)
+
+
+def test_image_reward_without_blip_s_unused_heads_is_the_same(tmp_path: Path) -> None:
+    path = reward_files.image_reward(tmp_path)
+    tokens, mask = image_reward.encode("a cat", path.with_name("vocab.txt"))
+    plain = image_reward.image_reward_model(path, torch.float32)(pictures(), tokens, mask)
+    altered(
+        path, lambda weights: [weights.pop(k) for k in list(weights) if "_proj" in k or "_ids" in k]
+    )
+    assert len(read_weights(path)) == len(reward_files.image_reward_shapes()) - 5
+    model = image_reward.image_reward_model(path, torch.float32)
+    assert torch.equal(model(pictures(), tokens, mask), plain)
+
+
+@pytest.mark.parametrize("make", [reward_files.pickscore, reward_files.classifier])
+def test_weights_keep_their_precision_whatever_the_config_says(
+    make: Callable[[Path], Path], tmp_path: Path
+) -> None:
+    path = make(tmp_path)
+    load = classifier.classifier if "vit" in str(path) else clip.image_encoder
+    plain = load(path, torch.float32)
+    change_config(path, torch_dtype="float16", dtype="float16")
+    for key, value in load(path, torch.float32).state_dict().items():
+        assert value.dtype == torch.float32 and torch.equal(value, plain.state_dict()[key])
+
+
+def change_config(path: Path, **entries: Any) -> None:
+    file = path.with_name("config.json")
+    file.write_text(json.dumps(json.loads(file.read_text(encoding="utf-8")) | entries))
+
+
+# ---- open_clip and tokenizers -------------------------------------------------------------------
+
+
+def test_without_open_clip_only_its_own_files_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = reward_files.hps(tmp_path / "hps")
+    monkeypatch.setitem(sys.modules, "open_clip", None)
+    for load in (hps_encoder, clip.image_encoder, clip.text_encoder, reference.picture_encoder):
+        with pytest.raises(ImportError, match="not installed.*pip install open_clip_torch$"):
+            load(path, torch.float32)
+    for name, (load, make, *_) in NEEDED.items():
+        if not name.startswith("HPS"):
+            load(make(tmp_path / name), torch.float32)
+
+
+def test_a_missing_tokenizer_is_told_and_a_fallback_folder_is_used(tmp_path: Path) -> None:
+    path = reward_files.pickscore(tmp_path)
+    prompt = "a red cat"
+    expected = clip.text_encoder(path, torch.float32)(prompt)
+    fallback = tmp_path / "clip_tokenizer"
+    fallback.mkdir()
+    for name in ("vocab.json", "merges.txt", "tokenizer_config.json"):
+        path.with_name(name).rename(fallback / name)
+    for other in (None, tmp_path / "nowhere"):
+        with pytest.raises(CheckpointError, match="no CLIP tokenizer beside .*put vocab.json and"):
+            clip.text_encoder(path, torch.float32, other)
+    assert torch.equal(clip.text_encoder(path, torch.float32, fallback)(prompt), expected)
+
+
+def test_the_tokenizer_beside_the_file_comes_first(tmp_path: Path) -> None:
+    path = reward_files.pickscore(tmp_path)
+    expected = clip.text_encoder(path, torch.float32)("a cat")
+    other = tmp_path / "other"
+    other.mkdir()
+    words = json.loads(path.with_name("vocab.json").read_text(encoding="utf-8"))
+    last = {"<|startoftext|>": 512, "<|endoftext|>": 513}
+    turned = {word: 511 - number for word, number in words.items() if word not in last}
+    reward_files.write_json(other / "vocab.json", turned | last)
+    (other / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
+    assert torch.equal(clip.text_encoder(path, torch.float32, other)("a cat"), expected)
+    path.with_name("vocab.json").unlink()
+    assert not torch.allclose(clip.text_encoder(path, torch.float32, other)("a cat"), expected)
+
+
+@pytest.mark.parametrize("word", ["[PAD]", "[UNK]", "[CLS]", "[SEP]"])
+def test_a_vocabulary_that_is_none_of_bert_s_is_refused(word: str, tmp_path: Path) -> None:
+    path = tmp_path / "vocab.txt"
+    path.write_text("\n".join(w for w in reward_files.bert_words() if w != word), encoding="utf-8")
+    with pytest.raises(CheckpointError) as caught:
+        image_reward.encode("a cat", path)
+    assert f"{path} has no {word}, so it is no BERT vocabulary: put vocab.txt" in str(caught.value)
+
+
+def test_a_missing_or_damaged_vocabulary_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "vocab.txt"
+    with pytest.raises(CheckpointError, match=r"vocab.txt is not there: put vocab.txt \(0.2 MB\)"):
+        image_reward.encode("a cat", path)
+    path.write_bytes(b"[PAD]\n\xff\xfe\n")
+    with pytest.raises(CheckpointError, match="vocab.txt is no UTF-8 text .*download it again"):
+        image_reward.encode("a cat", path)
+
+
+# ---- classifiers --------------------------------------------------------------------------------
+
+
+def test_a_classifier_without_its_config_is_refused(tmp_path: Path) -> None:
+    path = reward_files.classifier(tmp_path)
+    path.with_name("config.json").unlink()
+    assert "There is no config.json beside" in refusal(classifier.classifier, path)
+
+
+@pytest.mark.parametrize("kind", ["nothing-known", None, 7, ["vit"], {"vit": 1}])
+def test_a_model_type_that_transformers_does_not_know_is_refused(
+    kind: object, tmp_path: Path
+) -> None:
+    path = reward_files.classifier(tmp_path)
+    change_config(path, model_type=kind)
+    with pytest.raises(CheckpointError) as caught:
+        classifier.classifier(path, torch.float32)
+    assert f"describes a model of type {kind!r}, which the installed" in str(caught.value)
+    assert str(path.with_name("config.json")) in str(caught.value)
+    assert len(str(caught.value)) < 1000  # not every type that it does know
+
+
+@pytest.mark.parametrize("kind", ["bert", "clip_vision_model", "timm_wrapper"])
+def test_a_model_that_is_no_classifier_is_refused(kind: str, tmp_path: Path) -> None:
+    """timm's is one, but its configuration can name further files to read."""
+    path = reward_files.classifier(tmp_path)
+    further = {"checkpoint_path": str(tmp_path / "other.pt")}
+    config = {"model_type": kind, "architecture": "resnet10t", "num_classes": 4}
+    reward_files.write_json(path.with_name("config.json"), config | {"model_args": further})
+    message = refusal(classifier.classifier, path)
+    assert f"{path.parent} holds a {kind}; expected an image classifier" in message
+
+
+@pytest.mark.parametrize(
+    "entries", [{"hidden_act": "no such"}, {"num_attention_heads": 0}, {"hidden_size": "wide"}]
+)
+def test_a_config_that_makes_no_network_is_refused(entries: dict[str, Any], tmp_path: Path) -> None:
+    path = reward_files.classifier(tmp_path)
+    change_config(path, **entries)
+    with pytest.raises(CheckpointError) as caught:
+        classifier.classifier(path, torch.float32)
+    assert str(path.parent) in str(caught.value) and "config" in str(caught.value)
+
+
+@pytest.mark.parametrize("make", [reward_files.pickscore, reward_files.dinov2])
+def test_a_config_that_transformers_cannot_read_is_refused(
+    make: Callable[[Path], Path], tmp_path: Path
+) -> None:
+    path = make(tmp_path)
+    change_config(path, id2label=7, vision_config=7, problem_type="none")
+    with pytest.raises(CheckpointError) as caught:
+        reference.picture_encoder(path, torch.float32)
+    assert str(path.with_name("config.json")) in str(caught.value)
+
+
+def custom_code(folder: Path) -> Path:
+    """A module in the folder that leaves a mark when it is run; where the mark would be."""
+    mark = folder / "mark"
+    code = f"""
+from pathlib import Path
+from transformers import PretrainedConfig, PreTrainedModel
+Path({str(mark)!r}).touch()
+class Config(PretrainedConfig):
+    model_type = "custom"
+class Model(PreTrainedModel):
+    config_class = Config
+"""
+    (folder / "custom.py").write_text(code, encoding="utf-8")
+    return mark
+
+
+@pytest.mark.parametrize("kind", ["custom", "vit"])
+def test_code_in_a_classifier_s_folder_does_not_run(kind: str, tmp_path: Path) -> None:
+    path = reward_files.classifier(tmp_path)
+    mark = custom_code(path.parent)
+    auto = {"AutoConfig": "custom.Config", "AutoModelForImageClassification": "custom.Model"}
+    change_config(path, model_type=kind, auto_map=auto, trust_remote_code=True)
+    if kind == "custom":
+        assert "'custom', which the installed" in refusal(classifier.classifier, path)
+    else:
+        assert classifier.classifier(path, torch.float32).names == reward_files.LABELS
+    assert not mark.exists()
+    runpy.run_path(str(path.with_name("custom.py")))
+    assert mark.exists()  # the module would have left it
+
+
+@pytest.mark.parametrize(
+    ("load", "make"),
+    [
+        (classifier.classifier, reward_files.classifier),
+        (reference.picture_encoder, reward_files.dinov2),
+        (clip.image_encoder, reward_files.clip_vision),
+        (clip.image_encoder, reward_files.pickscore),
+    ],
+)
+def test_a_config_does_not_choose_the_code_that_runs_it(
+    load: Loader, make: Callable[[Path], Path], tmp_path: Path
+) -> None:
+    """A kernel from the network, or a quantiser, by two entries that transformers obeys."""
+    path = make(tmp_path)
+    plain = load(path, torch.float32)(pictures())
+    entries: dict[str, Any] = {"_attn_implementation": "someone/kernel"}
+    entries["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_8bit": True}
+    change_config(path, **entries)
+    if make is reward_files.pickscore:
+        sides = json.loads(path.with_name("config.json").read_text(encoding="utf-8"))
+        change_config(path, vision_config=sides["vision_config"] | entries)
+    assert torch.equal(load(path, torch.float32)(pictures()), plain)
+
+
+def test_a_classifier_reads_its_folder(tmp_path: Path) -> None:
+    path = reward_files.classifier(tmp_path)
+    model = classifier.classifier(path, torch.float32)
+    assert model.names == reward_files.LABELS and model.width == 4
+    assert ClassReward(model, [1]).name == "green"
