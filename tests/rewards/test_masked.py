@@ -137,6 +137,7 @@ def test_the_mask_is_kept_as_a_copy_in_0_to_1() -> None:
 @pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.float16, torch.float64])
 def test_a_mask_may_have_any_type(dtype: torch.dtype) -> None:
     part = MaskedReward(HUE, box(4, 15, 7, 20).to(dtype))
+    assert part.mask.dtype == torch.float32
     assert torch.equal(part.mask, box(4, 15, 7, 20))
     assert torch.equal(part(pictures()), MaskedReward(HUE, box(4, 15, 7, 20))(pictures()))
 
