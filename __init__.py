@@ -12,3 +12,5 @@ if __package__ and "comfy.model_management" in sys.modules:
     async def comfy_entrypoint() -> "LAGSExtension":
         """ComfyUI's way in."""
         return LAGSExtension()
+
+    WEB_DIRECTORY = "./web"  # ComfyUI's page loads every .js below

@@ -51,14 +51,14 @@ def shown(record: StepRecord | None) -> dict[str, Any] | None:
     terms = {name: float(values.mean()) for name, values in (record.terms or {}).items()}
     numbers = {**point(record), **{f"term {name}": value for name, value in terms.items()}}
     calls = {"model_calls": record.model_calls, "weight_calls": record.weight_calls}
-    return {name: _finite(value) for name, value in {**numbers, **calls}.items()}
+    return {name: finite(value) for name, value in {**numbers, **calls}.items()}
 
 
 def summary(trace: Trace) -> dict[str, Any]:
     """A whole run, for the panel of a node that has finished or was cached."""
     return {
         "label": trace.label,
-        "strengths": {name: _finite(value) for name, value in trace.strengths.items()},
+        "strengths": {name: finite(value) for name, value in trace.strengths.items()},
         "measured": list(trace.measured),
         "start": shown(trace.start),
         "points": [shown(record) for record in trace.records],
@@ -68,5 +68,6 @@ def summary(trace: Trace) -> dict[str, Any]:
     }
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """A value that JSON can hold: None for a number that is not finite."""
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import comfy.model_sampling
+from torch import Tensor
 
 from ..guidance import DifferenceStep
 from .patch import difference_step
@@ -26,11 +27,13 @@ class Sampling:
         model_sampling: ComfyUI's object of that name.
         step: the finite difference that suits the model.
         source: where this comes from, in words.
+        sigmas: noise levels that were connected instead of chosen by scheduler and steps.
     """
 
     model_sampling: Any
     step: DifferenceStep
     source: str
+    sigmas: Tensor | None = None
 
     def get_model_object(self, name: str) -> Any:
         """As of a MODEL."""
@@ -40,12 +43,17 @@ class Sampling:
 _remembered: OrderedDict[str, Sampling] = OrderedDict()
 
 
-def remember(node: str | None, model: Any) -> None:
-    """Note the model of a node that runs, so that its schedule is exact from then on."""
+def remember(node: str | None, model: Any, sigmas: Tensor | None = None) -> None:
+    """Note the model or the SIGMAS of a node that runs: its schedule is exact from then on."""
     if node is None:
         return
-    sampling = model.get_model_object("model_sampling")
-    _remembered[node] = Sampling(sampling, difference_step(model), "the connected model")
+    if model is None:
+        known = Sampling(StableDiffusion(), DifferenceStep(), "the connected SIGMAS", sigmas)
+    else:
+        sampling = model.get_model_object("model_sampling")
+        source = "the connected model" if sigmas is None else "the connected SIGMAS"
+        known = Sampling(sampling, difference_step(model), source, sigmas)
+    _remembered[node] = known
     _remembered.move_to_end(node)
     while len(_remembered) > KEPT:
         _remembered.popitem(last=False)

@@ -221,6 +221,9 @@ def outputs() -> list[Any]:
 class LAGSKSampler(io.ComfyNode):
     """KSampler, drawing from w(x) p(x)."""
 
+    # Newer ComfyUI sends the page a cached run's curves again. 0.8's schema can't say so.
+    HAS_INTERMEDIATE_OUTPUT = True
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -292,6 +295,9 @@ class LAGSKSampler(io.ComfyNode):
 
 class LAGSKSamplerAdvanced(io.ComfyNode):
     """KSampler Advanced, drawing from w(x) p(x)."""
+
+    # Newer ComfyUI sends the page a cached run's curves again. 0.8's schema can't say so.
+    HAS_INTERMEDIATE_OUTPUT = True
 
     @classmethod
     def define_schema(cls) -> io.Schema:

@@ -12,9 +12,12 @@ from torch import Tensor
 from ..rewards import Weight
 from . import models
 from .images import to_pictures
+from .live import finite
 from .sockets import CATEGORY, WeightSocket
 
 CHUNK = 8  # pictures at once
+SHOWN = 64  # pictures that the page shows with their scores
+THUMBNAIL = 256  # pixels of their longer side
 
 
 def scores_of(weight: Weight, pictures: Tensor) -> Tensor:
@@ -64,6 +67,21 @@ def table(weight: Weight, scores: Tensor, log_w: Tensor, order: Sequence[int]) -
     return "\n".join(lines)
 
 
+def thumbnails(images: Tensor, order: Sequence[int], scores: Sequence[float]) -> list[Any]:
+    """The best pictures and their scores for the page, best first; the pictures as files."""
+    best = list(order[:SHOWN])
+    small = to_pictures(images[best])
+    factor = THUMBNAIL / max(small.shape[-2:])
+    if factor < 1:
+        size = [max(1, round(side * factor)) for side in small.shape[-2:]]
+        small = torch.nn.functional.interpolate(small, size=size, mode="area")
+    files = ui.PreviewImage(small.movedim(1, -1).cpu()).as_dict()["images"]
+    return [
+        {"rank": rank, "index": i, "score": finite(scores[i]), "image": dict(file)}
+        for rank, (i, file) in enumerate(zip(best, files, strict=True), 1)
+    ]
+
+
 class LAGSScoreImages(io.ComfyNode):
     """Scores of pictures, and the pictures by rank."""
 
@@ -89,7 +107,10 @@ class LAGSScoreImages(io.ComfyNode):
             ],
             outputs=[
                 io.Image.Output(display_name="images", tooltip="The best pictures, best first."),
-                io.String.Output(display_name="table", tooltip="Rank, number and all scores."),
+                io.String.Output(
+                    display_name="table",
+                    tooltip="Rank, number and all scores; Preview as Text (Preview Any) shows it.",
+                ),
                 io.Int.Output(
                     display_name="best_index", tooltip="Number of the best picture, from 0."
                 ),
@@ -113,4 +134,10 @@ class LAGSScoreImages(io.ComfyNode):
         text = table(weight, scores, log_w, order)
         chosen = order[:top_k] if top_k else order
         given: list[Any] = (scores[0] if len(scores) == 1 else log_w).tolist()
-        return io.NodeOutput(images[chosen], text, order[0], given, ui=ui.PreviewText(text))
+        shown = {
+            "text": (text,),
+            "lags_scores": thumbnails(images, order, given),
+            "lags_scores_of": [weight.labels[0] if len(scores) == 1 else "log w"],
+            "lags_scores_all": [len(order)],
+        }
+        return io.NodeOutput(images[chosen], text, order[0], given, ui=shown)

@@ -161,12 +161,12 @@ class LAGSScheduleVisualizer(io.ComfyNode):
     ) -> io.NodeOutput:
         if model is None and sigmas is None:
             raise ValueError("There are no noise levels: connect a model, or SIGMAS.")
+        remember(cls.hidden.unique_id, model, None if sigmas is None else sigmas.detach().cpu())
         if sigmas is None:
             sigmas = as_sampled(model, steps, sampler_name, scheduler, denoise)
         scaling: NoiseScaling = variance_exploding
         step = None
         if model is not None:
-            remember(cls.hidden.unique_id, model)
             scaling = model.get_model_object("model_sampling").noise_scaling
             step = difference_step(model)
         method = (options or Options()).applied_to(preset(mode, c, step), c)

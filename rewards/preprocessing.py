@@ -16,6 +16,8 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 # Processors of transformers that take a size of one number for the short side; the others take it
 # for both sides.
 BY_SHORT_SIDE = ("CLIP", "ConvNext", "Bit", "MobileNet", "PoolFormer")
+# Those with rules that no file states (blue first, normalised twice, a factor on the size).
+UNLIKE_OTHERS = ("EfficientNet", "Levit", "LeViT", "PPLCNet", "MobileViT", "MobileVit")
 
 
 @dataclass(frozen=True)
@@ -127,8 +129,13 @@ def from_processor_config(config: dict[str, Any], fallback: int) -> Preprocessin
         ValueError: a resize rule that is none of short side, both sides, long side.
     """
     size, crop = config.get("size") or {}, config.get("crop_size") or {}
+    kind = config.get("image_processor_type") or config.get("feature_extractor_type") or "CLIP"
+    if kind.startswith(UNLIKE_OTHERS):
+        raise ValueError(
+            f"The model's pictures are prepared by {kind}, which follows rules of its own: choose "
+            "another classifier, for example a ViT, ConvNeXt, Swin or DINOv2."
+        )
     if isinstance(size, int):
-        kind = config.get("image_processor_type") or config.get("feature_extractor_type") or "CLIP"
         sides = ("shortest_edge",) if kind.startswith(BY_SHORT_SIDE) else ("height", "width")
         size = dict.fromkeys(sides, size)
     crop = crop if isinstance(crop, int) else crop.get("height")

@@ -357,6 +357,13 @@ def test_another_rule_of_resizing_is_refused(size: dict[str, int]) -> None:
         from_processor_config({"size": size}, 224)
 
 
+@pytest.mark.parametrize("kind", ["EfficientNetImageProcessor", "LevitFeatureExtractor"])
+def test_a_processor_with_rules_of_its_own_is_refused(kind: str) -> None:
+    field = "feature_extractor_type" if "Feature" in kind else "image_processor_type"
+    with pytest.raises(ValueError, match=kind):
+        from_processor_config({field: kind, "size": {"height": 224, "width": 224}}, 224)
+
+
 def test_a_rectangle_is_refused() -> None:
     with pytest.raises(ValueError, match=r"'height': 224, 'width': 112.*expected a square"):
         from_processor_config({"size": {"height": 224, "width": 112}}, 224)

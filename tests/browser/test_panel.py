@@ -1,0 +1,435 @@
+"""The live panel: what it says before, during and after a run."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+CURVES = ("alpha", "log_w", "ratio", "seconds")
+
+
+def trace_of(server, prompt_id, node="5"):
+    """The curves that a node left in the server's history."""
+    entry = server.wait(prompt_id)
+    assert entry["status"]["status_str"] == "success", entry["status"]
+    return entry["outputs"][node]["lags_trace"][-1]
+
+
+def last(points, name):
+    """The last number of a curve that is one."""
+    return [point[name] for point in points if point[name] is not None][-1]
+
+
+def check_numbers(panel, trace):
+    """The panel holds a run's curves and shows its last numbers."""
+    assert panel["state"] == "done"
+    assert int(panel["points"]) == len(trace["points"]) > 0
+    for name in CURVES:
+        assert float(panel[name]["value"]) == last(trace["points"], name), name
+    assert panel["status"]["text"].startswith(f"{trace['model_calls']} calls, ")
+
+
+def schedule(page, node=5, **changed):
+    """The route's answer for a node's widgets."""
+    code = """async ([id, changed]) => {
+        const widgets = app.canvas.graph.getNodeById(id).widgets;
+        const asked = Object.fromEntries(widgets.map((one) => [one.name, one.value]));
+        const body = JSON.stringify({ ...asked, node: String(id), ...changed });
+        return (await app.api.fetchApi("/lags/schedule", { method: "POST", body })).json();
+    }"""
+    return page.evaluate(code, [node, changed])
+
+
+def in_words(plan):
+    """What the panel says of a plan."""
+    active = sum(plan["active"])
+    cost = f"{math.floor(plan['relative_cost'] * 100 + 0.5) / 100:.2f}"  # as JavaScript rounds
+    count = f"{active} of {len(plan['active'])} steps guided"
+    return f"{count}, {plan['model_calls']} model calls, {cost} × plain"
+
+
+def wait_for_plan(page, text, node=5):
+    place = f"[data-node='{node}'] [data-lags=plan]"
+    code = "([place, text]) => document.querySelector(place)?.textContent === text"
+    page.wait(code, [place, text])
+
+
+def test_every_workflow_opens(page, workflow_name, read_workflow):
+    page.load(read_workflow(workflow_name))
+    code = """() => app.canvas.graph._nodes.map((node) => ({
+        type: node.type,
+        known: node.type in LiteGraph.registered_node_types,
+        red: Boolean(node.has_errors),
+        wrong: (node.widgets ?? []).filter((one) => node.type.startsWith("LAGS")
+            && Array.isArray(one.options?.values) && !one.options.values.includes(one.value)
+            ).map((one) => `${one.name}=${one.value}`),
+    }))"""
+    nodes = page.evaluate(code)
+    assert nodes
+    assert [node for node in nodes if not node["known"] or node["red"] or node["wrong"]] == []
+
+
+def test_titles_and_units(quickstart):
+    panel = quickstart.panels()["5"]
+    text = quickstart.evaluate("() => document.querySelector('[data-lags=panel]').textContent")
+    for words in ("alpha0 to 1", "log wnats", "shift% of picture", "timeper step"):
+        assert words in text
+    assert panel["state"] == "idle"
+    assert panel["status"]["text"] == "planned"
+    assert panel["axis"]["text"] == "1step8"
+    assert panel["source"]["text"].startswith("Noise levels: ")
+
+
+def test_panel_fits(quickstart):
+    panel = quickstart.panels()["5"]
+    assert 200 <= panel["height"] <= 300
+    assert panel["overflow"] <= 0
+    assert panel["width"] > 240
+
+
+def test_run_from_the_page(quickstart, server):
+    trace = trace_of(server, quickstart.run())
+    steps = quickstart.heard("lags.step")
+    assert [one["index"] for one in steps if one["index"] >= 0] == list(range(8))
+    assert [one["point"] for one in steps if one["index"] >= 0] == trace["points"]
+    panel = quickstart.panels()["5"]
+    check_numbers(panel, trace)
+    assert panel["axis"]["text"] == "1evaluation8"
+    assert panel["source"]["text"] == "Noise levels: the connected model"
+    assert panel["log_w_note"]["text"].count(" to ") == 1
+
+
+def test_points_arrive_one_by_one(quickstart):
+    quickstart.evaluate("""() => {
+        window.seen = new Set();
+        const look = () => {
+            seen.add(document.querySelector("[data-lags=panel]").dataset.points);
+            if (!window.stop_looking) requestAnimationFrame(look);
+        };
+        window.stop_looking = false;
+        look();
+    }""")
+    quickstart.run()
+    seen = quickstart.evaluate("() => { window.stop_looking = true; return [...seen]; }")
+    assert len(set(map(int, seen))) >= 5
+
+
+def test_cached_run_keeps_its_curves(quickstart, server):
+    trace = trace_of(server, quickstart.run())
+    quickstart.run()
+    assert quickstart.heard("lags.step") == []
+    check_numbers(quickstart.panels()["5"], trace)
+    quickstart.dial(9, "width", 64)
+    quickstart.run()
+    assert quickstart.heard("lags.step") == []
+    check_numbers(quickstart.panels()["5"], trace)
+
+
+def test_cached_run_in_a_page_that_has_not_seen_it(
+    another_page, server, open_quickstart, sends_cached_curves
+):
+    if not sends_cached_curves:
+        pytest.skip("this ComfyUI does not say what cached nodes had shown")
+    open_quickstart(another_page)
+    trace = trace_of(server, another_page.run())
+    seed = another_page.evaluate("() => app.canvas.graph.getNodeById(5).widgets[0].value")
+    another_page.reload()
+    open_quickstart(another_page)
+    another_page.dial(5, "seed", seed)
+    another_page.run()
+    assert another_page.heard("lags.step") == []
+    check_numbers(another_page.panels()["5"], trace)
+
+
+@pytest.mark.parametrize(
+    ("widget", "value"), [("c", 500.0), ("mode", "paper"), ("steps", 11), ("denoise", 0.5)]
+)
+def test_moving_a_widget_redraws_the_schedule(quickstart, server, widget, value):
+    quickstart.look_at(5)
+    before = quickstart.panels()["5"]
+    quickstart.dial(5, widget, value)
+    plan = schedule(quickstart)
+    wait_for_plan(quickstart, in_words(plan))
+    after = quickstart.panels()["5"]
+    assert after["curves"] != before["curves"]
+    guided = [a for a, active in zip(plan["alpha"], plan["active"], strict=True) if active]
+    ends = sorted({f"{guided[0]:.2f}", f"{guided[-1]:.2f}"})
+    assert after["alpha"]["text"] == " to ".join(ends)
+    assert after["state"] == "idle"
+    assert server._json("/queue") == {"queue_running": [], "queue_pending": []}
+
+
+def test_options_redraw_the_schedule(quickstart):
+    quickstart.evaluate("""() => {
+        const options = LiteGraph.createNode("LAGSOptions");
+        app.canvas.graph.add(options);
+        options.pos = [0, 900];
+        const sampler = app.canvas.graph.getNodeById(5);
+        options.connect(0, sampler, sampler.inputs.findIndex((one) => one.name === "options"));
+        options.widgets.find((one) => one.name === "schedule").value = "hard gate";
+        window.options_id = options.id;
+    }""")
+    widgets = {
+        "schedule": "hard gate",
+        "sigma_gate": 0.56,
+        "skip_below": -1,
+        "shift_limit": 0,
+        "relative_step": 0,
+        "epsilon": 0,
+    }
+    gated = schedule(quickstart, options=widgets)
+    assert gated != schedule(quickstart)
+    wait_for_plan(quickstart, in_words(gated))
+    quickstart.dial(quickstart.evaluate("() => options_id"), "sigma_gate", 5.0)
+    wait_for_plan(quickstart, in_words(schedule(quickstart, options={**widgets, "sigma_gate": 5})))
+
+
+def test_an_error_of_the_route_is_shown(page, open_quickstart):
+    open_quickstart(page)
+    page.dial(5, "denoise", 0.0)
+    code = """() => document.querySelector("[data-node='5'] [data-lags=source]").textContent
+        .includes("sigmas is empty")"""
+    page.wait(code)
+    page.dial(5, "denoise", 1.0)
+    wait_for_plan(page, in_words(schedule(page)))
+    assert page.panels()["5"]["source"]["text"].startswith("Noise levels")
+
+
+def test_two_nodes_keep_their_curves_apart(quickstart, server):
+    quickstart.evaluate("""() => {
+        const graph = app.canvas.graph;
+        const first = graph.getNodeById(5);
+        const second = LiteGraph.createNode("LAGSKSampler");
+        graph.add(second);
+        second.pos = [380, 1300];
+        for (const input of first.inputs) {
+            if (input.link == null) continue;
+            const slot = first.inputs.indexOf(input);
+            const from = first.getInputNode(slot);
+            const link = first.getInputLink(slot);
+            from.connect(link.origin_slot, second,
+                second.inputs.findIndex((one) => one.name === input.name));
+        }
+        for (const widget of first.widgets) {
+            const same = second.widgets.find((one) => one.name === widget.name);
+            if (same && widget.name !== "lags_panel") same.value = widget.value;
+        }
+        second.widgets.find((one) => one.name === "steps").value = 5;
+        second.widgets.find((one) => one.name === "mode").value = "paper";
+        const decode = LiteGraph.createNode("VAEDecode");
+        const save = LiteGraph.createNode("PreviewImage");
+        graph.add(decode);
+        graph.add(save);
+        second.connect(0, decode, 0);
+        graph.getNodeById(2).connect(3, decode, 1);
+        decode.connect(0, save, 0);
+        window.second_id = second.id;
+    }""")
+    second = quickstart.evaluate("() => second_id")
+    quickstart.wait(f"() => document.querySelector('[data-node=\"{second}\"]')")
+    prompt = quickstart.run()
+    panels = quickstart.panels()
+    one, other = trace_of(server, prompt), trace_of(server, prompt, str(second))
+    assert len(one["points"]) == 8 and len(other["points"]) == 5
+    check_numbers(panels["5"], one)
+    check_numbers(panels[str(second)], other)
+
+
+def test_inside_a_subgraph(quickstart, server):
+    inside = """() => {
+        const graph = app.canvas.graph;
+        return graph.convertToSubgraph(new Set([graph.getNodeById(5)])).node.id;
+    }"""
+    outer = quickstart.evaluate(inside)
+    quickstart.evaluate(
+        """(id) => {
+            const node = app.graph.getNodeById(id);
+            app.canvas.openSubgraph(node.subgraph, node);
+        }""",
+        outer,
+    )
+    node = f"{outer}:5"
+    quickstart.wait("(id) => document.querySelector(`[data-node='${id}']`)", node)
+    prompt = quickstart.run()
+    check_numbers(quickstart.panels()[node], trace_of(server, prompt, node))
+
+
+def test_interrupted_run_says_so(quickstart):
+    quickstart.dial(5, "steps", 200)
+    quickstart.queue()
+    quickstart.wait("() => heard.filter(([name]) => name === 'lags.step').length > 2")
+    quickstart.evaluate("async () => { await app.api.interrupt(null); }")
+    quickstart.wait("() => heard.some(([name]) => name === 'execution_interrupted')")
+    panel = quickstart.panels()["5"]
+    assert panel["state"] == "stopped"
+    assert panel["status"]["text"] == f"stopped after {panel['points']}"
+
+
+def test_strange_events_do_no_harm(quickstart):
+    nothing = dict.fromkeys(("sigma", "alpha", "log_w", "low", "high", "ratio", "seconds"))
+    code = """(details) => {
+        for (const [name, detail] of details)
+            app.api.dispatchEvent(new CustomEvent(name, { detail }));
+    }"""
+    steps = [
+        ["lags.start", {"node": "999", "run": 1}],
+        ["lags.step", {"node": "999", "run": 1, "index": 0, "point": nothing}],
+        ["lags.step", {"node": "5:7:1", "run": 1, "index": 0, "point": nothing}],
+        ["lags.step", {}],
+        ["lags.start", None],
+        ["lags.step", {"node": "5", "run": 900001, "index": -1, "point": nothing}],
+        ["lags.step", {"node": "5", "run": 900001, "index": 3, "point": None}],
+        ["lags.step", {"node": "5", "run": 900001, "index": 5, "point": nothing}],
+    ]
+    quickstart.evaluate(code, steps)
+    panel = quickstart.panels()["5"]
+    assert panel["points"] == "6"
+    assert panel["log_w"]["text"] == "–"
+    assert "NaN" not in "".join(panel["curves"])
+
+
+def test_thousands_of_steps_stay_cheap(quickstart):
+    milliseconds = quickstart.evaluate("""async () => {
+        const frame = () => new Promise((go) => requestAnimationFrame(go));
+        const start = performance.now();
+        app.api.dispatchEvent(new CustomEvent("lags.start", { detail: { node: "5", run: 77 } }));
+        for (let index = 0; index < 10000; index++) {
+            const wave = Math.sin(index / 50);
+            const point = { sigma: 1, active: true, alpha: 0.5, log_w: wave, low: wave - 1,
+                high: wave + 1, ratio: 3, seconds: 0.1 };
+            const detail = { node: "5", run: 77, index, point };
+            app.api.dispatchEvent(new CustomEvent("lags.step", { detail }));
+            if (index % 100 === 0) await frame();
+        }
+        await frame();
+        return performance.now() - start;
+    }""")
+    panel = quickstart.panels()["5"]
+    assert panel["points"] == "10000"
+    assert max(map(len, panel["curves"])) < 20000  # characters
+    assert milliseconds < 20000, "100 frames of up to 10000 points"
+
+
+def test_hovering_reads_a_step(quickstart, server):
+    points = trace_of(server, quickstart.run())["points"]
+    quickstart.look_at(5)
+    box = quickstart.evaluate(
+        "() => document.querySelector('.lags-plot').getBoundingClientRect().toJSON()"
+    )
+    quickstart.move(box["x"] + box["width"] * 2.5 / 8, box["y"] + box["height"] / 2)
+    panel = quickstart.panels()["5"]
+    assert panel["status"]["text"].startswith("3: sigma ")
+    assert float(panel["log_w"]["value"]) == points[2]["log_w"]
+    before = quickstart.evaluate("() => app.canvas.ds.scale")
+    quickstart.wheel(-200)
+    quickstart.wait("(before) => app.canvas.ds.scale > before", before)
+    quickstart.move(5, 600)
+    assert float(quickstart.panels()["5"]["log_w"]["value"]) == last(points, "log_w")
+
+
+def test_theme(quickstart):
+    colours = """() => {
+        const panel = document.querySelector("[data-lags=panel]");
+        const line = getComputedStyle(panel.querySelector(".lags-of-alpha .lags-planned")).stroke;
+        return [panel.dataset.theme, getComputedStyle(panel).backgroundColor, line];
+    }"""
+    seen = []
+    for theme in ("dark", "light"):
+        quickstart.set("Comfy.ColorPalette", theme)
+        place = "(theme) => document.querySelector('[data-lags=panel]').dataset.theme === theme"
+        quickstart.wait(place, theme)
+        seen.append(quickstart.evaluate(colours))
+    quickstart.set("Comfy.ColorPalette", "dark")
+    (_, dark_paper, dark_line), (_, light_paper, light_line) = seen
+    assert dark_paper != light_paper
+    assert (dark_line, light_line) == ("rgb(86, 180, 233)", "rgb(0, 114, 178)")
+
+
+def test_nothing_of_the_panel_is_saved(quickstart):
+    saved = quickstart.evaluate("() => app.graph.serialize()")
+    sampler = next(node for node in saved["nodes"] if node["id"] == 5)
+    assert len(sampler["widgets_values"]) == 10
+    prompt = quickstart.evaluate("async () => (await app.graphToPrompt()).output['5'].inputs")
+    assert "lags_panel" not in prompt
+
+
+def test_reload_in_the_middle_of_a_run(another_page, server, open_quickstart):
+    open_quickstart(another_page, steps=60)
+    another_page.queue()
+    another_page.wait("() => heard.filter(([name]) => name === 'lags.step').length > 2")
+    (prompt,) = [item[1] for item in server._json("/queue")["queue_running"]]
+    another_page.reload()
+    trace = trace_of(server, prompt)
+    assert len(trace["points"]) == 60
+    assert "Traceback" not in server.log.read_text("utf-8", "replace")
+
+
+def test_page_that_is_closed_in_the_middle_of_a_run(browser, server, open_quickstart, page):
+    other = type(page)(browser, server.url)
+    open_quickstart(other, steps=60)
+    other.queue()
+    other.wait("() => heard.filter(([name]) => name === 'lags.step').length > 2")
+    (prompt,) = [item[1] for item in server._json("/queue")["queue_running"]]
+    other.close()
+    assert len(trace_of(server, prompt)["points"]) == 60
+    assert "Traceback" not in server.log.read_text("utf-8", "replace")
+
+
+def test_visualizer(quickstart, server):
+    visualizer = quickstart.evaluate("""() => {
+        const graph = app.canvas.graph;
+        const node = LiteGraph.createNode("LAGSScheduleVisualizer");
+        graph.add(node);
+        node.pos = [380, 1300];
+        return node.id;
+    }""")
+    quickstart.wait(
+        "(id) => document.querySelector(`[data-node='${id}'] [data-lags=plan]`)?.textContent",
+        visualizer,
+    )
+    wait_for_plan(quickstart, in_words(schedule(quickstart, visualizer)), visualizer)
+    quickstart.look_at(visualizer)
+    before = quickstart.panels()[str(visualizer)]["curves"]
+    quickstart.dial(visualizer, "nats", 30.0)
+    wait_for_plan(quickstart, in_words(schedule(quickstart, visualizer)), visualizer)
+    quickstart.evaluate(
+        """(id) => {
+            const graph = app.canvas.graph;
+            const slot = graph.getNodeById(id).inputs.findIndex((one) => one.name === "model");
+            graph.getNodeById(2).connect(0, graph.getNodeById(id), slot);
+        }""",
+        visualizer,
+    )
+    prompt = quickstart.run()
+    plan = server.wait(prompt)["outputs"][str(visualizer)]["lags_plan"][0]
+    wait_for_plan(quickstart, in_words(plan), visualizer)
+    after = quickstart.panels()[str(visualizer)]
+    assert after["curves"] != before
+    assert after["state"] == "idle"
+
+
+def test_scores_stand_under_their_pictures(quickstart, server):
+    judge = quickstart.evaluate("""() => {
+        const graph = app.canvas.graph;
+        const node = LiteGraph.createNode("LAGSScoreImages");
+        graph.add(node);
+        node.pos = [1700, 600];
+        graph.getNodeById(9).connect(0, node, 0);
+        graph.getNodeById(3).connect(0, node, 1);
+        return node.id;
+    }""")
+    prompt = quickstart.run()
+    judged = server.wait(prompt)["outputs"][str(judge)]["lags_scores"]
+    code = """() => [...document.querySelectorAll("[data-lags=scores] figure")].map((card) => ({
+        index: Number(card.dataset.index),
+        value: Number(card.querySelector("[data-lags=score]").dataset.value),
+        text: card.querySelector("[data-lags=score]").textContent,
+        width: card.querySelector("img").naturalWidth,
+    }))"""
+    quickstart.wait(f"() => ({code})().every((card) => card.width > 0)")
+    cards = quickstart.evaluate(code)
+    assert [card["index"] for card in cards] == [one["index"] for one in judged]
+    assert [card["value"] for card in cards] == [one["score"] for one in judged]
+    assert len(cards) == 2 and cards[0]["value"] >= cards[1]["value"]
+    assert all(card["text"] not in ("", "–") for card in cards)

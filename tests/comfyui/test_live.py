@@ -1,0 +1,102 @@
+"""What the page is told and may ask, beside the schedule itself: the cost of events, cut runs."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from lags_pack.nodes import live
+from lags_pack.nodes.demo import LAGSDemoModel
+from lags_pack.nodes.remembered import remember
+from lags_pack.nodes.routes import schedule
+from lags_pack.nodes.sampling import LAGSKSampler
+from lags_pack.nodes.score import LAGSScoreImages
+from lags_pack.rewards import ColourReward, Weight
+
+ASKED = {
+    "node": "never run",
+    "sampler_name": "euler",
+    "scheduler": "karras",
+    "steps": 20,
+    "denoise": 1.0,
+    "mode": "paper",
+    "c": 10.0,
+}
+
+
+def test_events_cost_less_than_a_hundredth_of_a_step(
+    run_node: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, positive, negative, vae, latent = run_node(
+        LAGSDemoModel, subject="any", colour="any", batch_size=16
+    )
+    sampler = {"seed": 1, "steps": 4, "cfg": 1.0, "sampler_name": "euler", "scheduler": "karras"}
+    prompts = {"positive": positive, "negative": negative, "latent_image": latent, "denoise": 1.0}
+    weight = Weight.of(ColourReward("hue", 0.0), 30.0)
+    guidance = {"vae": vae, "weight": weight, "strength": 1.0, "mode": "balanced", "c": 10.0}
+    _, trace = run_node(LAGSKSampler, model=model, **sampler, **prompts, **guidance)
+    step = statistics.median(record.seconds for record in trace.records)
+
+    def send(event: str, body: dict[str, Any], client: str | None) -> None:
+        json.dumps({"type": event, "data": body})
+
+    page = SimpleNamespace(client_id="a page", send_sync=send)
+    monkeypatch.setattr(live, "page_server", lambda: page)
+    tell = live.watcher("5")
+    assert tell is not None
+    tell(trace)
+    times = []
+    for _ in range(50):
+        start = time.perf_counter()
+        tell(trace)
+        times.append(time.perf_counter() - start)
+    assert statistics.median(times) < 0.01 * step
+
+
+def test_a_run_between_two_steps_is_part_of_the_whole() -> None:
+    whole = schedule(ASKED)
+    part = schedule({**ASKED, "start_at_step": 5, "end_at_step": 12})
+    assert part["sigma"] == whole["sigma"][5:12]
+    assert part["alpha"] == whole["alpha"][5:12]
+    assert schedule({**ASKED, "start_at_step": 0, "end_at_step": 10000}) == whole
+    with pytest.raises(ValueError, match="start_at_step is 20, of 20 steps"):
+        schedule({**ASKED, "start_at_step": 20, "end_at_step": 10000})
+
+
+def test_a_run_that_adds_no_noise_tilts_no_start() -> None:
+    tilted, going_on = schedule(ASKED), schedule({**ASKED, "add_noise": "disable"})
+    assert tilted["model_calls"] - going_on["model_calls"] in (0, 2)
+    balanced = {**ASKED, "mode": "balanced", "c": 1.0}
+    start = schedule(balanced)["model_calls"]
+    assert start - schedule({**balanced, "add_noise": "disable"})["model_calls"] == 2
+
+
+def test_connected_sigmas_take_the_place_of_steps(run_node: Callable[..., Any]) -> None:
+    with pytest.raises(ValueError, match="run the node once"):
+        schedule({**ASKED, "sigmas": True})
+    remember("with sigmas", None, torch.tensor([5.0, 2.0, 1.0, 0.0]))
+    plan = schedule({**ASKED, "node": "with sigmas", "sigmas": True})
+    assert plan["sigma"] == [5.0, 2.0, 1.0]
+    assert plan["source"] == "the connected SIGMAS"
+
+
+def test_scores_reach_the_page_best_first(run_node: Callable[..., Any]) -> None:
+    images = torch.zeros(3, 300, 400, 3)
+    for i, red in enumerate((0.2, 0.9, 0.5)):
+        images[i, ..., 0] = red
+    weight = Weight.of(ColourReward("hue", 0.0), 10.0)
+    with torch.inference_mode():
+        output = LAGSScoreImages.execute(images, weight, 1)
+    shown = output.ui["lags_scores"]
+    assert [one["index"] for one in shown] == [1, 2, 0]
+    assert [one["rank"] for one in shown] == [1, 2, 3]
+    scores = output.result[3]
+    assert [one["score"] for one in shown] == [scores[1], scores[2], scores[0]]
+    assert all(one["image"]["type"] == "temp" for one in shown)
+    json.dumps(output.ui)

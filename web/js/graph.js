@@ -1,0 +1,70 @@
+// Nodes in ComfyUI's graph: their ids as the server knows them, their widgets, their neighbours.
+
+const BYPASSED = 4; // LiteGraph's mode of a node that passes its inputs on
+
+/** The outermost graph, whichever the user looks at. */
+function rootOf(graph) {
+  return graph?.rootGraph ?? graph;
+}
+
+/** The node of an id, which LiteGraph may hold as a number. */
+function nodeIn(graph, id) {
+  return graph.getNodeById(Number(id)) ?? graph.getNodeById(id) ?? null;
+}
+
+/** The node that the server means: "9", or "12:3" for node 3 of the subgraph that node 12 is. */
+export function nodeOf(graph, executionId) {
+  let inside = rootOf(graph);
+  let node = null;
+  for (const id of String(executionId).split(":")) {
+    if (!inside) return null;
+    node = nodeIn(inside, id);
+    inside = node?.subgraph;
+  }
+  return node;
+}
+
+/** The id by which the server knows a node; of a subgraph that is used twice, the first use. */
+export function executionIdOf(node) {
+  const path = pathTo(rootOf(node.graph), node.graph);
+  return path === null ? String(node.id) : [...path, node.id].join(":");
+}
+
+/** The ids of the nodes that lead from one graph down to another; null if none do. */
+function pathTo(from, wanted) {
+  if (!from || from === wanted) return [];
+  for (const node of from.nodes ?? []) {
+    if (!node.subgraph) continue;
+    if (node.subgraph === wanted) return [node.id];
+    const deeper = pathTo(node.subgraph, wanted);
+    if (deeper?.length) return [node.id, ...deeper];
+  }
+  return null;
+}
+
+/** The node at the other end of an input, through reroutes; null where nothing is connected. */
+export function originOf(node, input) {
+  let slot = node.inputs?.findIndex((one) => one.name === input) ?? -1;
+  let origin = slot < 0 ? null : node.getInputNode(slot);
+  while (origin?.type === "Reroute") origin = origin.getInputNode(0);
+  return origin?.mode === BYPASSED ? null : (origin ?? null);
+}
+
+/** Whether something is connected to an input. */
+export function isConnected(node, input) {
+  return node.inputs?.some((one) => one.name === input && one.link != null) ?? false;
+}
+
+/** The value of a widget, or of the primitive that is connected in its place. */
+export function valueOf(node, name) {
+  const origin = isConnected(node, name) ? originOf(node, name) : null;
+  if (origin?.type?.startsWith("Primitive")) return origin.widgets?.[0]?.value;
+  return node.widgets?.find((widget) => widget.name === name)?.value;
+}
+
+/** All widgets of a node that hold a value, by name. */
+export function valuesOf(node) {
+  const values = {};
+  for (const widget of node.widgets ?? []) values[widget.name] = valueOf(node, widget.name);
+  return values;
+}

@@ -1,0 +1,140 @@
+// Registers the pack with ComfyUI's page: panels on the nodes, and the events of their runs.
+
+import { app } from "../../../scripts/app.js";
+import { api } from "../../../scripts/api.js";
+import { executionIdOf, nodeOf } from "./graph.js";
+import { Panel } from "./panel.js";
+import { Planner } from "./plan.js";
+import { Scores } from "./scores.js";
+import { followTheme, loadStyles } from "./theme.js";
+
+const WITH_PANEL = new Set(["LAGSKSampler", "LAGSKSamplerAdvanced", "LAGSScheduleVisualizer"]);
+const WITH_SCORES = new Set(["LAGSScoreImages"]);
+const LOOK_EVERY = 60; // milliseconds between two looks at the widgets
+
+// Panels of nodes that are in a graph: node -> {panel, planner}.
+const shown = new Map();
+
+/** Add a DOM element to a node as a widget that nothing saves. */
+function addElement(node, name, element, height) {
+  const widget = node.addDOMWidget(name, `${name}_widget`, element, {
+    serialize: false, // not in the prompt
+    hideOnZoom: false,
+    getMinHeight: () => height,
+  });
+  widget.serialize = false; // not in the workflow file
+  return widget;
+}
+
+/** Let the wheel and the mouse through to the canvas: zoom, move, select, as beside the panel. */
+function letThrough(element) {
+  for (const name of ["wheel", "pointerdown"]) {
+    element.addEventListener(name, (event) => {
+      if (globalThis.LiteGraph?.vueNodesMode) return; // there the page does so itself
+      event.preventDefault();
+      event.stopPropagation();
+      app.canvas.canvas.dispatchEvent(new event.constructor(name, event));
+    });
+  }
+}
+
+/** Call ours after a node's own callback of that name. */
+function after(node, name, ours) {
+  const theirs = node[name];
+  node[name] = function (...given) {
+    const result = theirs?.apply(this, given);
+    ours(...given);
+    return result;
+  };
+}
+
+/** Give a sampler or a visualizer its panel. */
+function addPanel(node) {
+  const panel = new Panel();
+  const planner = new Planner(node, api, (answer) => panel.showPlan(answer));
+  const entry = { panel, planner };
+  addElement(node, "lags_panel", panel.root, 236);
+  followTheme(panel.root);
+  letThrough(panel.root);
+  const open = () => shown.set(node, entry);
+  if (node.graph) open();
+  after(node, "onAdded", open);
+  after(node, "onRemoved", () => shown.delete(node));
+  after(node, "onExecuted", (output) => show(entry, output));
+}
+
+/** Show what a node's last run left: from an event, from ComfyUI's cache, or from its memory. */
+function show({ panel, planner }, output) {
+  const plan = output?.lags_plan?.at(-1);
+  const trace = output?.lags_trace?.at(-1);
+  if (trace) panel.finish(trace);
+  if (plan) panel.showPlan({ plan });
+  if (plan || trace) planner.again(); // the server knows the node's model now
+}
+
+/** Give Score Images its pictures with their scores. */
+function addScores(node) {
+  const scores = new Scores(api);
+  addElement(node, "lags_scores", scores.root, 150);
+  followTheme(scores.root);
+  after(node, "onExecuted", (output) => scores.show(output));
+}
+
+/**
+ * Look whether widgets have changed. They change in many ways (a drag, undo, a widget of a subgraph,
+ * a primitive, LAGS Options at the other end of a wire), for which no one event stands.
+ */
+function look() {
+  if (document.hidden) return;
+  for (const [node, entry] of shown) {
+    const id = executionIdOf(node);
+    entry.panel.root.dataset.node = id;
+    // ComfyUI keeps what nodes have shown while the user is in another workflow's tab.
+    const kept = app.nodeOutputs?.[id] ?? app.nodeOutputs?.[`${node.graph?.id}:${node.id}`];
+    if (!entry.panel.run && kept?.lags_trace) show(entry, kept);
+    entry.planner.look();
+  }
+}
+
+/** What is shown of the node that an event is of; undefined where the page has no such node. */
+function entryOf(event) {
+  return shown.get(nodeOf(app.graph, event.detail?.node));
+}
+
+/** Runs that the queue has ended without a word on the node do not go on. */
+function stopAll() {
+  for (const { panel } of shown.values()) panel.stop();
+}
+
+/** Hear of runs, from the first moment on: a page may be opened in the middle of one. */
+function listen() {
+  api.addEventListener("lags.start", (event) => {
+    const entry = entryOf(event);
+    entry?.panel.start(event.detail.run);
+    entry?.planner.again(); // the server knows the node's model from here on
+  });
+  api.addEventListener("lags.step", (event) => {
+    const { run, index, point } = event.detail;
+    entryOf(event)?.panel.step(run, index, point);
+  });
+  for (const name of ["execution_success", "execution_error", "execution_interrupted"]) {
+    api.addEventListener(name, stopAll);
+  }
+  api.addEventListener("reconnected", () => {
+    for (const { planner } of shown.values()) planner.again();
+  });
+}
+
+listen();
+
+app.registerExtension({
+  name: "lags.live",
+  setup() {
+    loadStyles();
+    setInterval(look, LOOK_EVERY);
+  },
+  nodeCreated(node) {
+    if (WITH_PANEL.has(node.comfyClass)) addPanel(node);
+    if (WITH_SCORES.has(node.comfyClass)) addScores(node);
+  },
+});

@@ -1,0 +1,68 @@
+// The schedule of a node's widgets, asked from the server before anything is queued.
+
+import { executionIdOf, isConnected, originOf, valueOf, valuesOf } from "./graph.js";
+
+const PATH = "/lags/schedule"; // nodes/routes.py
+const NEEDED = ["sampler_name", "scheduler", "steps", "mode", "c"];
+const OPTIONAL = ["denoise", "nats", "start_at_step", "end_at_step"];
+
+/** What the server has to know of a node. */
+export function question(node) {
+  const asked = { node: executionIdOf(node), denoise: 1 };
+  for (const name of [...NEEDED, ...OPTIONAL]) {
+    const value = valueOf(node, name);
+    if (value !== undefined) asked[name] = value;
+  }
+  const options = originOf(node, "options");
+  if (options?.type === "LAGSOptions") asked.options = valuesOf(options);
+  if (isConnected(node, "sigmas")) asked.sigmas = true;
+  return asked;
+}
+
+/**
+ * Keeps the plan of a node up to date. A dial that is turned changes faster than the server
+ * answers, so there is one question at a time, and the next one asks for the newest values.
+ */
+export class Planner {
+  /**
+   * api: ComfyUI's. told: called with {plan} or {problem}.
+   */
+  constructor(node, api, told) {
+    this.node = node;
+    this.api = api;
+    this.told = told;
+    this.asked = null; // the last question, as text
+    this.busy = false;
+    this.closed = false;
+  }
+
+  /** Ask if a widget has changed since the last question. */
+  look() {
+    if (this.busy || !this.node.graph) return;
+    const asked = JSON.stringify(question(this.node));
+    if (asked === this.asked) return;
+    this.asked = asked;
+    this.busy = true;
+    this.ask(asked).then((answer) => {
+      this.busy = false;
+      if (!this.closed) this.told(answer);
+    });
+  }
+
+  /** Ask again at the next look, because the server knows more now. */
+  again() {
+    this.asked = null;
+  }
+
+  /** {plan} or {problem}; never fails. */
+  async ask(asked) {
+    try {
+      const headers = { "Content-Type": "application/json" };
+      const answer = await this.api.fetchApi(PATH, { method: "POST", headers, body: asked });
+      const body = await answer.json();
+      return body.error === undefined ? { plan: body } : { problem: body.error };
+    } catch {
+      return { problem: "The server does not answer." };
+    }
+  }
+}
