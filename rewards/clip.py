@@ -103,7 +103,7 @@ def image_encoder(path: Path, dtype: torch.dtype) -> ImageEncoder:
         return _open_clip_image_encoder(path, weights, dtype)
     from transformers import CLIPVisionModelWithProjection
 
-    weights = _known(weights, path)
+    weights = _known(weights, path, VISION)
     mine = {key: value for key, value in weights.items() if key.startswith(VISION)}
     config = _config(path, weights).vision_config
     net = from_transformers(CLIPVisionModelWithProjection, config, mine, path, dtype)
@@ -137,7 +137,7 @@ def text_encoder(path: Path, dtype: torch.dtype, tokenizer: Path | None = None) 
         return _OpenClipText(net, _open_clip().SimpleTokenizer(), length)
     from transformers import CLIPTextModelWithProjection
 
-    weights = _known(weights, path)
+    weights = _known(weights, path, TEXT)
     mine = {key: value for key, value in weights.items() if key.startswith(TEXT)}
     config = _config(path, weights).text_config
     net = from_transformers(CLIPTextModelWithProjection, config, mine, path, dtype)
@@ -157,7 +157,7 @@ def early_layers(path: Path, dtype: torch.dtype, layers: int = 3) -> ImageEncode
         )
     from transformers import CLIPVisionModel
 
-    weights = _known(weights, path)
+    weights = _known(weights, path, VISION)
     config = _config(path, weights).vision_config
     if config.num_hidden_layers < layers:
         raise CheckpointError(
@@ -179,12 +179,12 @@ def early_layers(path: Path, dtype: torch.dtype, layers: int = 3) -> ImageEncode
 # ---- transformers' layout ---------------------------------------------------------------------
 
 
-def _known(weights: Weights, path: Path) -> Weights:
-    """The weights of both sides; anything else in the file is an error."""
+def _known(weights: Weights, path: Path, side: tuple[str, str]) -> Weights:
+    """The weights of a CLIP, which must have the given side; anything else there is an error."""
     weights = without(weights, [POSITION_IDS])
     strays = [k for k in weights if not k.startswith(VISION + TEXT) and k != "logit_scale"]
-    if strays or not any(key.startswith(VISION) for key in weights):
-        refuse_misfits(path, [] if strays else ["vision_model.*"], strays)
+    if strays or not any(key.startswith(side) for key in weights):
+        refuse_misfits(path, [] if strays else [f"{side[0]}*"], strays)
     return weights
 
 
@@ -201,19 +201,22 @@ def _config(path: Path, weights: Weights) -> Any:
         return config
     if found.get("model_type") == "clip_vision_model":
         return CLIPConfig(vision_config=described(CLIPVisionConfig, found, path).to_dict())
-    vision = _vision_shapes(weights, path)
-    text = _text_shapes(weights, path) or {"projection_dim": vision["projection_dim"]}
+    vision, text = _vision_shapes(weights, path), _text_shapes(weights, path)
+    shared = (vision or text)["projection_dim"]
     # OpenAI trained sizes up to L with its own approximation of GELU, LAION sizes from H without.
-    act = "quick_gelu" if vision["hidden_size"] <= 1024 else "gelu"
+    large = vision["hidden_size"] > 1024 if vision else text["hidden_size"] > 768
+    act = {"hidden_act": "gelu" if large else "quick_gelu", "projection_dim": shared}
     return CLIPConfig(
-        vision_config=vision | {"hidden_act": act},
-        text_config=text | {"hidden_act": act, "eos_token_id": 2},  # 2: pool at the largest id
-        projection_dim=vision["projection_dim"],
+        vision_config=vision | act,
+        text_config=text | act | {"eos_token_id": 2},  # 2: pool at the largest id
+        projection_dim=shared,
     )
 
 
 def _vision_shapes(weights: Weights, path: Path) -> dict[str, Any]:
     prefix = "vision_model."
+    if not any(key.startswith(VISION) for key in weights):
+        return {}
     patch = shape_of(weights, prefix + "embeddings.patch_embedding.weight", 4, path)
     positions = shape_of(weights, prefix + "embeddings.position_embedding.weight", 2, path)[0]
     inner = shape_of(weights, prefix + "encoder.layers.0.mlp.fc1.weight", 2, path)[0]
@@ -237,7 +240,7 @@ def _vision_shapes(weights: Weights, path: Path) -> dict[str, Any]:
 
 def _text_shapes(weights: Weights, path: Path) -> dict[str, Any]:
     embedding = "text_model.embeddings.token_embedding.weight"
-    if embedding not in weights:
+    if not any(key.startswith(TEXT) for key in weights):
         return {}
     words, width = shape_of(weights, embedding, 2, path)
     return {

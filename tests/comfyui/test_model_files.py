@@ -307,11 +307,6 @@ def test_an_attack_file_gets_a_sentence_and_the_next_run_works(
 
 
 # The text side of a CLIP as ComfyUI's folder text_encoders has it: nothing but that side.
-@pytest.mark.xfail(
-    strict=True,
-    raises=CheckpointError,
-    reason="rewards/clip.py: _known and _config ask every file for a picture side",
-)
 def test_text_side_alone_in_text_encoders(run_node: Run, weight_files: Path, folders: Path) -> None:
     whole = weight_files / "clip-vit-large-patch14"
     shutil.copytree(whole, folders / FOLDER / whole.name)

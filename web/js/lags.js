@@ -10,20 +10,29 @@ import { followTheme, loadStyles } from "./theme.js";
 
 const WITH_PANEL = new Set(["LAGSKSampler", "LAGSKSamplerAdvanced", "LAGSScheduleVisualizer"]);
 const WITH_SCORES = new Set(["LAGSScoreImages"]);
+const PANEL_HEIGHT = 216; // as in ../css/lags.css
+const MARGINS = 20; // that ComfyUI leaves above and below a DOM widget together
+const LEAST_WIDTH = 300; // of a new node with a panel, so that its first line is one line
 const LOOK_EVERY = 60; // milliseconds between two looks at the widgets
 
 // Panels of nodes that are in a graph: node -> {panel, planner}.
 const shown = new Map();
 
-/** Add a DOM element to a node as a widget that nothing saves. */
+/** Add a DOM element to a node as a widget that nothing saves; height() is what it needs. */
 function addElement(node, name, element, height) {
   const widget = node.addDOMWidget(name, `${name}_widget`, element, {
     serialize: false, // not in the prompt
     hideOnZoom: false,
-    getMinHeight: () => height,
+    getMinHeight: () => height() + MARGINS,
   });
   widget.serialize = false; // not in the workflow file
-  return widget;
+  grow(node);
+}
+
+/** Make a node large enough for what is in it. */
+function grow(node) {
+  const [width, height] = node.computeSize();
+  node.setSize([Math.max(node.size[0], width, LEAST_WIDTH), Math.max(node.size[1], height)]);
 }
 
 /** Let the wheel and the mouse through to the canvas: zoom, move, select, as beside the panel. */
@@ -53,7 +62,7 @@ function addPanel(node) {
   const panel = new Panel();
   const planner = new Planner(node, api, (answer) => panel.showPlan(answer));
   const entry = { panel, planner };
-  addElement(node, "lags_panel", panel.root, 236);
+  addElement(node, "lags_panel", panel.root, () => PANEL_HEIGHT);
   followTheme(panel.root);
   letThrough(panel.root);
   const open = () => shown.set(node, entry);
@@ -75,9 +84,12 @@ function show({ panel, planner }, output) {
 /** Give Score Images its pictures with their scores. */
 function addScores(node) {
   const scores = new Scores(api);
-  addElement(node, "lags_scores", scores.root, 150);
+  addElement(node, "lags_scores", scores.root, () => scores.height);
   followTheme(scores.root);
-  after(node, "onExecuted", (output) => scores.show(output));
+  after(node, "onExecuted", (output) => {
+    scores.show(output);
+    grow(node);
+  });
 }
 
 /**

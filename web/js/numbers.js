@@ -16,6 +16,14 @@ export function significant(value) {
   return text.replaceAll("-", "−");
 }
 
+/** Numbers to compare: the same decimals for all, three digits for the greatest. */
+export function alike(values) {
+  const sizes = values.filter((value) => value !== null).map(Math.abs);
+  const greatest = Math.max(...sizes, 1e-3);
+  const decimals = Math.min(6, Math.max(0, 2 - Math.floor(Math.log10(greatest))));
+  return values.map((value) => (value === null ? NONE : signed(value.toFixed(decimals))));
+}
+
 /** Two significant digits: the ends of an axis. */
 export function brief(value) {
   const size = Math.abs(value);

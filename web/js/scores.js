@@ -1,7 +1,15 @@
 // Thumbnails with their scores, best first.
 
 import { finite } from "./chart.js";
-import { significant } from "./numbers.js";
+import { alike } from "./numbers.js";
+
+// Sizes of ../css/lags.css, in pixels.
+const PICTURE = 64; // least width
+const GAP = 6;
+const PADDING = 8;
+const LINE = 17;
+const CAPTION = 17;
+const MOST_ROWS = 4;
 
 export class Scores {
   /**
@@ -12,6 +20,7 @@ export class Scores {
     this.root = document.createElement("div");
     this.root.className = "lags-scores";
     this.root.dataset.lags = "scores";
+    this.height = LINE + 2 * PADDING; // that it asks for
     this.say("Scores appear here after the run.");
   }
 
@@ -22,15 +31,16 @@ export class Scores {
     const name = output.lags_scores_of?.[0] ?? "score";
     const grid = document.createElement("div");
     grid.className = "lags-grid";
-    grid.append(...judged.map((one) => this.card(one, name)));
-    const hidden = (output.lags_scores_all?.[0] ?? judged.length) - judged.length;
-    const title = hidden > 0 ? `${name}, best ${judged.length}, ${hidden} more` : name;
-    this.say(title);
+    const numbers = alike(judged.map((one) => finite(one.score)));
+    grid.append(...judged.map((one, i) => this.card(one, numbers[i], name)));
+    const left = (output.lags_scores_all?.[0] ?? judged.length) - judged.length;
+    this.say(left > 0 ? `${name}, the best ${judged.length}; ${left} more are not shown` : name);
     this.root.append(grid);
+    this.fit(judged.length);
   }
 
   /** A picture with its score below. */
-  card({ rank, index, score, image }, name) {
+  card({ rank, index, score, image }, number, name) {
     const card = document.createElement("figure");
     card.className = "lags-card";
     card.dataset.index = index;
@@ -41,10 +51,20 @@ export class Scores {
     const caption = document.createElement("figcaption");
     caption.dataset.lags = "score";
     caption.dataset.value = score ?? "";
-    caption.textContent = significant(finite(score));
+    caption.textContent = number;
     card.title = `Rank ${rank}, image ${index}: ${name} ${score}`;
     card.append(picture, caption);
     return card;
+  }
+
+  /** Ask for the room that some rows of pictures need; more are scrolled to. */
+  fit(count) {
+    const width = (this.root.clientWidth || 300) - 2 * PADDING;
+    const columns = Math.max(1, Math.floor((width + GAP) / (PICTURE + GAP)));
+    const rows = Math.min(MOST_ROWS, Math.ceil(count / columns));
+    const row = (width + GAP) / columns + CAPTION;
+    this.height = Math.ceil(LINE + rows * row + 2 * PADDING);
+    this.root.style.minHeight = `${this.height}px`;
   }
 
   /** One line, instead of what was there. */
