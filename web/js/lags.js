@@ -45,6 +45,7 @@ function letThrough(element) {
       app.canvas.canvas.dispatchEvent(new event.constructor(name, event));
     });
   }
+  element.addEventListener("contextmenu", (event) => event.preventDefault()); // the node's comes
 }
 
 /** Call ours after a node's own callback of that name. */
@@ -110,6 +111,7 @@ function look() {
 
 /** What is shown of the node that an event is of; undefined where the page has no such node. */
 function entryOf(event) {
+  if (!shown.size) return undefined; // also before there is a graph
   return shown.get(nodeOf(app.graph, event.detail?.node));
 }
 

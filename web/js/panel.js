@@ -82,8 +82,7 @@ export class Panel {
     this.hovered = null; // place in 0..1 under the pointer
     this.frame = 0;
     this.build();
-    this.resized = new ResizeObserver(() => this.redraw());
-    this.resized.observe(this.root);
+    new ResizeObserver(() => this.redraw()).observe(this.root);
   }
 
   /** Make the elements; nothing here depends on the state. */
@@ -112,8 +111,8 @@ export class Panel {
   /** The elements of one chart. */
   buildRow(row) {
     const box = element("div", `row lags-of-${row.key}`);
-    box.title = row.help;
     const words = element("div", "words");
+    words.title = row.help;
     const title = element("div", "title", row.title);
     title.append(element("span", "unit", row.unit));
     const number = element("div", "number");
@@ -149,6 +148,7 @@ export class Panel {
   step(number, index, point) {
     // A page that was opened in the middle of a run has not seen its start.
     if (this.run?.number !== number) this.start(number);
+    this.run.state = "running";
     if (Number.isInteger(index) && index >= 0) this.run.points[index] = point;
     this.redraw();
   }
@@ -188,12 +188,6 @@ export class Panel {
     }
   }
 
-  /** Stop observing; the element goes with its node. */
-  close() {
-    cancelAnimationFrame(this.frame);
-    this.resized.disconnect();
-  }
-
   /** Draw everything that the state says. */
   draw() {
     const points = this.run?.points ?? [];
@@ -202,7 +196,8 @@ export class Panel {
     // The plan and the run share the axis: half of the way of one is half of the other's.
     const under = (count) => (this.hovered === null ? null : Math.floor(this.hovered * count));
     const view = { points, total, step: under(steps), evaluation: under(total) };
-    this.root.classList.toggle("lags-ran", this.run !== null);
+    const ran = points.length > 0 || this.run?.state === "running";
+    this.root.classList.toggle("lags-ran", ran);
     this.root.classList.toggle("lags-troubled", this.problem !== "");
     this.root.dataset.state = this.run?.state ?? "idle";
     this.root.dataset.points = points.length;
@@ -214,10 +209,8 @@ export class Panel {
   /** What the plan comes to, and which noise levels it is for. */
   drawHead() {
     const plan = this.plan;
-    write(this.summary, plan ? inWords(plan) : "");
+    write(this.summary, plan && !this.problem ? inWords(plan) : "");
     write(this.source, this.problem || (plan?.source ? `Noise levels: ${plan.source}` : ""));
-    this.summary.title = this.summary.textContent;
-    this.source.title = this.source.textContent;
   }
 
   /** How far the run is, and the ends of the axis. */

@@ -33,7 +33,6 @@ export class Planner {
     this.told = told;
     this.asked = null; // the last question, as text
     this.busy = false;
-    this.closed = false;
   }
 
   /** Ask if a widget has changed since the last question. */
@@ -45,7 +44,7 @@ export class Planner {
     this.busy = true;
     this.ask(asked).then((answer) => {
       this.busy = false;
-      if (!this.closed) this.told(answer);
+      this.told(answer);
     });
   }
 
