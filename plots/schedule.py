@@ -61,7 +61,7 @@ def fill(
     )
     factor.set_ylabel("sigma² alpha (factor of J v)")
     factor.set_yscale("symlog", linthresh=1e-3)
-    factor.set_ylim(bottom=0)
+    factor.set_ylim(0, max(2 * factor.dataLim.y1, 1e-3))
     label_bottom(factor, axis, "step")
     trust.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
 

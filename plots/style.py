@@ -24,13 +24,16 @@ DPI = 160  # so that type of 9 to 11 points is still read at 512 pixels
 
 
 @contextmanager
-def figure(panels: int, theme: str, scale: float) -> Iterator[tuple[Any, list[Any]]]:
+def figure(
+    panels: int, theme: str, scale: float, taller: int = 0
+) -> Iterator[tuple[Any, list[Any]]]:
     """A figure with panels one above the other, and nothing of pyplot's global state.
 
     Args:
         panels: how many, sharing their x axis.
         theme: 'light' or 'dark'.
         scale: 1 is 1024 x 768 pixels.
+        taller: pixels at scale 1 to add to the height.
 
     Raises:
         ValueError: unknown theme, or a scale out of 0.25 to 4.
@@ -65,7 +68,8 @@ def figure(panels: int, theme: str, scale: float) -> Iterator[tuple[Any, list[An
         "legend.frameon": False,
     }
     with matplotlib.rc_context(settings):
-        made = Figure(figsize=(WIDTH / DPI, HEIGHT / DPI), dpi=DPI * scale, layout="constrained")
+        size = (WIDTH / DPI, (HEIGHT + taller) / DPI)
+        made = Figure(figsize=size, dpi=DPI * scale, layout="constrained")
         FigureCanvasAgg(made)
         axes = made.subplots(panels, 1, sharex=True, squeeze=False)[:, 0]
         yield made, list(axes)

@@ -18,6 +18,8 @@ EMPTY = (
     "This trace is empty: the run was interrupted before its first step, or the weight's strength "
     "is 0."
 )
+LINE = 84  # characters of the legend side by side
+LEGEND = 30  # pixels of a line of the legend
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,8 @@ def draw(
 ) -> Tensor:
     """A picture [1, H, W, 3]: log w, alpha, size of the shift, seconds, along the runs.
 
+    A legend of several lines adds to the height.
+
     Args:
         traces: one or several runs.
         axis: what runs along the bottom, 'step' (evaluations, counted) or 'sigma'.
@@ -102,32 +106,42 @@ def draw(
     runs = [curves(trace) for trace in traces]
     if not any(run.sigma for run in runs):
         return message(EMPTY, theme, scale)
-    with figure(4, theme, scale) as (canvas, axes):
+    more = math.ceil(len(runs) / _columns(runs)) - 1  # lines of the legend
+    with figure(4, theme, scale, taller=LEGEND * more) as (canvas, axes):
         fill(axes, runs, axis, theme)
         return to_image(canvas)
 
 
 def fill(axes: list[Any], runs: Sequence[Curves], axis: str, theme: str) -> None:
     """Draw into four axes: log w, alpha, shift, seconds."""
-    for run, colour in zip(runs, cycle(COLOURS[theme]), strict=False):
+    for i, (run, colour) in enumerate(zip(runs, cycle(COLOURS[theme]), strict=False)):
         x = along(axis, run.sigma)
-        marks = {"color": colour, "lw": 1.5, "marker": "o", "ms": 3}
+        wider = min(len(runs) - 1 - i, 3)  # rings show equal runs behind one another
+        marks = {"color": colour, "lw": 1.5, "marker": "o", "ms": 3 + 1.5 * wider}
         axes[0].fill_between(x, run.low, run.high, color=colour, alpha=0.2, lw=0)
         axes[0].plot(x, run.log_w, label=run.label, **marks)
         axes[1].plot(x, run.alpha, **marks)
         axes[2].plot(x, run.ratio, **marks)
         axes[3].plot(x, run.seconds, color=colour, lw=1)
-    names = ("log w (nats)", "alpha (0 to 1)", "shift (% of D)", "time (s)")
+    names = ("log w (nats)", "alpha", "shift (%)", "time (s)")
     for panel, name in zip(axes, names, strict=True):
         panel.set_ylabel(name)
-    axes[0].set_title(_title(sum(run.spoiled for run in runs)))
-    axes[0].legend(loc="best")
+    title = _title(sum(run.spoiled for run in runs))
+    axes[0].figure.suptitle(title, x=0.01, ha="left", fontsize="medium")
+    place: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0}
+    axes[0].legend(ncols=_columns(runs), **place)
     axes[1].set_ylim(-0.05, 1.1)
+    axes[2].set_ylim(bottom=0)
     axes[3].set_ylim(bottom=0)
     label_bottom(axes[3], axis, "evaluation")
+
+
+def _columns(runs: Sequence[Curves]) -> int:
+    """How many runs stand side by side in the legend; 6 characters are for the line's sample."""
+    return max(1, min(4, LINE // (6 + max(len(run.label) for run in runs))))
 
 
 def _title(spoiled: int) -> str:
     if spoiled:
         return f"{spoiled} numbers of guided steps are not finite and are left out"
-    return "mean over the batch; band: least to greatest; gaps: plain steps"
+    return "mean and range over the batch; gaps: plain steps; shift: % of the picture"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -70,6 +71,45 @@ def test_every_workflow_opens(page, workflow_name, read_workflow):
     assert [node for node in nodes if not node["known"] or node["red"] or node["wrong"]] == []
 
 
+RECTANGLES = """() => app.canvas.graph._nodes.map((node) => {
+    const { scale, offset } = app.canvas.ds;
+    const canvas = app.canvas.canvas.getBoundingClientRect();
+    const box = document.querySelector(`[data-node-id="${node.id}"]`)?.getBoundingClientRect();
+    const drawn = box && [(box.x - canvas.x) / scale - offset[0],
+        (box.y - canvas.y) / scale - offset[1], box.width / scale, box.height / scale];
+    return { name: `${node.id} ${node.type}`, rectangle: drawn ?? [...node.getBounding()] };
+})"""
+GROUPS = """() => app.canvas.graph._groups.map((group) => ({
+    name: group.title, rectangle: [...group._bounding] }))"""
+
+
+def overlap(one, other):
+    """The width and height that two rectangles share; below 0 the gap between them."""
+    (x, y, width, height), (u, v, wide, high) = one["rectangle"], other["rectangle"]
+    return min(x + width, u + wide) - max(x, u), min(y + height, v + high) - max(y, v)
+
+
+def test_no_node_lies_on_another(page, workflow_name, read_workflow):
+    page.load(read_workflow(workflow_name))
+    nodes, before = [], None
+    for _ in range(40):  # until the page has done with laying out
+        if nodes and nodes == before:
+            break
+        before = nodes
+        page.evaluate("() => new Promise((go) => setTimeout(go, 250))")
+        nodes = page.evaluate(RECTANGLES)
+    drawn = page.evaluate("() => document.querySelectorAll('[data-node-id]').length")
+    assert drawn == (len(nodes) if page.evaluate("() => LiteGraph.vueNodesMode") else 0)
+    assert len(nodes) == len(read_workflow(workflow_name)["nodes"])
+    pairs = itertools.combinations(nodes, 2)
+    assert [(a["name"], b["name"]) for a, b in pairs if min(overlap(a, b)) > -10] == []
+    for group in page.evaluate(GROUPS):
+        for node in nodes:
+            shared = overlap(node, group)
+            inside = shared == pytest.approx(tuple(node["rectangle"][2:]), abs=1)
+            assert inside or min(shared) <= 0, (node["name"], group["name"])
+
+
 def test_titles_and_units(quickstart):
     panel = quickstart.panels()["5"]
     text = quickstart.evaluate("() => document.querySelector('[data-lags=panel]').textContent")
@@ -100,8 +140,10 @@ def test_run_from_the_page(quickstart, server):
     assert panel["log_w_note"]["text"].count(" to ") == 1
 
 
-def test_points_arrive_one_by_one(quickstart):
-    quickstart.evaluate("""() => {
+def test_points_arrive_one_by_one(page, open_quickstart):
+    # Many steps: the page draws once per frame, and a frame takes several steps on a busy machine.
+    open_quickstart(page, steps=60)
+    page.evaluate("""() => {
         window.seen = new Set();
         const look = () => {
             seen.add(document.querySelector("[data-lags=panel]").dataset.points);
@@ -110,9 +152,11 @@ def test_points_arrive_one_by_one(quickstart):
         window.stop_looking = false;
         look();
     }""")
-    quickstart.run()
-    seen = quickstart.evaluate("() => { window.stop_looking = true; return [...seen]; }")
-    assert len(set(map(int, seen))) >= 5
+    page.run()
+    seen = page.evaluate("() => { window.stop_looking = true; return [...seen]; }")
+    counts = list(map(int, seen))
+    assert counts == sorted(counts) and counts[-1] == 60
+    assert len(counts) >= 5
 
 
 def test_cached_run_keeps_its_curves(quickstart, server):

@@ -89,7 +89,8 @@ def test_numbers_that_are_not_finite_are_counted_and_said() -> None:
     assert curves.spoiled == 1
     with figure(4, "light", 1.0) as (_, axes):
         trace.fill(axes, [curves], "step", "light")
-        assert "1 numbers of guided steps are not finite" in axes[0].get_title(loc="left")
+        (title,) = axes[0].figure.texts
+        assert "1 numbers of guided steps are not finite" in title.get_text()
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
@@ -114,6 +115,25 @@ def test_one_step_and_interrupted_runs_are_drawn() -> None:
     cut = Trace("cut")
     cut.add(record(10.0, [0.0]))
     assert trace.draw([cut]).std() > 0.01
+
+
+@pytest.mark.parametrize(
+    ("name", "lines"),
+    [("balanced", 2), ("balanced, a weight", 3), ("balanced, the weight of a long name", 8)],
+)
+def test_legend_of_many_runs_takes_nothing_from_the_panels(name: str, lines: int) -> None:
+    heights = []
+    for labels in ([name], [f"{name} {i}" for i in range(8)]):
+        runs = [run(label) for label in labels]
+        taller = trace.draw(runs).shape[1] - HEIGHT
+        assert taller == (0 if len(runs) == 1 else trace.LEGEND * (lines - 1))
+        with figure(4, "light", 1.0, taller) as (canvas, axes):
+            trace.fill(axes, [trace.curves(one) for one in runs], "step", "light")
+            canvas.canvas.draw()
+            legend, panel = (one.get_window_extent() for one in (axes[0].get_legend(), axes[0]))
+            assert legend.x1 <= WIDTH and panel.y1 - 1 <= legend.y0 < legend.y1 < HEIGHT + taller
+            heights.append(panel.height)
+    assert heights[1] == pytest.approx(heights[0], rel=0.1)
 
 
 def test_empty_traces_get_a_sentence() -> None:
