@@ -1,0 +1,165 @@
+"""What a particle run did, one record per step, and what it leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .resampling import normalised
+
+QUANTILES = (0.05, 0.5, 0.95)
+
+
+@dataclass(frozen=True)
+class Weighing:
+    """What the weights were at one evaluation, before resampling; [G] tensors on the CPU.
+
+    Attributes:
+        ess: effective size, 1 to N.
+        resampled: whether the group was resampled.
+        temperature: lambda, 0 to 1.
+        log_w_mean: mean log w of the denoised pictures.
+        log_w_quantiles: [G, 3], at 5, 50 and 95 %.
+        ancestors: [G, N], whose copy each particle is; None where no group was resampled.
+    """
+
+    ess: Tensor
+    resampled: Tensor
+    temperature: Tensor
+    log_w_mean: Tensor
+    log_w_quantiles: Tensor
+    ancestors: Tensor | None = None
+
+    @classmethod
+    def of(cls, log_w: Tensor, temperature: Tensor, ess: Tensor, resampled: Tensor) -> Weighing:
+        """Summarise log w [G, N]."""
+        at = torch.tensor(QUANTILES, dtype=log_w.dtype)
+        quantiles = log_w.quantile(at, dim=1, interpolation="nearest").T
+        return cls(ess, resampled, temperature, log_w.mean(dim=1), quantiles)
+
+
+@dataclass(frozen=True)
+class ParticleRecord:
+    """One step.
+
+    Attributes:
+        sigma_ve: noise level, variance-exploding units.
+        weighing: None where the step weighed nothing.
+        cost: [G] mean of |shift|^2 / (2 s^2), nats: what the drift spends.
+        model_calls: forwards of the denoiser per particle.
+        model_backwards: backward passes through it per particle.
+        weight_calls: evaluations of the weight per particle.
+        seconds: wall clock of the step.
+    """
+
+    sigma_ve: float
+    weighing: Weighing | None
+    cost: Tensor
+    model_calls: int
+    model_backwards: int
+    weight_calls: int
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers and lists, ready for JSON."""
+        plain = {name: _plain(value) for name, value in vars(self).items()}
+        if self.weighing is not None:
+            plain["weighing"] = {name: _plain(v) for name, v in vars(self.weighing).items()}
+        return plain
+
+
+@dataclass
+class ParticleTrace:
+    """The records of one run, in order.
+
+    Attributes:
+        records: one per step.
+        final_weight_calls: evaluations of the weight per particle after the last step.
+    """
+
+    records: list[ParticleRecord] = field(default_factory=list)
+    final_weight_calls: int = 0
+
+    @property
+    def model_calls(self) -> int:
+        """Forwards of the denoiser per particle over the run."""
+        return sum(record.model_calls for record in self.records)
+
+    @property
+    def model_backwards(self) -> int:
+        """Backward passes through the denoiser per particle over the run."""
+        return sum(record.model_backwards for record in self.records)
+
+    @property
+    def weight_calls(self) -> int:
+        """Evaluations of the weight per particle over the run."""
+        return self.final_weight_calls + sum(record.weight_calls for record in self.records)
+
+    @property
+    def resampled_steps(self) -> list[int]:
+        """The steps at which any group was resampled."""
+        return [step for step, _ in self._generations()]
+
+    def roots(self, groups: int, particles: int) -> Tensor:
+        """Which first particle each last one descends from: [G, N]."""
+        line = torch.arange(particles).expand(groups, -1)
+        for _, ancestors in self._generations():
+            line = line.gather(1, ancestors)
+        return line
+
+    def _generations(self) -> Iterator[tuple[int, Tensor]]:
+        """(step, ancestors [G, N]) wherever there was resampling."""
+        for step, record in enumerate(self.records):
+            if record.weighing is not None and record.weighing.ancestors is not None:
+                yield step, record.weighing.ancestors
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers and lists, ready for JSON."""
+        return {
+            "final_weight_calls": self.final_weight_calls,
+            "records": [record.to_dict() for record in self.records],
+        }
+
+
+@dataclass(frozen=True)
+class Particles:
+    """A weighted sample of w p from each group.
+
+    Attributes:
+        x: [G, N, ...] the last pictures.
+        log_w: [G, N] float64, log w of each picture.
+        log_weights: [G, N] float64, what the picture counts; not normalised. Copies made by the
+            last resampling start from 0, so this is not log w.
+        log_normaliser: [G] float64, estimate of log E_p[w], unbiased before the log is taken.
+        trace: what was done.
+    """
+
+    x: Tensor
+    log_w: Tensor
+    log_weights: Tensor
+    log_normaliser: Tensor
+    trace: ParticleTrace
+
+    @property
+    def weights(self) -> Tensor:
+        """[G, N], summing to 1 in each group."""
+        return normalised(self.log_weights)
+
+    @property
+    def pooled_weights(self) -> Tensor:
+        """[G, N], summing to 1 over all groups, each counted by its own estimate of E_p[w].
+
+        The groups must be replicates of one target. This removes the error that a group of few
+        particles makes by normalising its own weights.
+        """
+        share = self.log_normaliser.softmax(dim=0)
+        return self.weights * share[:, None]
+
+
+def _plain(value: Any) -> Any:
+    """Tensors as lists of numbers."""
+    return value.tolist() if isinstance(value, Tensor) else value
