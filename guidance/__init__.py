@@ -3,6 +3,7 @@
 from .contracts import AutogradLogWeight, Denoiser, LogWeight, ModelError, WeightError
 from .finite_difference import DifferenceStep, jacobian_vector_product
 from .lags import LAGS, MODES, preset
+from .mmsold import MMSOLD, Moments, PrincipalSpace, SmoothedScore, effective_size, log_shares
 from .plan import Plan, compared, plan
 from .schedules import (
     AutoSchedule,
@@ -17,6 +18,7 @@ from .ve import VEView, ve_view
 
 __all__ = [
     "LAGS",
+    "MMSOLD",
     "MODES",
     "AutoSchedule",
     "AutogradLogWeight",
@@ -26,15 +28,20 @@ __all__ = [
     "HardGateSchedule",
     "LogWeight",
     "ModelError",
+    "Moments",
     "Plan",
+    "PrincipalSpace",
     "Schedule",
+    "SmoothedScore",
     "StepRecord",
     "Trace",
     "UncertaintySchedule",
     "VEView",
     "WeightError",
     "compared",
+    "effective_size",
     "jacobian_vector_product",
+    "log_shares",
     "plan",
     "preset",
     "score_deviation",

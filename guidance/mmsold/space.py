@@ -1,0 +1,113 @@
+"""Few coordinates for large data: principal components, partly whitened."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+VARIANCE_KEPT = 0.95  # what the automatic rank aims for
+POINTS_PER_DIRECTION = 3  # fewer, and all points are as far from each other: nothing to smooth
+ASKED = 1000  # points whose neighbour is looked for, at most about twice as many
+
+
+@dataclass(frozen=True)
+class PrincipalSpace:
+    """Coordinates along the directions in which data vary most.
+
+    Their unit is the median distance from a point to its nearest other, so that a noise level means
+    the same for few points and for many, in any number of dimensions. (In units of standard
+    deviations, where the paper's numbers are, that distance grows as the square root of the rank.)
+
+    Attributes:
+        mean: [D].
+        directions: [r, D], orthonormal rows, widest first.
+        scales: [r] data units per coordinate, > 0.
+        kept: share of the data's variance that the directions hold, 0..1.
+    """
+
+    mean: Tensor
+    directions: Tensor
+    scales: Tensor
+    kept: float
+
+    @property
+    def rank(self) -> int:
+        """Number of coordinates."""
+        return self.scales.shape[0]
+
+    @classmethod
+    def of(
+        cls, data: Tensor, shares: Tensor, rank: int | None = None, whitened: int | None = None
+    ) -> PrincipalSpace:
+        """Of data [n, D].
+
+        Args:
+            data: floating point.
+            shares: [n] weights of the points, summing to 1.
+            rank: r; None for 95 % of the variance, but at least three points per direction.
+            whitened: how many directions get equal variance; the rest keep their size relative to
+                the next one (partial whitening), because the narrowest hold mostly noise. None for
+                half of them.
+
+        Raises:
+            ValueError: a rank that the points do not span, or points that are mostly the same.
+        """
+        mean = shares @ data
+        _, spread, directions = torch.linalg.svd(
+            shares.sqrt()[:, None] * (data - mean), full_matrices=False
+        )
+        rounding = 100 * torch.finfo(data.dtype).eps * data.abs().max()
+        spanned = int((spread > torch.maximum(1e-5 * spread[0], rounding)).sum())
+        held = spread.square().cumsum(0) / spread.square().sum()
+        if rank is None:
+            enough = int((held < VARIANCE_KEPT).sum()) + 1
+            rank = min(enough, spanned, max(1, int(effective_size(shares) / POINTS_PER_DIRECTION)))
+        if not 1 <= rank <= spanned:
+            raise ValueError(
+                f"rank is {rank} and the {len(data)} points span {spanned} directions; expected 1 "
+                f"to {spanned}. Lower the rank, or give more points that differ."
+            )
+        floor = spread[min(rank // 2 if whitened is None else whitened, rank - 1)]
+        space = cls(mean, directions[:rank], spread[:rank].clamp(min=floor), float(held[rank - 1]))
+        unit = neighbour_distance(space.encode(data), shares)
+        return cls(space.mean, space.directions, space.scales * unit, space.kept)
+
+    def encode(self, data: Tensor) -> Tensor:
+        """[n, D] -> [n, r]."""
+        return (data - self.mean) @ self.directions.T / self.scales
+
+    def decode(self, coordinates: Tensor) -> Tensor:
+        """[n, r] -> [n, D], without what lies outside of the directions."""
+        return self.mean + (coordinates.to(self.scales) * self.scales) @ self.directions
+
+
+def effective_size(shares: Tensor) -> float:
+    """How many points of equal weight the weights [n], summing to 1, are worth: 1..n."""
+    return 1 / float(shares.square().sum())
+
+
+def neighbour_distance(points: Tensor, shares: Tensor) -> float:
+    """Median distance from a point to its nearest other, over those that carry the weight.
+
+    Args:
+        points: [n, r].
+        shares: [n] weights, summing to 1; as many of the heaviest count as the effective size.
+
+    Raises:
+        ValueError: it is 0.
+    """
+    count = min(len(points), max(2, round(effective_size(shares))))
+    points = points[shares.topk(count).indices]
+    asked = points[:: max(1, count // ASKED)]
+    # Not by a matrix product, whose rounding gives copies a distance. The nearest is the point
+    # itself, the second nearest its neighbour.
+    distances = torch.cdist(asked, points, compute_mode="donot_use_mm_for_euclid_dist")
+    distance = float(distances.topk(2, dim=1, largest=False).values[:, 1].median())
+    if not distance > 0:
+        raise ValueError(
+            f"At least half of the {count} points that carry the weight are copies of others; "
+            "expected points that differ. Remove the copies."
+        )
+    return distance

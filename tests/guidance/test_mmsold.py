@@ -1,0 +1,407 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from lags_pack.guidance import MMSOLD, Moments, PrincipalSpace, SmoothedScore, log_shares
+from lags_pack.guidance.mmsold import effective_size, retract, score, tangent
+from torch import Tensor
+
+F64 = torch.float64
+QUICK = MMSOLD(steps=20, draws=4)
+CIRCLE = MMSOLD(sigma_g=0.05, sigma=0.25, draws=16, steps=200)
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=seeded(seed), dtype=F64)
+
+
+def skewed(n: int = 40, d: int = 3, seed: int = 0) -> Tensor:
+    """Points [n, d] with a mean, correlations and unequal widths: L is far from symmetric."""
+    mix = torch.tril(normal(d, d, seed=seed + 1)) + torch.diag(torch.linspace(0.5, 2, d, dtype=F64))
+    return normal(n, d, seed=seed) @ mix.T + 3
+
+
+def equal(n: int) -> Tensor:
+    return torch.full((n,), 1 / n, dtype=F64)
+
+
+def circle(n: int = 12) -> Tensor:
+    angle = torch.arange(n, dtype=F64) * 2 * math.pi / n
+    return torch.stack([angle.cos(), angle.sin()], dim=1)
+
+
+def moments_of(data: Tensor, shares: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Mean and covariance, of equal or given shares."""
+    shares = equal(len(data)) if shares is None else shares
+    mean = shares @ data
+    return mean, (data - mean).T @ torch.diag(shares) @ (data - mean)
+
+
+def off_by(data: Tensor, shares: Tensor, sigma_g: float) -> tuple[list[float], Callable[..., None]]:
+    """Largest deviation of mean and covariance so far, and the callback that notes it."""
+    mean, covariance = moments_of(data, shares)
+    covariance = covariance + sigma_g**2 * torch.eye(data.shape[1], dtype=F64)
+    worst = [0.0, 0.0]
+
+    def note(done: int, z: Tensor) -> None:
+        found = moments_of(z)
+        for i, wanted in enumerate((mean, covariance)):
+            worst[i] = max(worst[i], float((found[i] - wanted).abs().max()))
+
+    return worst, note
+
+
+def direct_gradient(data: Tensor, shares: Tensor, sigma_g: float, z: Tensor) -> Tensor:
+    """grad U by autograd, from the definition."""
+    z = z.clone().requires_grad_()
+    squares = (z[:, None] - data).square().sum(dim=2)
+    energy = -(shares.log() - squares / (2 * sigma_g**2)).logsumexp(dim=1)
+    return torch.autograd.grad(energy.sum(), z)[0]
+
+
+# The constraint.
+
+
+def test_moments_at_every_iteration() -> None:
+    data = skewed()
+    worst, note = off_by(data, equal(40), QUICK.sigma_g)
+    seen: list[int] = []
+    z = QUICK.sample(data, 50, 1, on_step=lambda i, z: (seen.append(i), note(i, z)))
+    assert seen == list(range(QUICK.steps + 1))
+    assert z.shape == (50, 3) and z.dtype == F64
+    assert max(worst) < 1e-6
+
+
+def test_fewest_particles_that_work() -> None:
+    data = skewed(d=5)
+    worst, note = off_by(data, equal(40), QUICK.sigma_g)
+    QUICK.sample(data, 6, 1, on_step=note)
+    assert max(worst) < 1e-6
+    with pytest.raises(ValueError, match=r"5 particles.*5 dimensions.*at least 6.*rank to 4"):
+        QUICK.sample(data, 5, 1)
+
+
+def test_tangent_keeps_the_moments_to_first_order() -> None:
+    y, direction = retract(normal(20, 4)), normal(20, 4, seed=1)
+    along = tangent(y, direction)
+    overlap = y.T @ along
+    torch.testing.assert_close(overlap, -overlap.T)  # d(Y^T Y) = 0
+    torch.testing.assert_close(along.mean(dim=0), torch.zeros(4, dtype=F64))
+    torch.testing.assert_close(tangent(y, along), along)
+    # Orthogonal: what is taken away has no part in the tangent space.
+    other = tangent(y, normal(20, 4, seed=2))
+    assert float(((direction - along) * other).sum()) == pytest.approx(0, abs=1e-9)
+
+
+def test_retraction_is_near_and_leaves_the_manifold_alone() -> None:
+    y = retract(normal(20, 4))
+    torch.testing.assert_close(retract(y), y)
+    step = 1e-4 * tangent(y, normal(20, 4, seed=1))
+    assert float((retract(y + step) - y - step).abs().max()) < 1e-6  # second order
+
+
+def test_standard_coordinates_and_back() -> None:
+    data = skewed()
+    moments = Moments.of(data, equal(40), 0.1)
+    torch.testing.assert_close(moments.from_standard(moments.to_standard(data)), data)
+    wanted = moments_of(data)[1] + 0.01 * torch.eye(3, dtype=F64)
+    torch.testing.assert_close(moments.factor @ moments.factor.T, wanted)
+
+
+def test_chain_rule_has_l_and_not_its_transpose() -> None:
+    data, y = skewed(), normal(7, 3, seed=3)
+    moments = Moments.of(data, equal(40), 0.5)
+    leaf = y.clone().requires_grad_()
+    squares = (moments.from_standard(leaf)[:, None] - data).square().sum(dim=2)
+    (wanted,) = torch.autograd.grad(-(-squares / 0.5).logsumexp(dim=1).sum(), leaf)
+    gradient = direct_gradient(data, equal(40), 0.5, moments.from_standard(y))
+    torch.testing.assert_close(moments.pull_back(gradient), wanted)
+    assert not torch.allclose(gradient @ moments.factor.T, wanted, rtol=0.1)
+
+
+# The score.
+
+
+def test_score_without_smoothing_is_the_definition() -> None:
+    data, z, log_w = skewed(), skewed(9, seed=5), normal(40, seed=6)
+    shares = log_shares(data, log_w)
+    found = SmoothedScore(data, shares, 0.7, 0.3, draws=0)(z, seeded())
+    torch.testing.assert_close(found, direct_gradient(data, shares.exp(), 0.7, z))
+    torch.testing.assert_close(SmoothedScore(data, shares, 0.7, 0.0, draws=8)(z, seeded()), found)
+
+
+def test_smoothed_score_is_the_mean_over_shifts() -> None:
+    data, z = skewed(), skewed(3, seed=5)
+    found = SmoothedScore(data, log_shares(data, None), 0.4, 0.6, draws=20000)(z, seeded(1))
+    shifts = 0.6 * normal(20000, 3, seed=2)
+    wanted = torch.stack(
+        [direct_gradient(data, equal(40), 0.4, one + shifts).mean(dim=0) for one in z]
+    )
+    assert float((found - wanted).abs().max()) < 0.1
+    unsmoothed = direct_gradient(data, equal(40), 0.4, z)
+    assert float((unsmoothed - wanted).abs().max()) > 0.5, "smoothing that can be seen"
+
+
+def test_antithetic_draws_cancel_the_first_order() -> None:
+    """Two points, z half-way: eps and -eps give softmax shares that sum to one, exactly."""
+    data = torch.tensor([[-1.0, 0.0], [1.0, 0.0]], dtype=F64)
+    smoothed = SmoothedScore(data, log_shares(data, None), 0.5, 0.5, draws=2)
+    for seed in range(5):
+        found = smoothed(torch.zeros(4, 2, dtype=F64), seeded(seed))
+        assert float(found.abs().max()) < 1e-12
+
+
+def test_result_does_not_depend_on_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In law: with many draws, blocks of any size give the same gradient up to their noise."""
+    data, z = skewed(), skewed(9, seed=5)
+    smoothed = SmoothedScore(data, log_shares(data, None), 0.7, 0.4, draws=4000)
+    whole = smoothed(z, seeded())
+    largest = [0]
+    softmax = Tensor.softmax
+
+    def watched(self: Tensor, dim: int) -> Tensor:
+        largest[0] = max(largest[0], self.numel())
+        return softmax(self, dim=dim)
+
+    monkeypatch.setattr(score, "MOST_LOGITS", 1000)
+    monkeypatch.setattr(Tensor, "softmax", watched)
+    parts = smoothed(z, seeded())
+    assert 0 < largest[0] <= 1000
+    assert float((parts - whole).abs().max()) < 0.2
+
+
+def test_nearest_and_rest() -> None:
+    data, z = skewed(), skewed(9, seed=5)
+    exact = SmoothedScore(data, log_shares(data, normal(40)), 0.7, 0.0, draws=0)
+    # All others drawn, each stands for itself.
+    every = replace(exact, nearest=15, others=24)
+    every = replace(every, data=data[:39], log_shares=exact.log_shares[:39])
+    few = replace(exact, data=data[:39], log_shares=exact.log_shares[:39])
+    torch.testing.assert_close(every(z, seeded()), few(z, seeded()))
+    # A part of the others: right on average over draws, with the weight that they stand for.
+    part = replace(exact, sigma_g=3.0, nearest=5, others=10)
+    generator = seeded()
+    mean = torch.stack([part(z, generator) for _ in range(400)]).mean(dim=0)
+    wanted = replace(exact, sigma_g=3.0)(z, seeded())
+    assert float((mean - wanted).abs().max()) < 0.02
+    unweighted = replace(part, others=0)
+    assert float((unweighted(z, seeded()) - wanted).abs().max()) > 0.1
+
+
+def test_nearest_and_rest_smoothed() -> None:
+    data, z = skewed(200, seed=2), skewed(5, seed=5)
+    exact = SmoothedScore(data, log_shares(data, None), 0.7, 0.4, draws=4000)
+    part = replace(exact, nearest=150, others=30)
+    assert float((part(z, seeded()) - exact(z, seeded(1))).abs().max()) < 0.1
+
+
+# Samples.
+
+
+def test_twelve_points_fill_the_circle() -> None:
+    data = circle()
+    worst, note = off_by(data, equal(12), CIRCLE.sigma_g)
+    z = CIRCLE.sample(data, 400, 0, on_step=note)
+    assert max(worst) < 1e-6
+    assert float(((z.norm(dim=1) - 1).abs() < 0.15).double().mean()) > 0.9
+    angle = torch.atan2(z[:, 1], z[:, 0]) / (2 * math.pi) % 1
+    assert len((angle * 36).long().unique()) == 36, "every sector of ten degrees"
+
+
+def test_without_smoothing_the_points_are_copied() -> None:
+    z = replace(CIRCLE, draws=0).sample(circle(), 400, 0)
+    angle = torch.atan2(z[:, 1], z[:, 0]) / (2 * math.pi) % 1
+    between = ((angle * 12 + 0.5) % 1 - 0.5).abs() > 0.3  # of the way to the next point
+    assert float(between.double().mean()) < 0.1, "0.4 where the circle is filled"
+
+
+def test_without_constraint_the_moments_drift() -> None:
+    data = circle()
+    worst, note = off_by(data, equal(12), CIRCLE.sigma_g)
+    z = replace(CIRCLE, constrained=False).sample(data, 400, 0, on_step=note)
+    assert worst[1] > 1e-2
+    assert float(z.norm(dim=1).mean()) < 0.98, "smoothing draws the particles together"
+
+
+def test_one_wide_gaussian_is_sampled_right() -> None:
+    """Far wider than the data lie apart, U is a parabola: the steps must leave N(mean, cov)."""
+    data = 0.01 * skewed(50, 2)
+    z = MMSOLD(sigma_g=1.0, draws=0, steps=60, step=0.1, constrained=False).sample(data, 4000, 0)
+    mean, covariance = moments_of(z)
+    assert float((mean - data.mean(dim=0)).abs().max()) < 0.06
+    assert float((covariance - torch.eye(2, dtype=F64)).abs().max()) < 0.06
+
+
+def test_weights_on_the_points() -> None:
+    data = circle(40)
+    log_w = 2 * data[:, 0]
+    shares = log_w.softmax(dim=0)
+    worst, note = off_by(data, shares, 0.05)
+    z = CIRCLE.sample(data, 300, 0, log_weights=log_w + 100, on_step=note)
+    assert max(worst) < 1e-6, "weighted mean and covariance"
+    assert float(z[:, 0].mean()) == pytest.approx(float(shares @ data[:, 0]), abs=1e-6)
+    assert float(z[:, 0].mean()) > 0.5
+    assert float(((z.norm(dim=1) - 1).abs() < 0.15).double().mean()) > 0.9
+
+
+def test_weight_of_zero_takes_a_point_out() -> None:
+    data = torch.cat([circle(), torch.tensor([[50.0, 50.0]], dtype=F64)])
+    log_w = torch.zeros(13, dtype=F64)
+    log_w[12] = -math.inf
+    z = QUICK.sample(data, 40, 3, log_weights=log_w)
+    torch.testing.assert_close(z, QUICK.sample(data[:12], 40, 3))
+
+
+def test_one_seed_one_result() -> None:
+    data = skewed()
+    for method in (QUICK, replace(QUICK, nearest=5)):
+        first = method.sample(data, 30, 7)
+        assert torch.equal(first, method.sample(data, 30, 7))
+        assert not torch.allclose(first, method.sample(data, 30, 8))
+
+
+def test_stops_where_the_callback_raises() -> None:
+    class Stop(Exception):
+        pass
+
+    def stop(done: int, z: Tensor) -> None:
+        if done == 3:
+            raise Stop
+
+    with pytest.raises(Stop):
+        QUICK.sample(skewed(), 30, 0, on_step=stop)
+
+
+def test_no_steps_is_the_start() -> None:
+    data = skewed()
+    worst, note = off_by(data, equal(40), QUICK.sigma_g)
+    replace(QUICK, steps=0).sample(data, 30, 0, on_step=note)
+    assert max(worst) < 1e-6
+
+
+def test_single_precision() -> None:
+    z = QUICK.sample(skewed().float(), 30, 7)
+    assert z.dtype == torch.float32 and z.isfinite().all()
+
+
+# Coordinates.
+
+
+def test_space_unit_is_the_distance_to_the_neighbour() -> None:
+    data = normal(100, 30) * torch.logspace(0, -2, 30, dtype=F64) + 5
+    for rank in (3, 10, None):
+        space = PrincipalSpace.of(data, equal(100), rank)
+        coordinates = space.encode(data)
+        distances = torch.cdist(coordinates, coordinates) + 1e9 * torch.eye(100)
+        assert float(distances.min(dim=1).values.median()) == pytest.approx(1, abs=1e-6)
+        assert coordinates.shape == (100, space.rank)
+        torch.testing.assert_close(space.encode(space.decode(coordinates)), coordinates)
+
+
+def test_partial_whitening() -> None:
+    data = normal(200, 6) * torch.tensor([9.0, 5.0, 3.0, 2.0, 1.0, 0.5], dtype=F64)
+    widths = PrincipalSpace.of(data, equal(200), 6, whitened=2).encode(data).std(dim=0)
+    ratio = widths / widths[0]
+    torch.testing.assert_close(ratio[:3], torch.ones(3, dtype=F64))
+    plain = PrincipalSpace.of(data, equal(200), 6, whitened=0).encode(data).std(dim=0)
+    torch.testing.assert_close(ratio[3:], (plain / plain[2])[3:])
+    full = PrincipalSpace.of(data, equal(200), 6, whitened=6).encode(data).std(dim=0)
+    torch.testing.assert_close(full / full[0], torch.ones(6, dtype=F64))
+
+
+def test_all_directions_lose_nothing() -> None:
+    data = normal(20, 50)
+    space = PrincipalSpace.of(data, equal(20), 19)
+    torch.testing.assert_close(space.decode(space.encode(data)), data)
+    assert space.kept == pytest.approx(1)
+
+
+def test_automatic_rank() -> None:
+    narrow = normal(100, 3) @ normal(3, 50, seed=1) + 1e-3 * normal(100, 50, seed=2)
+    assert PrincipalSpace.of(narrow, equal(100)).rank == 3
+    wide = normal(60, 500)
+    assert PrincipalSpace.of(wide, equal(60)).rank == 20, "three points per direction"
+    heavy = torch.cat([torch.full((30,), 0.03), torch.full((30,), 0.1 / 30)]).double()
+    heavy /= heavy.sum()
+    assert PrincipalSpace.of(wide, heavy).rank == int(effective_size(heavy) / 3) == 12
+
+
+def test_data_that_cannot_be_standardised() -> None:
+    same = torch.ones(30, 5, dtype=F64)
+    with pytest.raises(ValueError, match=r"30 points span 0 directions"):
+        PrincipalSpace.of(same, equal(30))
+    with pytest.raises(ValueError, match=r"rank is 25.*span 19 directions.*1 to 19"):
+        PrincipalSpace.of(normal(20, 50), equal(20), 25)
+    with pytest.raises(ValueError, match="copies of others"):
+        PrincipalSpace.of(normal(10, 5).repeat(3, 1), equal(30))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"sigma_g": 0.0}, "sigma_g is 0.0; expected a finite number above 0"),
+        ({"step": math.inf}, "step is inf"),
+        ({"sigma": math.nan}, "sigma is nan"),
+        ({"draws": 3}, "draws is 3; expected an even number"),
+        ({"steps": -1}, "steps is -1"),
+        ({"nearest": -2}, "nearest is -2"),
+    ],
+)
+def test_settings_out_of_range(wrong: dict[str, float], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        MMSOLD(**wrong)  # type: ignore[arg-type]
+
+
+def test_data_and_weights_that_are_wrong() -> None:
+    data = skewed()
+    with pytest.raises(ValueError, match=r"shape \(1, 3\); expected \[n >= 2"):
+        QUICK.sample(data[:1], 30, 0)
+    broken = data.clone()
+    broken[3, 1] = math.nan
+    with pytest.raises(ValueError, match="1 of 40 data points are not finite"):
+        QUICK.sample(broken, 30, 0)
+    with pytest.raises(ValueError, match="one for each of 40 data points"):
+        QUICK.sample(data, 30, 0, log_weights=torch.zeros(39))
+    for value in (math.nan, math.inf):
+        bad = torch.zeros(40)
+        bad[2] = value
+        with pytest.raises(ValueError, match="NaN or"):
+            QUICK.sample(data, 30, 0, log_weights=bad)
+    with pytest.raises(ValueError, match="all -infinity"):
+        QUICK.sample(data, 30, 0, log_weights=torch.full((40,), -math.inf))
+
+
+# Real data.
+
+
+def digits() -> tuple[Tensor, Tensor]:
+    """scikit-learn's handwritten digits [1797, 64] in 0..1, and their labels."""
+    datasets = pytest.importorskip("sklearn.datasets", reason="scikit-learn is not installed")
+    bunch = datasets.load_digits()
+    return torch.tensor(bunch.data, dtype=F64) / 16, torch.tensor(bunch.target)
+
+
+@pytest.mark.parametrize("nearest", [0, 20])
+def test_new_digits(nearest: int) -> None:
+    pictures, labels = digits()
+    own = pictures[labels == 8]
+    space = PrincipalSpace.of(own, equal(len(own)))
+    data = space.encode(own)
+    z = MMSOLD(nearest=nearest).sample(data, 200, 0)
+    made = space.decode(z).clamp(0, 1)
+    called = labels[torch.cdist(made, pictures).topk(5, dim=1, largest=False).indices].mode().values
+    assert float((called == 8).double().mean()) >= 0.85
+    # A duplicate is nearer to a point than half the usual distance between neighbours, which is 1
+    # in these coordinates; and the same among the pictures themselves.
+    assert float((torch.cdist(z, data).min(dim=1).values < 0.5).double().mean()) < 0.05
+    among = torch.cdist(own, own).fill_diagonal_(math.inf).min(dim=1).values.median()
+    nearest_own = torch.cdist(made, own).min(dim=1).values
+    assert float((nearest_own < among / 2).double().mean()) < 0.05
