@@ -1,30 +1,38 @@
-"""Bytes that autograd keeps for the backward pass."""
+"""Bytes that autograd keeps for the backward pass, and the most that are alive at one time."""
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 
-def saved_bytes(run: Callable[[], object], weights: Iterable[Tensor]) -> int:
+def saved_bytes(
+    run: Callable[[], object], weights: Iterable[Tensor], each_once: bool = True
+) -> int:
     """Bytes that are kept while ``run()`` builds its graph, weights not counted.
 
     Each piece of memory counts once, however many tensors look at it. What a checkpointed block
-    makes anew in the backward pass is not among them.
+    makes anew in the backward pass is not among them. Works on the meta device too.
 
     Args:
         run: a forward pass; what it returns is dropped.
         weights: tensors that are there anyway.
+        each_once: False counts every tensor that is saved, also where two share their memory.
     """
     known = {_memory(weight) for weight in weights}
     kept: dict[int, int] = {}
 
     def note(tensor: Tensor) -> Tensor:
-        if _memory(tensor) not in known:
-            kept[_memory(tensor)] = tensor.untyped_storage().nbytes()
         alive.append(tensor)  # else its memory could be given out again, and be taken for the same
+        if _memory(tensor) not in known:
+            key = _memory(tensor) if each_once else len(alive)
+            kept[key] = tensor.untyped_storage().nbytes() if each_once else tensor.nbytes
         return tensor
 
     alive: list[Tensor] = []
@@ -33,5 +41,46 @@ def saved_bytes(run: Callable[[], object], weights: Iterable[Tensor]) -> int:
     return sum(kept.values())
 
 
+def peak_bytes(run: Callable[[], object]) -> int:
+    """The most bytes of tensors made inside ``run()`` that are alive at one time.
+
+    What a kernel takes for itself is not among them. Works on the meta device, where nothing is
+    computed and nothing takes memory.
+    """
+    with _Living() as living:
+        run()
+    return living.peak
+
+
+class _Living(TorchDispatchMode):
+    """Follows the memory of every tensor that an operation returns until it is freed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: dict[int, int] = {}
+        self.now = self.peak = 0
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        before = {_memory(t) for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
+        result = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor) and _memory(tensor) not in self.sizes.keys() | before:
+                self._born(tensor.untyped_storage())
+        return result
+
+    def _born(self, storage: torch.UntypedStorage) -> None:
+        key = storage._cdata
+        self.sizes[key] = storage.nbytes()
+        self.now += storage.nbytes()
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._freed, key)
+
+    def _freed(self, key: int) -> None:
+        self.now -= self.sizes.pop(key)
+
+
 def _memory(tensor: Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()
+    """What tells one piece of memory from another; an address would not, on the meta device."""
+    return tensor.untyped_storage()._cdata

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from contextlib import nullcontext
-from typing import Any
 
 import comfy.model_management as mm
 import torch
@@ -13,20 +10,17 @@ from torch import Tensor
 
 from ..guidance import AutogradLogWeight, LogWeight
 from ..rewards import Weight
-from .autograd_safe import autograd_safe
-
-# Bytes that the decoder's backward needs, as a multiple of ComfyUI's own estimate of its forward
-# (measured on the SD decoder: 22.8 kB against 8.7 kB per pixel in float32, and some room).
-BACKWARD_FACTOR = 3.6
+from .decoders import Decoder, shrunk, shrunk_size
 
 
 class DecodedLogWeight:
-    """A ``LogWeight`` on model-space latents, through the user's VAE.
+    """A ``LogWeight`` on model-space latents, through a decoder.
 
     Args:
-        vae: ComfyUI's VAE object; loaded on its device while this is used.
+        decoder: what makes pictures of latents; loaded while this is used.
         weight: log w on images.
-        process_latent_out: model space -> the VAE's latent space, affine element by element.
+        side: shorter side in pixels of the picture to decode, for which larger latents are made
+            smaller first; 0 for full size.
 
     Attributes:
         terms: what the last gradient was taken of, factor by factor: log w [B], on the CPU.
@@ -34,25 +28,15 @@ class DecodedLogWeight:
 
     terms: dict[str, Tensor]
 
-    def __init__(
-        self, vae: Any, weight: Weight, process_latent_out: Callable[[Tensor], Tensor]
-    ) -> None:
-        self.vae, self.weight, self.process_latent_out = vae, weight, process_latent_out
+    def __init__(self, decoder: Decoder, weight: Weight, side: int = 0) -> None:
+        self.decoder, self.weight, self.side = decoder, weight, side
         self.name, self.terms = weight.name, {}
         self._by_term: list[Tensor] = []
         self.on_images = AutogradLogWeight(self._noted, weight.name)
-        self.offset, self.gain = _affine_part(vae.process_output)
 
     def images(self, latents: Tensor) -> Tensor:
-        """The VAE's latents [B, C, h, w] -> images [B, 3, H, W] about 0..1, float32, not clamped.
-
-        Without the clamp a pixel that has left the range keeps its gradient back.
-        """
-        vae = self.vae
-        on_device = getattr(mm, "cuda_device_context", nullcontext)
-        with on_device(vae.device):
-            decoded = vae.first_stage_model.decode(latents.to(vae.device, vae.vae_dtype))
-        return decoded.float() * self.gain + self.offset
+        """The decoder's latents [B, C, h, w] -> what the weight sees, [B, 3, H, W]."""
+        return self.decoder.images(shrunk(latents, self.decoder.cell, self.side))
 
     def _noted(self, images: Tensor) -> Tensor:
         """log w [B] of images, its factors noted."""
@@ -63,7 +47,7 @@ class DecodedLogWeight:
 
     def __call__(self, denoised: Tensor) -> Tensor:
         """log w [B] of model-space latents."""
-        latents = self.process_latent_out(denoised.float())
+        latents = self.decoder.own_latents(denoised.float())
         values = [self.weight(self.images(part)) for part in latents.split(self._rows(latents))]
         return torch.cat(values).to(denoised.device)
 
@@ -75,33 +59,48 @@ class DecodedLogWeight:
             torch.cuda.OutOfMemoryError: the decoder's backward does not fit, not even one picture
                 at a time.
         """
-        # process_latent_out is affine, so its derivative is a difference, taken without autograd:
-        # some formats keep constants that autograd would refuse.
+        # own_latents is affine, so its derivative is a difference, taken without autograd: some
+        # formats keep constants that autograd would refuse.
         zero = torch.zeros_like(denoised, dtype=torch.float32)
-        slope = self.process_latent_out(zero + 1) - self.process_latent_out(zero)
-        latents = self.process_latent_out(denoised.float())
+        slope = self.decoder.own_latents(zero + 1) - self.decoder.own_latents(zero)
+        latents = self.decoder.own_latents(denoised.float())
         log_w, grad = self._as_memory_allows(latents)
         self.terms = dict(zip(self.weight.labels, torch.cat(self._by_term, dim=1), strict=True))
         return log_w.to(denoised.device), grad.to(denoised.device) * slope
 
-    def bytes_per_picture(self, latent_shape: torch.Size) -> float:
-        """Memory for decoder and backward of one picture."""
-        shape = (1, *latent_shape[1:])
-        return BACKWARD_FACTOR * float(self.vae.memory_used_decode(shape, self.vae.vae_dtype))
+    def decoded_size(self, latent_shape: torch.Size) -> tuple[int, int]:
+        """Height and width in pixels of what the weight sees."""
+        cell = self.decoder.cell
+        height, width = shrunk_size(*latent_shape[-2:], cell, self.side)
+        return height * cell, width * cell
+
+    def bytes_per_picture(self, latent_shape: torch.Size, sparing: bool = True) -> float:
+        """Memory for decoder and backward of one picture; the least that it can do with."""
+        size = shrunk_size(*latent_shape[-2:], self.decoder.cell, self.side)
+        return self.decoder.bytes_per_picture(*size, sparing)
 
     def _rows(self, latents: Tensor) -> int:
-        patcher, device = self.vae.patcher, self.vae.device
+        """How many pictures fit at once if memory is spared; at least 1."""
+        device = self.decoder.device
+        free = [mm.get_free_memory(device)]
         # Newer ComfyUI counts what dynamic VRAM can give back, in the patcher's own answer.
-        own = getattr(patcher, "get_free_memory", None)
-        free = own(device) if own is not None else mm.get_free_memory(device)
+        free += [
+            patcher.get_free_memory(device)
+            for patcher in self.decoder.patchers
+            if hasattr(patcher, "get_free_memory")
+        ]
         needed = max(1.0, self.bytes_per_picture(latents.shape))
-        return int(min(max(1, free // needed), latents.shape[0]))
+        return int(min(max(1, max(free) // needed), latents.shape[0]))
 
     def _as_memory_allows(self, latents: Tensor) -> tuple[Tensor, Tensor]:
-        """All pictures in as few parts as fit; on failure once more, one at a time."""
-        rows = self._rows(latents)
-        done = self._try_in_parts(latents, rows)
-        if done is None and rows > 1:
+        """All pictures at once where they fit; else sparingly; on failure once more, one by one."""
+        count = latents.shape[0]
+        all_fit = count * self.bytes_per_picture(latents.shape, False) <= mm.get_free_memory(
+            self.decoder.device
+        )
+        rows = count if all_fit else self._rows(latents)
+        done = self._try_in_parts(latents, rows, sparing=not all_fit)
+        if done is None and (rows > 1 or all_fit):
             # Only here, outside of the failed attempt, is its graph gone from memory.
             logging.warning(
                 "LAGS: not enough memory for the gradient of %d pictures at once; "
@@ -109,22 +108,25 @@ class DecodedLogWeight:
                 rows,
             )
             mm.soft_empty_cache()
-            done = self._try_in_parts(latents, 1)
+            done = self._try_in_parts(latents, 1, sparing=True)
         if done is None:
             needed = self.bytes_per_picture(latents.shape) / 2**30
             # ComfyUI's own kind of error, so that it unloads its models as for any other node.
             raise torch.cuda.OutOfMemoryError(
-                f"The gradient through the VAE needs about {needed:.1f} GB for one picture, and "
-                f"{mm.get_free_memory(self.vae.device) / 2**30:.1f} GB are free. Make the picture "
-                "smaller, use a smaller decoder (TAESD), or close other programs on the GPU."
+                f"The gradient through {self.decoder.name} needs about {needed:.1f} GB for one "
+                f"picture, and {mm.get_free_memory(self.decoder.device) / 2**30:.1f} GB are free. "
+                "Choose the decoder taesd or a decode size of 512 in LAGS Options, make the "
+                "picture smaller, or close other programs on the GPU."
             )
         return done
 
-    def _try_in_parts(self, latents: Tensor, rows: int) -> tuple[Tensor, Tensor] | None:
+    def _try_in_parts(
+        self, latents: Tensor, rows: int, sparing: bool
+    ) -> tuple[Tensor, Tensor] | None:
         """(log_w, gradient), or None where memory ran out."""
         self._by_term = []
         try:
-            with autograd_safe(self.vae.first_stage_model):
+            with self.decoder.differentiable(sparing):
                 parts = [self._value_and_grad(part) for part in latents.split(rows)]
         except torch.cuda.OutOfMemoryError:
             return None
@@ -170,10 +172,3 @@ class MaskedLogWeight:
         """(log w [B], gradient), the gradient 0 outside of the mask."""
         log_w, grad = self.inner.value_and_grad(self._blend(denoised))
         return log_w, grad * self.mask
-
-
-def _affine_part(process_output: Callable[[Tensor], Tensor]) -> tuple[float, float]:
-    """Offset and gain of a VAE's output map, without its clamp: probed where nothing is clamped."""
-    at_zero = float(process_output(torch.zeros(1, 1, 1, 1)).mean())
-    at_quarter = float(process_output(torch.full((1, 1, 1, 1), 0.25)).mean())
-    return at_zero, (at_quarter - at_zero) / 0.25

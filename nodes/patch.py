@@ -26,6 +26,7 @@ from ..rewards import Weight
 from ..rewards.masked import region, stretched
 from .checks import check_latent, check_vae
 from .decoded_weight import DecodedLogWeight, MaskedLogWeight
+from .decoders import Decoder, Decoding, choose
 from .models import load
 
 
@@ -58,21 +59,42 @@ class GuidancePatch:
     Args:
         method: what to do at a noise level.
         weight: log w on images.
-        vae: decodes the denoised latents for the weight.
+        vae: decodes the denoised latents for the weight, unless another decoder does.
         trace: receives one record per evaluation; a run clears it first.
+        decoding: which decoder, and at which size.
     """
 
-    def __init__(self, method: LAGS, weight: Weight, vae: Any, trace: Trace) -> None:
+    decoder: Decoder
+
+    def __init__(
+        self,
+        method: LAGS,
+        weight: Weight,
+        vae: Any,
+        trace: Trace,
+        decoding: Decoding | None = None,
+    ) -> None:
         self.method, self.weight, self.vae, self.trace = method, weight, vae, trace
+        self.decoding = decoding or Decoding()
         self.key = f"lags_{id(self)}"
 
     def apply(self, model: Any) -> Any:
         """A clone of the MODEL that samples with guidance; the user's own stays as it is.
 
         Raises:
-            ValueError: the VAE does not belong to the model's latents.
+            ValueError: the VAE does not belong to the model's latents, or they have no such
+                decoder.
+            ModelFileError: the decoder's file is missing.
         """
         check_vae(self.vae, model)
+        latent_format = model.get_model_object("latent_format")
+        # Asked through the model at each use: what patches it may replace the format for a run.
+        self.decoder = choose(
+            self.decoding.decoder,
+            self.vae,
+            latent_format,
+            lambda denoised: model.model.process_latent_out(denoised),
+        )
         patched = model.clone()
         patched.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, self.key, self.sampler_sample)
         patched.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, self.key, self.predict_noise)
@@ -93,7 +115,8 @@ class GuidancePatch:
         """Around a whole run: load the VAE beside the model, and note mask and kept picture."""
         check_latent(noise)
         _check_caches(guider, self.method, self.weight)
-        log_weight = self._decoded(guider, self.weight)
+        log_weight = self._decoded(self.weight)
+        _announce(log_weight, noise.shape)
         _load_together(guider, log_weight, noise.shape)
         run = Run(log_weight, sigmas, denoise_mask, latent_image, _region(self.weight, noise))
         self.trace.clear()
@@ -106,8 +129,8 @@ class GuidancePatch:
             guider, sigmas, extra_args, callback, noise, latent_image, denoise_mask, disable_pbar
         )
 
-    def _decoded(self, guider: Any, weight: Weight) -> DecodedLogWeight:
-        return DecodedLogWeight(self.vae, weight, guider.inner_model.process_latent_out)
+    def _decoded(self, weight: Weight) -> DecodedLogWeight:
+        return DecodedLogWeight(self.decoder, weight, self.decoding.side_for(self.weight))
 
     def _tilted(
         self, noise: Tensor, guider: Any, run: Run, extra_args: dict[str, Any], full: bool
@@ -139,7 +162,7 @@ class GuidancePatch:
     def _log_weight(self, run: Run, denoiser: _Evaluations) -> LogWeight:
         """log w under all masks, at a noise level; automatic strengths are chosen at the first."""
         if not run.log_weight.weight.is_measured:
-            run.log_weight = self._decoded(denoiser.guider, self._measured(run, denoiser))
+            run.log_weight = self._decoded(self._measured(run, denoiser))
         self.trace.strengths.update(run.log_weight.weight.strengths)
         return _under_masks(run.log_weight, run, denoiser)
 
@@ -149,7 +172,7 @@ class GuidancePatch:
         deviations = {}
         for i, term in enumerate(self.weight.terms):
             if not term.is_known:
-                score = self._decoded(denoiser.guider, Weight.of(term.reward, 1.0))
+                score = self._decoded(Weight.of(term.reward, 1.0))
                 score_here = _under_masks(score, run, denoiser)
                 deviations[i] = score_deviation(denoiser, score_here, x, sigma, self.method.step)
         weight = self.weight.measured(deviations)
@@ -267,7 +290,7 @@ def _load_together(guider: Any, log_weight: DecodedLogWeight, shape: torch.Size)
 
     The forward of the model and the backward of the decoder take turns, so the larger need counts.
     """
-    model, vae = guider.model_patcher, log_weight.vae
+    model, decoder = guider.model_patcher, log_weight.decoder
     weight_bytes = log_weight.bytes_per_picture(shape)
     helpers = [m for m in getattr(guider, "loaded_models", []) if m is not model]
     second_model = getattr(guider, "uncond_model_patcher", None)  # guiders with a model per branch
@@ -275,12 +298,30 @@ def _load_together(guider: Any, log_weight: DecodedLogWeight, shape: torch.Size)
         helpers.append(second_model)
     own, _ = estimate_memory(model, shape, guider.conds)
     beside = [model, *helpers]
-    if vae.patcher.load_device != model.load_device:  # a VAE on the CPU takes nothing from the GPU
-        mm.load_models_gpu([vae.patcher], memory_required=weight_bytes)
+    if decoder.device != model.load_device:  # a VAE on the CPU takes nothing from the GPU
+        mm.load_models_gpu([*decoder.patchers], memory_required=weight_bytes)
     else:
-        beside.append(vae.patcher)
+        beside += decoder.patchers
         own = max(own, weight_bytes)
-    load(log_weight.weight.modules, beside, own)
+    load([*log_weight.weight.modules, *decoder.modules], beside, own)
+
+
+def _announce(log_weight: DecodedLogWeight, shape: torch.Size) -> None:
+    """Say before a run what the weight will see, and what that takes."""
+    height, width = log_weight.decoded_size(shape)
+    kept, spared = (
+        log_weight.bytes_per_picture(shape, sparing) / 2**30 for sparing in (False, True)
+    )
+    least = f", or {spared:.2f} GB if less is free" if spared < kept else ""
+    logging.info(
+        "LAGS: the weight sees %s at %dx%d; its gradient needs about %.2f GB a picture%s, beside "
+        "the models.",
+        log_weight.decoder.name,
+        width,
+        height,
+        kept,
+        least,
+    )
 
 
 def _check_caches(guider: Any, method: LAGS, weight: Weight) -> None:

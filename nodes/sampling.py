@@ -27,6 +27,7 @@ from ..guidance.lags import KAPPA_PER_C
 from ..rewards import Weight
 from ..rewards.base import check_strength
 from .checks import check_latent, check_mask
+from .decoders import AS_NEEDED, DECODERS, Decoding
 from .live import summary, watcher
 from .patch import GuidancePatch, difference_step
 from .remembered import remember
@@ -46,6 +47,7 @@ class Options:
     shift_limit: float = 0.0
     relative_step: float = 0.0
     absolute_step: float = 0.0
+    decoding: Decoding = Decoding()
 
     @classmethod
     def of(cls, widgets: dict[str, Any]) -> Options:
@@ -107,7 +109,10 @@ def guided(
             f"Weight '{black}' has no gradient, which guidance needs: take it out of the weight. "
             "Score Images can rank finished pictures by it."
         )
-    return GuidancePatch(method, weight.power(strength), vae, trace).apply(model)
+    decoding = (options or Options()).decoding
+    if mode == "paper":
+        decoding = decoding.faithful()
+    return GuidancePatch(method, weight.power(strength), vae, trace, decoding).apply(model)
 
 
 def guidance_inputs() -> list[Any]:
@@ -482,6 +487,24 @@ class LAGSOptions(io.ComfyNode):
                     tooltip="The paper's absolute finite-difference step; overrides the relative "
                     "one. 0 is off.",
                 ),
+                io.Combo.Input(
+                    "decoder",
+                    options=list(DECODERS),
+                    default=DECODERS[0],
+                    tooltip="What shows the weight the picture. vae: exact, up to 14 GB at "
+                    "1024x1024. taesd: nearly the same, 2 GB; needs its file in models/vae_approx. "
+                    "latent-rgb: colours only, at 1/8 size, nearly free. auto: taesd where its "
+                    "file is there, else vae; in paper mode vae.",
+                ),
+                io.Int.Input(
+                    "decode_size",
+                    default=AS_NEEDED,
+                    min=AS_NEEDED,
+                    max=16384,
+                    tooltip="Shorter side in pixels of the picture that the weight sees. Smaller "
+                    "is faster and takes less memory. -1 what the weight needs (paper mode: full "
+                    "size), 0 full size.",
+                ),
             ],
             outputs=[OptionsSocket.Output(display_name="options", tooltip="For a LAGS sampler.")],
         )
@@ -495,9 +518,19 @@ class LAGSOptions(io.ComfyNode):
         shift_limit: float,
         relative_step: float,
         epsilon: float,
+        decoder: str = DECODERS[0],
+        decode_size: int = AS_NEEDED,
     ) -> io.NodeOutput:
         return io.NodeOutput(
-            Options(schedule, sigma_gate, skip_below, shift_limit, relative_step, epsilon)
+            Options(
+                schedule,
+                sigma_gate,
+                skip_below,
+                shift_limit,
+                relative_step,
+                epsilon,
+                decoding=Decoding(decoder, decode_size),
+            )
         )
 
 

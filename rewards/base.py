@@ -58,6 +58,15 @@ class Reward(ABC):
     preference_scale: float | None = None
     modules: tuple[nn.Module, ...] = ()
 
+    @property
+    def needed_side(self) -> int | None:
+        """Shorter side in pixels of a picture that shows all the reward looks at.
+
+        Twice what its model sees, since a picture that was decoded small is not as clean as one
+        that was made smaller. None for full size: finer detail counts.
+        """
+        return None if self.input_size is None else 2 * self.input_size
+
     @abstractmethod
     def __call__(self, images: Tensor) -> Tensor:
         """Score [B], float32, of images [B, 3, H, W] in 0..1; no coupling over the batch."""
@@ -165,6 +174,12 @@ class Weight:
     def is_measured(self) -> bool:
         """Whether all strengths are known."""
         return all(term.is_known for term in self.terms)
+
+    @property
+    def needed_side(self) -> int | None:
+        """The largest that a term needs; None for full size."""
+        sides = [term.reward.needed_side for term in self.terms]
+        return None if None in sides else max(side for side in sides if side is not None)
 
     @property
     def modules(self) -> tuple[nn.Module, ...]:

@@ -12,6 +12,7 @@ from .base import Reward
 
 ATTRIBUTES = ("hue", "brightness", "saturation", "mean colour")
 LUMA = (0.2126, 0.7152, 0.0722)  # Rec. 709
+ENOUGH = 256  # pixels on the shorter side; below it a decoder has too few latents to go by
 
 
 def parse_colour(text: str) -> tuple[float, float, float]:
@@ -56,6 +57,11 @@ class ColourReward(Reward):
         self.angle = math.radians(hue)
         self.target = parse_colour(colour) if attribute == "mean colour" else None
         self.name = f"colour ({attribute})"
+
+    @property
+    def needed_side(self) -> int:
+        """Little: these are averages over the picture."""
+        return ENOUGH
 
     def __call__(self, images: Tensor) -> Tensor:
         """Score [B] of images [B, 3, H, W] in 0..1."""

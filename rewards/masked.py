@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -37,12 +39,19 @@ class MaskedReward(Reward):
         self.strength_source, self.published = reward.strength_source, reward.published
         self.preference_scale = reward.preference_scale
 
+    @property
+    def needed_side(self) -> int | None:
+        """What the inner reward needs of its box, for the whole picture."""
+        inner = self.reward.needed_side
+        if inner is None:
+            return None
+        top, bottom, left, right = _box(self.mask)
+        return math.ceil(inner * min(self.mask.shape) / min(bottom - top, right - left))
+
     def __call__(self, images: Tensor) -> Tensor:
         """Score [B] of images [B, 3, H, W] in 0..1."""
         mask = stretched(self.mask, *images.shape[-2:]).to(images.device)
-        rows, columns = (mask > 0).any(dim=1), (mask > 0).any(dim=0)
-        top, bottom = _ends(rows)
-        left, right = _ends(columns)
+        top, bottom, left, right = _box(mask)
         inside = images * mask + GREY * (1 - mask)
         return self.reward(inside[..., top:bottom, left:right])
 
@@ -55,6 +64,11 @@ def stretched(mask: Tensor, height: int, width: int) -> Tensor:
     return F.interpolate(
         mask[None, None], (height, width), mode="bilinear", align_corners=False, antialias=shrinks
     )[0, 0]
+
+
+def _box(mask: Tensor) -> tuple[int, int, int, int]:
+    """Top, bottom, left and right of what is above 0."""
+    return *_ends((mask > 0).any(dim=1)), *_ends((mask > 0).any(dim=0))
 
 
 def _ends(flags: Tensor) -> tuple[int, int]:

@@ -159,6 +159,7 @@ def test_gradient_survives_a_decoder_in_half_precision(dtype: torch.dtype) -> No
     """A tiny strength gives the direction of a large one: nothing underflows on the way back."""
     from comfyui_support import tiny
     from lags_pack.nodes.decoded_weight import DecodedLogWeight
+    from lags_pack.nodes.decoders import VAEDecoder
 
     latents = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(8))
     found = []
@@ -167,7 +168,8 @@ def test_gradient_survives_a_decoder_in_half_precision(dtype: torch.dtype) -> No
         vae.vae_dtype = dtype
         vae.first_stage_model.to(dtype)
         for strength in (1e-6, 1e3):
-            weight = DecodedLogWeight(vae, Weight.of(REWARD, strength), lambda z: z)
+            decoder = VAEDecoder(vae, lambda z: z)
+            weight = DecodedLogWeight(decoder, Weight.of(REWARD, strength))
             found.append(weight.value_and_grad(latents)[1].flatten(1).double() / strength)
     cosine = torch.nn.functional.cosine_similarity(*found)
     assert (cosine > 0.999).all()

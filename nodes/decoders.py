@@ -1,0 +1,415 @@
+"""Decoders: how the latents become pictures that a weight can look at, and what that takes."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import comfy.model_management as mm
+import folder_paths
+import torch
+from comfy.ldm.modules.diffusionmodules.model import AttnBlock, ResnetBlock, Upsample
+from comfy.taesd.taesd import TAESD
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
+
+from ..rewards import Weight
+from ..rewards.checkpoint import fill, read_weights, shape_of
+from .autograd_safe import autograd_safe
+from .model_files import ModelFileError
+from .models import patchers_of, shared
+
+DECODERS = ("auto", "vae", "taesd", "latent-rgb")
+AS_NEEDED, FULL_SIZE = -1, 0  # sizes to decode at, beside a number of pixels
+
+# Memory of one picture's gradient, as multiples of ComfyUI's estimate for decoding it. Counted on
+# the SD decoder (`dev.py bench cost`), tensors alive at one time: 2.8 with all that autograd keeps
+# (saved: 2.7), 1.0 with its blocks recomputed (saved: 0.64). 0.8 is room for what kernels take.
+VAE_KEPT, VAE_RECOMPUTED = 3.6, 1.8
+# Numbers per pixel of the picture that are alive at one time in TAESD's backward: 680 counted
+# (saved: 550), and room.
+TAESD_KEPT = 900
+
+APPROXIMATE = "vae_approx"  # ComfyUI's folder for TAESD
+TAESD_FILES = (".safetensors", ".sft", ".pth", ".pt")  # best first
+TAESD_PAGE = "https://github.com/madebyollin/taesd"
+FLUX2_CHANNELS, FLUX2_PACKED = 32, 128  # what its decoder works on; what the model makes
+BLOCKS = (ResnetBlock, AttnBlock, Upsample)
+
+
+class Decoder(Protocol):
+    """Latents -> pictures, with what a gradient through it needs.
+
+    Attributes:
+        name: in words, for the log and errors.
+        cell: pixels of the picture along a side of one latent cell.
+        patchers: ComfyUI's handles of what must be on the device.
+        modules: our own networks that must be on the device.
+        device: where it computes.
+    """
+
+    name: str
+    cell: int
+    patchers: tuple[Any, ...]
+    modules: tuple[nn.Module, ...]
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def own_latents(self, denoised: Tensor) -> Tensor:
+        """Model space -> the latents that ``images`` takes; affine, element by element."""
+
+    def images(self, latents: Tensor) -> Tensor:
+        """[B, C, h, w] -> [B, 3, H, W] about 0..1, float32, not clamped.
+
+        Without the clamp a pixel that has left the range keeps its gradient back.
+        """
+
+    def differentiable(self, sparing: bool) -> AbstractContextManager[Any]:
+        """Inside it autograd may pass; ``sparing`` takes less memory and more time."""
+
+    def bytes_per_picture(self, height: int, width: int, sparing: bool) -> float:
+        """Memory for the gradient of one picture, from its latents' size, weights not counted."""
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """What the user chose.
+
+    Attributes:
+        decoder: one of ``DECODERS``.
+        side: shorter side in pixels of the decoded picture; ``FULL_SIZE``, or ``AS_NEEDED``.
+    """
+
+    decoder: str = DECODERS[0]
+    side: int = AS_NEEDED
+
+    def __post_init__(self) -> None:
+        if self.decoder not in DECODERS:
+            raise ValueError(f"decoder is {self.decoder!r}; expected one of {DECODERS}.")
+        if not self.side >= AS_NEEDED:
+            raise ValueError(
+                f"decode size is {self.side}; expected a number of pixels, {FULL_SIZE} for full "
+                f"size, or {AS_NEEDED} for what the weight needs."
+            )
+
+    def faithful(self) -> Decoding:
+        """The same, but with what nobody chose set to the user's VAE at full size."""
+        return Decoding(
+            "vae" if self.decoder == DECODERS[0] else self.decoder,
+            FULL_SIZE if self.side == AS_NEEDED else self.side,
+        )
+
+    def side_for(self, weight: Weight) -> int:
+        """Shorter side in pixels to decode at, for this weight; 0 for full size."""
+        return self.side if self.side != AS_NEEDED else weight.needed_side or FULL_SIZE
+
+
+class VAEDecoder:
+    """The user's own VAE.
+
+    It keeps for the backward pass what autograd wants where that fits into free memory; else every
+    block computes its inner tensors again there. The gradient is the same.
+
+    Args:
+        vae: ComfyUI's VAE object.
+        process_latent_out: model space -> the VAE's latents.
+    """
+
+    modules: tuple[nn.Module, ...] = ()
+
+    def __init__(self, vae: Any, process_latent_out: Callable[[Tensor], Tensor]) -> None:
+        self.vae, self.own_latents = vae, process_latent_out
+        self.net: nn.Module = vae.first_stage_model
+        self.is_small = isinstance(self.net, TAESD)
+        self.name = "the VAE" if not self.is_small else "the VAE (TAESD)"
+        self.cell = int(vae.spacial_compression_decode())
+        self.patchers = (vae.patcher,)
+        self.offset, self.gain = _affine_part(vae.process_output)
+        self.can_spare = any(isinstance(module, BLOCKS) for module in self.net.modules())
+
+    @property
+    def device(self) -> torch.device:
+        """The VAE's."""
+        device: torch.device = self.vae.device
+        return device
+
+    def images(self, latents: Tensor) -> Tensor:
+        """As a decoder."""
+        on_device = getattr(mm, "cuda_device_context", nullcontext)
+        with on_device(self.device):
+            decoded = self.net.decode(latents.to(self.device, self.vae.vae_dtype))  # type: ignore[operator]
+        return decoded.float() * self.gain + self.offset
+
+    @contextmanager
+    def differentiable(self, sparing: bool) -> Iterator[None]:
+        """As a decoder; the VAE is as before after it."""
+        with autograd_safe(self.net), recomputing(self.net) if sparing else nullcontext():
+            yield
+
+    def bytes_per_picture(self, height: int, width: int, sparing: bool) -> float:
+        """As a decoder."""
+        dtype = self.vae.vae_dtype
+        if self.is_small:
+            return _taesd_bytes(height * width * self.cell**2, dtype)
+        shape = (1, self.vae.latent_channels, height, width)
+        decoding = float(self.vae.memory_used_decode(shape, dtype))
+        return decoding * (VAE_RECOMPUTED if sparing and self.can_spare else VAE_KEPT)
+
+
+class TAESDDecoder:
+    """TAESD, a decoder of 1.2 million weights for the latents of a model family.
+
+    Source: https://github.com/madebyollin/taesd. It shows the same picture with less fine detail,
+    for a twentieth of the VAE's arithmetic and a tenth of its memory.
+
+    Args:
+        net: the decoder part.
+        cell: pixels along a side of a latent cell.
+    """
+
+    name = "TAESD"
+    patchers: tuple[Any, ...] = ()
+
+    def __init__(self, net: nn.Module, cell: int) -> None:
+        self.net, self.modules, self.cell = net, (net,), cell
+
+    @property
+    def device(self) -> torch.device:
+        """Where the memory manager puts it."""
+        (patcher,) = patchers_of(self.modules)
+        device: torch.device = patcher.load_device
+        return device
+
+    def own_latents(self, denoised: Tensor) -> Tensor:
+        """Model space is what it was trained on."""
+        return denoised
+
+    def images(self, latents: Tensor) -> Tensor:
+        """As a decoder."""
+        weight = next(self.net.parameters())
+        decoded: Tensor = self.net(latents.to(weight.device, weight.dtype))
+        return decoded.float()
+
+    def differentiable(self, sparing: bool) -> AbstractContextManager[None]:
+        """As a decoder; it is ours, so its weights are normal tensors."""
+        return nullcontext()
+
+    def bytes_per_picture(self, height: int, width: int, sparing: bool) -> float:
+        """As a decoder."""
+        return _taesd_bytes(height * width * self.cell**2, next(self.net.parameters()).dtype)
+
+
+class LatentRGBDecoder:
+    """One linear map from each latent cell to a colour: ComfyUI's fast preview.
+
+    Args:
+        latent_format: of the model; knows the map.
+
+    Raises:
+        ValueError: it does not.
+    """
+
+    name = "latent-rgb"
+    cell = 1
+    patchers: tuple[Any, ...] = ()
+    modules: tuple[nn.Module, ...] = ()
+
+    def __init__(self, latent_format: Any) -> None:
+        factors = getattr(latent_format, "latent_rgb_factors", None)
+        if factors is None:
+            raise ValueError(
+                f"decoder is 'latent-rgb', and the latents of this model "
+                f"({type(latent_format).__name__}) have no colours known to ComfyUI: choose "
+                "'taesd', 'vae' or 'auto'."
+            )
+        bias = getattr(latent_format, "latent_rgb_factors_bias", None) or [0.0, 0.0, 0.0]
+        self.unpacked = getattr(latent_format, "latent_rgb_factors_reshape", None)
+        with torch.inference_mode(False):
+            self.factors = torch.tensor(factors, dtype=torch.float32)  # [C, 3]
+            self.bias = torch.tensor(bias, dtype=torch.float32).view(3, 1, 1)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the diffusion model computes."""
+        device: torch.device = mm.get_torch_device()
+        return device
+
+    def own_latents(self, denoised: Tensor) -> Tensor:
+        """Model space is what the map is for."""
+        return denoised
+
+    def images(self, latents: Tensor) -> Tensor:
+        """As a decoder; the picture has the latents' size."""
+        cells = latents.float() if self.unpacked is None else self.unpacked(latents.float())
+        colours = torch.einsum("bchw,cr->brhw", cells, self.factors.to(cells.device))
+        return (colours + self.bias.to(cells.device) + 1) / 2
+
+    def differentiable(self, sparing: bool) -> AbstractContextManager[None]:
+        """As a decoder; there is nothing to prepare."""
+        return nullcontext()
+
+    def bytes_per_picture(self, height: int, width: int, sparing: bool) -> float:
+        """As a decoder: the picture and its gradient."""
+        return 2 * 3 * 4 * height * width
+
+
+def choose(
+    decoder: str, vae: Any, latent_format: Any, process_latent_out: Callable[[Tensor], Tensor]
+) -> Decoder:
+    """The decoder of a name.
+
+    Args:
+        decoder: one of ``DECODERS``; auto is TAESD where its file is there, else the VAE.
+        vae: ComfyUI's VAE object.
+        latent_format: of the model.
+        process_latent_out: model space -> the VAE's latents.
+
+    Raises:
+        ValueError: the model's latents have no such decoder.
+        ModelFileError: TAESD's file is not there.
+    """
+    own = VAEDecoder(vae, process_latent_out)
+    if decoder == "vae" or (decoder == "auto" and own.is_small):
+        return own
+    if decoder == "latent-rgb":
+        return LatentRGBDecoder(latent_format)
+    name = getattr(latent_format, "taesd_decoder_name", None)
+    if decoder == "auto":
+        if name is None:
+            return own
+        if taesd_file(name) is None:
+            _say_once(f"LAGS: the weight looks through the VAE. {_where_to_get(name)}")
+            return own
+    return _taesd(name, latent_format)
+
+
+def _taesd(name: str | None, latent_format: Any) -> TAESDDecoder:
+    if name is None:
+        raise ValueError(
+            f"decoder is 'taesd', and there is none for the latents of this model "
+            f"({type(latent_format).__name__}): choose 'vae' or 'auto'."
+        )
+    path = taesd_file(name)
+    if path is None:
+        raise ModelFileError(f"decoder is 'taesd', and its file is missing. {_where_to_get(name)}")
+    net = shared(read_taesd, path, "auto")
+    channels = next(net.parameters()).shape[1]
+    expected = latent_format.latent_channels
+    if channels != (FLUX2_CHANNELS if expected == FLUX2_PACKED else expected):
+        raise ModelFileError(
+            f"{path} decodes {channels} latent channels and the model makes {expected}: "
+            f"{_where_to_get(name)}"
+        )
+    return TAESDDecoder(net, getattr(latent_format, "spacial_downscale_ratio", 8))
+
+
+def taesd_file(name: str) -> Path | None:
+    """TAESD's file for latents whose decoder has this name, safetensors first; None if missing."""
+    there = folder_paths.get_filename_list(APPROXIMATE)
+    for suffix in TAESD_FILES:
+        for file in sorted(there):
+            if file.startswith(name) and file.lower().endswith(suffix):
+                path = folder_paths.get_full_path(APPROXIMATE, file)
+                if path is not None:
+                    return Path(path)
+    return None
+
+
+def read_taesd(path: Path, dtype: torch.dtype) -> nn.Module:
+    """A TAESD decoder from its file; a pickle of anything but tensors is refused.
+
+    Raises:
+        CheckpointError: the file is damaged or holds something else.
+    """
+    weights = read_weights(path)
+    channels = shape_of(weights, "1.weight", 4, path)[1]
+    with torch.device("meta"):
+        packed = FLUX2_PACKED if channels == FLUX2_CHANNELS else channels
+        net: nn.Module = TAESD(latent_channels=packed).taesd_decoder
+    fill(net, weights, path, dtype)
+    return net
+
+
+@contextmanager
+def recomputing(model: nn.Module) -> Iterator[None]:
+    """Let the blocks of a VAE compute their inner tensors again in the backward pass.
+
+    Autograd then keeps one tensor a block instead of about ten. The blocks are as before after it.
+
+    Args:
+        model: a VAE's ``first_stage_model``. One that has none of ComfyUI's blocks runs as it is.
+    """
+    with ExitStack() as undo:
+        for block in model.modules():
+            if not isinstance(block, BLOCKS):
+                continue
+            if "forward" in vars(block):  # another node's: go through it, and leave it there
+                undo.callback(setattr, block, "forward", block.forward)
+            else:
+                undo.callback(delattr, block, "forward")
+            block.forward = partial(
+                checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False
+            )
+        # Stopping early throws out of a layer of ComfyUI, past the end of its weights' transfer.
+        with set_checkpoint_early_stop(False):
+            yield
+
+
+def shrunk_size(height: int, width: int, cell: int, side: int) -> tuple[int, int]:
+    """The latents' size at which the picture's shorter side is at least ``side`` pixels.
+
+    Args:
+        height: of the latents.
+        width: of the latents.
+        cell: pixels along a side of a latent cell.
+        side: in pixels; 0 for full size. Latents are never enlarged.
+    """
+    shorter = min(height, width)
+    wanted = math.ceil(side / cell)
+    if not side or wanted >= shorter:
+        return height, width
+    return math.ceil(height * wanted / shorter), math.ceil(width * wanted / shorter)
+
+
+def shrunk(latents: Tensor, cell: int, side: int) -> Tensor:
+    """Latents [B, C, h, w] made smaller, antialiased, to what ``shrunk_size`` says."""
+    size = shrunk_size(*latents.shape[-2:], cell, side)
+    if size == latents.shape[-2:]:
+        return latents
+    return F.interpolate(latents, size, mode="bilinear", align_corners=False, antialias=True)
+
+
+def _taesd_bytes(pixels: int, dtype: torch.dtype) -> float:
+    return TAESD_KEPT * pixels * dtype.itemsize
+
+
+def _affine_part(process_output: Callable[[Tensor], Tensor]) -> tuple[float, float]:
+    """Offset and gain of a VAE's output map, without its clamp: probed where nothing is clamped."""
+    at_zero = float(process_output(torch.zeros(1, 1, 1, 1)).mean())
+    at_quarter = float(process_output(torch.full((1, 1, 1, 1), 0.25)).mean())
+    return at_zero, (at_quarter - at_zero) / 0.25
+
+
+def _where_to_get(name: str) -> str:
+    place = ", ".join(folder_paths.get_folder_paths(APPROXIMATE))
+    return (
+        f"Put {name}.safetensors or {name}.pth (5 MB, from {TAESD_PAGE}) into {place}: it needs a "
+        "tenth of the memory."
+    )
+
+
+_said: set[str] = set()
+
+
+def _say_once(message: str) -> None:
+    if message not in _said:
+        _said.add(message)
+        logging.info(message)
