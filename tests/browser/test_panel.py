@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import statistics
 
 import pytest
 
@@ -187,7 +188,8 @@ def test_cached_run_in_a_page_that_has_not_seen_it(
 
 
 @pytest.mark.parametrize(
-    ("widget", "value"), [("c", 500.0), ("mode", "paper"), ("steps", 11), ("denoise", 0.5)]
+    ("widget", "value"),
+    [("c", 500.0), ("mode", "paper"), ("steps", 11), ("steps", 1), ("denoise", 0.5)],
 )
 def test_moving_a_widget_redraws_the_schedule(quickstart, server, widget, value):
     quickstart.look_at(5)
@@ -355,6 +357,40 @@ def test_thousands_of_steps_stay_cheap(quickstart):
     assert milliseconds < 20000, "100 frames of up to 10000 points"
 
 
+def test_drawing_an_event_takes_a_part_of_a_frame(quickstart):
+    quickstart.look_at(5)
+    times = quickstart.evaluate("""async () => {
+        const frame = window.requestAnimationFrame.bind(window);
+        const times = [];
+        try {
+            for (let index = -1; index < 60; index++) {
+                const point = { sigma: 1, active: true, alpha: 0.5, log_w: index, low: index - 1,
+                    high: index + 1, ratio: 3, seconds: 0.1 };
+                const detail = { node: "5", run: 78, index, point };
+                let took = 0;
+                window.requestAnimationFrame = (draw) => frame((now) => {
+                    const start = performance.now();
+                    draw(now);
+                    took += performance.now() - start;
+                });
+                const start = performance.now();
+                app.api.dispatchEvent(new CustomEvent("lags.step", { detail }));
+                took += performance.now() - start;
+                window.requestAnimationFrame = frame;
+                await new Promise((go) => frame(() => frame(go)));
+                times.push(took);
+            }
+        } finally {
+            window.requestAnimationFrame = frame;
+        }
+        return times;
+    }""")
+    assert quickstart.panels()["5"]["points"] == "60"
+    median = statistics.median(times)
+    print(f"drawing one event: {median:.2f} ms, at most {max(times):.2f} ms")
+    assert 0 < median < 8, "milliseconds; a frame has 16"
+
+
 def test_hovering_reads_a_step(quickstart, server):
     points = trace_of(server, quickstart.run())["points"]
     quickstart.look_at(5)
@@ -477,3 +513,30 @@ def test_scores_stand_under_their_pictures(quickstart, server):
     assert [card["value"] for card in cards] == [one["score"] for one in judged]
     assert len(cards) == 2 and cards[0]["value"] >= cards[1]["value"]
     assert all(card["text"] not in ("", "–") for card in cards)
+
+
+def test_scores_out_of_sight_ask_for_no_more_room(quickstart):
+    sizes = quickstart.evaluate("""async () => {
+        const draw = () => new Promise((go) => setTimeout(go, 500));
+        const image = { filename: "none.png", subfolder: "", type: "temp" };
+        const lags_scores = Array.from({ length: 16 }, (_, i) =>
+            ({ rank: i + 1, index: i, score: -i, image }));
+        const heights = [];
+        for (const x of [500, 9000]) {
+            const node = LiteGraph.createNode("LAGSScoreImages");
+            app.canvas.graph.add(node);
+            node.pos = [x, 40];
+            node.setSize([470, node.size[1]]);
+            app.canvas.ds.scale = 1;
+            app.canvas.ds.offset[0] = app.canvas.ds.offset[1] = 0;
+            app.canvas.setDirty(true, true);
+            await draw();
+            node.onExecuted({ lags_scores, lags_scores_of: ["score"], lags_scores_all: [16] });
+            await draw();
+            heights.push(node.size[1]);
+        }
+        return heights;
+    }""")
+    shown, hidden = sizes
+    assert hidden == pytest.approx(shown, abs=12)
+    assert shown < 480

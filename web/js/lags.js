@@ -11,7 +11,7 @@ import { followTheme, loadStyles } from "./theme.js";
 const WITH_PANEL = new Set(["LAGSKSampler", "LAGSKSamplerAdvanced", "LAGSScheduleVisualizer"]);
 const WITH_SCORES = new Set(["LAGSScoreImages"]);
 const PANEL_HEIGHT = 216; // as in ../css/lags.css
-const MARGINS = 20; // that ComfyUI leaves above and below a DOM widget together
+const MARGINS = 20; // that ComfyUI leaves around a DOM widget, two sides together
 const LEAST_WIDTH = 300; // of a new node with a panel, so that its first line is one line
 const LOOK_EVERY = 60; // milliseconds between two looks at the widgets
 
@@ -84,7 +84,7 @@ function show({ panel, planner }, output) {
 
 /** Give Score Images its pictures with their scores. */
 function addScores(node) {
-  const scores = new Scores(api);
+  const scores = new Scores(api, () => node.size[0] - MARGINS);
   addElement(node, "lags_scores", scores.root, () => scores.height);
   followTheme(scores.root);
   after(node, "onExecuted", (output) => {

@@ -13,10 +13,11 @@ const MOST_ROWS = 4;
 
 export class Scores {
   /**
-   * api: ComfyUI's, which knows where pictures are.
+   * api: ComfyUI's, which knows where pictures are. width: how wide this is when it is shown.
    */
-  constructor(api) {
+  constructor(api, width) {
     this.api = api;
+    this.width = width;
     this.root = document.createElement("div");
     this.root.className = "lags-scores";
     this.root.dataset.lags = "scores";
@@ -59,7 +60,7 @@ export class Scores {
 
   /** Ask for the room that some rows of pictures need; more are scrolled to. */
   fit(count) {
-    const width = (this.root.clientWidth || 300) - 2 * PADDING;
+    const width = (this.root.clientWidth || this.width()) - 2 * PADDING;
     const columns = Math.max(1, Math.floor((width + GAP) / (PICTURE + GAP)));
     const rows = Math.min(MOST_ROWS, Math.ceil(count / columns));
     const row = (width + GAP) / columns + CAPTION;
