@@ -8,6 +8,7 @@ from .classifier import LAGSWeightClassifier
 from .combine import LAGSCombineWeights, LAGSMaskWeight
 from .demo import LAGSDemoModel
 from .load_weight import LAGSLoadWeight
+from .mmsold import LAGSMMSOLD
 from .model_files import register_folder
 from .reference import LAGSWeightReference
 from .routes import register as register_routes
@@ -34,6 +35,7 @@ NODES: list[type[io.ComfyNode]] = [
     LAGSScoreImages,
     LAGSScheduleVisualizer,
     LAGSTracePlot,
+    LAGSMMSOLD,
     LAGSDemoModel,
 ]
 

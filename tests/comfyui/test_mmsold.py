@@ -1,0 +1,178 @@
+"""MM-SOLD Sampler: new pictures from pictures or latents, weighted, stoppable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import comfy.model_management as mm
+import comfy.utils
+import pytest
+import torch
+from comfy_execution.graph_utils import ExecutionBlocker
+from comfyui_support.tiny import TinyModel
+from comfyui_support.weighing import Run, load_weight, noise
+from lags_pack.demo.shapes import draw
+from lags_pack.nodes.mmsold import LAGSMMSOLD
+from lags_pack.rewards import ColourReward, Weight
+from torch import Tensor
+
+HEART = 4
+BRIGHT = Weight.of(ColourReward("brightness"), 10.0)
+WIDGETS = {
+    "strength": 1.0,
+    "count": 8,
+    "steps": 30,
+    "smoothing": 0.6,
+    "sigma_g": 0.05,
+    "draws": 8,
+    "score": "exact",
+    "rank": 0,
+    "seed": 5,
+}
+
+
+def hearts(count: int = 60, size: int = 32, seed: int = 0) -> Tensor:
+    """An IMAGE of hearts in all colours."""
+    generator = torch.Generator().manual_seed(seed)
+    colour = torch.randint(8, (count,), generator=generator)
+    return draw(torch.full((count,), HEART), colour, generator, size).movedim(1, -1)
+
+
+def made(run_node: Run, **inputs: Any) -> tuple[Any, Any]:
+    """(IMAGE, LATENT) of the node."""
+    image, latent = run_node(LAGSMMSOLD, **{**WIDGETS, **inputs})
+    return image, latent
+
+
+def through(coder: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
+    """A VAE's encode or decode as nodes run it."""
+    with torch.inference_mode():
+        return coder(batch)
+
+
+def covariance(rows: Tensor) -> Tensor:
+    """[n, D] -> [D, D], 1/n."""
+    centred = rows.double() - rows.double().mean(dim=0)
+    return centred.T @ centred / len(rows)
+
+
+@pytest.mark.parametrize("score", ["exact", "nearest"])
+def test_pixels(run_node: Run, score: str) -> None:
+    images = hearts()
+    new, latent = made(run_node, images=images, score=score)
+    assert new.shape == (8, 32, 32, 3) and new.dtype == torch.float32
+    assert new.min() >= 0 and new.max() <= 1
+    assert isinstance(latent, ExecutionBlocker) and "connect a VAE" in latent.message
+    again, _ = made(run_node, images=images, score=score)
+    assert torch.equal(new, again)
+    other, _ = made(run_node, images=images, score=score, seed=2**64 - 1)
+    assert not torch.allclose(new, other)
+    apart = torch.cdist(new.flatten(1), images.flatten(1)).min(dim=1).values
+    assert apart.min() > 0.5, "no copies"
+
+
+def test_moments_of_the_set(run_node: Run) -> None:
+    """All directions of small pictures: the new ones vary as the given ones, and by the blur."""
+    images = 0.5 + 0.02 * torch.randn(60, 2, 2, 3, generator=torch.Generator().manual_seed(1))
+    new, _ = made(run_node, images=images, count=64, rank=12)
+    rows, given = new.flatten(1), images.flatten(1)
+    assert float((rows.mean(dim=0) - given.mean(dim=0)).abs().max()) < 1e-6
+    wanted = covariance(given)
+    assert float((covariance(rows) - wanted).abs().max() / wanted.diagonal().max()) < 0.05
+
+
+def test_images_through_a_vae(run_node: Run, sd15: TinyModel) -> None:
+    images = hearts(size=64)
+    new, latent = made(run_node, images=images, vae=sd15.vae)
+    assert new.shape == (8, 64, 64, 3)
+    assert latent["samples"].shape == (8, 4, 8, 8)
+    torch.testing.assert_close(new, through(sd15.vae.decode, latent["samples"]))
+
+
+def test_latents_in_latents_out(run_node: Run, kl_vae: Any) -> None:
+    given = {"samples": through(kl_vae.encode, hearts(24, size=64)), "batch_index": list(range(24))}
+    image, latent = made(run_node, latents=given)
+    assert set(latent) == {"samples"} and latent["samples"].shape == (8, 4, 8, 8)
+    assert isinstance(image, ExecutionBlocker) and "LATENT output" in image.message
+    image, same = made(run_node, latents=given, vae=kl_vae)
+    assert torch.equal(same["samples"], latent["samples"])
+    assert image.shape == (8, 64, 64, 3)
+
+
+def test_weight_moves_the_mean_as_it_says(run_node: Run) -> None:
+    images = hearts(200)
+    brightness = images.double().mean(dim=(1, 2, 3))
+    log_w = 10 * ColourReward("brightness")(images.movedim(-1, 1)).double()
+    wanted = float(log_w.softmax(dim=0) @ brightness)
+    found = {}
+    for strength in (-1.0, 0.0, 1.0):
+        # Far off black and white, so that nothing is clamped.
+        squeezed = 0.5 + 0.1 * (images - 0.5)
+        inputs = {"images": squeezed, "weight": BRIGHT.power(10.0), "strength": strength}
+        new, _ = made(run_node, **inputs, rank=6, count=40)
+        found[strength] = 0.5 + 10 * (float(new.mean()) - 0.5)
+    assert found[1.0] == pytest.approx(wanted, abs=2e-3)
+    assert found[-1.0] < found[0.0] - 0.05 < found[1.0] - 0.1
+    plain, _ = made(run_node, images=squeezed)
+    off, _ = made(run_node, images=squeezed, weight=BRIGHT, strength=0.0)
+    assert torch.equal(plain, off)
+
+
+def test_weight_without_a_gradient_and_automatic_strength(run_node: Run) -> None:
+    images = hearts()
+    black_box = load_weight(run_node, "JPEG size", auto_nats=0.7)
+    new, _ = made(run_node, images=images, weight=black_box)
+    plain, _ = made(run_node, images=images)
+    assert new.shape == plain.shape and not torch.allclose(new, plain)
+
+
+def test_weight_on_latents(run_node: Run, sd15: TinyModel) -> None:
+    given = {"samples": through(sd15.vae.encode, hearts(24, size=64))}
+    with pytest.raises(ValueError, match="connect the VAE that decodes"):
+        made(run_node, latents=given, weight=BRIGHT)
+    image, _ = made(run_node, latents=given, weight=BRIGHT, vae=sd15.vae)
+    assert image.shape == (8, 64, 64, 3)
+
+
+def test_progress_and_stop(run_node: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[tuple[int, int]] = []
+
+    def hook(value: int, total: int, *_: Any, **__: Any) -> None:
+        shown.append((value, total))
+        if value >= 12 and stopping:
+            mm.interrupt_current_processing()
+
+    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", hook)
+    stopping = False
+    made(run_node, images=hearts())
+    assert shown[0] == (0, 30) and shown[-1] == (30, 30)
+    stopping = True
+    shown.clear()
+    with pytest.raises(mm.InterruptProcessingException):
+        made(run_node, images=hearts())
+    assert 12 <= shown[-1][0] < 30
+
+
+@pytest.mark.parametrize(
+    ("inputs", "said"),
+    [
+        ({}, "Neither images nor latents is connected"),
+        (
+            {"images": noise(9), "latents": {"samples": torch.zeros(9, 4, 8, 8)}},
+            "Both images and latents are connected",
+        ),
+        ({"images": noise(7)}, r"There are 7 pictures; expected at least 8.*Give more pictures\.$"),
+        ({"images": noise(9), "rank": 20}, "rank is 20 and the 9 points span 8"),
+        ({"images": noise(9), "draws": 3}, "draws is 3; expected an even"),
+        ({"images": torch.zeros(20, 8, 8, 3)}, "20 points span 0"),
+        ({"latents": {"samples": torch.zeros(20, 4, 3, 8, 8)}}, "still pictures, not video"),
+        (
+            {"images": hearts(20), "weight": BRIGHT.power(1000.0)},
+            r"20 pictures, the weight leaves 1\.\d of them.*or lower the strength",
+        ),
+    ],
+)
+def test_refused(run_node: Run, inputs: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        made(run_node, **inputs)
