@@ -202,8 +202,10 @@ export class Panel {
     this.root.dataset.state = this.run?.state ?? "idle";
     this.root.dataset.points = points.length;
     this.drawHead();
+    // All sizes are read before anything more is written: the page is laid out once, not per chart.
+    const sizes = this.rows.map(({ plot }) => [plot.clientWidth, plot.clientHeight]);
     this.drawFoot(view);
-    for (const row of this.rows) this.drawRow(row, view);
+    this.rows.forEach((row, i) => this.drawRow(row, view, sizes[i]));
   }
 
   /** What the plan comes to, and which noise levels it is for. */
@@ -228,7 +230,7 @@ export class Panel {
   }
 
   /** One chart and its numbers. */
-  drawRow(row, { points, total, step, evaluation }) {
+  drawRow(row, { points, total, step, evaluation }, [width, height]) {
     const values = column(points, row.key);
     const low = row.band ? column(points, "low") : [];
     const high = row.band ? column(points, "high") : [];
@@ -242,8 +244,6 @@ export class Panel {
     row.number.dataset.value = value ?? "";
     write(row.note, noteOn(points[at], low[at], high[at]));
 
-    const width = row.plot.clientWidth;
-    const height = row.plot.clientHeight;
     if (!width || !height) return; // hidden: the observer calls again when it is not
     const limits = row.fixed ?? limitsOf(row, [values, low, high]);
     write(row.top, limits ? row.ends(limits[1]) : "");
