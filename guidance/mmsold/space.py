@@ -55,9 +55,7 @@ class PrincipalSpace:
             ValueError: a rank that the points do not span, or points that are mostly the same.
         """
         mean = shares @ data
-        _, spread, directions = torch.linalg.svd(
-            shares.sqrt()[:, None] * (data - mean), full_matrices=False
-        )
+        spread, directions = _principal(shares.sqrt()[:, None] * (data - mean))
         rounding = 100 * torch.finfo(data.dtype).eps * data.abs().max()
         spanned = int((spread > torch.maximum(1e-5 * spread[0], rounding)).sum())
         held = spread.square().cumsum(0) / spread.square().sum()
@@ -81,6 +79,17 @@ class PrincipalSpace:
     def decode(self, coordinates: Tensor) -> Tensor:
         """[n, r] -> [n, D], without what lies outside of the directions."""
         return self.mean + (coordinates.to(self.scales) * self.scales) @ self.directions
+
+
+def _principal(centred: Tensor) -> tuple[Tensor, Tensor]:
+    """Singular values [m], falling, and right singular vectors [m, D] of a matrix [n, D]."""
+    if centred.shape[0] >= centred.shape[1]:
+        _, spread, directions = torch.linalg.svd(centred, full_matrices=False)
+        return spread, directions
+    # Few long rows, such as photos: ten times as fast through the small triangle.
+    long, small = torch.linalg.qr(centred.T)
+    _, spread, directions = torch.linalg.svd(small.T)
+    return spread, directions @ long.T
 
 
 def effective_size(shares: Tensor) -> float:
