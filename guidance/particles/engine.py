@@ -76,12 +76,12 @@ class State:
 
 @dataclass(frozen=True)
 class Progress:
-    """What a run shows after each step.
+    """What a run shows after each step, to be looked at and not changed.
 
     Attributes:
         step: from 0.
         steps: of the run.
-        denoised: [G, N, ...] what the particles are becoming.
+        denoised: [G, N, ...] what the particles are becoming; overwritten by the next step.
         log_w: [G, N] at the last evaluation.
         log_weights: [G, N] now.
         record: of the step.
@@ -254,7 +254,7 @@ class ParticleSampler:
                 state.x[part] = self.chain.mean(state.x[part], state.denoised[part], sigma, lower)
             return cost.reshape(shape).mean(dim=1)
         noise = _noise((*shape, *state.x.shape[1:]), state.x, generators).flatten(0, 1)
-        scale = (s * ahead).repeat_interleave(shape[1]).to(state.x)
+        scale = (s * ahead).repeat_interleave(shape[1]).to(state.x.dtype).to(state.x.device)
         log_ratio = torch.zeros_like(cost)
         for part in rows:
             mean = self.chain.mean(state.x[part], state.denoised[part], sigma, lower)
@@ -273,7 +273,7 @@ class ParticleSampler:
             return push
         longest = math.sqrt(2 * self.shift_limit)
         norm = torch.linalg.vector_norm(push.flatten(1), dim=1)
-        return push * per_sample((longest / norm.clamp(min=longest)), push)
+        return push * per_sample(longest / norm.clamp(min=longest), push)
 
     def _density_ratio(self, push: Tensor, xi: Tensor) -> tuple[Tensor, Tensor]:
         """(|push|^2 / 2, log of plain over pushed density of the step), [B] float64 on the CPU."""

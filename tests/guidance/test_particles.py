@@ -1,0 +1,597 @@
+"""The particle engine: groups, chunks, chains, tempering, drifts, presets, records, selection."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lags_pack.demo.sampler import karras_sigmas
+from lags_pack.guidance import (
+    LAGS,
+    AutogradLogWeight,
+    ConstantSchedule,
+    HardGateSchedule,
+    ModelError,
+    WeightError,
+)
+from lags_pack.guidance.particles import (
+    PRESETS,
+    RESAMPLING,
+    TEMPERING,
+    Adaptive,
+    Ancestral,
+    Exponential,
+    GradientDrift,
+    MethodDrift,
+    NoTempering,
+    Particles,
+    ParticleSampler,
+    ParticleTrace,
+    Polynomial,
+    Progress,
+    autograd_vjp,
+    best,
+    diverse,
+    drawn,
+    effective_size,
+    everything,
+    group_seeds,
+    noisy_start,
+    particle_preset,
+    taken,
+)
+from lags_pack.guidance.particles.engine import _mixed, _noise
+from lags_pack.tests.analytic import PixelMixture, sigmas
+from torch import Tensor
+
+SHAPE, STEPS, GROUPS, COUNT = (2, 3, 3), 12, 3, 5
+BASE = PixelMixture(0.3)
+LEVELS = karras_sigmas(STEPS, 0.05, 8.0)
+
+
+def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+    return BASE.denoise(x.flatten(1), sigma).reshape(x.shape)
+
+
+class Counting:
+    """A denoiser that keeps how many rows it was asked for at a time."""
+
+    def __init__(self) -> None:
+        self.rows: list[int] = []
+
+    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+        assert sigma.shape == x.shape[:1]
+        self.rows.append(x.shape[0])
+        return denoise(x, sigma)
+
+
+def uneven(strength: float = 3.0) -> AutogradLogWeight:
+    """A weight with a gradient that no two particles share."""
+    return AutogradLogWeight(lambda x: strength * x.flatten(1)[:, :5].sin().sum(dim=1), "uneven")
+
+
+def preset_of(name: str) -> ParticleSampler:
+    return particle_preset(name, STEPS, autograd_vjp(denoise))
+
+
+def start(groups: int = GROUPS, count: int = COUNT, seed: int = 7) -> tuple[Tensor, list[int]]:
+    seeds = group_seeds(seed, groups)
+    return noisy_start(torch.zeros(groups, *SHAPE), count, float(LEVELS[0]), seeds), seeds
+
+
+def run(sampler: ParticleSampler, **changes: object) -> Particles:
+    x, seeds = start()
+    arguments = {"x": x, "sigmas": LEVELS, "seeds": seeds, **changes}
+    return sampler(denoise, uneven(), **arguments)
+
+
+def same(a: Particles, b: Particles) -> bool:
+    names = ("x", "log_w", "log_weights", "log_normaliser")
+    return all(torch.equal(getattr(a, name), getattr(b, name)) for name in names)
+
+
+# ---- groups, chunks, interrupts ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_batch_equals_its_singles_bit_for_bit(name: str) -> None:
+    sampler, (x, seeds) = preset_of(name), start()
+    together = run(sampler)
+    for group in range(GROUPS):
+        only = slice(group, group + 1)
+        alone = run(sampler, x=x[only], seeds=seeds[only])
+        assert torch.equal(alone.x, together.x[only])
+        assert torch.equal(alone.log_weights, together.log_weights[only])
+        assert torch.equal(alone.log_normaliser, together.log_normaliser[only])
+
+
+@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("chunk", [1, 4, 100])
+def test_chunks_change_nothing_and_are_kept(name: str, chunk: int) -> None:
+    sampler, counting, (x, seeds) = preset_of(name), Counting(), start()
+    if PRESETS[name].needs_vjp:
+        sampler = replace(sampler, drift=GradientDrift(autograd_vjp(counting)))
+    chunked = sampler(counting, uneven(), x, LEVELS, seeds, chunk=chunk)
+    assert same(chunked, run(preset_of(name)))
+    assert max(counting.rows) == min(chunk, GROUPS * COUNT)
+
+
+def test_the_input_and_the_global_generator_stay_as_they_were() -> None:
+    x, seeds = start()
+    kept, state = x.clone(), torch.get_rng_state()
+    run(preset_of("lags"), x=x, seeds=seeds)
+    assert torch.equal(x, kept) and torch.equal(torch.get_rng_state(), state)
+
+
+def test_an_interrupt_leaves_nothing_behind() -> None:
+    class Interrupt(Exception):
+        pass
+
+    sampler, (x, seeds), calls = preset_of("lags"), start(), []
+
+    def interrupted(y: Tensor, sigma: Tensor) -> Tensor:
+        calls.append(1)
+        if len(calls) == 9:
+            raise Interrupt
+        return denoise(y, sigma)
+
+    untouched, kept = run(sampler), x.clone()
+    with pytest.raises(Interrupt):
+        sampler(interrupted, uneven(), x, LEVELS, seeds)
+    assert torch.equal(x, kept)
+    assert same(run(sampler, x=x), untouched)
+
+
+def test_noise_is_fresh_for_every_copy() -> None:
+    """All weight on one particle: its copies are one after resampling and differ a step later."""
+    groups, count = 1, 6
+    x, seeds = start(groups, count)
+    seen: list[Tensor] = []
+
+    def keep(progress: Progress) -> None:
+        if progress.record.weighing is not None:
+            seen.append(progress.denoised.clone())
+
+    sampler = ParticleSampler(tempering=NoTempering())
+    steep = AutogradLogWeight(lambda x: 1e4 * x.flatten(1).sum(dim=1), "steep")
+    found = sampler(denoise, steep, x, LEVELS, seeds, callback=keep)
+    assert found.trace.resampled_steps[0] == 0
+    assert seen[0].flatten(1).unique(dim=0).shape[0] == 1
+    assert (seen[0][0, 1:] == seen[0][0, :1]).all()  # copies of one
+    assert found.x[0].flatten(1).unique(dim=0).shape[0] > 1
+
+
+def test_more_groups_are_not_more_of_the_same() -> None:
+    assert len(set(group_seeds(1, 500)) | set(group_seeds(2, 500))) == 1000
+    assert group_seeds(5, 8)[:3] == group_seeds(5, 3)
+    assert group_seeds(1 << 32, 1) != group_seeds(0, 1)  # torch reads only the low 32 bits
+    x, _ = start()
+    assert x.flatten(0, 1).flatten(1).unique(dim=0).shape[0] == GROUPS * COUNT
+
+
+# ---- chains ------------------------------------------------------------------------------------
+
+
+def test_without_weight_particles_are_the_plain_ancestral_sampler() -> None:
+    """One group and one particle; the same noise goes into both."""
+    x, seeds = start(1, 1)
+    flat = AutogradLogWeight(lambda x: 0 * x.flatten(1).sum(dim=1), "flat")
+    found = ParticleSampler()(denoise, flat, x, LEVELS, seeds)
+    plain, levels = x[0], LEVELS.tolist()
+    for noise, sigma, lower in zip(
+        recorded_noise(x, seeds), levels[:-2], levels[1:-1], strict=True
+    ):
+        # One step of the demo's sampler, as it is written there.
+        denoised, keep = denoise(plain, sigmas(1, sigma)), (lower / sigma) ** 2
+        plain = denoised + keep * (plain - denoised) + lower * math.sqrt(1 - keep) * noise
+    plain = denoise(plain, sigmas(1, levels[-2]))
+    assert torch.allclose(found.x[0], plain, atol=1e-5)
+    assert found.log_normaliser.abs().max() < 1e-12
+
+
+@given(sigma=st.floats(0.02, 50), ratio=st.floats(0.01, 0.99), eta=st.floats(0.05, 1.0))
+@settings(deadline=None, max_examples=60)
+def test_the_chain_is_ddim_in_published_variables(sigma: float, ratio: float, eta: float) -> None:
+    """x_VP = x sqrt(abar); DDIM, eq. 12 and 16 of Song et al., arXiv 2010.02502."""
+    lower = sigma * ratio
+    now, then = 1 / (1 + sigma**2), 1 / (1 + lower**2)
+    x, d = torch.tensor([[1.3 * sigma]]).double(), torch.tensor([[-0.4]]).double()
+    s = eta * math.sqrt((1 - then) / (1 - now)) * math.sqrt(1 - now / then)
+    noise = (x * math.sqrt(now) - d * math.sqrt(now)) / math.sqrt(1 - now)
+    mean = math.sqrt(then) * d + math.sqrt(max(0.0, 1 - then - s**2)) * noise
+    chain = Ancestral(eta)
+    assert chain.spread(sigma, lower) == pytest.approx(s / math.sqrt(then), rel=1e-6)
+    found = float(chain.mean(x, d, sigma, lower))
+    assert found == pytest.approx(float(mean) / math.sqrt(then), rel=1e-5, abs=1e-6)
+
+
+def test_one_ancestral_step_is_the_exact_posterior() -> None:
+    """x' given x and x0 = D: variance and mean of two Gaussians multiplied."""
+    sigma, lower, x, d = 2.0, 0.7, torch.tensor([[3.0]]), torch.tensor([[0.5]])
+    variance = 1 / (1 / lower**2 + 1 / (sigma**2 - lower**2))
+    mean = variance * (d / lower**2 + x / (sigma**2 - lower**2))
+    assert Ancestral().spread(sigma, lower) == pytest.approx(math.sqrt(variance))
+    assert torch.allclose(Ancestral().mean(x, d, sigma, lower), mean)
+
+
+@pytest.mark.parametrize("eta", [0.0, -1.0, 1.5, math.nan])
+def test_a_chain_without_noise_is_refused(eta: float) -> None:
+    with pytest.raises(ValueError, match="eta is"):
+        Ancestral(eta)
+
+
+class Renoise:
+    """LCM's chain: fresh noise of the next level on the denoised picture."""
+
+    def spread(self, sigma: float, lower: float) -> float:
+        return lower
+
+    def mean(self, x: Tensor, denoised: Tensor, sigma: float, lower: float) -> Tensor:
+        return denoised
+
+
+def test_any_gaussian_chain_will_do() -> None:
+    found = run(replace(preset_of("lags"), chain=Renoise()))
+    assert torch.isfinite(found.x).all() and torch.isfinite(found.log_weights).all()
+
+
+# ---- density ratio, drift ----------------------------------------------------------------------
+
+
+def recorded_noise(x: Tensor, seeds: list[int]) -> list[Tensor]:
+    """The noise that a run without resampling draws for one particle of one group."""
+    generators = [torch.Generator().manual_seed(_mixed(seed, "steps")) for seed in seeds]
+    return [_noise(x.shape, x, generators)[0] for _ in range(STEPS - 1)]
+
+
+@pytest.mark.parametrize("limit", [None, 0.05])
+def test_the_path_weight_is_the_ratio_of_two_densities(limit: float | None) -> None:
+    """log N(x'; m, s^2) - log N(x'; m + shift, s^2), summed along the path that was taken."""
+    x, seeds = start(1, 1)
+    path: list[Tensor] = []
+
+    def denoiser(y: Tensor, sigma: Tensor) -> Tensor:
+        path.append(y.clone())
+        return denoise(y, sigma)
+
+    method = LAGS(ConstantSchedule(), jacobian=False)
+    sampler = ParticleSampler(MethodDrift(method), shift_limit=limit, ess_threshold=0.0)
+    weight = uneven(0.7)
+    found = sampler(denoiser, weight, x.double(), LEVELS.double(), seeds)
+    expected, chain = 0.0, Ancestral()
+    levels = LEVELS.double().tolist()
+    for step in range(STEPS - 1):
+        sigma, lower = levels[step], levels[step + 1]
+        now, after, s = path[step], path[step + 1], chain.spread(sigma, lower)
+        d = denoise(now, sigmas(1, sigma).double())
+        shift = s**2 * weight.value_and_grad(d)[1].double() * (step + 1) / STEPS
+        if limit is not None:
+            size = float((shift / s).square().sum() / 2)
+            shift = shift * min(1.0, math.sqrt(limit / size))
+        mean = chain.mean(now, d, sigma, lower)
+        plain = torch.distributions.Normal(mean, s).log_prob(after).sum()
+        pushed = torch.distributions.Normal(mean + shift, s).log_prob(after).sum()
+        expected += float(plain - pushed)
+        assert float(found.trace.records[step].cost) == pytest.approx(
+            float((shift / s).square().sum() / 2), rel=1e-3
+        )
+    assert float(found.log_weights - found.log_w) == pytest.approx(expected, abs=1e-3)
+
+
+def test_shifts_stay_within_the_limit() -> None:
+    for limit in (0.1, 0.5):
+        found = run(replace(preset_of("tds"), shift_limit=limit))
+        assert max(float(record.cost.max()) for record in found.trace.records) <= limit + 1e-6
+    unlimited = run(preset_of("tds"))
+    assert max(float(record.cost.max()) for record in unlimited.trace.records) > 0.5
+
+
+def test_the_gradient_drift_is_the_gradient_of_log_w() -> None:
+    x, sigma = start(1, 4)[0][0].double(), sigmas(4, 1.3).double()
+    proposal = GradientDrift(autograd_vjp(denoise))(denoise, uneven(), x, sigma)
+    leaf = x.clone().requires_grad_()
+    log_w = uneven().function(denoise(leaf, sigma))
+    (expected,) = torch.autograd.grad(log_w.sum(), leaf)
+    assert torch.allclose(proposal.guidance.double(), expected, atol=1e-5)
+    assert torch.allclose(proposal.log_w.double(), log_w.detach(), atol=1e-5)
+
+
+def test_lags_as_a_drift_agrees_with_the_gradient_where_j_is_symmetric() -> None:
+    x, sigma = start(1, 4)[0][0].double(), sigmas(4, 1.3).double()
+    by_lags = MethodDrift(LAGS(ConstantSchedule()))(denoise, uneven(), x, sigma)
+    by_gradient = GradientDrift(autograd_vjp(denoise))(denoise, uneven(), x, sigma)
+    error = (by_lags.guidance - by_gradient.guidance).norm() / by_gradient.guidance.norm()
+    assert error < 0.02 and torch.equal(by_lags.denoised, by_gradient.denoised)
+    assert (by_lags.model_calls, by_lags.model_backwards, by_lags.weight_calls) == (2, 0, 1)
+
+
+@pytest.mark.parametrize("name", ["lags", "das"])
+def test_runs_inside_inference_mode_as_outside(name: str) -> None:
+    outside = run(preset_of(name))
+    with torch.inference_mode():
+        inside = run(preset_of(name))
+    assert same(inside, outside)
+
+
+# ---- calls are counted, and not spent twice ----------------------------------------------------
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_calls_are_those_that_were_made(name: str) -> None:
+    counting, weight, (x, seeds) = Counting(), uneven(), start()
+    seen, inner = [], weight.function
+    weight.function = lambda x: seen.append(x.shape[0]) or inner(x)
+    sampler = preset_of(name)
+    if PRESETS[name].needs_vjp:
+        sampler = replace(sampler, drift=GradientDrift(autograd_vjp(counting)))
+    found = sampler(counting, weight, x, LEVELS, seeds)
+    rows = GROUPS * COUNT
+    assert found.trace.model_calls * rows == sum(counting.rows)
+    assert found.trace.weight_calls * rows == sum(seen)
+    expected = {"smc": (STEPS, STEPS), "fk": (STEPS, 7), "lags": (None, STEPS)}
+    if name in expected:
+        model_calls, weight_calls = expected[name]
+        assert model_calls in (None, found.trace.model_calls)
+        assert found.trace.weight_calls == weight_calls
+    if PRESETS[name].needs_vjp:
+        assert found.trace.model_backwards == STEPS - 1  # the last step has no noise to shift
+        assert (found.trace.model_calls, found.trace.weight_calls) == (STEPS, STEPS)
+
+
+def test_a_guided_step_that_skips_is_a_plain_one() -> None:
+    gate = LAGS(HardGateSchedule(1.0), skip_below=1e-4)
+    found = run(ParticleSampler(MethodDrift(gate)))
+    for record in found.trace.records[:-1]:
+        assert record.model_calls == (2 if record.sigma_ve <= 1 else 1)
+        assert (float(record.cost.max()) > 0) == (record.sigma_ve <= 1)
+        assert record.weight_calls == 1
+
+
+def test_weighing_every_few_steps() -> None:
+    found = run(replace(preset_of("smc"), interval=5))
+    weighed = [step for step, r in enumerate(found.trace.records) if r.weighing is not None]
+    assert weighed == [0, 5, 10] and found.trace.weight_calls == 4
+
+
+# ---- tempering ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", TEMPERING)
+def test_lambda_rises_and_never_leaves_0_to_1(name: str) -> None:
+    found = run(ParticleSampler(tempering=TEMPERING[name]))
+    weighings = [r.weighing for r in found.trace.records if r.weighing is not None]
+    path = torch.stack([weighing.temperature for weighing in weighings])
+    assert (path.diff(dim=0) >= 0).all() and path.min() >= 0 and path.max() <= 1
+    ahead = TEMPERING[name].ahead(STEPS - 1, STEPS, torch.ones(1))
+    assert float(ahead) == pytest.approx(1.0)
+
+
+def test_the_exponential_is_the_published_one() -> None:
+    """gamma = 0.008 in 100 steps."""
+    for step in range(100):
+        published = min(1.008**step - 1, 1.0)
+        assert Exponential().curve(step / 100) == pytest.approx(published, abs=1e-3)
+    assert [Polynomial(2.0).curve(x) for x in (0.0, 0.5, 1.0)] == [0.0, 0.25, 1.0]
+    assert NoTempering().curve(0.0) == 1.0
+
+
+@pytest.mark.parametrize("keep", [0.5, 0.9])
+def test_adaptive_lambda_keeps_its_share_of_the_effective_size(keep: float) -> None:
+    log_w = 5 * torch.randn(3, 50, generator=torch.Generator().manual_seed(1)).double()
+    log_w[2] *= 1e-3  # hardly uneven: all of the weight at once
+
+    def ess(temperature: Tensor) -> Tensor:
+        return effective_size(temperature[:, None] * log_w)
+
+    found = Adaptive(keep).now(3, 10, torch.zeros(3).double(), ess)
+    assert torch.allclose(ess(found)[:2], torch.tensor(50 * keep).double(), rtol=1e-6)
+    assert found[2] == 1 and (found[:2] < 1).all()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Polynomial(0.0),
+        lambda: Exponential(0.0),
+        lambda: Exponential(1.1),
+        lambda: Adaptive(1.0),
+        lambda: Adaptive(math.nan),
+        lambda: ParticleSampler(ess_threshold=1.5),
+        lambda: ParticleSampler(interval=0),
+        lambda: ParticleSampler(shift_limit=0.0),
+        lambda: run(ParticleSampler(), chunk=0),
+        lambda: run(ParticleSampler(), seeds=[1]),
+        lambda: run(ParticleSampler(), x=torch.zeros(3, 4), seeds=[1, 2, 3]),
+        lambda: run(ParticleSampler(), sigmas=LEVELS[:-1]),
+        lambda: run(ParticleSampler(), sigmas=LEVELS.flip(0)),
+        lambda: run(ParticleSampler(), sigmas=LEVELS[-1:]),
+        lambda: run(ParticleSampler(), sigmas=torch.tensor([math.inf, 1.0, 0.0])),
+        lambda: particle_preset("des", 10),
+        lambda: particle_preset("das", 10),
+    ],
+)
+def test_what_cannot_be_run_is_refused_with_what_was_expected(make: object) -> None:
+    with pytest.raises(ValueError, match=r"expected|Use 'lags'"):
+        make()
+
+
+# ---- presets -----------------------------------------------------------------------------------
+
+
+def test_das_with_one_particle_is_das_1p() -> None:
+    x, seeds = start(GROUPS, 1)
+    das, das_1p = (run(preset_of(name), x=x, seeds=seeds) for name in ("das", "das_1p"))
+    assert same(das, das_1p) and das.trace.resampled_steps == []
+    assert torch.equal(das.weights, torch.ones(GROUPS, 1, dtype=torch.float64))
+
+
+def test_one_das_1p_step_is_the_published_one() -> None:
+    """x' = m + s xi + s^2 lambda_(i+1) grad log w, for every step."""
+    x, seeds = start(1, 1)
+    noises, y = recorded_noise(x.double(), seeds), x[0].double()
+    levels, chain = LEVELS.double().tolist(), Ancestral()
+    for step in range(STEPS - 1):
+        sigma, lower = levels[step], levels[step + 1]
+        level, s = sigmas(1, sigma).double(), chain.spread(sigma, lower)
+        leaf = y.clone().requires_grad_()
+        log_w = uneven().function(denoise(leaf, level))
+        (gradient,) = torch.autograd.grad(log_w.sum(), leaf)
+        temperature = min(2 ** ((step + 1) / STEPS / 0.87) - 1, 1)
+        mean = chain.mean(y, denoise(y, level), sigma, lower)
+        y = mean + s * noises[step] + s**2 * temperature * gradient
+    y = denoise(y, sigmas(1, levels[-2]).double())
+    found = run(preset_of("das_1p"), x=x.double(), sigmas=LEVELS.double(), seeds=seeds)
+    assert torch.allclose(found.x[0], y, atol=1e-4)
+
+
+def test_urge_resamples_at_every_step_but_the_first_and_fk_four_times() -> None:
+    steps = {name: run(preset_of(name)).trace.resampled_steps for name in ("urge", "fk")}
+    assert steps["urge"] == list(range(1, STEPS - 1))
+    assert steps["fk"] == [2, 4, 6, 8, 10]
+    assert particle_preset("fk", 100).interval == 20
+    assert particle_preset("fk", 3).interval == 1
+
+
+@pytest.mark.parametrize("rule", RESAMPLING)
+def test_every_resampling_rule_serves(rule: str) -> None:
+    found = run(replace(preset_of("smc"), resampling=RESAMPLING[rule], ess_threshold=1.0))
+    assert found.trace.resampled_steps and torch.isfinite(found.log_weights).all()
+
+
+# ---- weights of zero, and what is not finite ---------------------------------------------------
+
+
+def black_box(x: Tensor) -> Tensor:
+    """Weight zero wherever the picture is dark."""
+    return torch.where(x.flatten(1).mean(dim=1) > 0, 0.0, -math.inf)
+
+
+def test_a_weight_of_zero_needs_no_gradient_and_is_never_drawn() -> None:
+    x, seeds = start(4, 16)
+    found = preset_of("smc")(denoise, AutogradLogWeight(black_box, "bright"), x, LEVELS, seeds)
+    assert (found.x.flatten(2).mean(dim=2)[found.weights > 0] > 0).all()
+    assert torch.isfinite(found.log_normaliser).all()
+
+
+def test_no_weight_anywhere_is_an_error_that_says_so() -> None:
+    nothing = AutogradLogWeight(lambda x: x.flatten(1)[:, 0] * 0 - math.inf, "nothing")
+    x, seeds = start()
+    with pytest.raises(WeightError, match="All 5 particles of group 0 have weight zero"):
+        preset_of("smc")(denoise, nothing, x, LEVELS, seeds)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_weight_that_is_no_number_is_named(name: str, value: float) -> None:
+    bad = AutogradLogWeight(lambda x: x.flatten(1).sum(dim=1) * 0 + value, "bad")
+    x, seeds = start()
+    with pytest.raises(WeightError, match="Weight 'bad'"):
+        preset_of(name)(denoise, bad, x, LEVELS, seeds)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_model_that_is_not_finite_is_refused(name: str) -> None:
+    def broken(x: Tensor, sigma: Tensor) -> Tensor:
+        return denoise(x, sigma) + (math.nan if sigma[0] < 1 else 0.0)
+
+    x, seeds = start()
+    with pytest.raises(ModelError, match="not finite"):
+        particle_preset(name, STEPS, autograd_vjp(broken))(broken, uneven(), x, LEVELS, seeds)
+
+
+def test_a_weight_of_the_wrong_shape_is_named() -> None:
+    x, seeds = start()
+    wide = AutogradLogWeight(lambda x: x.flatten(1), "wide")
+    with pytest.raises(WeightError, match="'wide' returned shape"):
+        preset_of("smc")(denoise, wide, x, LEVELS, seeds)
+
+
+# ---- records -----------------------------------------------------------------------------------
+
+
+def test_the_trace_is_plain_numbers_and_knows_the_ancestors() -> None:
+    seen: list[Progress] = []
+    found = run(replace(preset_of("smc"), ess_threshold=1.0), callback=seen.append)
+    assert [progress.step for progress in seen] == list(range(STEPS))
+    assert seen[0].denoised.shape == (GROUPS, COUNT, *SHAPE)
+    plain = json.loads(json.dumps(found.trace.to_dict()))
+    assert len(plain["records"]) == STEPS and plain["records"][-1]["weighing"] is None
+    weighing = plain["records"][3]["weighing"]
+    assert set(weighing) == {
+        "ess", "resampled", "temperature", "log_w_mean", "log_w_quantiles", "ancestors"
+    }  # fmt: skip
+    assert len(weighing["log_w_quantiles"][0]) == 3
+    for record in found.trace.records[:-1]:
+        ess, resampled = record.weighing.ess, record.weighing.resampled
+        assert (ess >= 1).all() and (ess <= COUNT + 1e-9).all()
+        assert torch.equal(resampled, ess < COUNT)
+
+
+def test_roots_follow_the_copies() -> None:
+    trace, found = ParticleTrace(), run(replace(preset_of("smc"), ess_threshold=1.0))
+    assert torch.equal(trace.roots(2, 3), torch.arange(3).expand(2, 3))
+    line = [list(range(COUNT)) for _ in range(GROUPS)]
+    for record in found.trace.records:
+        if record.weighing is not None and record.weighing.ancestors is not None:
+            chosen = record.weighing.ancestors.tolist()
+            line = [[line[g][i] for i in chosen[g]] for g in range(GROUPS)]
+    assert found.trace.roots(GROUPS, COUNT).tolist() == line
+
+
+def test_the_normaliser_without_resampling_is_the_mean_weight() -> None:
+    found = run(replace(preset_of("lags"), ess_threshold=0.0))
+    expected = found.log_weights.exp().mean(dim=1).log()
+    assert torch.allclose(found.log_normaliser, expected)
+    assert torch.allclose(found.weights.sum(dim=1), torch.ones(GROUPS).double())
+    assert float(found.pooled_weights.sum()) == pytest.approx(1.0)
+
+
+# ---- selection ---------------------------------------------------------------------------------
+
+
+def weighted(x: Tensor, log_w: Tensor, log_weights: Tensor | None = None) -> Particles:
+    weights = log_w if log_weights is None else log_weights
+    return Particles(x, log_w, weights, torch.zeros(x.shape[0]), ParticleTrace())
+
+
+def test_best_is_the_greatest_weight_function_and_draw_goes_by_particle_weight() -> None:
+    x = torch.arange(8.0).reshape(2, 4, 1)
+    log_w = torch.tensor([[1.0, 4.0, 2.0, 3.0], [0.0, -1.0, 5.0, 2.0]]).double()
+    found = weighted(x, log_w, torch.tensor([0.0, -math.inf, -math.inf, 0.0]).expand(2, 4))
+    assert best(found).tolist() == [[1], [2]]
+    assert everything(found).tolist() == [[1, 3, 2, 0], [2, 3, 0, 1]]
+    assert taken(found, best(found)).tolist() == [[[1.0]], [[6.0]]]
+    indices = drawn(found, seed=1, count=4000)
+    assert set(indices.unique().tolist()) == {0, 3}
+    assert abs((indices == 3).double().mean() - 0.5) < 0.03
+    assert torch.equal(drawn(found, 1, 4), drawn(found, 1, 4))
+
+
+def test_diverse_starts_with_the_best_and_goes_far() -> None:
+    """Two clusters and an outlier among the good ones; the bad half is far but not in the pool."""
+    points = torch.tensor([0.0, 0.1, 5.0, 5.1, -3.0, 90.0, 91.0, 92.0, 93.0, 94.0])
+    log_w = torch.tensor([9.0, 8.0, 7.0, 6.0, 5.0, 0.0, 0.0, 0.0, 0.0, 0.0]).double()
+    found = weighted(points[None, :, None], log_w[None])
+    assert diverse(found, 1).tolist() == [[0]]
+    assert diverse(found, 3).tolist() == [[0, 3, 4]]
+    assert sorted(diverse(found, 10)[0].tolist()) == list(range(10))
+
+
+def test_diverse_takes_copies_last_and_never_one_twice() -> None:
+    points = torch.tensor([1.0, 1.0, 1.0, 2.0])
+    found = weighted(points[None, :, None], torch.zeros(1, 4).double())
+    assert diverse(found, 2)[0].tolist() == [0, 1]  # the pool is the better half: copies
+    assert diverse(found, 4)[0].tolist()[:2] == [0, 3]
+    assert sorted(diverse(found, 4)[0].tolist()) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("count", [0, 5])
+def test_diverse_refuses_what_is_not_there(count: int) -> None:
+    found = weighted(torch.zeros(1, 4, 1), torch.zeros(1, 4).double())
+    with pytest.raises(ValueError, match="expected 1 to 4"):
+        diverse(found, count)
