@@ -44,6 +44,7 @@ PACKAGES = (
     *("numpy", "safetensors", "pillow", "scipy", "pytest", "hypothesis", "ruff"),
 )
 TEST_TOOLS = ("pytest", "hypothesis")  # what the tests need and a ComfyUI lacks
+COMFYUI_BENCHMARKS = ("cost",)  # those that count ComfyUI's own networks
 COMFYUI_NEEDS = "import torch, aiohttp, safetensors, transformers, einops, torchsde, yaml"
 
 
@@ -373,6 +374,11 @@ def bench(arguments: Sequence[str]) -> int:
     if name not in names:
         wrong = f"There is no benchmark {name!r}." if name else "Which benchmark?"
         raise Problem(f"{wrong} There are: {', '.join(names) or 'none yet'}.", 2)
+    if name in COMFYUI_BENCHMARKS:
+        comfyui = locate_comfyui()
+        if isinstance(comfyui, str):
+            raise Problem(f"This benchmark needs ComfyUI's code, and {comfyui}: set COMFYUI_PATH.")
+        return comfyui.run("_module", f"benchmarks.{name}", *arguments[1:])
     command = (ensure_environment(), ROOT / "dev.py", "_module", f"benchmarks.{name}")
     return call(*command, *arguments[1:])
 

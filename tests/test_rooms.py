@@ -20,6 +20,8 @@ ALLOWED = {
     "benchmarks": {"guidance", "rewards", "demo"},
     "nodes": {"guidance", "rewards", "plots", "demo"},
 }
+# Counts ComfyUI's own networks and our decoders, in ComfyUI's Python: it may what nodes may.
+INSIDE_COMFYUI = ROOT / "benchmarks" / "_comfyui.py"
 COMFYUI = {"folder_paths", "server", "latent_preview", "nodes", "execution", "node_helpers"}
 UNPICKLERS = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
 
@@ -90,6 +92,8 @@ def files(room: str) -> list[Path]:
 
 
 def package_of(path: Path) -> str:
+    if path == INSIDE_COMFYUI:
+        return f"{PACK}.nodes"
     return ".".join([PACK, *path.relative_to(ROOT).parts[:-1]])
 
 

@@ -1,0 +1,168 @@
+"""ComfyUI's own networks at full size on the meta device, counted: no weights, nothing computed.
+
+Runs in ComfyUI's Python only; the one file of this room that may import ComfyUI.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from ._memory import peak_bytes, saved_bytes
+from .cost import Work
+
+HALF = torch.float16
+
+UNET: dict[str, Any] = {
+    "image_size": 32,
+    "in_channels": 4,
+    "out_channels": 4,
+    "model_channels": 320,
+    "use_spatial_transformer": True,
+    "legacy": False,
+    "dtype": HALF,
+    "device": "meta",
+}
+UNETS: dict[str, dict[str, Any]] = {
+    "SD1.5": UNET
+    | {
+        "num_res_blocks": [2, 2, 2, 2],
+        "channel_mult": [1, 2, 4, 4],
+        "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0],
+        "transformer_depth_middle": 1,
+        "transformer_depth_output": [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0],
+        "context_dim": 768,
+        "num_heads": 8,
+    },
+    "SDXL": UNET
+    | {
+        "num_res_blocks": [2, 2, 2],
+        "channel_mult": [1, 2, 4],
+        "transformer_depth": [0, 0, 2, 2, 10, 10],
+        "transformer_depth_middle": 10,
+        "transformer_depth_output": [0, 0, 0, 2, 2, 2, 10, 10, 10],
+        "context_dim": 2048,
+        "num_head_channels": 64,
+        "use_linear_in_transformer": True,
+        "num_classes": "sequential",
+        "adm_in_channels": 2816,
+    },
+}
+KL: dict[str, Any] = {
+    "double_z": True,
+    "z_channels": 4,
+    "resolution": 256,
+    "in_channels": 3,
+    "out_ch": 3,
+    "ch": 128,
+    "ch_mult": [1, 2, 4, 4],
+    "num_res_blocks": 2,
+    "attn_resolutions": [],
+    "dropout": 0.0,
+}
+
+
+def import_comfyui(root: Path, scratch: Path) -> None:
+    """Make ComfyUI importable, on the CPU, with its model folders below ``scratch``."""
+    sys.path.insert(0, str(root))
+    importlib.import_module("comfy.options")
+    args = importlib.import_module("comfy.cli_args").args
+    args.cpu = args.use_pytorch_cross_attention = True
+    args.base_directory = str(scratch)
+    (scratch / "custom_nodes").mkdir()
+    importlib.import_module("nodes")
+
+
+def unet(family: str, side: int, dtype: torch.dtype = HALF) -> Work:
+    """One row of a UNet at a picture's side: forward, backward, what autograd keeps."""
+    import comfy.ops
+    from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+
+    config = UNETS[family]
+    net = UNetModel(**config, operations=comfy.ops.disable_weight_init).requires_grad_(False)
+    x = _empty(1, 4, side // 8, side // 8)
+    context = _empty(1, 77, config["context_dim"])
+    pooled = _empty(1, 2816) if "adm_in_channels" in config else None
+    timestep = torch.empty(1, device="meta")
+    return count(lambda x: net(x, timestep, context=context, y=pooled), x, net.parameters())
+
+
+def decoder(name: str, family: str, side: int, decode_side: int) -> Work:
+    """A decoder of nodes/decoders.py for a square picture, from making the latents smaller on.
+
+    Args:
+        name: one of ``cost.DECODERS``.
+        family: whose latents.
+        side: of the picture in pixels.
+        decode_side: as in LAGS Options; 0 for full size.
+    """
+    from ..nodes.decoders import shrunk
+
+    made, weights = _made(name, family)
+
+    def images(latents: Tensor) -> Tensor:
+        return made.images(shrunk(latents, made.cell, decode_side))
+
+    latents = torch.empty(1, 4, side // 8, side // 8, device="meta")  # float32, as in a run
+    with made.differentiable(sparing=name == "vae, recomputed"):
+        return count(images, latents, weights)
+
+
+def _made(name: str, family: str) -> tuple[Any, list[Tensor]]:
+    """A decoder without weights, and its parameters."""
+    import comfy.latent_formats
+    from comfy.ldm.models.autoencoder import AutoencoderKL
+    from comfy.taesd.taesd import TAESD
+
+    from ..nodes.decoders import LatentRGBDecoder, TAESDDecoder, VAEDecoder
+
+    if name == "latent-rgb":
+        formats = {"SD1.5": comfy.latent_formats.SD15, "SDXL": comfy.latent_formats.SDXL}
+        made = LatentRGBDecoder(formats[family]())
+        return made, [made.factors, made.bias]
+    with torch.device("meta"):
+        net: nn.Module = (
+            TAESD().taesd_decoder if name == "taesd" else AutoencoderKL(ddconfig=KL, embed_dim=4)
+        )
+    net.to(HALF).requires_grad_(False)
+    if name == "taesd":
+        return TAESDDecoder(net, 8), list(net.parameters())
+    vae = SimpleNamespace(
+        first_stage_model=net,
+        vae_dtype=HALF,
+        device=torch.device("meta"),
+        patcher=None,
+        process_output=lambda image: (image + 1) / 2,
+        spacial_compression_decode=lambda: 8,
+    )
+    return VAEDecoder(vae, lambda latents: latents), list(net.parameters())
+
+
+def count(run: Callable[[Tensor], Tensor], leaf: Tensor, weights: Iterable[Tensor]) -> Work:
+    """What a forward and a backward pass to its input take."""
+    weights = list(weights)
+    leaf = leaf.detach().requires_grad_()
+    with FlopCounterMode(display=False) as forward:
+        output = run(leaf)
+    with FlopCounterMode(display=False) as backward:
+        torch.autograd.grad(output.sum(), leaf)
+    del output
+    return Work(
+        forward=forward.get_total_flops() / 1e12,
+        backward=backward.get_total_flops() / 1e12,
+        saved=saved_bytes(lambda: run(leaf), weights) / 1e9,
+        every_saved=saved_bytes(lambda: run(leaf), weights, each_once=False) / 1e9,
+        peak=peak_bytes(lambda: torch.autograd.grad(run(leaf).sum(), leaf)) / 1e9,
+    )
+
+
+def _empty(*shape: int) -> Tensor:
+    return torch.empty(*shape, dtype=HALF, device="meta")

@@ -1,0 +1,192 @@
+"""What guidance costs at full size: arithmetic per picture and memory for the gradient, counted.
+
+ComfyUI's own UNets and decoders run on the meta device, which computes nothing: no GPU, no weights.
+Arithmetic is torch's FLOP count, two for a multiply-add. The network of a preference model comes on
+top of the guided rows. Memory is in half precision for one picture: what autograd keeps, each piece
+once, and the most that is alive at one time, neither with the weights nor with what kernels take.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..demo.sampler import karras_sigmas
+from ..guidance import MODES, plan, preset
+from ._report import parser, report
+
+SIDES = {"SD1.5": 512, "SDXL": 1024}  # of the picture, in pixels
+SIGMAS = (0.0292, 14.6146)  # of both
+DECODERS = ("vae", "vae, recomputed", "taesd", "latent-rgb")
+DECODE_SIDES = (0, 448, 256)  # full, for an encoder of 224, for colour
+ROWS = 2  # of the UNet in one evaluation: with the prompt, and without
+
+
+@dataclass(frozen=True)
+class Work:
+    """Of one row or one picture.
+
+    Attributes:
+        forward: TFLOP.
+        backward: TFLOP, to the input.
+        saved: GB that autograd keeps, each piece of memory once.
+        every_saved: GB of all tensors that it keeps, shared memory as often as it is used.
+        peak: GB alive at one time in forward and backward.
+    """
+
+    forward: float
+    backward: float
+    saved: float
+    every_saved: float
+    peak: float
+
+
+@dataclass(frozen=True)
+class Calls:
+    """What a run asks for.
+
+    Attributes:
+        model: evaluations of the denoiser, with and without the prompt.
+        conditional: evaluations with the prompt alone.
+        gradients: decodes with their backward pass.
+        decodes: decodes without it.
+        model_gradients: of ``model``, those with a backward pass through the UNet.
+    """
+
+    model: int
+    conditional: int = 0
+    gradients: int = 0
+    decodes: int = 0
+    model_gradients: int = 0
+
+
+def tflop(calls: Calls, unet: Work, decoder: Work) -> float:
+    """Arithmetic of one picture."""
+    return (
+        (ROWS * calls.model + calls.conditional) * unet.forward
+        + ROWS * calls.model_gradients * unet.backward
+        + calls.gradients * (decoder.forward + decoder.backward)
+        + calls.decodes * decoder.forward
+    )
+
+
+def saved(calls: Calls, unet: Work, decoder: Work) -> float:
+    """GB kept for the backward pass; a gradient through the UNet keeps the decoder's share too."""
+    rows = ROWS * unet.saved if calls.model_gradients else 0.0
+    return rows + (decoder.saved if calls.gradients else 0.0)
+
+
+def runs(steps: int) -> dict[str, Calls]:
+    """Every method, by what it asks for in a run of KSampler with Karras' noise levels."""
+    low, high = SIGMAS
+    sigmas = karras_sigmas(steps, low, high)
+    table = {"plain": Calls(steps)}
+    for mode in MODES:
+        made = plan(preset(mode), sigmas, lambda sigma, noise, latent: latent + sigma * noise)
+        table[mode] = Calls(made.total_calls, gradients=made.weight_calls)
+    # Of each denoised picture, through decoder and UNet, as DPS takes it.
+    table["gradient through the UNet"] = Calls(steps, gradients=steps, model_gradients=steps)
+    return table
+
+
+def rows_of(
+    family: str,
+    table: dict[str, Calls],
+    unet: Work,
+    decoder_of: Callable[[str, int], Work],
+) -> list[dict[str, Any]]:
+    """One row for each method, decoder and size to decode at.
+
+    Args:
+        family: one of ``SIDES``.
+        table: methods.
+        unet: one row of it.
+        decoder_of: (decoder, size; 0 for full) -> what one picture takes.
+    """
+    side, nothing = SIDES[family], Work(0, 0, 0, 0, 0)
+    plain = tflop(table["plain"], unet, nothing)
+    rows = []
+    for method, calls in table.items():
+        for name in DECODERS if calls.gradients else [""]:
+            for decode_side in sizes(name, side):
+                work = decoder_of(name, decode_side) if name else nothing
+                total = tflop(calls, unet, work)
+                rows.append(
+                    {
+                        "model": family,
+                        "method": method,
+                        "decoder": name or None,
+                        "decoded at": decode_side or seen_at(name, side),
+                        "model calls": calls.model,
+                        "cond calls": calls.conditional,
+                        "gradients": calls.gradients,
+                        "TFLOP": round(total),
+                        "TFLOP / plain": total / plain,
+                        "GB saved": saved(calls, unet, work),
+                    }
+                )
+    return rows
+
+
+def sizes(decoder: str, side: int) -> list[int]:
+    """The sizes of the table; latent-rgb is small already."""
+    if decoder in ("", "latent-rgb"):
+        return [0]
+    return [size for size in DECODE_SIDES if size < side]
+
+
+def seen_at(decoder: str, side: int) -> int | None:
+    """Side in pixels of a picture decoded at full size."""
+    if not decoder:
+        return None
+    return side // 8 if decoder == "latent-rgb" else side
+
+
+def network_row(family: str, name: str, side: int, work: Work) -> dict[str, Any]:
+    """A network in the first table."""
+    return {
+        "model": family,
+        "network": name,
+        "side": side,
+        "TFLOP forward": work.forward,
+        "TFLOP backward": work.backward,
+        "GB saved": work.saved,
+        "GB saved, shared memory counted again": work.every_saved,
+        "GB at one time": work.peak,
+    }
+
+
+def main(arguments: list[str]) -> None:
+    """Print what the networks take, and what the methods come to."""
+    options = parser("cost", __doc__)
+    options.add_argument("--families", nargs="+", choices=SIDES, default=list(SIDES))
+    options.add_argument("--steps", type=int, default=30)
+    choice = options.parse_args(arguments)
+    root = Path(os.environ["COMFYUI_PATH"])
+    with tempfile.TemporaryDirectory(prefix="lags-cost-", ignore_cleanup_errors=True) as folder:
+        from . import _comfyui
+
+        _comfyui.import_comfyui(root, Path(folder))
+        networks, rows = [], []
+        for family in choice.families:
+            side = SIDES[family]
+            unet = _comfyui.unet(family, side)
+            networks.append(network_row(family, "UNet, one row", side, unet))
+            works = {
+                (name, size): _comfyui.decoder(name, family, side, size)
+                for name in DECODERS
+                for size in sizes(name, side)
+            }
+            networks += [
+                network_row(family, name, size or seen_at(name, side) or side, work)
+                for (name, size), work in works.items()
+            ]
+            table = runs(choice.steps)
+            rows += rows_of(family, table, unet, lambda *key, works=works: works[key])
+    report(networks)
+    print()
+    report(rows, choice.json)

@@ -1,0 +1,520 @@
+"""What the weight looks through: the same gradient for less memory, and errors that help."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import comfy.latent_formats
+import comfy.model_management as mm
+import folder_paths
+import latent_preview
+import numpy as np
+import pytest
+import torch
+from comfyui_support import tiny
+from comfyui_support.guided import Case, state_of
+from comfyui_support.weighing import case_of, demo_case
+from lags_pack.benchmarks._memory import saved_bytes
+from lags_pack.nodes import decoders, patch, sampling
+from lags_pack.nodes.decoded_weight import DecodedLogWeight
+from lags_pack.nodes.decoders import Decoding, LatentRGBDecoder, TAESDDecoder, VAEDecoder
+from lags_pack.nodes.model_files import ModelFileError
+from lags_pack.rewards import ColourReward, FrequencyReward, Reward, Weight
+from lags_pack.rewards.checkpoint import CheckpointError
+from lags_pack.rewards.masked import masked
+from safetensors.torch import save_file
+from torch import Tensor
+
+HUE = Weight.of(ColourReward("hue"), 20.0)
+SD15 = comfy.latent_formats.SD15
+
+
+def latents(batch: int = 2, size: int = 8, seed: int = 0) -> Tensor:
+    return torch.randn(batch, 4, size, size, generator=torch.Generator().manual_seed(seed))
+
+
+def taesd_weights(seed: int = 5) -> dict[str, Tensor]:
+    """A decoder as its author publishes it."""
+    prefix = "taesd_decoder."
+    weights = tiny._taesd(seed, 1.0)
+    return {k[len(prefix) :]: v.clone() for k, v in weights.items() if k.startswith(prefix)}
+
+
+@pytest.fixture
+def approximate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty models/vae_approx, for this test alone."""
+    suffixes = folder_paths.folder_names_and_paths[decoders.APPROXIMATE][1]
+    entry = ([str(tmp_path)], suffixes)
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, decoders.APPROXIMATE, entry)
+    monkeypatch.setattr(decoders, "_said", set())
+    folder_paths.filename_list_cache.pop(decoders.APPROXIMATE, None)
+    yield tmp_path
+    folder_paths.filename_list_cache.pop(decoders.APPROXIMATE, None)
+
+
+@pytest.fixture
+def taesd_there(approximate: Path) -> Path:
+    """The same with TAESD for SD1.5 in it."""
+    save_file(taesd_weights(), approximate / "taesd_decoder.safetensors")
+    return approximate
+
+
+def choose(name: str, vae: Any, latent_format: Any = None) -> Any:
+    latent_format = latent_format or SD15()
+    return decoders.choose(name, vae, latent_format, latent_format.process_out)
+
+
+def loaded(name: str, vae: Any) -> Any:
+    """A decoder on the device."""
+    from lags_pack.nodes.models import load
+
+    made = choose(name, vae)
+    load(made.modules, made.patchers)
+    return made
+
+
+# ---- the VAE with its blocks recomputed -------------------------------------------------------
+
+
+def test_recomputed_blocks_give_the_same_gradient(kl_vae: Any, executor_mode: None) -> None:
+    before = state_of(kl_vae.first_stage_model)
+    weight = DecodedLogWeight(choose("vae", kl_vae), HUE)
+    plain = weight._try_in_parts(latents(), 2, sparing=False)
+    spared = weight._try_in_parts(latents(), 2, sparing=True)
+    assert plain is not None and spared is not None
+    assert float(plain[1].abs().max()) > 0
+    for one, other in zip(plain, spared, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5 * float(one.abs().max()))
+    assert state_of(kl_vae.first_stage_model) == before
+
+
+def test_recomputed_blocks_keep_less(kl_vae: Any) -> None:
+    decoder, kept = choose("vae", kl_vae), {}
+    for sparing in (False, True):
+        with decoder.differentiable(sparing):
+            leaf = latents(1, 16).requires_grad_()
+            weights = decoder.net.parameters()
+            kept[sparing] = saved_bytes(lambda x=leaf: decoder.images(x), weights)
+    assert kept[True] < 0.36 * kept[False]  # 0.24 at full size: see test_cost.py
+
+
+class _Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("error", [_Stop, torch.cuda.OutOfMemoryError])
+def test_an_error_in_the_recomputing_leaves_the_vae_as_it_was(
+    kl_vae: Any, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    """It arrives as itself, so that interrupts and lack of memory are understood."""
+    net, decoder = kl_vae.first_stage_model, choose("vae", kl_vae)
+    before = state_of(net)
+    first = net.decoder.mid.block_1
+    calls = []
+
+    def fail_second(x: Tensor, *rest: Any) -> Tensor:
+        calls.append(x)
+        if len(calls) == 2:
+            raise error("in the backward pass")
+        return type(first).forward(first, x, *rest)
+
+    def run() -> Any:
+        return DecodedLogWeight(decoder, HUE)._try_in_parts(latents(1), 1, sparing=True)
+
+    with monkeypatch.context() as patched, torch.inference_mode():
+        patched.setattr(first, "forward", fail_second)
+        mine = first.forward
+        if error is _Stop:
+            with pytest.raises(_Stop):
+                run()
+        else:
+            assert run() is None
+        assert first.forward is mine, "another node's own forward is put back"
+    vars(first).pop("forward", None)
+    assert len(calls) == 2
+    assert state_of(net) == before
+
+
+def test_interrupt_while_recomputing(kl_vae: Any, executor_mode: None) -> None:
+    """ComfyUI's layers ask for interrupts; those of the backward pass do too."""
+
+    class Interrupting(Reward):
+        name, scale = "interrupting", "none"
+
+        def __call__(self, images: Tensor) -> Tensor:
+            mm.interrupt_current_processing()
+            return images.mean(dim=(1, 2, 3))
+
+    weight = DecodedLogWeight(choose("vae", kl_vae), Weight.of(Interrupting(), 1.0))
+    with pytest.raises(mm.InterruptProcessingException):
+        weight._try_in_parts(latents(1), 1, sparing=True)
+    mm.interrupt_current_processing(False)
+
+
+# ---- as memory allows -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def attempts(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, bool]]:
+    """Every attempt at a gradient: pictures at once, and whether memory was spared."""
+    noted: list[tuple[int, bool]] = []
+    own = DecodedLogWeight._try_in_parts
+
+    def note(self: Any, latents: Tensor, rows: int, sparing: bool) -> Any:
+        noted.append((rows, sparing))
+        return own(self, latents, rows, sparing)
+
+    monkeypatch.setattr(DecodedLogWeight, "_try_in_parts", note)
+    return noted
+
+
+def with_free(monkeypatch: pytest.MonkeyPatch, free: float) -> None:
+    monkeypatch.setattr(mm, "get_free_memory", lambda *_, **__: free)
+
+
+@pytest.mark.parametrize(
+    ("share", "expected"),
+    [(4.01, (4, False)), (3.99, (4, True)), (1.01, (2, True)), (0.1, (1, True))],
+)
+def test_memory_is_spared_only_where_it_is_short(
+    kl_vae: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    attempts: list[tuple[int, bool]],
+    share: float,
+    expected: tuple[int, bool],
+) -> None:
+    """The share is free memory over what one picture takes without sparing."""
+    weight = DecodedLogWeight(choose("vae", kl_vae), HUE)
+    x = latents(4)
+    with_free(monkeypatch, share * weight.bytes_per_picture(x.shape, sparing=False))
+    with torch.inference_mode():
+        log_w, grad = weight.value_and_grad(x)
+    assert attempts == [expected]
+    assert log_w.shape == (4,) and grad.shape == x.shape
+    assert torch.isfinite(grad).all()
+
+
+def test_out_of_memory_is_tried_once_more_and_then_said(
+    kl_vae: Any, monkeypatch: pytest.MonkeyPatch, attempts: list[tuple[int, bool]]
+) -> None:
+    decoder = choose("vae", kl_vae)
+    weight = DecodedLogWeight(decoder, HUE)
+
+    def too_much(*_: Any) -> Tensor:
+        raise torch.cuda.OutOfMemoryError("no")
+
+    monkeypatch.setattr(decoder, "images", too_much)
+    with pytest.raises(torch.cuda.OutOfMemoryError, match=r"the VAE needs about .*taesd"):
+        weight.value_and_grad(latents(2))
+    assert attempts == [(2, False), (1, True)]
+
+
+# ---- TAESD ------------------------------------------------------------------------------------
+
+
+def test_taesd_shows_what_comfyuis_own_shows(kl_vae: Any, taesd_there: Path) -> None:
+    from comfy.taesd.taesd import TAESD
+
+    made = loaded("taesd", kl_vae)
+    assert isinstance(made, TAESDDecoder) and made.cell == 8
+    own = TAESD(None, str(taesd_there / "taesd_decoder.safetensors"))
+    with torch.no_grad():
+        torch.testing.assert_close(made.images(latents()), (own.decode(latents()) + 1) / 2)
+
+
+def test_taesd_has_a_gradient_in_the_executors_mode(
+    kl_vae: Any, taesd_there: Path, executor_mode: None
+) -> None:
+    made = loaded("taesd", kl_vae)
+    log_w, grad = DecodedLogWeight(made, HUE).value_and_grad(latents(1))
+    with torch.inference_mode(False), torch.enable_grad():
+        leaf = latents(1).requires_grad_()
+        expected = HUE(made.images(leaf))
+        (pulled,) = torch.autograd.grad(expected.sum(), leaf)
+    torch.testing.assert_close(log_w, expected.detach())
+    torch.testing.assert_close(grad, pulled, rtol=1e-4, atol=1e-5)
+
+
+def test_safetensors_come_first_and_tensors_in_a_pth_are_read(
+    kl_vae: Any, approximate: Path
+) -> None:
+    torch.save(taesd_weights(6), approximate / "taesd_decoder.pth")
+    first = choose("taesd", kl_vae).net
+    save_file(taesd_weights(7), approximate / "taesd_decoder.safetensors")
+    folder_paths.filename_list_cache.pop(decoders.APPROXIMATE, None)
+    second = choose("taesd", kl_vae).net
+    for net, seed in ((first, 6), (second, 7)):
+        torch.testing.assert_close(net.state_dict()["1.weight"], taesd_weights(seed)["1.weight"])
+
+
+def test_a_pickle_is_refused(kl_vae: Any, approximate: Path) -> None:
+    torch.save({"1.weight": _Stop}, approximate / "taesd_decoder.pth")
+    with pytest.raises(CheckpointError, match="more than tensors"):
+        choose("taesd", kl_vae)
+
+
+def test_a_missing_file_says_where_it_comes_from(kl_vae: Any, approximate: Path) -> None:
+    with pytest.raises(ModelFileError) as caught:
+        choose("taesd", kl_vae)
+    for word in (str(approximate), "taesd_decoder.safetensors", "https://github.com/"):
+        assert word in str(caught.value)
+
+
+def test_a_file_for_other_latents_is_refused(kl_vae: Any, taesd_there: Path) -> None:
+    class Wide(SD15):
+        latent_channels = 16
+
+    with pytest.raises(ModelFileError, match=r"4 latent channels and the model makes 16"):
+        choose("taesd", kl_vae, Wide())
+
+
+def test_latents_without_a_taesd(kl_vae: Any, approximate: Path) -> None:
+    with pytest.raises(ValueError, match=r"there is none.*LatentFormat"):
+        choose("taesd", kl_vae, comfy.latent_formats.LatentFormat())
+
+
+# ---- latent-rgb -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("latent_format", [SD15(), comfy.latent_formats.SDXL()])
+def test_latent_rgb_is_comfyuis_preview(kl_vae: Any, latent_format: Any) -> None:
+    preview = latent_preview.Latent2RGBPreviewer(
+        latent_format.latent_rgb_factors, latent_format.latent_rgb_factors_bias
+    )
+    x = 0.3 * latents(1)
+    picture = torch.from_numpy(np.array(preview.decode_latent_to_preview(x))).flatten(0, 1)
+    made = choose("latent-rgb", kl_vae, latent_format).images(x)
+    ours = made.clamp(0, 1).mul(255).to(torch.uint8)[0].flatten(1).T
+    assert made.shape == (1, 3, 8, 8)
+    assert int((ours.int() - picture.int()).abs().max()) <= 1  # rounding
+
+
+def test_latents_without_colours_are_refused(kl_vae: Any) -> None:
+    with pytest.raises(ValueError, match=r"LatentFormat.*choose"):
+        choose("latent-rgb", kl_vae, comfy.latent_formats.LatentFormat())
+
+
+# ---- which one --------------------------------------------------------------------------------
+
+
+def test_auto_takes_taesd_where_its_file_is(kl_vae: Any, taesd_there: Path) -> None:
+    assert isinstance(choose("auto", kl_vae), TAESDDecoder)
+
+
+def test_auto_says_once_that_it_takes_the_vae(
+    kl_vae: Any, approximate: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        for _ in range(2):
+            assert isinstance(choose("auto", kl_vae), VAEDecoder)
+    (said,) = [r.getMessage() for r in caplog.records if "taesd_decoder" in r.getMessage()]
+    assert str(approximate) in said
+
+
+def test_auto_keeps_a_vae_that_is_small_already(
+    sd15: Any, run_node: Callable[..., Any], taesd_there: Path
+) -> None:
+    assert isinstance(choose("auto", sd15.vae), VAEDecoder)
+    case = demo_case(run_node)
+    latent_format = case.model.get_model_object("latent_format")
+    assert isinstance(choose("auto", case.vae, latent_format), VAEDecoder)
+
+
+@pytest.mark.parametrize(
+    ("values", "word"), [({"decoder": "best"}, "'best'"), ({"side": -2}, "-2")]
+)
+def test_choices_are_checked(values: dict[str, Any], word: str) -> None:
+    with pytest.raises(ValueError, match=word):
+        Decoding(**values)
+
+
+def test_the_paper_looks_through_the_vae_at_full_size_unless_told(kl_vae: Any) -> None:
+    assert Decoding().faithful() == Decoding("vae", 0)
+    assert Decoding("taesd", 512).faithful() == Decoding("taesd", 512)
+
+
+# ---- sizes ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("size", "cell", "side", "expected"),
+    [
+        ((128, 128), 8, 448, (56, 56)),
+        ((128, 192), 8, 448, (56, 84)),
+        ((96, 128), 8, 450, (57, 76)),
+        ((128, 128), 8, 0, (128, 128)),
+        ((128, 128), 8, 1024, (128, 128)),
+        ((128, 128), 8, 4096, (128, 128)),
+        ((128, 128), 1, 100, (100, 100)),
+        ((4, 400), 8, 1, (1, 100)),
+    ],
+)
+def test_sizes(size: tuple[int, int], cell: int, side: int, expected: tuple[int, int]) -> None:
+    assert decoders.shrunk_size(*size, cell, side) == expected
+
+
+def test_the_weights_need_is_the_default_size() -> None:
+    both = Weight((*HUE.terms, *Weight.of(FrequencyReward(0.1, 0.3), 1.0).terms))
+    assert Decoding().side_for(HUE) == 256
+    assert Decoding().side_for(both) == 0
+    assert Decoding(side=0).side_for(HUE) == 0
+    assert Decoding(side=100).side_for(both) == 100
+
+
+@pytest.mark.parametrize("name", ["vae", "latent-rgb"])
+def test_the_gradient_passes_through_the_smaller_picture(kl_vae: Any, name: str) -> None:
+    """Against a difference of log w along the gradient."""
+    decoder = loaded(name, kl_vae)
+    weight = DecodedLogWeight(decoder, HUE, side=4 * decoder.cell)
+    x = latents(2)
+    assert weight.decoded_size(x.shape) == (4 * decoder.cell,) * 2
+    log_w, grad = weight.value_and_grad(x)
+    with torch.inference_mode():
+        torch.testing.assert_close(weight(x), log_w)
+        along = grad / grad.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+        h = 0.05
+        slope = (weight(x + h * along) - weight(x - h * along)) / (2 * h)
+    torch.testing.assert_close(slope, grad.flatten(1).norm(dim=1), rtol=0.02, atol=1e-4)
+
+
+def test_a_masked_weight_stays_right_when_decoded_small(kl_vae: Any) -> None:
+    """The same score within a tenth, and nothing asked of cells far from the mask."""
+    mask = torch.zeros(256, 256)
+    mask[64:192, 128:256] = 1
+    weight = masked(HUE, mask)
+    smooth = torch.nn.functional.interpolate(latents(1, 4), (128, 128), mode="bicubic")
+    decoder = loaded("latent-rgb", kl_vae)
+    found = [DecodedLogWeight(decoder, weight, side).value_and_grad(smooth) for side in (0, 64)]
+    (full, _), (small, grad) = found
+    torch.testing.assert_close(small, full, rtol=0.1, atol=0)
+    inside, outside = grad[..., 32:96, 64:], grad[..., :56]
+    assert float(inside.abs().max()) > 0
+    assert float(outside.abs().max()) == 0
+
+
+# ---- in a run ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def case(run_node: Callable[..., Any], sd15: Any, kl_vae: Any) -> Case:
+    """The tiny SD1.5 with a VAE of the real kind."""
+    made = case_of(run_node, sd15, batch=2, size=8)
+    made.vae = kl_vae
+    return made
+
+
+def options(run_node: Callable[..., Any], decoder: str = "auto", decode_size: int = -1) -> Any:
+    (made,) = run_node(
+        sampling.LAGSOptions,
+        schedule="from mode",
+        sigma_gate=0.56,
+        skip_below=-1.0,
+        shift_limit=0.0,
+        relative_step=0.0,
+        epsilon=0.0,
+        decoder=decoder,
+        decode_size=decode_size,
+    )
+    return made
+
+
+@pytest.mark.parametrize("decoder", ["vae", "taesd", "latent-rgb"])
+@pytest.mark.parametrize("mode", ["balanced", "paper"])
+def test_a_run_moves_what_its_decoder_shows(
+    case: Case, run_node: Callable[..., Any], taesd_there: Path, decoder: str, mode: str
+) -> None:
+    made = loaded(decoder, case.vae)
+    plain = case.ksampler()
+    guided, trace = case.lags(weight=HUE, mode=mode, options=options(run_node, decoder))
+    with torch.inference_mode():
+        to_model = SD15().process_in
+        gain = [HUE(made.images(made.own_latents(to_model(x.float())))) for x in (plain, guided)]
+    assert (gain[1] > gain[0]).all()
+    assert trace.weight_calls > 0
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """Every decode of a run: by what, and at which height."""
+    noted: list[tuple[str, int]] = []
+    for kind in (VAEDecoder, TAESDDecoder, LatentRGBDecoder):
+        own = kind.images
+
+        def note(self: Any, x: Tensor, own: Any = own) -> Tensor:
+            images = own(self, x)
+            noted.append((self.name, images.shape[-2]))
+            return images
+
+        monkeypatch.setattr(kind, "images", note)
+    return noted
+
+
+@pytest.mark.parametrize("mode", ["balanced", "fast", "paper"])
+def test_nothing_is_decoded_twice(
+    case: Case, taesd_there: Path, seen: list[tuple[str, int]], mode: str
+) -> None:
+    """One decode for each evaluation of the weight, the first noise's among them."""
+    _, trace = case.lags(weight=HUE, mode=mode)
+    assert len(seen) == trace.weight_calls > 0
+    assert {name for name, _ in seen} == {"the VAE" if mode == "paper" else "TAESD"}
+
+
+def test_an_automatic_strength_uses_the_same_decoder(
+    case: Case, taesd_there: Path, seen: list[tuple[str, int]]
+) -> None:
+    case.lags(weight=Weight.of(ColourReward("hue"), 1.0, spread=2.0))
+    assert {name for name, _ in seen} == {"TAESD"}
+
+
+def test_the_size_is_passed_on(
+    case: Case, run_node: Callable[..., Any], seen: list[tuple[str, int]]
+) -> None:
+    case.lags(weight=HUE, options=options(run_node, "vae", 32))
+    assert {height for _, height in seen} == {32}
+
+
+def test_the_vae_stays_where_it_is_when_taesd_is_used(
+    case: Case, taesd_there: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+    own = mm.load_models_gpu
+
+    def note(models: Any, *rest: Any, **more: Any) -> Any:
+        asked.extend(models)
+        return own(models, *rest, **more)
+
+    monkeypatch.setattr(mm, "load_models_gpu", note)
+    case.lags(weight=HUE)
+    assert not [model for model in asked if model is case.vae.patcher]
+    assert [model for model in asked if getattr(model, "model", None) is not None]
+
+
+def test_memory_is_said_before_the_run_and_asked_for(
+    case: Case, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked: list[float] = []
+    own = patch.load
+
+    def note(modules: Any, beside: Any, memory: float) -> None:
+        asked.append(memory)
+        own(modules, beside, memory)
+
+    monkeypatch.setattr(patch, "load", note)
+    with caplog.at_level(logging.INFO):
+        case.lags(weight=HUE, mode="paper")
+    (line,) = [r.getMessage() for r in caplog.records if "the weight sees" in r.getMessage()]
+    decoder = choose("vae", case.vae)
+    kept, spared = (decoder.bytes_per_picture(8, 8, sparing) for sparing in (False, True))
+    assert "the VAE at 64x64" in line
+    assert f"{kept / 2**30:.2f} GB" in line and f"{spared / 2**30:.2f} GB if" in line
+    assert spared < kept and max(asked) >= spared
+
+
+def test_a_missing_taesd_is_said_before_sampling(
+    case: Case, run_node: Callable[..., Any], approximate: Path
+) -> None:
+    with pytest.raises(ModelFileError, match="taesd_decoder"):
+        case.lags(weight=HUE, options=options(run_node, "taesd"))
