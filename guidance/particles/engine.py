@@ -263,7 +263,7 @@ class ParticleSampler:
                 push = self._push(per_sample(scale[part], mean) * state.guidance[part])
                 cost[part], log_ratio[part] = self._density_ratio(push, xi)
                 xi = xi + push
-            state.x[part] = mean + s * xi
+            state.x[part] = torch.add(mean, xi, alpha=s)
         state.log_weights = state.log_weights + log_ratio.reshape(shape)
         return cost.reshape(shape).mean(dim=1)
 

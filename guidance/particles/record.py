@@ -23,7 +23,7 @@ class Weighing:
         resampled: whether the group was resampled.
         temperature: lambda, 0 to 1.
         log_w_mean: mean log w of the denoised pictures.
-        log_w_quantiles: [G, 3], at 5, 50 and 95 %.
+        log_w_quantiles: [G, 3], the values nearest to 5, 50 and 95 %.
         ancestors: [G, N], whose copy each particle is; None where no group was resampled.
     """
 
@@ -37,8 +37,8 @@ class Weighing:
     @classmethod
     def of(cls, log_w: Tensor, temperature: Tensor, ess: Tensor, resampled: Tensor) -> Weighing:
         """Summarise log w [G, N]."""
-        at = torch.tensor(QUANTILES, dtype=log_w.dtype)
-        quantiles = log_w.quantile(at, dim=1, interpolation="nearest").T
+        at = [round(quantile * (log_w.shape[1] - 1)) for quantile in QUANTILES]
+        quantiles = log_w.sort(dim=1).values[:, at]  # torch.quantile is slow and limited in size
         return cls(ess, resampled, temperature, log_w.mean(dim=1), quantiles)
 
 

@@ -45,7 +45,7 @@ from lags_pack.guidance.particles import (
     particle_preset,
     taken,
 )
-from lags_pack.guidance.particles.engine import _mixed, _noise
+from lags_pack.guidance.particles.engine import State, _mixed, _noise
 from lags_pack.tests.analytic import PixelMixture, sigmas
 from torch import Tensor
 
@@ -164,6 +164,21 @@ def test_noise_is_fresh_for_every_copy() -> None:
     assert seen[0].flatten(1).unique(dim=0).shape[0] == 1
     assert (seen[0][0, 1:] == seen[0][0, :1]).all()  # copies of one
     assert found.x[0].flatten(1).unique(dim=0).shape[0] > 1
+
+
+def test_copies_take_everything_along() -> None:
+    """A push that stays behind is still exact, so no moment would show it."""
+    rows = torch.arange(6.0)[:, None]
+    each = rows.reshape(2, 3).double()
+    zeros = torch.zeros(2).double()
+    state = State(rows, rows + 10, rows + 20, each + 30, each + 40, each, zeros, zeros)
+    ParticleSampler()._follow(state, torch.tensor([[2, 2, 0], [0, 1, 1]]))
+    expected = torch.tensor([2.0, 2.0, 0.0, 3.0, 4.0, 4.0])
+    assert torch.equal(state.x[:, 0], expected)
+    assert torch.equal(state.denoised[:, 0], expected + 10)
+    assert torch.equal(state.guidance[:, 0], expected + 20)
+    assert torch.equal(state.log_w.flatten().float(), expected + 30)
+    assert torch.equal(state.potential.flatten().float(), expected + 40)
 
 
 def test_more_groups_are_not_more_of_the_same() -> None:
