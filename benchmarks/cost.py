@@ -187,6 +187,7 @@ def main(arguments: list[str]) -> None:
             ]
             table = runs(choice.steps)
             rows += rows_of(family, table, unet, lambda *key, works=works: works[key])
-    report(networks)
+    # One list per file, so that each is a flat table.
+    report(networks, choice.json and choice.json.with_suffix(".networks.json"))
     print()
     report(rows, choice.json)
