@@ -58,7 +58,7 @@ def test_whoever_is_chosen_has_weight(rule: str, log_weights: list[float], data:
 
 @pytest.mark.parametrize("rule", RULES)
 def test_offspring_are_unbiased(rule: str) -> None:
-    weights = torch.tensor([[0.05, 0.0, 0.3, 0.25, 0.4]], dtype=torch.float64).log()
+    weights = torch.tensor([[0.15, 0.0, 0.32, 0.13, 0.4]], dtype=torch.float64).log()
     groups = 8000
     offspring = copies(RESAMPLING[rule](weights.expand(groups, -1), uniforms(groups, 5)), 5)
     error = offspring.double().std(dim=0) / math.sqrt(groups)
