@@ -1,13 +1,14 @@
-"""The 2D heart: how close each schedule comes to a target that is known exactly.
+"""Two plane problems whose targets are known exactly: the heart, and nine modes.
 
-Sliced 2-Wasserstein distance to exact samples, mean log w, share off the support (log w < -8),
-denoiser and weight calls per sample, and seconds relative to plain sampling in the same run.
+Sliced 2-Wasserstein distance to exact samples, mean log w, share off the support, denoiser and
+weight calls per sample, and seconds relative to plain sampling in the same run.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,20 +18,95 @@ from ..demo.sampler import karras_sigmas, sample_ancestral
 from ..guidance import (
     LAGS,
     AutoSchedule,
+    ChordSchedule,
     ConstantSchedule,
-    DifferenceStep,
+    Denoiser,
     HardGateSchedule,
+    LogWeight,
     Trace,
     UncertaintySchedule,
+    ancestral_keep,
+    preset,
 )
 from ._report import interleaved_seconds, parser, report
 
 SAMPLES, STEPS = 10_000, 100
+OFF_SUPPORT = -8.0  # log w
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A base p, a weight w, and exact draws of q = w p / Z.
+
+    Attributes:
+        base: E[x0 | x] under p.
+        weight: log w.
+        draw: (count, generator) -> exact samples of q, [count, 2].
+        exact: E[x0 | x] under q.
+    """
+
+    base: Denoiser
+    weight: LogWeight
+    draw: Callable[[int, torch.Generator], Tensor]
+    exact: Denoiser
+
+
+def heart_problem() -> Problem:
+    """A 5x5 grid of Gaussians tilted to a heart-shaped ridge."""
+    target = heart.grid().times(heart.heart())
+    return Problem(
+        heart.float32(heart.grid()).denoise,
+        heart.MixtureLogWeight(heart.float32(heart.heart())),
+        target.sample,
+        heart.float32(target).denoise,
+    )
+
+
+class Bowl:
+    """log w = -x^2 / 100 - y^2: nearly free along x, narrow along y. The toy of DAS."""
+
+    name = "bowl"
+    curvature = torch.tensor([0.01, 1.0])
+
+    def __call__(self, points: Tensor) -> Tensor:
+        """log w [B] of points [B, 2]."""
+        return -(points.square() * self.curvature.to(points)).sum(dim=1)
+
+    def value_and_grad(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """(log w [B], gradient [B, 2])."""
+        return self(points), -2 * points * self.curvature.to(points)
+
+
+def nine_modes() -> Problem:
+    """Means {-4, 0, 4}^2, variance 0.3, and the bowl as weight."""
+    axis = torch.tensor([-4.0, 0.0, 4.0])
+    means, variance = torch.cartesian_prod(axis, axis), 0.3
+    base = heart.Mixture(means, variance, torch.full((9,), 1 / 9).log())
+    # A Gaussian times a parabola is a Gaussian, axis by axis.
+    narrow = 1 / (1 / variance + 2 * Bowl.curvature)
+    centres = means * narrow / variance
+    shares = (centres.square() / (2 * narrow) - means.square() / (2 * variance)).sum(1).softmax(0)
+
+    def draw(count: int, generator: torch.Generator) -> Tensor:
+        chosen = torch.multinomial(shares, count, replacement=True, generator=generator)
+        return centres[chosen] + narrow.sqrt() * torch.randn(count, 2, generator=generator)
+
+    def exact(x: Tensor, sigma: Tensor) -> Tensor:
+        noise = sigma.reshape(-1, 1, 1) ** 2
+        spread = narrow + noise
+        logits = shares.log() - ((x[:, None] - centres).square() / (2 * spread)).sum(dim=2)
+        posterior = (noise * centres + narrow * x[:, None]) / spread
+        return (logits.softmax(dim=1)[..., None] * posterior).sum(dim=1)
+
+    return Problem(base.denoise, Bowl(), draw, exact)
+
+
+PROBLEMS = {"heart": heart_problem, "nine modes": nine_modes}
 
 
 def methods() -> dict[str, LAGS | None]:
     """Every row that samples p with guidance; None is plain sampling."""
-    paper = LAGS(step=DifferenceStep(), schedule=UncertaintySchedule(10.0))
+    paper = preset("paper")
     rows: dict[str, LAGS | None] = {"plain": None, "LAGS c=10, every step": paper}
     for c in (0.003, 0.01, 0.1, 1.0, 10.0):
         rows[f"LAGS c={c:g}"] = replace(paper, schedule=UncertaintySchedule(c), skip_below=0.02)
@@ -42,50 +118,65 @@ def methods() -> dict[str, LAGS | None]:
     rows["alpha = 1"] = replace(paper, schedule=ConstantSchedule())
     for kappa in (0.02, 0.05, 0.1):
         rows[f"auto kappa={kappa:g}"] = replace(paper, schedule=AutoSchedule(kappa), skip_below=0.1)
+    balanced = preset("balanced")
+    rows["balanced"] = balanced
+    rows["balanced, every step"] = replace(balanced, skip_below=0.0)
+    rows["balanced, alpha = 1"] = replace(balanced, schedule=ConstantSchedule())
+    for caution in (0.25, 1.0, 2.0):
+        rows[f"balanced, caution {caution:g}"] = replace(balanced, schedule=ChordSchedule(caution))
     return rows
 
 
 def run(
-    method: LAGS | None, seed: int, steps: int = STEPS, samples: int = SAMPLES
+    method: LAGS | None,
+    seed: int,
+    steps: int = STEPS,
+    samples: int = SAMPLES,
+    problem: Problem | None = None,
 ) -> tuple[Tensor, Trace]:
     """Draw samples with one method: (points [samples, 2], its trace)."""
-    base, weight = heart.float32(heart.grid()), heart.MixtureLogWeight(heart.float32(heart.heart()))
+    problem = problem or heart_problem()
     trace = Trace()
+    generator, sigmas, x = _start(seed, steps, samples)
+    if method is not None and method.tilt_start:
+        sigma = sigmas[:1].expand(samples)
+        x, record = method.tilted_start(problem.base, problem.weight, x, sigma)
+        trace.add_start(record)
 
     def denoiser(x: Tensor, sigma: Tensor) -> Tensor:
         if method is None:
-            return base.denoise(x, sigma)
-        denoised, record = method(base.denoise, weight, x, sigma)
+            return problem.base(x, sigma)
+        keep = ancestral_keep(sigmas, float(sigma[0]))
+        denoised, record = method(problem.base, problem.weight, x, sigma, keep)
         trace.add(record)
         return denoised
 
-    return _sample(denoiser, seed, steps, samples), trace
+    return sample_ancestral(denoiser, x, sigmas, generator), trace
 
 
-def run_exact(seed: int, steps: int = STEPS, samples: int = SAMPLES) -> Tensor:
-    """The same solver on the exact denoiser of q: what the solver's own error leaves."""
-    target = heart.float32(heart.grid().times(heart.heart()))
-    return _sample(target.denoise, seed, steps, samples)
-
-
-def _sample(
-    denoiser: Callable[[Tensor, Tensor], Tensor], seed: int, steps: int, samples: int
+def run_exact(
+    seed: int, steps: int = STEPS, samples: int = SAMPLES, problem: Problem | None = None
 ) -> Tensor:
+    """The same solver on the exact denoiser of q: what the solver's own error leaves."""
+    generator, sigmas, x = _start(seed, steps, samples)
+    return sample_ancestral((problem or heart_problem()).exact, x, sigmas, generator)
+
+
+def _start(seed: int, steps: int, samples: int) -> tuple[torch.Generator, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     sigmas = karras_sigmas(steps, heart.SIGMA_MIN, heart.SIGMA_MAX)
-    start = torch.randn(samples, 2, generator=generator) * sigmas[0]
-    return sample_ancestral(denoiser, start, sigmas, generator)
+    return generator, sigmas, torch.randn(samples, 2, generator=generator) * sigmas[0]
 
 
-def score(points: Tensor, seed: int) -> dict[str, float]:
+def score(points: Tensor, seed: int, problem: Problem | None = None) -> dict[str, float]:
     """Distance to fresh exact samples of q, mean log w, share off the support in percent."""
-    target = heart.grid().times(heart.heart())
-    exact = target.sample(points.shape[0], torch.Generator().manual_seed(1000 + seed))
-    log_w = heart.heart().log_density(points.double())
+    problem = problem or heart_problem()
+    exact = problem.draw(points.shape[0], torch.Generator().manual_seed(1000 + seed))
+    log_w = problem.weight(points.float()).double()
     return {
         "sliced W2": heart.sliced_wasserstein(points, exact),
         "mean log w": log_w.mean().item(),
-        "% off support": 100 * (log_w < -8).double().mean().item(),
+        "% off support": 100 * (log_w < OFF_SUPPORT).double().mean().item(),
     }
 
 
@@ -94,33 +185,51 @@ def main(arguments: list[str]) -> None:
     options = parser("heart", __doc__)
     options.add_argument("--replicates", type=int, default=2)
     options.add_argument("--timing-repeats", type=int, default=3)
+    options.add_argument("--problems", nargs="+", choices=PROBLEMS, default=list(PROBLEMS))
     choice = options.parse_args(arguments)
     # Far components have weights below the smallest normal number; arithmetic on such numbers is
     # several times slower, which would time the processor and not the methods.
     torch.set_flush_denormal(True)
-
-    table = methods()
-    runs: dict[str, Callable[[], object]] = {
-        name: (lambda m=method: run(m, 0)) for name, method in table.items()
-    }
-    seconds = interleaved_seconds(runs, choice.timing_repeats)
     rows = []
-    for name, method in table.items():
-        replicates = [run(method, seed) for seed in range(choice.replicates)]
-        trace = replicates[0][1]
+    for name in choice.problems:
+        rows += table(name, choice.replicates, choice.timing_repeats)
+    report(rows, choice.json)
+
+
+def table(name: str, replicates: int, timing_repeats: int) -> list[dict[str, Any]]:
+    """All rows of one problem."""
+    problem, known = PROBLEMS[name](), methods()
+    runs: dict[str, Callable[[], object]] = {
+        label: (lambda m=method: run(m, 0, problem=problem)) for label, method in known.items()
+    }
+    seconds = interleaved_seconds(runs, timing_repeats)
+    rows = []
+    for label, method in known.items():
+        drawn = [run(method, seed, problem=problem) for seed in range(replicates)]
+        trace = drawn[0][1]
         rows.append(
             {
-                "method": name,
-                **_mean([score(points, seed) for seed, (points, _) in enumerate(replicates)]),
+                "problem": name,
+                "method": label,
+                **_mean([score(points, seed, problem) for seed, (points, _) in enumerate(drawn)]),
                 "model calls": trace.model_calls or STEPS,
                 "weight calls": trace.weight_calls,
-                "time / plain": seconds[name] / seconds["plain"],
-                "seconds": seconds[name],
+                "value calls": trace.value_calls,
+                "time / plain": seconds[label] / seconds["plain"],
+                "seconds": seconds[label],
             }
         )
-    exact = [score(run_exact(seed), seed) for seed in range(choice.replicates)]
-    rows.append({"method": "exact score of q", **_mean(exact), "model calls": STEPS})
-    report(rows, choice.json)
+    ideal = [run_exact(seed, problem=problem) for seed in range(replicates)]
+    of_ideal = _mean([score(points, seed, problem) for seed, points in enumerate(ideal)])
+    rows.append(
+        {"problem": name, "method": "exact score of q", **of_ideal, "model calls": STEPS}
+    )
+    draws = [
+        score(problem.draw(SAMPLES, torch.Generator().manual_seed(seed)), seed, problem)
+        for seed in range(replicates)
+    ]
+    rows.append({"problem": name, "method": "exact draws of q", **_mean(draws)})
+    return rows
 
 
 def _mean(rows: list[dict[str, float]]) -> dict[str, float]:

@@ -1,13 +1,17 @@
-"""How much of the true shift of the mean score each method captures, on the demo model.
+"""How much of the true shift each method captures, and what it does to the pictures, on the demo.
 
-The truth is known by importance sampling: plain samples weighted with w, at a strength that leaves
-a chosen effective share of them. Guided runs start from the same noise as plain ones, so the
+The truth is known by importance sampling: plain samples weighted with w, at strengths that leave a
+chosen effective share of them. Four weights: overall colour, brightness of one corner, energy of a
+frequency band, probability of a class. Guided runs start from the same noise as plain ones, so the
 difference of their means has little noise of its own.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -16,9 +20,14 @@ from torch import Tensor
 
 from ..demo.model import DemoUNet, load_network
 from ..demo.pictures import BATCH, draw_pictures
-from ..guidance import LAGS, preset
-from ..rewards import ColourReward, Reward, Weight
+from ..demo.shapes import SIZE
+from ..guidance import LAGS, AutoSchedule, ConstantSchedule, preset
+from ..rewards import ColourReward, FrequencyReward, Reward, Weight
+from ..rewards.masked import MaskedReward
+from ._classifier import ShapeClassifier, ShapeReward, trained
 from ._report import parser, report
+
+BROKEN_QUANTILE = 0.01  # a picture counts as broken below the confidence of 99 % of plain ones
 
 
 def strength_for(scores: Tensor, effective_share: float) -> float:
@@ -48,61 +57,238 @@ def _effective_share(scores: Tensor, strength: float) -> float:
     return float(1 / share.square().sum() / len(scores))
 
 
-def measure(
-    network: DemoUNet, reward: Reward, effective_share: float, plain_count: int, guided_count: int
-) -> list[dict[str, Any]]:
-    """One row per mode for one weight at one strength."""
-    plain, _ = draw_pictures(network, plain_count, seed=0)
-    scores = reward(plain)
-    strength = strength_for(scores, effective_share)
-    true_shift = tilted_mean(scores, strength) - float(scores.mean())
-    base = {"weight": reward.name, "effective %": 100 * effective_share, "strength": strength}
-    rows: list[dict[str, Any]] = [
-        {"method": "plain", **base, "mean score": float(scores.mean()), "std": float(scores.std())},
+def rewards(classifier: ShapeClassifier) -> dict[str, Reward]:
+    """The four kinds of weight."""
+    corner = torch.zeros(SIZE, SIZE)
+    corner[:12, :12] = 1
+    return {
+        "colour": ColourReward("hue", hue=240.0),
+        "corner": MaskedReward(ColourReward("brightness"), corner),
+        "band": FrequencyReward(0.15, 0.5),
+        "class": ShapeReward(classifier, "star"),
+    }
+
+
+def methods() -> dict[str, LAGS]:
+    """The methods of the table."""
+    balanced, paper = preset("balanced"), preset("paper")
+    return {
+        **{mode: preset(mode) for mode in ("paper", "fast", "balanced")},
+        "balanced, every step": replace(balanced, skip_below=0.0),
+        "balanced, untilted start": replace(balanced, tilt_start=False),
+        "balanced, kernel not fitted": replace(balanced, fit_kernel=False),
+        "balanced, alpha = 1": replace(balanced, schedule=ConstantSchedule()),
+        "auto, kappa = 0.1": replace(paper, schedule=AutoSchedule(0.1), tilt_start=True),
+        "alpha = 1": replace(paper, schedule=ConstantSchedule()),
+    }
+
+
+@dataclass(frozen=True)
+class Plain:
+    """Plain samples and what is known of them.
+
+    Attributes:
+        pictures: [N, 3, 32, 32] in 0..1.
+        features: [N, F] of the classifier.
+        least: the confidence that 99 % of them reach.
+    """
+
+    pictures: Tensor
+    features: Tensor
+    least: float
+
+    @classmethod
+    def of(cls, pictures: Tensor, classifier: ShapeClassifier) -> Plain:
+        """Look at pictures with the classifier."""
+        sure = classifier.confidence(pictures)
+        least = float(sure.quantile(BROKEN_QUANTILE))
+        return cls(pictures, classifier.features(pictures), least)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One weight at one strength, and the exact answer by importance weights.
+
+    Attributes:
+        name: of the weight.
+        effective: share of plain samples that count.
+        shares: [N] importance weights of the plain samples, which sum to 1.
+    """
+
+    name: str
+    reward: Reward
+    effective: float
+    strength: float
+    scores: Tensor
+    shares: Tensor
+
+    @classmethod
+    def of(cls, name: str, reward: Reward, effective: float, plain: Plain) -> Cell:
+        """Choose the strength and weigh the plain samples."""
+        scores = reward(plain.pictures)
+        strength = strength_for(scores, effective)
+        shares = (scores.double() * strength).softmax(dim=0).float()
+        return cls(name, reward, effective, strength, scores, shares)
+
+    @property
+    def true_shift(self) -> float:
+        """Of the mean score."""
+        return float(self.shares @ self.scores - self.scores.mean())
+
+    @property
+    def true_std(self) -> float:
+        """Of the score under w p."""
+        return float((self.shares @ (self.scores - self.shares @ self.scores) ** 2).sqrt())
+
+    def row(self, method: str) -> dict[str, Any]:
+        """The columns that say which cell this is."""
+        return {
+            "weight": self.name,
+            "effective %": 100 * self.effective,
+            "strength": self.strength,
+            "method": method,
+        }
+
+
+def exact_rows(cell: Cell, plain: Plain, classifier: ShapeClassifier) -> list[dict[str, Any]]:
+    """The rows of plain sampling and of the exact answer."""
+    broken = (classifier.confidence(plain.pictures) < plain.least).float()
+    target = cell.shares @ plain.features
+    return [
         {
-            "method": "exact (importance weights)",
-            **base,
-            "mean score": float(scores.mean()) + true_shift,
+            **cell.row("plain"),
+            "share of shift %": 0.0,
+            "std error %": 100 * (float(cell.scores.std()) / cell.true_std - 1),
+            "feature distance": distance(plain.features.mean(dim=0), target, plain),
+            "broken %": 100 * float(broken.mean()),
+        },
+        {
+            **cell.row("exact (importance weights)"),
             "share of shift %": 100.0,
+            "broken %": 100 * float(cell.shares @ broken),
         },
     ]
-    weight = Weight.of(reward, strength)
-    for name, method in modes().items():
-        start = perf_counter()
-        pictures, trace = draw_pictures(network, guided_count, seed=0, method=method, weight=weight)
-        seconds = perf_counter() - start
-        gain = reward(pictures) - scores[:guided_count]
-        rows.append(
-            {
-                "method": name,
-                **base,
-                "mean score": float(scores.mean() + gain.mean()),
-                "std": float(reward(pictures).std()),
-                "share of shift %": 100 * float(gain.mean()) / true_shift,
-                "+-": 100 * float(gain.std()) / math.sqrt(guided_count) / true_shift,
-                "model calls": trace.model_calls,
-                "weight calls": trace.weight_calls,
-                "seconds": seconds,
-            }
-        )
-    return rows
 
 
-def modes() -> dict[str, LAGS]:
-    """The methods of the table."""
-    return {mode: preset(mode) for mode in ("paper", "fast", "balanced")}
+def distance(mean: Tensor, target: Tensor, plain: Plain) -> float:
+    """RMS difference of two feature means, in standard deviations of plain samples."""
+    spread = plain.features.std(dim=0).clamp(min=1e-3)
+    return float(((mean - target) / spread).square().mean().sqrt())
+
+
+def guided_row(
+    network: DemoUNet,
+    classifier: ShapeClassifier,
+    plain: Plain,
+    cell: Cell,
+    name: str,
+    method: LAGS,
+    count: int,
+) -> dict[str, Any]:
+    """What a method makes of one cell."""
+    weight = Weight.of(cell.reward, cell.strength)
+    start = perf_counter()
+    pictures, trace = draw_pictures(network, count, seed=0, method=method, weight=weight)
+    seconds = perf_counter() - start
+    scores = cell.reward(pictures)
+    gain = scores - cell.scores[:count]
+    return {
+        **cell.row(name),
+        "share of shift %": 100 * float(gain.mean()) / cell.true_shift,
+        "+-": 100 * float(gain.std()) / math.sqrt(count) / cell.true_shift,
+        "std error %": 100 * (float(scores.std()) / cell.true_std - 1),
+        "feature distance": distance(
+            classifier.features(pictures).mean(dim=0), cell.shares @ plain.features, plain
+        ),
+        "broken %": 100 * float((classifier.confidence(pictures) < plain.least).float().mean()),
+        "model calls": trace.model_calls,
+        "weight calls": trace.weight_calls,
+        "value calls": trace.value_calls,
+        "seconds": seconds,
+    }
+
+
+def prepared(
+    network: DemoUNet, count: int, folder: Path | None
+) -> tuple[ShapeClassifier, Plain, list[Path]]:
+    """The classifier and the plain samples, from a folder where an earlier run has left them.
+
+    Returns:
+        both, and the files that were written now.
+    """
+    from safetensors.torch import load_file, save_file
+
+    kept = folder / f"plain_{count}.safetensors" if folder else None
+    if kept is not None and kept.is_file():
+        state = load_file(kept)
+        pictures = state.pop("pictures")
+        classifier = ShapeClassifier()
+        classifier.load_state_dict(state)
+        classifier.eval().requires_grad_(False)
+        return classifier, Plain.of(pictures, classifier), []
+    classifier = trained()
+    pictures, _ = draw_pictures(network, count, seed=0)
+    if kept is not None:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        save_file({"pictures": pictures, **classifier.state_dict()}, kept)
+    return classifier, Plain.of(pictures, classifier), [kept] if kept else []
+
+
+def captured(rows: Iterable[dict[str, Any]], low: float = 85.0, high: float = 115.0) -> list[str]:
+    """One line per method: in how many cells its share of the shift lies between two bounds."""
+    shares: dict[str, list[float]] = {}
+    for row in rows:
+        if "seconds" in row:
+            shares.setdefault(row["method"], []).append(row["share of shift %"])
+    return [
+        f"{name}: {sum(low <= value <= high for value in values)} of {len(values)} cells within "
+        f"{low:.0f} to {high:.0f} %"
+        for name, values in shares.items()
+    ]
 
 
 def main(arguments: list[str]) -> None:
     """Print the table."""
     options = parser("tilt", __doc__)
-    options.add_argument("--plain", type=int, default=1024, help="plain samples")
+    options.add_argument("--plain", type=int, default=4096, help="plain samples")
     options.add_argument("--guided", type=int, default=256, help="guided samples per method")
-    options.add_argument("--effective", type=float, default=50.0, help="effective size in percent")
+    options.add_argument(
+        "--effective", type=float, nargs="+", default=[60.0, 20.0, 5.0], help="sizes in percent"
+    )
+    options.add_argument("--weights", nargs="+", help="some of colour, corner, band, class")
+    options.add_argument("--methods", nargs="+", help="some of the methods, by name")
+    options.add_argument("--keep", type=Path, help="folder for plain samples, for a later run")
+    options.add_argument("--plot", type=Path, help="draw the shares into this PNG file")
     choice = options.parse_args(arguments)
     if choice.guided > choice.plain or choice.guided % BATCH:
         options.error(f"--guided must be a multiple of {BATCH} and at most --plain")
     torch.set_num_threads(min(2, torch.get_num_threads()))
-    reward = ColourReward("hue", hue=240.0)
-    rows = measure(load_network(), reward, choice.effective / 100, choice.plain, choice.guided)
+    network = load_network()
+    classifier, plain, written = prepared(network, choice.plain, choice.keep)
+    for path in written:
+        print(f"Plain samples and classifier written to {path}")
+    known, table = rewards(classifier), methods()
+    for what, asked, have in (
+        ("--weights", choice.weights, known),
+        ("--methods", choice.methods, table),
+    ):
+        if asked and not set(asked) <= set(have):
+            options.error(f"{what}: expected some of {', '.join(have)}")
+    rows: list[dict[str, Any]] = []
+    for name in choice.weights or known:
+        for effective in choice.effective:
+            cell = Cell.of(name, known[name], effective / 100, plain)
+            rows += exact_rows(cell, plain, classifier)
+            for method in choice.methods or table:
+                rows.append(
+                    guided_row(
+                        network, classifier, plain, cell, method, table[method], choice.guided
+                    )
+                )
     report(rows, choice.json)
+    print("\n".join(captured(rows)))
+    if choice.plot:
+        from ._tilt_plot import draw
+
+        draw(rows, choice.plot)
+        print(f"Plot written to {choice.plot}")

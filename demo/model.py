@@ -169,8 +169,14 @@ class DemoDenoiser:
             return precondition(self.network, x, sigma, context)
         both = torch.cat([context, torch.zeros_like(context)])
         denoised = precondition(self.network, x.repeat(2, 1, 1, 1), sigma.repeat(2), both)
-        cond, uncond = denoised.chunk(2)
-        return uncond + self.cfg * (cond - uncond)
+        self._cond, uncond = denoised.chunk(2)
+        self._combined = uncond + self.cfg * (self._cond - uncond)
+        return self._combined
+
+    def conditional(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """The last call's output, moved as the conditional branch moves from its x to this one."""
+        cond = precondition(self.network, x, sigma, self.context.expand(x.shape[0], -1, -1))
+        return cond if self.cfg == 1.0 else self._combined + cond - self._cond
 
 
 def load_network(path: Path = WEIGHTS) -> DemoUNet:

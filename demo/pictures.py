@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..guidance import LAGS, AutogradLogWeight, Denoiser, Trace
+from ..guidance import LAGS, AutogradLogWeight, Denoiser, Trace, ancestral_keep
 from ..rewards import Weight
 from .model import (
     SIGMA_MAX,
@@ -56,7 +56,7 @@ def draw_pictures(
     pictures, first = [], Trace()
     for number, start in enumerate(range(0, count, batch)):
         trace = first if number == 0 else Trace()
-        denoiser = guided_denoiser(plain, method, weight, trace)
+        denoiser = guided_denoiser(plain, method, weight, trace, sigmas)
         generator = torch.Generator().manual_seed(seed + number)
         noise = torch.randn(empty_shape(min(batch, count - start)), generator=generator)
         x = tilted(noise * sigmas[0], sigmas[0], plain, method, weight, trace)
@@ -87,15 +87,19 @@ def on_latents(weight: Weight) -> AutogradLogWeight:
 
 
 def guided_denoiser(
-    plain: Denoiser, method: LAGS | None, weight: Weight | None, trace: Trace
+    plain: Denoiser, method: LAGS | None, weight: Weight | None, trace: Trace, sigmas: Tensor
 ) -> Denoiser:
-    """A denoiser that follows the method and writes the trace; the plain one without them."""
+    """A denoiser for ancestral steps along ``sigmas`` that follows the method and writes the trace.
+
+    The plain one without a method or a weight.
+    """
     if method is None or weight is None:
         return plain
     log_weight = on_latents(weight)
 
     def denoiser(x: Tensor, sigma: Tensor) -> Tensor:
-        denoised, record = method(plain, log_weight, x, sigma)
+        keep = ancestral_keep(sigmas, float(sigma[0]))
+        denoised, record = method(plain, log_weight, x, sigma, keep)
         trace.add(record)
         return denoised
 

@@ -2,13 +2,16 @@
 
 from .contracts import AutogradLogWeight, Denoiser, LogWeight, ModelError, WeightError
 from .finite_difference import DifferenceStep, jacobian_vector_product
+from .kernel import ancestral_keep, kernel_share
 from .lags import LAGS, MODES, preset
 from .mmsold import MMSOLD, Moments, PrincipalSpace, SmoothedScore, effective_size, log_shares
 from .plan import Plan, compared, plan
 from .schedules import (
     AutoSchedule,
+    ChordSchedule,
     ConstantSchedule,
     HardGateSchedule,
+    Measured,
     Schedule,
     UncertaintySchedule,
 )
@@ -22,11 +25,13 @@ __all__ = [
     "MODES",
     "AutoSchedule",
     "AutogradLogWeight",
+    "ChordSchedule",
     "ConstantSchedule",
     "Denoiser",
     "DifferenceStep",
     "HardGateSchedule",
     "LogWeight",
+    "Measured",
     "ModelError",
     "Moments",
     "Plan",
@@ -38,9 +43,11 @@ __all__ = [
     "UncertaintySchedule",
     "VEView",
     "WeightError",
+    "ancestral_keep",
     "compared",
     "effective_size",
     "jacobian_vector_product",
+    "kernel_share",
     "log_shares",
     "plan",
     "preset",

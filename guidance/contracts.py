@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -17,6 +17,19 @@ class Denoiser(Protocol):
     """
 
     def __call__(self, x: Tensor, sigma_ve: Tensor, /) -> Tensor: ...
+
+
+@runtime_checkable
+class BranchedDenoiser(Protocol):
+    """A denoiser with classifier-free guidance, which can tell its branches apart.
+
+    ``conditional(x, sigma_ve)`` is what the last call returned, plus how far the conditional branch
+    alone moves from that call's x to this one: half the cost of another call.
+    """
+
+    def __call__(self, x: Tensor, sigma_ve: Tensor, /) -> Tensor: ...
+
+    def conditional(self, x: Tensor, sigma_ve: Tensor, /) -> Tensor: ...
 
 
 class LogWeight(Protocol):
@@ -120,9 +133,26 @@ def checked_value_and_grad(
         )
     for what, value in (("value", log_w), ("gradient", grad)):
         if not bool(torch.isfinite(value).all()):
-            raise WeightError(
-                f"Weight '{log_weight.name}' has a {what} that is not finite at noise level "
-                f"sigma = {float(sigma_ve.flatten()[0]):.4g}. Lower its strength, or run the "
-                "weight's model in float32."
-            )
+            raise _not_finite(log_weight.name, what, sigma_ve)
     return log_w, grad
+
+
+def checked_value(log_weight: LogWeight, pictures: Tensor, sigma_ve: Tensor) -> Tensor:
+    """log w [B] of pictures that were only tried; minus infinity, a weight of zero, is an answer.
+
+    Raises:
+        WeightError: wrong shape, or a value that is NaN or plus infinity.
+    """
+    log_w = log_weight(pictures)
+    check_shape(log_w, pictures, log_weight.name)
+    if bool(torch.isnan(log_w).any() or torch.isposinf(log_w).any()):
+        raise _not_finite(log_weight.name, "value", sigma_ve)
+    return log_w.float()
+
+
+def _not_finite(name: str, what: str, sigma_ve: Tensor) -> WeightError:
+    return WeightError(
+        f"Weight '{name}' has a {what} that is not finite at noise level "
+        f"sigma = {float(sigma_ve.flatten()[0]):.4g}. Lower its strength, or run the "
+        "weight's model in float32."
+    )

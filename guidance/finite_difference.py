@@ -21,6 +21,9 @@ SMALLEST_SCALE = 0.1  # below this noise level the step no longer shrinks with i
 GROWTH = {torch.float16: 0.001}
 BFLOAT16_GROWTH = 0.006
 LARGEST_RELATIVE_STEP = 0.5
+# How far the whole way may lead, in RMS of a noisy sample of data of unit variance. Far beyond what
+# any weight of sense asks for; it keeps absurd strengths from overflowing half precision.
+REACH = 1000.0
 # Where D itself is rounded to half precision, the difference is mostly rounding below this noise
 # level. J tends to the identity there, so v itself is used (the shift without the Jacobian).
 HALF_PRECISION_FLOOR = 0.3
@@ -36,18 +39,31 @@ class DifferenceStep:
         dtype: what the denoiser computes in, not what it returns.
         output_gain: what the network's output is multiplied by to make D, at noise levels 0.1 and
             10: (0.1, 10) for noise prediction, (1, 1) where D itself is the output.
+        whole: whether h is at least sigma_ve^2. Then sigma_ve^2 J v stands for
+            D(x + sigma_ve^2 v) - D(x): the whole way in one difference, no derivative. For a log w
+            with the slope v everywhere this is exact, whatever p is: the posterior of x0 at x,
+            times exp(v . x0), is the posterior at x + sigma_ve^2 v. Not in the paper.
     """
 
     relative: float | None = None
     absolute: float | None = None
     dtype: torch.dtype = torch.float32
     output_gain: tuple[float, float] = (1.0, 1.0)
+    whole: bool = False
 
     def __post_init__(self) -> None:
         for name in ("relative", "absolute"):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{name} step is {value}; expected a finite number above 0.")
+
+    def within_reach(self, v: Tensor, sigma_ve: Tensor) -> Tensor:
+        """v, shortened per sample where sigma_ve^2 v would leave all that the model has seen."""
+        if not self.whole:
+            return v
+        sigma = sigma_ve.float()
+        most = REACH * (1 + sigma**2).sqrt() / (sigma**2 * rms(v)).clamp(min=1e-30)
+        return v.float() * per_sample(most.clamp(max=1), v)
 
     @property
     def is_half(self) -> bool:
@@ -77,7 +93,10 @@ class DifferenceStep:
         scale = self._relative(sigma_ve) * sigma_ve.float().clamp(min=SMALLEST_SCALE)
         norm = rms(v)
         # A vanishing gradient may take a shorter step: the full one would leave float32.
-        return torch.where(norm > 0, scale / norm.clamp(min=1e-30), 0.0)
+        h = scale / norm.clamp(min=1e-30)
+        if self.whole:
+            h = torch.maximum(h, sigma_ve.float() ** 2)
+        return torch.where(norm > 0, h, 0.0)
 
 
 def rms(values: Tensor) -> Tensor:

@@ -13,9 +13,17 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from .contracts import Denoiser, LogWeight, check_finite_model, checked_value_and_grad
+from .contracts import (
+    BranchedDenoiser,
+    Denoiser,
+    LogWeight,
+    check_finite_model,
+    checked_value,
+    checked_value_and_grad,
+)
 from .finite_difference import DifferenceStep, jacobian_vector_product, rms
-from .schedules import AutoSchedule, Schedule, UncertaintySchedule, is_active
+from .kernel import kernel_share
+from .schedules import ChordSchedule, Measured, Schedule, UncertaintySchedule, is_active
 from .trace import StepRecord
 from .ve import per_sample
 
@@ -33,21 +41,27 @@ class LAGS:
             for no limit.
         skip_below: share of the greatest influence under which a step stays plain; 0 never skips.
         tilt_start: whether a run also draws its first noise from w p, see ``tilted_start``.
+        conditional: whether the second forward takes the conditional branch alone where there are
+            two, which is half its cost.
+        fit_kernel: whether the shift is made to fit the kernel of an ancestral sampler's step, see
+            ``kernel_share``; without it the shift is that of infinitely fine steps.
     """
 
-    schedule: Schedule = field(default_factory=AutoSchedule)
+    schedule: Schedule = field(default_factory=UncertaintySchedule)
     jacobian: bool = True
     step: DifferenceStep = field(default_factory=DifferenceStep)
     shift_limit: float | None = None
     skip_below: float = 0.0
     tilt_start: bool = False
+    fit_kernel: bool = False
+    conditional: bool = False
 
     def __post_init__(self) -> None:
         if self.shift_limit is not None and not self.shift_limit > 0:
             raise ValueError(f"shift limit is {self.shift_limit}; expected above 0, or None.")
         if not 0 <= self.skip_below < 1:
             raise ValueError(f"skip threshold is {self.skip_below}; expected 0 to below 1.")
-        if self.schedule.needs_variance and not self.jacobian:
+        if self.schedule.needs_shift and not self.jacobian:
             raise ValueError(
                 "This schedule measures <v, J v>, so it needs the Jacobian (the second forward). "
                 "Choose a fixed schedule for guidance without it."
@@ -58,7 +72,12 @@ class LAGS:
         return is_active(self.schedule, sigma_ve, self.skip_below)
 
     def __call__(
-        self, denoiser: Denoiser, log_weight: LogWeight, x: Tensor, sigma_ve: Tensor
+        self,
+        denoiser: Denoiser,
+        log_weight: LogWeight,
+        x: Tensor,
+        sigma_ve: Tensor,
+        keep: float = 1.0,
     ) -> tuple[Tensor, StepRecord]:
         """The guided denoised picture at one noise level.
 
@@ -67,6 +86,8 @@ class LAGS:
             log_weight: log w on denoised pictures.
             x: [B, ...] noisy sample, variance-exploding.
             sigma_ve: [B].
+            keep: what an ancestral step keeps of x - D, (sigma_next / sigma)^2; 1 where the sampler
+                is another, or not known. Read only with ``fit_kernel``.
 
         Returns:
             denoised [B, ...] in the dtype of D's output, and what was done.
@@ -75,7 +96,7 @@ class LAGS:
             WeightError: the weight broke its contract at this noise level.
             ModelError: the model's own output is not finite.
         """
-        denoised, shift, record = self._evaluate(denoiser, log_weight, x, sigma_ve)
+        denoised, shift, record = self._evaluate(denoiser, log_weight, x, sigma_ve, keep)
         if shift is None:
             return denoised, record
         return (denoised.float() + shift).to(denoised.dtype), record
@@ -91,16 +112,25 @@ class LAGS:
         exp(g . x), g = alpha J v, moves its mean by sigma^2 g: the same shift, applied to x. Not in
         the paper.
 
+        The first denoised picture has no detail yet, so a weight that asks for detail has a steep
+        gradient there that says little; a schedule that looks at log w looks on both sides here.
+
         Args and errors as for a step.
 
         Returns:
             x [B, ...] moved, and what was done.
         """
-        _, shift, record = self._evaluate(denoiser, log_weight, x, sigma_ve)
+        _, shift, record = self._evaluate(denoiser, log_weight, x, sigma_ve, both_sides=True)
         return (x if shift is None else (x.float() + shift).to(x.dtype)), record
 
     def _evaluate(
-        self, denoiser: Denoiser, log_weight: LogWeight, x: Tensor, sigma_ve: Tensor
+        self,
+        denoiser: Denoiser,
+        log_weight: LogWeight,
+        x: Tensor,
+        sigma_ve: Tensor,
+        keep: float = 1.0,
+        both_sides: bool = False,
     ) -> tuple[Tensor, Tensor | None, StepRecord]:
         """(D(x), its shift or None where the step is skipped, what was done)."""
         start = time.perf_counter()
@@ -116,34 +146,65 @@ class LAGS:
         # J v stands for J^T v (eq. 13); J is symmetric for an exact score.
         drowned = self.step.is_drowned(sigma_ve)
         second = self.jacobian and not bool(drowned.all())
-        jv = v.float()
+        reached = self.step.within_reach(v, sigma_ve)
+        jv = reached.float()
         if second:
-            h = self.step.size(v, sigma_ve)
-            product = jacobian_vector_product(denoiser, x, sigma_ve, denoised, v, h)
+            h = self.step.size(reached, sigma_ve)
+            further = denoiser
+            if self.conditional and isinstance(denoiser, BranchedDenoiser):
+                further = denoiser.conditional
+            product = jacobian_vector_product(further, x, sigma_ve, denoised, reached, h)
             jv = torch.where(per_sample(drowned, x), jv, product)
             check_finite_model(jv, sigma_ve)
 
         # Shifting D by sigma^2 g adds g to the score (Tweedie); alpha is eq. 17 or measured.
         sigma2 = sigma_ve.float() ** 2
-        variance = sigma2 * (v.float() * jv).flatten(1).sum(dim=1)
-        # Beyond float32 the sum is inf - inf: no number, but doubt without bound.
-        variance = variance.nan_to_num(nan=torch.finfo(torch.float32).max)
-        alpha = self.schedule.alpha(sigma_ve, variance) * active  # 0 for samples to be skipped
-        shift = self._limited(per_sample(sigma2 * alpha, x) * jv, denoised)
+        whole = per_sample(sigma2, x) * jv
+        measured = self._measured(log_weight, denoised, log_w, v, whole, sigma_ve, both_sides)
+        alpha = self.schedule.alpha(sigma_ve, measured) * active  # 0 for samples to be skipped
+        factor = alpha
+        if self.fit_kernel:
+            factor = alpha * kernel_share(keep, sigma2, measured.predicted, whole)
+        shift = self._limited(per_sample(factor, x) * whole, denoised)
 
         record = StepRecord(
             sigma_ve=sigma_ve,
             active=True,
             alpha=alpha,
             log_w=log_w,
-            variance=variance,
+            variance=measured.predicted,
             shift_rms=rms(shift),
             denoised_rms=rms(denoised),
             model_calls=2 if second else 1,
             weight_calls=1,
             seconds=time.perf_counter() - start,
+            value_calls=sum(gain is not None for gain in (measured.realised, measured.opposite)),
+            realised=measured.realised,
         )
         return denoised, shift, record
+
+    def _measured(
+        self,
+        log_weight: LogWeight,
+        denoised: Tensor,
+        log_w: Tensor,
+        v: Tensor,
+        whole: Tensor,
+        sigma_ve: Tensor,
+        both_sides: bool,
+    ) -> Measured:
+        """What the schedule goes by: the gain that v promises for the whole shift, what comes."""
+        predicted = (v.float() * whole).flatten(1).sum(dim=1)
+        # Beyond float32 the sum is inf - inf: no number, but doubt without bound.
+        predicted = predicted.nan_to_num(nan=torch.finfo(torch.float32).max)
+        if not self.schedule.needs_gain:
+            return Measured(predicted)
+
+        def gain(picture: Tensor) -> Tensor:
+            return checked_value(log_weight, picture, sigma_ve) - log_w
+
+        plain = denoised.float()
+        return Measured(predicted, gain(plain + whole), gain(plain - whole) if both_sides else None)
 
     def _limited(self, shift: Tensor, denoised: Tensor) -> Tensor:
         """The shift, scaled down per sample to the limit where there is one."""
@@ -156,20 +217,24 @@ class LAGS:
 
 BALANCED_SKIP = 0.15
 FAST_SKIP = 0.02
-KAPPA_PER_C = 0.01  # one dial for all modes: c = 10 is the paper's schedule, or kappa = 0.1
+PAPERS_C = 10.0
+CAUTION_PER_C = 0.05  # one dial for all modes: c = 10 is the paper's schedule, or caution 0.5
+KAPPA_PER_C = 0.01  # likewise kappa = 0.1
 
 
-def preset(mode: str, c: float = 10.0, step: DifferenceStep | None = None) -> LAGS:
+def preset(mode: str, c: float = PAPERS_C, step: DifferenceStep | None = None) -> LAGS:
     """LAGS as one of three modes.
 
     - ``paper``: the paper to the letter: every step, alpha = 1 / (1 + c sigma^4), second forward.
-    - ``balanced``: alpha measured per sample, kappa = c / 100; tilts the first noise too; skips
-      where nothing would change.
+    - ``balanced``: the second forward goes the whole way; alpha is measured per sample by how much
+      of the promised gain comes true; the first noise is tilted too, and the shift made to fit an
+      ancestral sampler's steps; skips where nothing would change.
     - ``fast``: the paper's schedule without the second forward; skips likewise.
 
     Args:
         mode: one of the names above.
-        c: caution, > 0; larger trusts the weight later in the run.
+        c: caution, > 0; larger trusts the weight later in the run, or less where log w bends. One
+            dial for all modes.
         step: the finite-difference step; None is float32's.
 
     Raises:
@@ -177,12 +242,19 @@ def preset(mode: str, c: float = 10.0, step: DifferenceStep | None = None) -> LA
     """
     if not (math.isfinite(c) and c > 0):
         raise ValueError(f"confidence c is {c}; expected a finite number above 0 (the paper: 10).")
-    paper = LAGS(schedule=UncertaintySchedule(c), step=step or DifferenceStep())
+    step = step or DifferenceStep()
+    paper = LAGS(schedule=UncertaintySchedule(c), step=step)
     if mode == "paper":
         return paper
     if mode == "balanced":
-        schedule = AutoSchedule(KAPPA_PER_C * c)
-        return replace(paper, schedule=schedule, skip_below=BALANCED_SKIP, tilt_start=True)
+        return LAGS(
+            schedule=ChordSchedule(CAUTION_PER_C * c),
+            step=replace(step, whole=True),
+            skip_below=BALANCED_SKIP,
+            tilt_start=True,
+            fit_kernel=True,
+            conditional=True,
+        )
     if mode == "fast":
         return replace(paper, jacobian=False, skip_below=FAST_SKIP)
     raise ValueError(f"mode is {mode!r}; expected one of {MODES}.")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .lags import LAGS
-from .schedules import Schedule
+from .schedules import Measured, Schedule
 from .ve import NoiseScaling, ve_view
 
 
@@ -63,7 +63,7 @@ def plan(method: LAGS, sigmas: Tensor, noise_scaling: NoiseScaling, deviation: f
         sigmas: the sampler's noise levels, falling, usually down to 0.
         noise_scaling: the model's forward process.
         deviation: standard deviation of log w over what the model draws, in nats, from which a
-            schedule that measures its doubt has to guess it beforehand.
+            schedule that measures what it goes by has to guess it beforehand.
 
     Raises:
         ValueError: no noise level above 0, or one that is not finite.
@@ -76,7 +76,7 @@ def plan(method: LAGS, sigmas: Tensor, noise_scaling: NoiseScaling, deviation: f
     views = [ve_view(noise_scaling, level[None]) for level in sigma]
     sigma_ve = torch.cat([view.sigma_ve for view in views])
     usable = torch.tensor([view.is_usable for view in views])
-    trust = method.schedule.alpha(sigma_ve, expected_variance(sigma_ve, deviation))
+    trust = method.schedule.alpha(sigma_ve, expected(sigma_ve, deviation))
     active = method.is_active(sigma_ve) & usable
     second = active & ~method.step.is_drowned(sigma_ve) & method.jacobian
     return Plan(
@@ -90,18 +90,24 @@ def plan(method: LAGS, sigmas: Tensor, noise_scaling: NoiseScaling, deviation: f
     )
 
 
-def expected_variance(sigma_ve: Tensor, deviation: float) -> Tensor:
-    """Posterior variance of log w where it is Gaussian: deviation^2 sigma^2 / (1 + sigma^2).
+HEADROOM = 2.0  # standard deviations that a score is taken to rise at most
 
-    For data of unit variance and a linear log w this is exact.
+
+def expected(sigma_ve: Tensor, deviation: float) -> Measured:
+    """What a run would measure of a log w that levels off.
+
+    Its promised gain is the posterior variance of a linear log w for data of unit variance,
+    deviation^2 sigma^2 / (1 + sigma^2); what comes of it approaches ``HEADROOM`` deviations.
     """
     s2 = sigma_ve.float() ** 2
-    return deviation**2 * s2 / (1 + s2)
+    promised = deviation**2 * s2 / (1 + s2)
+    most = max(HEADROOM * deviation, 1e-6)
+    return Measured(promised, -most * torch.expm1(-promised / most))
 
 
 def compared(
     schedules: dict[str, Schedule], sigma_ve: Tensor, deviation: float = 3.0
 ) -> dict[str, Tensor]:
     """alpha of several schedules at the same noise levels, [N] each, nothing skipped."""
-    variance = expected_variance(sigma_ve, deviation)
-    return {name: schedule.alpha(sigma_ve, variance) for name, schedule in schedules.items()}
+    measured = expected(sigma_ve, deviation)
+    return {name: schedule.alpha(sigma_ve, measured) for name, schedule in schedules.items()}

@@ -14,16 +14,33 @@ import torch
 from torch import Tensor
 
 
-class Schedule(Protocol):
-    """``alpha(sigma_ve, variance) -> [B] in 0..1``; ``bound(sigma_ve)`` is alpha's largest value.
+@dataclass(frozen=True)
+class Measured:
+    """What one evaluation found out about log w around the denoised picture.
 
-    ``variance`` [B] is sigma_ve^2 <v, J v>, the posterior variance of the linearised log w.
-    ``needs_variance`` says whether alpha reads it, which costs the second forward.
+    Attributes:
+        predicted: [B] gain of log w that its gradient promises for the whole shift sigma_ve^2 J v,
+            which is <v, sigma_ve^2 J v>: the posterior variance of the linearised log w as well.
+        realised: [B] gain of log w at the shifted picture; None where it was not looked at.
+        opposite: [B] gain of log w with the shift turned around; None likewise.
     """
 
-    needs_variance: bool
+    predicted: Tensor
+    realised: Tensor | None = None
+    opposite: Tensor | None = None
 
-    def alpha(self, sigma_ve: Tensor, variance: Tensor | None = None) -> Tensor: ...
+
+class Schedule(Protocol):
+    """``alpha(sigma_ve, measured) -> [B] in 0..1``; ``bound(sigma_ve)`` is alpha's largest value.
+
+    ``needs_shift`` says whether alpha reads the predicted gain, which costs the second forward;
+    ``needs_gain`` whether it also reads the realised one, which costs one value of the weight.
+    """
+
+    needs_shift: bool
+    needs_gain: bool
+
+    def alpha(self, sigma_ve: Tensor, measured: Measured | None = None) -> Tensor: ...
 
     def bound(self, sigma_ve: Tensor) -> Tensor: ...
 
@@ -39,12 +56,13 @@ class UncertaintySchedule:
     """
 
     c: float = 10.0
-    needs_variance = False
+    needs_shift = False
+    needs_gain = False
 
     def __post_init__(self) -> None:
         _check_positive("confidence c", self.c)
 
-    def alpha(self, sigma_ve: Tensor, variance: Tensor | None = None) -> Tensor:
+    def alpha(self, sigma_ve: Tensor, measured: Measured | None = None) -> Tensor:
         """[B] in 0..1, falling with sigma_ve."""
         return 1 / (1 + self.c * sigma_ve.float() ** 4)
 
@@ -62,12 +80,13 @@ class HardGateSchedule:
     """
 
     sigma_gate: float = 10.0**-0.25
-    needs_variance = False
+    needs_shift = False
+    needs_gain = False
 
     def __post_init__(self) -> None:
         _check_positive("gate sigma", self.sigma_gate)
 
-    def alpha(self, sigma_ve: Tensor, variance: Tensor | None = None) -> Tensor:
+    def alpha(self, sigma_ve: Tensor, measured: Measured | None = None) -> Tensor:
         """[B], 0 or 1."""
         return (sigma_ve.float() <= self.sigma_gate).float()
 
@@ -78,9 +97,10 @@ class HardGateSchedule:
 class ConstantSchedule:
     """alpha = 1 everywhere: plain first-order guidance, as in DPS."""
 
-    needs_variance = False
+    needs_shift = False
+    needs_gain = False
 
-    def alpha(self, sigma_ve: Tensor, variance: Tensor | None = None) -> Tensor:
+    def alpha(self, sigma_ve: Tensor, measured: Measured | None = None) -> Tensor:
         """[B], all ones."""
         return torch.ones_like(sigma_ve, dtype=torch.float32)
 
@@ -99,24 +119,74 @@ class AutoSchedule:
     """
 
     kappa: float = 0.1
-    needs_variance = True
+    needs_shift = True
+    needs_gain = False
 
     def __post_init__(self) -> None:
         _check_positive("kappa", self.kappa)
 
-    def alpha(self, sigma_ve: Tensor, variance: Tensor | None = None) -> Tensor:
+    def alpha(self, sigma_ve: Tensor, measured: Measured | None = None) -> Tensor:
         """[B] in 0..1, falling with the size of the measured variance.
 
         A negative measurement says that J is off (rounding, or a network whose J is no covariance),
         so it earns doubt, not trust.
         """
-        if variance is None:
+        if measured is None:
             raise ValueError("AutoSchedule needs the measured variance sigma^2 <v, J v>.")
-        return 1 / (1 + self.kappa * variance.float().abs())
+        return 1 / (1 + self.kappa * measured.predicted.float().abs())
 
     def bound(self, sigma_ve: Tensor) -> Tensor:
         """[B], 1: how uncertain log w is cannot be known before it is measured."""
         return torch.ones_like(sigma_ve, dtype=torch.float32)
+
+
+@dataclass(frozen=True)
+class ChordSchedule:
+    """alpha = 1 / (1 + caution * d), d the share of the promised gain in log w that fails to come.
+
+    The gradient v promises a gain of <v, shift>; log w at the shifted picture says what comes of
+    it, and d = 1 - realised / promised. Where log w is a line, d = 0 and the whole shift is right.
+    Where it bends down, a shorter one is. For a parabola the slope at the end of a shift alpha
+    times as long is 1 - 2 alpha d, and the mean slope on the way (that of the chord) 1 - alpha d;
+    the shift that its own slope gives has caution 2 by the first and 1 by the second. Half the
+    chord's is what serves weights of all kinds best (docs/tilt.md). Where log w was looked at on
+    both sides, alpha is at most the mean slope over both, as a share of the gradient. Not in the
+    paper.
+
+    Attributes:
+        caution: > 0. Working range 0.25 to 2.
+    """
+
+    caution: float = 0.5
+    needs_shift = True
+    needs_gain = True
+
+    def __post_init__(self) -> None:
+        _check_positive("caution", self.caution)
+
+    def alpha(self, sigma_ve: Tensor, measured: Measured | None = None) -> Tensor:
+        """[B] in 0..1; 0 where the gradient itself says that the shift lowers log w.
+
+        For an exact score <v, J v> is never negative, so there the network's J is wrong.
+        """
+        if measured is None or measured.realised is None:
+            raise ValueError("ChordSchedule needs the promised and the realised gain in log w.")
+        promised = measured.predicted.float()
+        missing = (promised - measured.realised.float()).clamp(min=0)
+        reach = promised.clamp(min=0) + NEGLIGIBLE_GAIN
+        alpha = 1 / (1 + self.caution * missing / reach)
+        if measured.opposite is not None:
+            rise = (measured.realised - measured.opposite).float().nan_to_num(nan=0.0) / 2
+            alpha = torch.minimum(alpha, ((rise + NEGLIGIBLE_GAIN) / reach).clamp(0, 1))
+        return torch.where(promised > -NEGLIGIBLE_GAIN, alpha, 0.0)
+
+    def bound(self, sigma_ve: Tensor) -> Tensor:
+        """[B], 1: reached wherever log w is a line."""
+        return torch.ones_like(sigma_ve, dtype=torch.float32)
+
+
+# Gains below this are lost in the rounding of a weight in half precision, and too small to matter.
+NEGLIGIBLE_GAIN = 0.05  # nats
 
 
 def influence(schedule: Schedule, sigma_ve: Tensor) -> Tensor:

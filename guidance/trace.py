@@ -19,13 +19,16 @@ class StepRecord:
         active: whether the step was guided.
         alpha: the schedule's factor, 0..1.
         log_w: log-weight of the denoised picture before the shift, nats.
-        variance: sigma_ve^2 <v, J v>, squared nats.
+        variance: sigma_ve^2 <v, J v>, squared nats; also the gain in log w, in nats, that v
+            promises for the shift sigma_ve^2 J v.
         shift_rms: RMS of the shift, latent units.
         denoised_rms: RMS of the denoised picture, latent units.
         model_calls: forwards of the denoiser.
         weight_calls: evaluations of the weight with its gradient.
         seconds: wall clock of the evaluation.
         terms: log_w of each factor of the weight, by name, where the weight has factors.
+        value_calls: evaluations of the weight without its gradient.
+        realised: the gain in log w that comes of that shift, nats; None where it was not looked at.
     """
 
     sigma_ve: Tensor
@@ -39,6 +42,8 @@ class StepRecord:
     weight_calls: int
     seconds: float
     terms: dict[str, Tensor] | None = None
+    value_calls: int = 0
+    realised: Tensor | None = None
 
     @classmethod
     def skipped(cls, sigma_ve: Tensor, seconds: float) -> StepRecord:
@@ -104,8 +109,14 @@ class Trace:
 
     @property
     def weight_calls(self) -> int:
-        """Weight evaluations over the run."""
+        """Evaluations of the weight with its gradient over the run."""
         return len(self.measured) + sum(record.weight_calls for record in self._all)
+
+    @property
+    def value_calls(self) -> int:
+        """Evaluations of the weight without its gradient over the run."""
+        # To measure a strength takes two: the score on both sides of the denoised picture.
+        return 2 * len(self.measured) + sum(record.value_calls for record in self._all)
 
     @property
     def seconds(self) -> float:

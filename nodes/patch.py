@@ -19,6 +19,7 @@ from ..guidance import (
     StepRecord,
     Trace,
     VEView,
+    ancestral_keep,
     score_deviation,
     ve_view,
 )
@@ -51,6 +52,28 @@ class Run:
     mask: Tensor | None  # of inpainting
     kept: Tensor | None
     region: Tensor | None  # where the weight acts, [1, 1, h, w]; None for everywhere
+    ancestral: bool  # whether the sampler's steps draw from the posterior of the next noise level
+
+    def keep(self, timestep: Tensor, view: VEView) -> float:
+        """What the sampler's step from here keeps of x - D; 1 where its steps are of another kind.
+
+        Flow models have an ancestral step of their own.
+        """
+        exploding = bool((view.sigma_ve == timestep.float()).all())
+        if not (self.ancestral and exploding):
+            return 1.0
+        return ancestral_keep(self.sigmas, float(timestep.flatten()[0]))
+
+
+# The samplers of first order whose step is the exact posterior of the next noise level given D.
+ANCESTRAL = ("sample_euler_ancestral", "sample_ddpm")
+
+
+def _is_ancestral(sampler: Any) -> bool:
+    """Whether a sampler is one of these, with its noise as it should be."""
+    name = getattr(getattr(sampler, "sampler_function", None), "__name__", "")
+    settings = getattr(sampler, "extra_options", {})
+    return name in ANCESTRAL and all(settings.get(key, 1) == 1 for key in ("eta", "s_noise"))
 
 
 class GuidancePatch:
@@ -118,7 +141,9 @@ class GuidancePatch:
         log_weight = self._decoded(self.weight)
         _announce(log_weight, noise.shape)
         _load_together(guider, log_weight, noise.shape)
-        run = Run(log_weight, sigmas, denoise_mask, latent_image, _region(self.weight, noise))
+        region = _region(self.weight, noise)
+        ancestral = _is_ancestral(executor.class_obj)
+        run = Run(log_weight, sigmas, denoise_mask, latent_image, region, ancestral)
         self.trace.clear()
         if self.method.tilt_start and bool(noise.any()):  # no noise: another sampler's run goes on
             full = executor.class_obj.max_denoise(guider, sigmas)
@@ -169,12 +194,13 @@ class GuidancePatch:
     def _measured(self, run: Run, denoiser: _Evaluations) -> Weight:
         """The weight with its automatic strengths chosen, by the run's first denoised pictures."""
         x, sigma = denoiser.x_ve, denoiser.view.sigma_ve
+        step = replace(self.method.step, whole=False)  # how a score varies here, not how far off
         deviations = {}
         for i, term in enumerate(self.weight.terms):
             if not term.is_known:
                 score = self._decoded(Weight.of(term.reward, 1.0))
                 score_here = _under_masks(score, run, denoiser)
-                deviations[i] = score_deviation(denoiser, score_here, x, sigma, self.method.step)
+                deviations[i] = score_deviation(denoiser, score_here, x, sigma, step)
         weight = self.weight.measured(deviations)
         self.trace.measured = tuple(weight.labels[i] for i in deviations)
         for i, deviation in deviations.items():
@@ -206,7 +232,8 @@ class GuidancePatch:
 
         denoiser = _Evaluations(executor, guider, x, timestep, view, options, seed)
         log_weight = self._log_weight(run, denoiser)
-        denoised, record = self.method(denoiser, log_weight, denoiser.x_ve, view.sigma_ve)
+        keep = run.keep(timestep, view)
+        denoised, record = self.method(denoiser, log_weight, denoiser.x_ve, view.sigma_ve, keep)
         self.trace.add(replace(record, terms=_terms_of(record, run)))
         if run.region is None or not record.active:
             return denoised

@@ -16,6 +16,7 @@ from ..guidance import (
     LAGS,
     MODES,
     AutoSchedule,
+    ChordSchedule,
     ConstantSchedule,
     HardGateSchedule,
     Schedule,
@@ -23,7 +24,7 @@ from ..guidance import (
     UncertaintySchedule,
     preset,
 )
-from ..guidance.lags import KAPPA_PER_C
+from ..guidance.lags import CAUTION_PER_C, KAPPA_PER_C
 from ..rewards import Weight
 from ..rewards.base import check_strength
 from .checks import check_latent, check_mask
@@ -33,7 +34,7 @@ from .patch import GuidancePatch, difference_step
 from .remembered import remember
 from .sockets import CATEGORY, OptionsSocket, TraceSocket, WeightSocket
 
-SCHEDULES = ("from mode", "auto", "uncertainty", "hard gate", "constant")
+SCHEDULES = ("from mode", "chord", "auto", "uncertainty", "hard gate", "constant")
 FROM_MODE = -1.0
 
 
@@ -69,10 +70,12 @@ class Options:
             return method
         schedule = self._schedule(c)
         # A schedule that measures <v, J v> needs the second forward that `fast` leaves out.
-        jacobian = method.jacobian or schedule.needs_variance
+        jacobian = method.jacobian or schedule.needs_shift
         return replace(method, schedule=schedule, jacobian=jacobian)
 
     def _schedule(self, c: float) -> Schedule:
+        if self.schedule == "chord":
+            return ChordSchedule(CAUTION_PER_C * c)
         if self.schedule == "auto":
             return AutoSchedule(KAPPA_PER_C * c)
         if self.schedule == "uncertainty":

@@ -17,7 +17,7 @@ ALLOWED = {
     "rewards": set(),
     "plots": {"guidance"},
     "demo": {"guidance", "rewards", "plots"},
-    "benchmarks": {"guidance", "rewards", "demo"},
+    "benchmarks": {"guidance", "rewards", "plots", "demo"},
     "nodes": {"guidance", "rewards", "plots", "demo"},
 }
 # Counts ComfyUI's own networks and our decoders, in ComfyUI's Python: it may what nodes may.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from lags_pack.guidance import (
     MODES,
     AutogradLogWeight,
     AutoSchedule,
+    ChordSchedule,
     ConstantSchedule,
     DifferenceStep,
     HardGateSchedule,
@@ -132,9 +134,11 @@ def test_the_second_forward_only_differs_by_the_step(mode: str) -> None:
     x, sigma = draw(2, level), sigmas(2, level)
     preset(mode)(denoiser, weight, x, sigma)
     assert torch.equal(denoiser.asked[0], x)
+    # balanced goes the whole way, sigma^2 v: at most 1000 times the size of x, here.
+    expected = [1000 * math.sqrt(2), 0.01] if mode == "balanced" else [0.01, 0.01]
     for moved in denoiser.asked[1:]:
         step = (moved - x).square().mean(dim=(1, 2, 3)).sqrt()
-        assert torch.allclose(step, torch.full((2,), 0.01), rtol=1e-3)
+        assert step.tolist() == pytest.approx(expected, rel=1e-3)
 
 
 def test_presets_are_what_they_say() -> None:
@@ -142,13 +146,14 @@ def test_presets_are_what_they_say() -> None:
     paper, balanced, fast = preset("paper"), preset("balanced"), preset("fast")
     assert paper == LAGS(schedule=UncertaintySchedule(10.0))
     assert paper.skip_below == 0 and paper.shift_limit is None and paper.jacobian
-    assert balanced.schedule == AutoSchedule(0.1) and balanced.jacobian
-    assert preset("balanced", c=30.0).schedule.kappa == pytest.approx(0.3)
+    assert balanced.schedule == ChordSchedule(0.5) and balanced.jacobian and balanced.step.whole
+    assert balanced.tilt_start and balanced.fit_kernel and balanced.conditional
+    assert preset("balanced", c=30.0).schedule.caution == pytest.approx(1.5)
     assert preset("fast", c=3.0).schedule == preset("paper", c=3.0).schedule
     assert fast.schedule == UncertaintySchedule(10.0) and not fast.jacobian
     for mode in MODES:
         half = DifferenceStep(dtype=torch.float16)
-        assert preset(mode, step=half).step == half
+        assert preset(mode, step=half).step == replace(half, whole=mode == "balanced")
 
 
 # ---- the limit of the shift --------------------------------------------------------------------

@@ -8,8 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lags_pack.guidance import (
     AutoSchedule,
+    ChordSchedule,
     ConstantSchedule,
     HardGateSchedule,
+    Measured,
     Schedule,
     UncertaintySchedule,
     preset,
@@ -24,17 +26,26 @@ SCHEDULES = st.one_of(
     st.builds(UncertaintySchedule, POSITIVE),
     st.builds(HardGateSchedule, POSITIVE),
     st.builds(AutoSchedule, POSITIVE),
+    st.builds(ChordSchedule, POSITIVE),
     st.just(ConstantSchedule()),
 )
 
 
+def measured(sigma: torch.Tensor, predicted: float, *gains: float) -> Measured:
+    """The same gains for every sample."""
+    return Measured(*(torch.full_like(sigma, gain) for gain in (predicted, *gains)))
+
+
+GAINS = st.one_of(st.floats(-1e30, 1e30), st.just(-math.inf))
+
+
 @fixed
-@given(SCHEDULES, LEVELS, st.floats(-1e6, 1e30))
+@given(SCHEDULES, LEVELS, st.floats(-1e6, 1e30), GAINS, GAINS)
 def test_alpha_lies_in_0_to_1_under_its_bound(
-    schedule: Schedule, levels: list[float], variance: float
+    schedule: Schedule, levels: list[float], predicted: float, realised: float, opposite: float
 ) -> None:
     sigma = torch.tensor(levels)
-    alpha = schedule.alpha(sigma, torch.full_like(sigma, variance))
+    alpha = schedule.alpha(sigma, measured(sigma, predicted, realised, opposite))
     assert alpha.shape == sigma.shape and alpha.dtype == torch.float32
     assert ((alpha >= 0) & (alpha <= 1)).all()
     assert (alpha <= schedule.bound(sigma)).all()
@@ -46,7 +57,7 @@ def test_alpha_falls_with_the_noise(
     schedule: Schedule, levels: list[float], variance: float
 ) -> None:
     sigma = torch.tensor(sorted(levels))
-    alpha = schedule.alpha(sigma, torch.full_like(sigma, variance))
+    alpha = schedule.alpha(sigma, measured(sigma, variance, variance / 2))
     assert (alpha.diff() <= 0).all()
 
 
@@ -54,9 +65,44 @@ def test_alpha_falls_with_the_noise(
 @given(POSITIVE, st.lists(st.floats(0, 1e20), min_size=2, max_size=8))
 def test_auto_alpha_falls_with_the_measured_variance(kappa: float, variances: list[float]) -> None:
     variance = torch.tensor(sorted(variances))
-    alpha = AutoSchedule(kappa).alpha(torch.ones_like(variance), variance)
+    alpha = AutoSchedule(kappa).alpha(torch.ones_like(variance), Measured(variance))
     assert (alpha.diff() <= 0).all()
-    assert torch.equal(alpha, AutoSchedule(kappa).alpha(torch.ones_like(variance), -variance))
+    other = AutoSchedule(kappa).alpha(torch.ones_like(variance), Measured(-variance))
+    assert torch.equal(alpha, other)
+
+
+def test_chord_trusts_a_line_and_follows_a_parabola() -> None:
+    """A parabola that falls short by the share d of its promise: alpha = 1 / (1 + caution d)."""
+    sigma = torch.ones(4)
+    promised = torch.full((4,), 10.0)
+    realised = torch.tensor([12.0, 10.0, 6.0, -30.0])
+    for caution in (0.5, 2.0):
+        alpha = ChordSchedule(caution).alpha(sigma, Measured(promised, realised))
+        expected = [1, 1, 1 / (1 + caution * 0.4), 1 / (1 + caution * 4)]
+        assert alpha.tolist() == pytest.approx(expected, rel=0.01)
+    # The shift that its own chord's slope gives: alpha = (mean slope on the way) / (slope here).
+    d = 0.4
+    alpha_chord = float(ChordSchedule(1.0).alpha(sigma[:1], Measured(promised[:1], realised[2:3])))
+    assert alpha_chord == pytest.approx(1 - d * alpha_chord, abs=0.01)
+
+
+def test_chord_takes_the_lesser_of_both_sides() -> None:
+    """log of a square: up by 2.2 where 4 were promised, and no less far up on the other side."""
+    sigma, promised = torch.ones(2), torch.tensor([4.0, 4.0])
+    realised, opposite = torch.tensor([2.2, 4.0]), torch.tensor([0.0, -4.0])
+    alpha = ChordSchedule(0.5).alpha(sigma, Measured(promised, realised, opposite))
+    assert alpha.tolist() == pytest.approx([1.1 / 4, 1.0], rel=0.05)
+
+
+def test_chord_shifts_nothing_where_the_gradient_promises_a_loss() -> None:
+    gains = Measured(torch.tensor([-1.0, -0.01]), torch.tensor([5.0, 0.0]))
+    assert ChordSchedule().alpha(torch.ones(2), gains).tolist() == [0.0, 1.0]
+
+
+@pytest.mark.parametrize("gains", [None, Measured(torch.ones(1))])
+def test_chord_refuses_to_guess_the_gain(gains: Measured | None) -> None:
+    with pytest.raises(ValueError, match="needs the promised and the realised gain"):
+        ChordSchedule().alpha(torch.ones(1), gains)
 
 
 @fixed
@@ -86,12 +132,21 @@ def test_hard_gate_opens_where_the_soft_one_crosses_one_half() -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_arithmetic_is_float32_for_half_sigma(dtype: torch.dtype) -> None:
     sigma = torch.tensor([20.0], dtype=dtype)  # its fourth power is beyond float16
-    for schedule in (UncertaintySchedule(), HardGateSchedule(), ConstantSchedule(), AutoSchedule()):
-        assert schedule.alpha(sigma, torch.ones(1)).dtype == torch.float32
+    gains = Measured(torch.ones(1, dtype=dtype), torch.ones(1, dtype=dtype))
+    for make in (
+        UncertaintySchedule,
+        HardGateSchedule,
+        ConstantSchedule,
+        AutoSchedule,
+        ChordSchedule,
+    ):
+        assert make().alpha(sigma, gains).dtype == torch.float32
     assert UncertaintySchedule().alpha(sigma).item() == pytest.approx(1 / 1600001, rel=1e-3)
 
 
-@pytest.mark.parametrize("make", [UncertaintySchedule, HardGateSchedule, AutoSchedule])
+@pytest.mark.parametrize(
+    "make", [UncertaintySchedule, HardGateSchedule, AutoSchedule, ChordSchedule]
+)
 @pytest.mark.parametrize("value", [0.0, -1.0, math.nan, math.inf])
 def test_refuses_a_constant_that_is_not_positive(make: type, value: float) -> None:
     with pytest.raises(ValueError, match=f"is {value}; expected a finite number above 0"):
