@@ -24,6 +24,7 @@ class Plan:
         active: whether the step is guided.
         model_calls: forwards of the denoiser, at one evaluation per step.
         start_calls: forwards that tilt the first noise.
+        second_cost: of a second forward, in plain evaluations.
     """
 
     sigma: Tensor
@@ -33,6 +34,7 @@ class Plan:
     active: Tensor
     model_calls: Tensor
     start_calls: int
+    second_cost: float = 1.0
 
     @property
     def shift_factor(self) -> Tensor:
@@ -51,11 +53,20 @@ class Plan:
 
     @property
     def relative_cost(self) -> float:
-        """Model calls over those of plain sampling; gradients of the weight come on top."""
-        return self.total_calls / max(1, len(self.sigma))
+        """Arithmetic of the model over that of plain sampling; the weight comes on top."""
+        steps = len(self.sigma)
+        second = int(self.model_calls.sum()) - steps + self.start_calls // 2
+        first = steps + self.start_calls // 2
+        return (first + self.second_cost * second) / steps
 
 
-def plan(method: LAGS, sigmas: Tensor, noise_scaling: NoiseScaling, deviation: float = 3.0) -> Plan:
+def plan(
+    method: LAGS,
+    sigmas: Tensor,
+    noise_scaling: NoiseScaling,
+    deviation: float = 3.0,
+    branches: int = 2,
+) -> Plan:
     """What a method does at each noise level, by the same rules as in a run.
 
     Args:
@@ -64,6 +75,7 @@ def plan(method: LAGS, sigmas: Tensor, noise_scaling: NoiseScaling, deviation: f
         noise_scaling: the model's forward process.
         deviation: standard deviation of log w over what the model draws, in nats, from which a
             schedule that measures what it goes by has to guess it beforehand.
+        branches: of the model under classifier-free guidance, 2; 1 at cfg 1.
 
     Raises:
         ValueError: no noise level above 0, or one that is not finite.
@@ -87,6 +99,7 @@ def plan(method: LAGS, sigmas: Tensor, noise_scaling: NoiseScaling, deviation: f
         active=active,
         model_calls=1 + second.int(),
         start_calls=2 if method.tilt_start and bool(active[0]) else 0,
+        second_cost=1 / branches if method.conditional else 1.0,
     )
 
 

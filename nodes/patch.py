@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import comfy.model_management as mm
+import comfy.samplers
 import torch
 from comfy.patcher_extension import WrappersMP
 from comfy.sampler_helpers import estimate_memory
@@ -170,12 +171,13 @@ class GuidancePatch:
         options = extra_args["model_options"]  # without the run: plain evaluations
         x = scaling(sigma, noise, run.kept, full)
 
-        def plain(x: Tensor, *_: Any) -> Tensor:
+        def plain(*arguments: Any) -> Tensor:
             mm.throw_exception_if_processing_interrupted()
-            result: Tensor = guider(x, timestep, options, extra_args.get("seed"))
+            result: Tensor = guider(*arguments)
             return result
 
-        denoiser = _Evaluations(plain, guider, x, timestep, view, options, None)
+        seed = extra_args.get("seed")
+        denoiser = _Evaluations(plain, guider, x, timestep, view, options, seed)
         log_weight = self._log_weight(run, denoiser)
         moved, record = self.method.tilted_start(denoiser, log_weight, denoiser.x_ve, view.sigma_ve)
         self.trace.add_start(replace(record, terms=_terms_of(record, run)))
@@ -259,16 +261,62 @@ class _Evaluations:
         self.view, self.options, self.seed = view, options, seed
         self.x_ve = view.to_ve(x)
         self.own: Tensor | None = None
+        self.branches: list[Tensor] = []  # of the own call: with and without the prompt
 
     def __call__(self, x_ve: Tensor, sigma_ve: Tensor) -> Tensor:
         if x_ve is self.x_ve:
             if self.own is None:
-                self.own = self.model(self.x, self.timestep, self.options, self.seed)
+                options = self._branch_by(self.options, self._both)
+                self.own = self.model(self.x, self.timestep, options, self.seed)
             return self.own
+        return self._further(x_ve, self._options_of_the_user())
+
+    def conditional(self, x_ve: Tensor, sigma_ve: Tensor) -> Tensor:
+        """The output at a moved x, as if both branches moved like the one with the prompt.
+
+        Everything that acts on the branches, or on what becomes of them, runs as ever. Where there
+        are no two branches, or a guider of another kind keeps them to itself, both are evaluated.
+        """
+        options = self._options_of_the_user()
+        if self.branches:
+            options = self._branch_by(options, self._one)
+        return self._further(x_ve, options)
+
+    def _further(self, x_ve: Tensor, options: dict[str, Any]) -> Tensor:
         mm.throw_exception_if_processing_interrupted()
         x = self.view.from_ve(x_ve)
-        result: Tensor = self.model(x, self.timestep, self._options_of_the_user(), self.seed)
+        result: Tensor = self.model(x, self.timestep, options, self.seed)
         return result
+
+    @staticmethod
+    def _branch_by(options: dict[str, Any], function: Any) -> dict[str, Any]:
+        """model_options whose branches a function evaluates, unless another pack's does already."""
+        return {"sampler_calc_cond_batch_function": function, **options}
+
+    def _both(self, args: dict[str, Any]) -> list[Tensor]:
+        """ComfyUI's own evaluation of the branches, remembered where there are two."""
+        conds, options = args["conds"], self._without(args["model_options"])
+        outputs: list[Tensor] = comfy.samplers.calc_cond_batch(
+            args["model"], conds, args["input"], args["sigma"], options
+        )
+        if len(conds) == 2 and conds[1] is not None:
+            self.branches = [output.clone() for output in outputs]
+        return outputs
+
+    def _one(self, args: dict[str, Any]) -> list[Tensor]:
+        """The branch with the prompt; the other is taken to move as far."""
+        options = self._without(args["model_options"])
+        (cond,) = comfy.samplers.calc_cond_batch(
+            args["model"], args["conds"][:1], args["input"], args["sigma"], options
+        )
+        before, other = self.branches
+        return [cond, other + (cond - before)]
+
+    @staticmethod
+    def _without(options: dict[str, Any]) -> dict[str, Any]:
+        """model_options as they were before the branches were looked at."""
+        name = "sampler_calc_cond_batch_function"
+        return {key: value for key, value in options.items() if key != name}
 
     def _options_of_the_user(self) -> dict[str, Any]:
         """model_options without what the sampler put in for its own call.

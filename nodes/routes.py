@@ -20,7 +20,7 @@ def schedule(asked: dict[str, Any]) -> dict[str, Any]:
     """The plan of a node's widgets.
 
     Args:
-        asked: node, and KSampler's and ours: sampler_name, scheduler, steps, denoise, mode, c;
+        asked: node, and KSampler's and ours: sampler_name, scheduler, steps, denoise, mode, c; cfg,
             options and nats where there are any; add_noise, start_at_step and end_at_step of
             KSampler Advanced; sigmas where SIGMAS take the place of scheduler and steps.
 
@@ -36,7 +36,8 @@ def schedule(asked: dict[str, Any]) -> dict[str, Any]:
     if asked.get("add_noise") == "disable":
         method = replace(method, tilt_start=False)
     scaling = sampling.model_sampling.noise_scaling
-    made = plan(method, sigmas, scaling, float(asked.get("nats", 3.0)))
+    branches = 1 if float(asked.get("cfg", 2.0)) == 1 else 2
+    made = plan(method, sigmas, scaling, float(asked.get("nats", 3.0)), branches)
     return {**curve(made), "source": sampling.source}
 
 

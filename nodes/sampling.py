@@ -35,6 +35,7 @@ from .remembered import remember
 from .sockets import CATEGORY, OptionsSocket, TraceSocket, WeightSocket
 
 SCHEDULES = ("from mode", "chord", "auto", "uncertainty", "hard gate", "constant")
+SECOND_FORWARDS = ("from mode", "full", "conditional")
 FROM_MODE = -1.0
 
 
@@ -49,12 +50,17 @@ class Options:
     relative_step: float = 0.0
     absolute_step: float = 0.0
     decoding: Decoding = Decoding()
+    second_forward: str = SECOND_FORWARDS[0]
 
     @classmethod
     def of(cls, widgets: dict[str, Any]) -> Options:
         """From the widgets of LAGS Options, by their names."""
         numbers = ("sigma_gate", "skip_below", "shift_limit", "relative_step", "epsilon")
-        return cls(str(widgets["schedule"]), *(float(widgets[name]) for name in numbers))
+        return cls(
+            str(widgets["schedule"]),
+            *(float(widgets[name]) for name in numbers),
+            second_forward=str(widgets.get("second_forward", SECOND_FORWARDS[0])),
+        )
 
     def applied_to(self, method: LAGS, c: float) -> LAGS:
         """The mode's method with these choices made."""
@@ -66,6 +72,8 @@ class Options:
         method = replace(method, step=step, shift_limit=self.shift_limit or None)
         if self.skip_below != FROM_MODE:
             method = replace(method, skip_below=self.skip_below)
+        if self.second_forward != SECOND_FORWARDS[0]:
+            method = replace(method, conditional=self.second_forward == "conditional")
         if self.schedule == SCHEDULES[0]:
             return method
         schedule = self._schedule(c)
@@ -154,8 +162,8 @@ def confidence_input() -> Any:
         max=10000.0,
         step=0.1,
         tooltip="How much doubt holds the guidance back. The paper uses 10 and finds 0.1 to 20 "
-        "stable. Lower acts earlier and stronger. In balanced mode the doubt is measured, and this "
-        "is its price (kappa = c / 100).",
+        "stable. Lower acts earlier and stronger. In balanced mode doubt is the part of a promised "
+        "gain that does not come true, and this is its price.",
     )
 
 
@@ -440,9 +448,10 @@ class LAGSOptions(io.ComfyNode):
                     "schedule",
                     options=list(SCHEDULES),
                     default=SCHEDULES[0],
-                    tooltip="auto: 1/(1 + kappa e), e the measured variance of log w. uncertainty: "
-                    "1/(1 + c sigma^4), the paper's. hard gate: 1 below a noise level, else 0. "
-                    "constant: 1.",
+                    tooltip="chord: trusts by how much of the gain in log w that the gradient "
+                    "promises comes true. auto: 1/(1 + kappa e), e the measured variance of log w. "
+                    "uncertainty: 1/(1 + c sigma^4), the paper's. hard gate: 1 below a noise "
+                    "level, else 0. constant: 1.",
                 ),
                 io.Float.Input(
                     "sigma_gate",
@@ -508,6 +517,14 @@ class LAGSOptions(io.ComfyNode):
                     "is faster and takes less memory. -1 what the weight needs (paper mode: full "
                     "size), 0 full size.",
                 ),
+                io.Combo.Input(
+                    "second_forward",
+                    options=list(SECOND_FORWARDS),
+                    default=SECOND_FORWARDS[0],
+                    tooltip="full: the model's whole answer again, both branches of cfg. "
+                    "conditional: the branch with the prompt alone, half the cost; the other is "
+                    "taken to move as far. From mode: conditional in balanced, full in paper.",
+                ),
             ],
             outputs=[OptionsSocket.Output(display_name="options", tooltip="For a LAGS sampler.")],
         )
@@ -523,6 +540,7 @@ class LAGSOptions(io.ComfyNode):
         epsilon: float,
         decoder: str = DECODERS[0],
         decode_size: int = AS_NEEDED,
+        second_forward: str = SECOND_FORWARDS[0],
     ) -> io.NodeOutput:
         return io.NodeOutput(
             Options(
@@ -533,6 +551,7 @@ class LAGSOptions(io.ComfyNode):
                 relative_step,
                 epsilon,
                 decoding=Decoding(decoder, decode_size),
+                second_forward=second_forward,
             )
         )
 

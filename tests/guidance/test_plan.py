@@ -62,7 +62,11 @@ def test_plan_and_run_agree(mode: str) -> None:
         assert planned == pytest.approx(done, rel=0.02, abs=1e-6)
     assert made.start_calls == (2 if mode == "balanced" else 0)
     assert made.weight_calls == trace.weight_calls + (1 if mode == "balanced" else 0)
-    assert made.relative_cost == made.total_calls / 12
+    second = 0.5 if mode == "balanced" else 1.0
+    extra = made.total_calls - 12 - made.start_calls // 2
+    assert made.relative_cost == (12 + made.start_calls // 2 + second * extra) / 12
+    alone = plan(method, LEVELS, eps, branches=1)  # at cfg 1 there is no branch to leave out
+    assert alone.relative_cost == alone.total_calls / 12
 
 
 def test_flow_models_start_without_signal() -> None:
