@@ -21,9 +21,6 @@ SMALLEST_SCALE = 0.1  # below this noise level the step no longer shrinks with i
 GROWTH = {torch.float16: 0.001}
 BFLOAT16_GROWTH = 0.006
 LARGEST_RELATIVE_STEP = 0.5
-# How far the whole way may lead, in RMS of a noisy sample of data of unit variance. Far beyond what
-# any weight of sense asks for; it keeps absurd strengths from overflowing half precision.
-REACH = 1000.0
 # Where D itself is rounded to half precision, the difference is mostly rounding below this noise
 # level. J tends to the identity there, so v itself is used (the shift without the Jacobian).
 HALF_PRECISION_FLOOR = 0.3
@@ -43,6 +40,9 @@ class DifferenceStep:
             D(x + sigma_ve^2 v) - D(x): the whole way in one difference, no derivative. For a log w
             with the slope v everywhere this is exact, whatever p is: the posterior of x0 at x,
             times exp(v . x0), is the posterior at x + sigma_ve^2 v. Not in the paper.
+        reach: how far the whole way may lead, in RMS of a noisy sample of data of unit variance,
+            sqrt(1 + sigma_ve^2). A network knows nothing of what lies further; weights of sense ask
+            for less than a tenth of it in pictures.
     """
 
     relative: float | None = None
@@ -50,19 +50,20 @@ class DifferenceStep:
     dtype: torch.dtype = torch.float32
     output_gain: tuple[float, float] = (1.0, 1.0)
     whole: bool = False
+    reach: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("relative", "absolute"):
+        for name in ("relative", "absolute", "reach"):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{name} step is {value}; expected a finite number above 0.")
 
     def within_reach(self, v: Tensor, sigma_ve: Tensor) -> Tensor:
-        """v, shortened per sample where sigma_ve^2 v would leave all that the model has seen."""
+        """v, shortened per sample where sigma_ve^2 v would lead further than ``reach``."""
         if not self.whole:
             return v
         sigma = sigma_ve.float()
-        most = REACH * (1 + sigma**2).sqrt() / (sigma**2 * rms(v)).clamp(min=1e-30)
+        most = self.reach * (1 + sigma**2).sqrt() / (sigma**2 * rms(v)).clamp(min=1e-30)
         return v.float() * per_sample(most.clamp(max=1), v)
 
     @property

@@ -134,8 +134,8 @@ def test_the_second_forward_only_differs_by_the_step(mode: str) -> None:
     x, sigma = draw(2, level), sigmas(2, level)
     preset(mode)(denoiser, weight, x, sigma)
     assert torch.equal(denoiser.asked[0], x)
-    # balanced goes the whole way, sigma^2 v: at most 1000 times the size of x, here.
-    expected = [1000 * math.sqrt(2), 0.01] if mode == "balanced" else [0.01, 0.01]
+    # balanced goes the whole way, sigma^2 v: at most the size of x, here.
+    expected = [math.sqrt(2), 0.01] if mode == "balanced" else [0.01, 0.01]
     for moved in denoiser.asked[1:]:
         step = (moved - x).square().mean(dim=(1, 2, 3)).sqrt()
         assert step.tolist() == pytest.approx(expected, rel=1e-3)

@@ -49,7 +49,8 @@ class Levelling(LinearLogWeight):
 @pytest.mark.parametrize("mode", ["balanced", "fast", "paper"])
 def test_plan_and_run_agree(mode: str) -> None:
     """Guided steps, calls and alpha, on a Gaussian, where the guess is exact."""
-    method, weight = preset(mode), Levelling(torch.tensor([3.0]))
+    method = preset(mode, step=DifferenceStep(reach=1000.0))
+    weight = Levelling(torch.tensor([3.0]))
     made = plan(method, LEVELS, eps, deviation=3.0)
     trace = Trace()
     for level in LEVELS[:-1]:
