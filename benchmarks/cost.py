@@ -87,7 +87,13 @@ def runs(steps: int) -> dict[str, Calls]:
     table = {"plain": Calls(steps)}
     for mode in MODES:
         made = plan(preset(mode), sigmas, lambda sigma, noise, latent: latent + sigma * noise)
-        table[mode] = Calls(made.total_calls, gradients=made.weight_calls)
+        alone = made.second_calls if made.second_cost < 1 else 0
+        table[mode] = Calls(
+            made.total_calls - alone,
+            conditional=alone,
+            gradients=made.weight_calls,
+            decodes=made.value_calls,
+        )
     # Of each denoised picture, through decoder and UNet, as DPS takes it.
     table["gradient through the UNet"] = Calls(steps, gradients=steps, model_gradients=steps)
     return table
@@ -124,6 +130,7 @@ def rows_of(
                         "model calls": calls.model,
                         "cond calls": calls.conditional,
                         "gradients": calls.gradients,
+                        "values": calls.decodes,
                         "TFLOP": round(total),
                         "TFLOP / plain": total / plain,
                         "GB saved": saved(calls, unet, work),

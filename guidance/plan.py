@@ -24,6 +24,7 @@ class Plan:
         active: whether the step is guided.
         model_calls: forwards of the denoiser, at one evaluation per step.
         start_calls: forwards that tilt the first noise.
+        value_calls: values of the weight without a gradient, over the run.
         second_cost: of a second forward, in plain evaluations.
     """
 
@@ -34,7 +35,8 @@ class Plan:
     active: Tensor
     model_calls: Tensor
     start_calls: int
-    second_cost: float = 1.0
+    value_calls: int
+    second_cost: float
 
     @property
     def shift_factor(self) -> Tensor:
@@ -52,12 +54,15 @@ class Plan:
         return int(self.active.sum()) + (1 if self.start_calls else 0)
 
     @property
+    def second_calls(self) -> int:
+        """Second forwards over the run, among ``total_calls``."""
+        return self.total_calls - len(self.sigma) - self.start_calls // 2
+
+    @property
     def relative_cost(self) -> float:
         """Arithmetic of the model over that of plain sampling; the weight comes on top."""
-        steps = len(self.sigma)
-        second = int(self.model_calls.sum()) - steps + self.start_calls // 2
-        first = steps + self.start_calls // 2
-        return (first + self.second_cost * second) / steps
+        first = self.total_calls - self.second_calls
+        return (first + self.second_cost * self.second_calls) / len(self.sigma)
 
 
 def plan(
@@ -91,6 +96,7 @@ def plan(
     trust = method.schedule.alpha(sigma_ve, expected(sigma_ve, deviation))
     active = method.is_active(sigma_ve) & usable
     second = active & ~method.step.is_drowned(sigma_ve) & method.jacobian
+    tilts = method.tilt_start and bool(active[0])
     return Plan(
         sigma=sigma,
         sigma_ve=sigma_ve,
@@ -98,7 +104,8 @@ def plan(
         trust=trust,
         active=active,
         model_calls=1 + second.int(),
-        start_calls=2 if method.tilt_start and bool(active[0]) else 0,
+        start_calls=2 if tilts else 0,
+        value_calls=(int(active.sum()) + 2 * tilts) if method.schedule.needs_gain else 0,
         second_cost=1 / branches if method.conditional else 1.0,
     )
 

@@ -62,6 +62,7 @@ def test_plan_and_run_agree(mode: str) -> None:
         done = 0.0 if record.alpha is None else float(record.alpha.mean())
         assert planned == pytest.approx(done, rel=0.02, abs=1e-6)
     assert made.start_calls == (2 if mode == "balanced" else 0)
+    assert made.value_calls == trace.value_calls + (2 if mode == "balanced" else 0)
     assert made.weight_calls == trace.weight_calls + (1 if mode == "balanced" else 0)
     second = 0.5 if mode == "balanced" else 1.0
     extra = made.total_calls - 12 - made.start_calls // 2
