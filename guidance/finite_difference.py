@@ -36,10 +36,11 @@ class DifferenceStep:
         dtype: what the denoiser computes in, not what it returns.
         output_gain: what the network's output is multiplied by to make D, at noise levels 0.1 and
             10: (0.1, 10) for noise prediction, (1, 1) where D itself is the output.
-        whole: whether h is at least sigma_ve^2. Then sigma_ve^2 J v stands for
-            D(x + sigma_ve^2 v) - D(x): the whole way in one difference, no derivative. For a log w
-            with the slope v everywhere this is exact, whatever p is: the posterior of x0 at x,
-            times exp(v . x0), is the posterior at x + sigma_ve^2 v. Not in the paper.
+        whole: whether h is sigma_ve^2. Then sigma_ve^2 J v stands for D(x + sigma_ve^2 v) - D(x):
+            the whole way in one difference, no derivative. For a log w with the slope v everywhere
+            this is exact, whatever p is: the posterior of x0 at x, times exp(v . x0), is the
+            posterior at x + sigma_ve^2 v. Nor is rounding divided by a small step: its error in the
+            shift is no more than D's own. Not in the paper.
         reach: how far the whole way may lead, in RMS of a noisy sample of data of unit variance,
             sqrt(1 + sigma_ve^2). A network knows nothing of what lies further; weights of sense ask
             for less than a tenth of it in pictures.
@@ -91,13 +92,12 @@ class DifferenceStep:
         """h [B] for directions v [B, ...]; 0 where v is 0."""
         if self.absolute is not None:
             return torch.full_like(sigma_ve, self.absolute, dtype=torch.float32)
-        scale = self._relative(sigma_ve) * sigma_ve.float().clamp(min=SMALLEST_SCALE)
         norm = rms(v)
-        # A vanishing gradient may take a shorter step: the full one would leave float32.
-        h = scale / norm.clamp(min=1e-30)
         if self.whole:
-            h = torch.maximum(h, sigma_ve.float() ** 2)
-        return torch.where(norm > 0, h, 0.0)
+            return torch.where(norm > 0, sigma_ve.float() ** 2, 0.0)
+        scale = self._relative(sigma_ve) * sigma_ve.float().clamp(min=SMALLEST_SCALE)
+        # A vanishing gradient may take a shorter step: the full one would leave float32.
+        return torch.where(norm > 0, scale / norm.clamp(min=1e-30), 0.0)
 
 
 def rms(values: Tensor) -> Tensor:

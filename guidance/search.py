@@ -1,0 +1,133 @@
+"""Baselines that only choose: sample plainly, weigh what comes, keep the best.
+
+Every method has to be held against these at the same number of model calls.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .contracts import LogWeight, checked_value
+from .ve import per_sample
+
+Sample = Callable[[Tensor], Tensor]  # unit noise [B, ...] -> finished pictures [B, ...], plainly
+Draw = Callable[[], Tensor]  # -> fresh unit noise [B, ...]
+FINISHED = torch.zeros(1)  # the noise level at which pictures are weighed
+
+
+@dataclass(frozen=True)
+class Found:
+    """The best picture of each sample.
+
+    Attributes:
+        pictures: [B, ...].
+        log_w: [B], of these.
+        noise: [B, ...], which led to them.
+        model_calls: forwards of the denoiser per sample.
+        value_calls: evaluations of the weight per sample.
+    """
+
+    pictures: Tensor
+    log_w: Tensor
+    noise: Tensor
+    model_calls: int
+    value_calls: int
+
+    def or_better(self, other: Found) -> Found:
+        """Whichever is better, sample by sample; both were paid for. The earlier wins a tie."""
+        better = other.log_w > self.log_w
+        return Found(
+            torch.where(per_sample(better, self.pictures), other.pictures, self.pictures),
+            torch.where(better, other.log_w, self.log_w),
+            torch.where(per_sample(better, self.noise), other.noise, self.noise),
+            self.model_calls + other.model_calls,
+            self.value_calls + other.value_calls,
+        )
+
+
+def tried(sample: Sample, log_weight: LogWeight, noise: Tensor, steps: int) -> Found:
+    """One plain picture from each noise, weighed.
+
+    Args:
+        sample: the plain sampler.
+        log_weight: log w; its gradient is not asked for.
+        noise: [B, ...] unit noise.
+        steps: model calls of one run of the sampler.
+
+    Raises:
+        WeightError: the weight broke its contract.
+    """
+    pictures = sample(noise)
+    return Found(pictures, checked_value(log_weight, pictures, FINISHED), noise, steps, 1)
+
+
+def best_of(sample: Sample, log_weight: LogWeight, draw: Draw, count: int, steps: int) -> Found:
+    """The best of ``count`` plain pictures, sample by sample.
+
+    Args:
+        sample: the plain sampler; what it draws on the way is its own affair.
+        log_weight: log w; its gradient is not asked for.
+        draw: first noise.
+        count: how many pictures to choose from.
+        steps: model calls of one run of the sampler.
+
+    Raises:
+        ValueError: count is below 1.
+        WeightError: the weight broke its contract.
+    """
+    if count < 1:
+        raise ValueError(f"count is {count}; expected 1 or more pictures to choose from.")
+    best = tried(sample, log_weight, draw(), steps)
+    for _ in range(count - 1):
+        best = best.or_better(tried(sample, log_weight, draw(), steps))
+    return best
+
+
+def zero_order_search(
+    sample: Sample,
+    log_weight: LogWeight,
+    draw: Draw,
+    rounds: int,
+    neighbours: int,
+    radius: float,
+    steps: int,
+) -> Found:
+    """Better and better first noise: neighbours of the best so far, the pivot, are tried.
+
+    Source: Ma et al., "Inference-Time Scaling for Diffusion Models beyond Scaling Denoising Steps",
+    arXiv 2501.09732. A neighbour is cos(a) pivot + sin(a) fresh noise, tan(a) = radius: again unit
+    noise, so that every picture tried is one that the model makes. The pivot is tried once.
+
+    Args:
+        sample: the plain sampler; should draw the same on the way each time.
+        log_weight: log w; its gradient is not asked for.
+        draw: fresh noise.
+        rounds: how often the pivot may move.
+        neighbours: tried in each round.
+        radius: size of the fresh part relative to the pivot's; infinite is best of N.
+        steps: model calls of one run of the sampler.
+
+    Raises:
+        ValueError: a number out of range.
+        WeightError: the weight broke its contract.
+    """
+    if rounds < 0 or neighbours < 1:
+        raise ValueError(
+            f"{rounds} rounds of {neighbours}; expected 0 or more rounds of 1 or more."
+        )
+    if not radius > 0:
+        raise ValueError(f"radius is {radius}; expected above 0.")
+    angle = math.atan(radius)
+    kept, fresh = (0.0 if math.isinf(radius) else math.cos(angle)), math.sin(angle)
+    best = tried(sample, log_weight, draw(), steps)
+    for _ in range(rounds):
+        pivot = best.noise
+        for _ in range(neighbours):
+            noise = kept * pivot + fresh * draw()
+            best = best.or_better(tried(sample, log_weight, noise, steps))
+    return best
