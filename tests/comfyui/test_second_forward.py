@@ -1,0 +1,160 @@
+"""What balanced mode asks of the model: one branch again, and the steps of ancestral samplers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import comfy.samplers
+import pytest
+import torch
+from comfy.patcher_extension import WrappersMP
+from lags_pack.guidance import StepRecord, Trace, ancestral_keep
+from lags_pack.nodes import patch
+from lags_pack.nodes.sampling import LAGSOptions
+from lags_pack.rewards import Weight
+from lags_pack.tests.comfyui.guided import REWARD, Case
+from lags_pack.tests.comfyui.weighing import case_of
+from torch import Tensor
+
+DEFAULTS = {
+    "schedule": "from mode",
+    "sigma_gate": 0.56,
+    "skip_below": 0.0,
+    "shift_limit": 0.0,
+    "relative_step": 0.0,
+    "epsilon": 0.0,
+}
+
+
+@pytest.fixture(scope="module")
+def case(run_node: Callable[..., Any], sd15: Any) -> Case:
+    return case_of(run_node, sd15, batch=2, size=8, steps=3)
+
+
+def rows_asked(case: Case, **changes: Any) -> list[int]:
+    """Rows of the network, evaluation by evaluation, of a guided run with one branch each."""
+    rows: list[int] = []
+
+    def note(executor: Any, *arguments: Any, **named: Any) -> Any:
+        rows.append(sum(cond is not None for cond in arguments[1]))
+        return executor(*arguments, **named)
+
+    model = case.model.clone()
+    model.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, "rows", note)
+    case.lags(model=model, **changes)
+    return rows
+
+
+def options(run_node: Callable[..., Any], **changes: Any) -> Any:
+    return run_node(LAGSOptions, **{**DEFAULTS, **changes})[0]
+
+
+def test_balanced_takes_the_branch_with_the_prompt_alone(
+    case: Case, run_node: Callable[..., Any]
+) -> None:
+    assert rows_asked(case, options=options(run_node)) == [2, 1] * 4  # the start and three steps
+    full = options(run_node, second_forward="full")
+    assert rows_asked(case, options=full) == [2, 2] * 4
+    assert rows_asked(case, mode="paper") == [2, 2] * 3
+    assert rows_asked(case, options=options(run_node), cfg=1.0) == [1, 1] * 4
+
+
+class Probe:
+    """A method that notes what it is given, and compares ways to evaluate."""
+
+    tilt_start, jacobian, needs_gain = False, True, False
+
+    def __init__(self, compare: bool = False) -> None:
+        self.keeps: list[float] = []
+        self.differences: list[Tensor] = []
+        self.compare = compare
+
+    def __call__(
+        self, denoiser: Any, log_weight: Any, x: Tensor, sigma: Tensor, keep: float
+    ) -> tuple[Tensor, StepRecord]:
+        denoised = denoiser(x, sigma)
+        self.keeps.append(keep)
+        if self.compare:
+            moved = x + 0.1 * torch.ones_like(x)
+            self.differences = [
+                denoiser.conditional(moved, sigma) - denoised,
+                denoiser(moved, sigma) - denoised,
+            ]
+        return denoised, StepRecord.skipped(sigma, 0.0)
+
+
+def probed(case: Case, probe: Probe, **changes: Any) -> Tensor:
+    """KSampler with the probe as its method: what comes out is plain."""
+    model = changes.pop("model", case.model)
+    guided = patch.GuidancePatch(probe, Weight.of(REWARD, 1.0), case.vae, Trace())
+    return case.ksampler(model=guided.apply(model), **changes)
+
+
+def test_looking_at_the_branches_changes_nothing(case: Case) -> None:
+    assert torch.equal(probed(case, Probe()), case.ksampler())
+
+
+def test_the_other_branch_is_taken_to_move_as_far(case: Case) -> None:
+    """At cfg 1 there is one branch; above, the difference does not grow with cfg."""
+    at = {}
+    for cfg in (1.0, 2.0, 6.0):
+        probe = Probe(compare=True)
+        probed(case, probe, cfg=cfg, steps=1)
+        at[cfg] = probe.differences
+    assert torch.equal(*at[1.0])
+    assert torch.allclose(at[2.0][0], at[6.0][0], atol=1e-4)
+    assert torch.allclose(at[2.0][0], at[1.0][0], atol=1e-4), "the prompt's branch, as at cfg 1"
+    assert not torch.allclose(at[6.0][0], at[6.0][1], atol=1e-2)
+
+
+def test_another_packs_way_to_evaluate_branches_stays(
+    case: Case, run_node: Callable[..., Any]
+) -> None:
+    calls: list[int] = []
+
+    def own_way(args: dict[str, Any]) -> list[Tensor]:
+        calls.append(len(args["conds"]))
+        kept = {k: v for k, v in args["model_options"].items() if "calc_cond_batch" not in k}
+        return comfy.samplers.calc_cond_batch(
+            args["model"], args["conds"], args["input"], args["sigma"], kept
+        )
+
+    model = case.model.clone()
+    model.set_model_sampler_calc_cond_batch_function(own_way)
+    case.lags(model=model, options=options(run_node))
+    assert calls == [2, 2] * 4, "theirs, for every evaluation"
+
+
+@pytest.mark.parametrize(
+    ("sampler", "fits"), [("euler_ancestral", True), ("ddpm", True), ("euler", False)]
+)
+def test_the_kernel_is_that_of_ancestral_samplers(case: Case, sampler: str, fits: bool) -> None:
+    probe = Probe()
+    probed(case, probe, sampler_name=sampler, scheduler="karras")
+    sigmas = comfy.samplers.KSampler(
+        case.model, 3, "cpu", sampler=sampler, scheduler="karras", denoise=1.0
+    ).sigmas
+    expected = [ancestral_keep(sigmas, float(s)) if fits else 1.0 for s in sigmas[:-1]]
+    assert probe.keeps == pytest.approx(expected)
+    assert not fits or (probe.keeps[-1] == 0 and 0 < probe.keeps[0] < 1)
+
+
+def test_other_noise_is_another_kernel() -> None:
+    import comfy.k_diffusion.sampling as k_diffusion
+
+    def ancestral(**settings: float) -> bool:
+        sampler = comfy.samplers.KSAMPLER(k_diffusion.sample_euler_ancestral, settings)
+        return patch._is_ancestral(sampler)
+
+    assert ancestral() and ancestral(eta=1.0, s_noise=1.0)
+    assert not ancestral(eta=0.5) and not ancestral(s_noise=1.01)
+
+
+def test_a_fitted_run_leaves_the_last_step_alone(case: Case, run_node: Callable[..., Any]) -> None:
+    used = options(run_node)
+    plain = case.ksampler(sampler_name="euler_ancestral")
+    fitted, trace = case.lags(sampler_name="euler_ancestral", options=used)
+    assert trace.records[-1].shift_rms.max() == 0, "the last step has no noise"
+    assert case.score(fitted).mean() > case.score(plain).mean()
+    assert torch.isfinite(trace.records[0].realised).all()
