@@ -41,9 +41,9 @@ class DifferenceStep:
             this is exact, whatever p is: the posterior of x0 at x, times exp(v . x0), is the
             posterior at x + sigma_ve^2 v. Nor is rounding divided by a small step: its error in the
             shift is no more than D's own. Not in the paper.
-        reach: how far the whole way may lead, in RMS of a noisy sample of data of unit variance,
-            sqrt(1 + sigma_ve^2). A network knows nothing of what lies further; weights of sense ask
-            for less than a tenth of it in pictures.
+        reach: how far the whole way may lead, in standard deviations of the noise: the length of
+            sigma_ve v. A network knows nothing of what lies further (the noise of a picture of SD
+            at 512 pixels is 128 of them long), and weights of sense ask for 1 to 10.
     """
 
     relative: float | None = None
@@ -51,7 +51,7 @@ class DifferenceStep:
     dtype: torch.dtype = torch.float32
     output_gain: tuple[float, float] = (1.0, 1.0)
     whole: bool = False
-    reach: float = 1.0
+    reach: float = 30.0
 
     def __post_init__(self) -> None:
         for name in ("relative", "absolute", "reach"):
@@ -63,9 +63,8 @@ class DifferenceStep:
         """v, shortened per sample where sigma_ve^2 v would lead further than ``reach``."""
         if not self.whole:
             return v
-        sigma = sigma_ve.float()
-        most = self.reach * (1 + sigma**2).sqrt() / (sigma**2 * rms(v)).clamp(min=1e-30)
-        return v.float() * per_sample(most.clamp(max=1), v)
+        length = sigma_ve.float() * rms(v) * math.sqrt(v[0].numel())
+        return v.float() * per_sample((self.reach / length.clamp(min=1e-30)).clamp(max=1), v)
 
     @property
     def is_half(self) -> bool:

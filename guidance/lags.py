@@ -39,6 +39,8 @@ class LAGS:
         step: how far apart the two forwards are.
         shift_limit: greatest RMS of the shift relative to the denoised picture's, per sample; None
             for no limit.
+        most_deviations: greatest shift in standard deviations of the posterior along it, which is
+            where an approximation around the denoised picture ends; None for no limit.
         skip_below: share of the greatest influence under which a step stays plain; 0 never skips.
         tilt_start: whether a run also draws its first noise from w p, see ``tilted_start``.
         conditional: whether the second forward takes the conditional branch alone where there are
@@ -51,6 +53,7 @@ class LAGS:
     jacobian: bool = True
     step: DifferenceStep = field(default_factory=DifferenceStep)
     shift_limit: float | None = None
+    most_deviations: float | None = None
     skip_below: float = 0.0
     tilt_start: bool = False
     fit_kernel: bool = False
@@ -59,6 +62,10 @@ class LAGS:
     def __post_init__(self) -> None:
         if self.shift_limit is not None and not self.shift_limit > 0:
             raise ValueError(f"shift limit is {self.shift_limit}; expected above 0, or None.")
+        if self.most_deviations is not None and not self.most_deviations > 0:
+            raise ValueError(
+                f"most_deviations is {self.most_deviations}; expected above 0, or None."
+            )
         if not 0 <= self.skip_below < 1:
             raise ValueError(f"skip threshold is {self.skip_below}; expected 0 to below 1.")
         if self.schedule.needs_shift and not self.jacobian:
@@ -163,8 +170,12 @@ class LAGS:
         measured = self._measured(log_weight, denoised, log_w, v, whole, sigma_ve, both_sides)
         alpha = self.schedule.alpha(sigma_ve, measured) * active  # 0 for samples to be skipped
         factor = alpha
+        if self.most_deviations is not None:
+            # A tilt by v moves the posterior's mean by sqrt(<v, whole>) of its deviations.
+            deviations = (reached.float() * whole).flatten(1).sum(dim=1).clamp(min=1e-30).sqrt()
+            factor = torch.minimum(factor, self.most_deviations / deviations)
         if self.fit_kernel:
-            factor = alpha * kernel_share(keep, sigma2, measured.predicted, whole)
+            factor = factor * kernel_share(keep, sigma2, measured.predicted, whole)
         shift = self._limited(per_sample(factor, x) * whole, denoised)
 
         record = StepRecord(
@@ -216,6 +227,7 @@ class LAGS:
 
 
 BALANCED_SKIP = 0.15
+MOST_DEVIATIONS = 4.0
 FAST_SKIP = 0.02
 PAPERS_C = 10.0
 CAUTION_PER_C = 0.05  # one dial for all modes: c = 10 is the paper's schedule, or caution 0.5
@@ -250,6 +262,7 @@ def preset(mode: str, c: float = PAPERS_C, step: DifferenceStep | None = None) -
         return LAGS(
             schedule=ChordSchedule(CAUTION_PER_C * c),
             step=replace(step, whole=True),
+            most_deviations=MOST_DEVIATIONS,
             skip_below=BALANCED_SKIP,
             tilt_start=True,
             fit_kernel=True,

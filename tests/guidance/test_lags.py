@@ -134,8 +134,8 @@ def test_the_second_forward_only_differs_by_the_step(mode: str) -> None:
     x, sigma = draw(2, level), sigmas(2, level)
     preset(mode)(denoiser, weight, x, sigma)
     assert torch.equal(denoiser.asked[0], x)
-    # balanced goes the whole way, sigma^2 v: at most the size of x, here.
-    expected = [math.sqrt(2), 1e-4] if mode == "balanced" else [0.01, 0.01]
+    # balanced goes the whole way, sigma^2 v: at most 30 sigma, over 48 numbers here.
+    expected = [30 / math.sqrt(48), 1e-4] if mode == "balanced" else [0.01, 0.01]
     for moved in denoiser.asked[1:]:
         step = (moved - x).square().mean(dim=(1, 2, 3)).sqrt()
         assert step.tolist() == pytest.approx(expected, rel=1e-3)
@@ -148,12 +148,31 @@ def test_presets_are_what_they_say() -> None:
     assert paper.skip_below == 0 and paper.shift_limit is None and paper.jacobian
     assert balanced.schedule == ChordSchedule(0.5) and balanced.jacobian and balanced.step.whole
     assert balanced.tilt_start and balanced.fit_kernel and balanced.conditional
+    assert balanced.most_deviations == 4 and paper.most_deviations is None
     assert preset("balanced", c=30.0).schedule.caution == pytest.approx(1.5)
     assert preset("fast", c=3.0).schedule == preset("paper", c=3.0).schedule
     assert fast.schedule == UncertaintySchedule(10.0) and not fast.jacobian
     for mode in MODES:
         half = DifferenceStep(dtype=torch.float16)
         assert preset(mode, step=half).step == replace(half, whole=mode == "balanced")
+
+
+def test_strength_without_end_tilts_by_four_deviations() -> None:
+    """For a Gaussian: the posterior's own deviation along the slope is known."""
+    level, x, sigma = 2.0, draw(2, 2.0), sigmas(2, 2.0)
+    deviation = math.sqrt(BASE.variance * level**2 / (BASE.variance + level**2))
+    for strength in (1e3, 1e6, 1e12):
+        weight = LinearLogWeight(slope(1.0, 1.0) * strength)
+        guided, record = preset("balanced")(BASE.denoise, weight, x, sigma)
+        moved = (guided - BASE.denoise(x, sigma)).flatten(1).norm(dim=1)
+        assert moved.tolist() == pytest.approx([4 * deviation] * 2, rel=1e-3)
+        assert torch.allclose(record.alpha, torch.ones(2), atol=1e-3), "trusted, but held"
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, math.nan])
+def test_refuses_a_limit_of_deviations_that_is_not_positive(value: float) -> None:
+    with pytest.raises(ValueError, match=f"most_deviations is {value}; expected above 0"):
+        LAGS(most_deviations=value)
 
 
 # ---- the limit of the shift --------------------------------------------------------------------
