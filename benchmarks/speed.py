@@ -1,17 +1,68 @@
-"""Seconds of each mode relative to plain sampling on the demo model.
+"""Seconds of each mode relative to plain sampling on the demo model, and guidance's own share.
 
-Medians of runs that take turns, so that a noisy moment hits all alike.
+Medians of runs that take turns, so that a noisy moment hits all alike. The last column is what
+passes outside of the model and of the weight, in an evaluation, relative to a plain one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from statistics import median
+from time import perf_counter
+from typing import Any
 
-from ..demo.model import load_network
-from ..demo.pictures import draw_pictures
-from ..guidance import LAGS, MODES, preset
+import torch
+
+from ..demo.model import DemoDenoiser, DemoUNet, empty_shape, labels_to_context, load_network
+from ..demo.pictures import draw_pictures, on_latents
+from ..guidance import LAGS, MODES, Denoiser, LogWeight, preset
 from ..rewards import ColourReward, Weight
 from ._report import interleaved_seconds, parser, report
+
+
+class Timed:
+    """A denoiser or a log-weight that adds up the seconds spent inside of it."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner, self.seconds = inner, 0.0
+        self.name = getattr(inner, "name", "")
+
+    def _timed(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        start = perf_counter()
+        result = function(*arguments)
+        self.seconds += perf_counter() - start
+        return result
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self._timed(self.inner, *arguments)
+
+    def conditional(self, *arguments: Any) -> Any:
+        """Of a denoiser."""
+        return self._timed(self.inner.conditional, *arguments)
+
+    def value_and_grad(self, *arguments: Any) -> Any:
+        """Of a log-weight."""
+        return self._timed(self.inner.value_and_grad, *arguments)
+
+
+def own_share(
+    method: LAGS, network: DemoUNet, weight: Weight, pictures: int, cfg: float, repeats: int
+) -> float:
+    """Seconds of one evaluation outside of model and weight, over those of a plain evaluation."""
+    plain: Denoiser = DemoDenoiser(network, labels_to_context(None, "red"), cfg)
+    log_weight: LogWeight = on_latents(weight)
+    sigma = torch.full((pictures,), 2.0)
+    x = torch.randn(empty_shape(pictures), generator=torch.Generator().manual_seed(0)) * 2
+    own, alone = [], []
+    for _ in range(repeats):
+        start = perf_counter()
+        plain(x, sigma)
+        alone.append(perf_counter() - start)
+        inside = (Timed(plain), Timed(log_weight))
+        start = perf_counter()
+        method(*inside, x, sigma, 0.6)
+        own.append(perf_counter() - start - sum(part.seconds for part in inside))
+    return median(own) / median(alone)
 
 
 def main(arguments: list[str]) -> None:
@@ -41,8 +92,18 @@ def main(arguments: list[str]) -> None:
     runs = {name: run(method) for name, method in methods.items()}
     runs["plain"]()  # the first run pays for warming up
     seconds = interleaved_seconds(runs, choice.repeats)
+    own = {
+        name: own_share(method, network, weight, choice.pictures, choice.cfg, 10 * choice.repeats)
+        for name, method in methods.items()
+        if method is not None
+    }
     rows = [
-        {"method": name, "seconds": value, "time / plain": value / seconds["plain"]}
+        {
+            "method": name,
+            "seconds": value,
+            "time / plain": value / seconds["plain"],
+            "guidance itself %": 100 * own[name] if name in own else None,
+        }
         for name, value in seconds.items()
     ]
     report(rows, choice.json)
