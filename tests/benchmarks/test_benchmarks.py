@@ -58,11 +58,11 @@ def test_the_exact_denoiser_and_the_exact_draws_are_of_one_law(problem: str) -> 
     """Two answers that were derived apart: the solver's samples, and direct draws."""
     made = heart.PROBLEMS[problem]()
     solved = heart.score(heart.run_exact(0, steps=60, samples=600, problem=made), 0, made)
-    drawn = made.draw(600, torch.Generator().manual_seed(7))
-    assert heart.score(drawn, 0, made)["sliced W2"] < 0.25
-    assert solved["sliced W2"] < 0.3
+    drawn = made.draw(6000, torch.Generator().manual_seed(7))
+    assert heart.score(drawn, 0, made)["sliced W2"] < 0.15
+    assert solved["sliced W2"] < 0.4
     plain = heart.score(heart.run(None, 0, samples=600, problem=made)[0], 0, made)
-    assert plain["sliced W2"] > 2 * solved["sliced W2"]
+    assert plain["sliced W2"] > 2.5 * solved["sliced W2"]
 
 
 def test_balanced_comes_close_in_the_plane() -> None:
@@ -98,7 +98,10 @@ def test_what_counts_as_captured() -> None:
     ]
 
 
-def test_the_tilt_table_from_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_tilt_table_from_end_to_end(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tilt, "trained", lambda: trained(steps=20))
     arguments = ["--plain", "64", "--guided", "64", "--effective", "60", "--weights", "colour"]
     files = ["--json", tmp_path / "rows.json", "--plot", tmp_path / "plot.png", "--keep", tmp_path]
     for _ in range(2):  # the second time from what the first has kept
