@@ -10,6 +10,7 @@ from .demo import LAGSDemoModel
 from .load_weight import LAGSLoadWeight
 from .mmsold import LAGSMMSOLD
 from .model_files import register_folder
+from .particles import LAGSParticleSampler
 from .reference import LAGSWeightReference
 from .routes import register as register_routes
 from .sampling import LAGSGuidance, LAGSKSampler, LAGSKSamplerAdvanced, LAGSOptions
@@ -35,6 +36,7 @@ NODES: list[type[io.ComfyNode]] = [
     LAGSScoreImages,
     LAGSScheduleVisualizer,
     LAGSTracePlot,
+    LAGSParticleSampler,
     LAGSMMSOLD,
     LAGSDemoModel,
 ]

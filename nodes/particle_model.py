@@ -1,0 +1,277 @@
+"""A MODEL as the particle engine sees it: its chains, its noise levels, all particles at once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.model_management as mm
+import comfy.model_sampling
+import torch
+from comfy.samplers import KSamplerX0Inpaint
+from torch import Tensor
+
+from ..guidance import LogWeight
+from ..guidance.particles import Ancestral, Chain
+from ..guidance.ve import SMALLEST_SIGNAL, per_sample, ve_view
+
+# Samplers whose every step is one Gaussian around a mean that the model's answer there decides.
+SAMPLERS = ("euler_ancestral", "ddpm", "lcm")
+
+
+@dataclass(frozen=True)
+class FlowAncestral:
+    """Euler ancestral as ComfyUI runs it on flow models, in variance-exploding units.
+
+    A flow model's step from t to t' goes down to t'^2 / t and back up with noise. In these units
+    that is (down / sigma) of x, the rest of D, and s^2 = lower^2 - down^2.
+
+    Attributes:
+        noise_scale: standard deviation of the model's noise.
+    """
+
+    noise_scale: float = 1.0
+
+    def _down(self, sigma: float, lower: float) -> float:
+        """Where the step without noise ends."""
+        ahead = lower / (lower + self.noise_scale)
+        t = ahead**2 * (sigma + self.noise_scale) / sigma
+        return self.noise_scale * t / (1 - t)
+
+    def spread(self, sigma: float, lower: float) -> float:
+        """s; 0 where ``lower`` is 0."""
+        return math.sqrt(max(0.0, lower**2 - self._down(sigma, lower) ** 2))
+
+    def mean(self, x: Tensor, denoised: Tensor, sigma: float, lower: float) -> Tensor:
+        """Between the denoised picture and x."""
+        return denoised + (x - denoised) * (self._down(sigma, lower) / sigma)
+
+
+@dataclass(frozen=True)
+class Renoised:
+    """LCM's sampler: the denoised picture with fresh noise of the next level."""
+
+    def spread(self, sigma: float, lower: float) -> float:
+        """s: all of the next level's noise."""
+        return lower
+
+    def mean(self, x: Tensor, denoised: Tensor, sigma: float, lower: float) -> Tensor:
+        """The denoised picture; nothing is kept of x."""
+        return denoised
+
+
+def check_sampler(name: str) -> None:
+    """Refuse a sampler that has no density.
+
+    Raises:
+        ValueError: it adds no noise, or its steps look back at earlier ones.
+    """
+    if name not in SAMPLERS:
+        raise ValueError(
+            f"sampler is {name!r}: particles are weighed by the density of each step's noise, "
+            "which samplers without noise, or of higher order, do not have. Choose one of "
+            f"{', '.join(SAMPLERS)}."
+        )
+
+
+def chain_of(name: str, sampling: Any) -> Chain:
+    """What a sampler of ComfyUI does on a kind of model.
+
+    Raises:
+        ValueError: it has no chain there.
+    """
+    check_sampler(name)
+    flow = isinstance(sampling, comfy.model_sampling.CONST)
+    if name == "lcm":
+        return Renoised()
+    if name == "ddpm":
+        if flow:
+            raise ValueError(
+                "sampler is 'ddpm', which has no chain on flow models (Flux, SD3): choose "
+                "euler_ancestral."
+            )
+        return Ancestral()
+    return FlowAncestral(float(getattr(sampling, "noise_scale", 1.0))) if flow else Ancestral()
+
+
+@dataclass(frozen=True)
+class Levels:
+    """The noise levels of a run, each in the sampler's units and in variance-exploding ones.
+
+    Attributes:
+        sigma: [K + 1] the sampler's own.
+        signal: [K + 1] what x is divided by.
+        sigma_ve: [K + 1] falling to 0.
+        clear: number of the first level that holds enough of the picture to measure anything.
+    """
+
+    sigma: Tensor
+    signal: Tensor
+    sigma_ve: Tensor
+    clear: int
+
+    @classmethod
+    def of(cls, sampling: Any, sigmas: Tensor) -> Levels:
+        """Read off a model's own forward process; levels that repeat are steps of nothing."""
+        sigmas = sigmas.float().unique_consecutive()
+        view = ve_view(sampling.noise_scaling, sigmas)
+        signal = view.signal.clone()
+        flow = isinstance(sampling, comfy.model_sampling.CONST)
+        if not flow and not bool((signal == 1).all()):
+            raise ValueError(
+                "The noise of this model is neither added to the picture nor mixed with it (its "
+                f"sampling is {type(sampling).__name__}), so particles cannot be weighed. Use "
+                "KSampler (LAGS) instead."
+            )
+        clear = int((signal > SMALLEST_SIGNAL).int().argmax())
+        if flow and len(signal) > 1 and signal[0] < SMALLEST_SIGNAL:
+            # Pure noise is infinitely far in these units: take it for nearly pure noise.
+            signal[0] = min(SMALLEST_SIGNAL, float(signal[1]) / 10)
+        return cls(sigmas, signal, view.noise / signal, clear)
+
+    def nearest(self, sigma_ve: Tensor) -> int:
+        """Number of the level that this [B] is."""
+        return int((self.sigma_ve - sigma_ve.flatten()[0]).abs().argmin())
+
+
+@dataclass(frozen=True)
+class Inpainting:
+    """What ComfyUI's sampler keeps outside of a mask; [G, ...] each, model space.
+
+    Attributes:
+        noise: the run's first noise.
+        kept: the picture that came in, or zeros.
+        mask: 1 where may be painted; None for everywhere.
+    """
+
+    noise: Tensor
+    kept: Tensor
+    mask: Tensor | None
+
+    @classmethod
+    def of(cls, noise: Tensor, kept: Tensor, mask: Tensor | None) -> Inpainting:
+        """Of copies that autograd accepts."""
+        with torch.inference_mode(False):
+            return cls(noise.clone(), kept.clone(), None if mask is None else mask.clone())
+
+    def times(self, copies: int) -> Inpainting:
+        """For that many particles of every picture, in the pictures' order again and again."""
+        around = (copies, 1, 1, 1)
+        mask = None if self.mask is None else self.mask.repeat(around)
+        return Inpainting(self.noise.repeat(around), self.kept.repeat(around), mask)
+
+
+class ParticleModel:
+    """The model as a denoiser of particles [G N, ...] by picture, a few of each at a time.
+
+    One particle of every picture makes a batch of the latents' own size and order, so that what
+    belongs to a single picture (a prompt, a mask, a hint of a batch) finds it; more of them repeat
+    that order, as ComfyUI itself repeats prompts over a batch.
+
+    Args:
+        guider: ComfyUI's, during a run.
+        levels: of the run.
+        inpainting: what is kept.
+        options: what ComfyUI hands to each evaluation, ``model_options`` and ``seed``.
+        at_once: particles of each picture in one evaluation.
+    """
+
+    def __init__(
+        self,
+        guider: Any,
+        levels: Levels,
+        inpainting: Inpainting,
+        options: dict[str, Any],
+        at_once: int,
+    ) -> None:
+        self.guider, self.levels, self.inpainting = guider, levels, inpainting
+        self.options, self.at_once = options, at_once
+
+    def __call__(self, x: Tensor, sigma_ve: Tensor) -> Tensor:
+        """D(x), [G N, ...]."""
+        return self.in_parts(lambda part: self.evaluated(part, sigma_ve), x)
+
+    def in_parts(self, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+        """A function of some particles of every picture, over all of them [G N, ...]."""
+        groups = len(self.inpainting.noise)
+        by_particle = [rows.unflatten(0, (groups, -1)).transpose(0, 1) for rows in inputs]
+        parts = zip(*(rows.split(self.at_once) for rows in by_particle), strict=True)
+        done = [function(*(rows.flatten(0, 1) for rows in part)) for part in parts]
+        return torch.cat(done).unflatten(0, (-1, groups)).transpose(0, 1).flatten(0, 1)
+
+    def evaluated(self, x: Tensor, sigma_ve: Tensor) -> Tensor:
+        """D of some particles of every picture, by particle: [n G, ...]."""
+        mm.throw_exception_if_processing_interrupted()
+        level = self.levels.nearest(sigma_ve)
+        sigma = self.levels.sigma[level].expand(len(x)).clone()
+        around = self.inpainting.times(len(x) // len(self.inpainting.noise))
+        model = KSamplerX0Inpaint(self.guider, self.levels.sigma)
+        model.latent_image, model.noise = around.kept, around.noise
+        own = x * self.levels.signal[level].clone()
+        denoised: Tensor = model(own, sigma, denoise_mask=around.mask, **self.options)
+        return denoised
+
+
+class ParticleWeight:
+    """log w of particles [G N, ...], some rows at a time; its gradient where may be painted.
+
+    Args:
+        inner: log w on whole pictures.
+        rows: most of them at once.
+        mask: [G N, ...], or None.
+    """
+
+    def __init__(self, inner: LogWeight, rows: int, mask: Tensor | None) -> None:
+        self.inner, self.rows, self.mask, self.name = inner, rows, mask, inner.name
+
+    def __call__(self, denoised: Tensor) -> Tensor:
+        """log w, one per row."""
+        return torch.cat([self._looked(self.inner, part) for part in denoised.split(self.rows)])
+
+    def value_and_grad(self, denoised: Tensor) -> tuple[Tensor, Tensor]:
+        """(log w, gradient like ``denoised``)."""
+        parts = [
+            self._looked(self.inner.value_and_grad, part) for part in denoised.split(self.rows)
+        ]
+        grad = torch.cat([part[1] for part in parts])
+        return torch.cat([part[0] for part in parts]), grad if self.mask is None else (
+            grad * self.mask
+        )
+
+    @staticmethod
+    def _looked(function: Callable[[Tensor], Any], part: Tensor) -> Any:
+        """A look at the stop button, then at the pictures."""
+        mm.throw_exception_if_processing_interrupted()
+        return function(part)
+
+
+class NoWeight:
+    """log w = 0: strength 0."""
+
+    name = "none"
+
+    def __call__(self, denoised: Tensor) -> Tensor:
+        """Zeros."""
+        return torch.zeros(len(denoised))
+
+    def value_and_grad(self, denoised: Tensor) -> tuple[Tensor, Tensor]:
+        """Zeros."""
+        return self(denoised), torch.zeros_like(denoised)
+
+
+def start(sampling: Any, levels: Levels, noise: Tensor, kept: Tensor, full: bool) -> Tensor:
+    """First particles [G, N, ...], variance-exploding, as KSampler would begin from each noise.
+
+    Args:
+        sampling: ComfyUI's ``model_sampling``.
+        levels: of the run.
+        noise: [G, N, ...] unit noise.
+        kept: [G, ...].
+        full: whether the run starts from pure noise.
+    """
+    copies = noise.shape[1]
+    flat, pictures = noise.flatten(0, 1), kept.repeat_interleave(copies, 0)
+    x: Tensor = sampling.noise_scaling(levels.sigma[0], flat, pictures, full)
+    return (x / per_sample(levels.signal[:1], x)).unflatten(0, (-1, copies))

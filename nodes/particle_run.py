@@ -1,0 +1,358 @@
+"""A sampling run with particles: ComfyUI prepares it as for KSampler, the particle engine walks."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import comfy.model_management as mm
+import torch
+from comfy.patcher_extension import WrappersMP
+from comfy.sampler_helpers import estimate_memory
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ..guidance import LAGS, DifferenceStep, LogWeight, StepRecord, Trace, score_deviation
+from ..guidance.particles import (
+    PRESETS,
+    RESAMPLING,
+    TEMPERING,
+    Particles,
+    ParticleSampler,
+    ParticleTrace,
+    Progress,
+    best,
+    diverse,
+    everything,
+    group_seeds,
+    noisy_start,
+    particle_preset,
+)
+from ..guidance.particles.resampling import draw
+from ..rewards import Weight
+from .checks import check_latent
+from .decoded_weight import DecodedLogWeight
+from .decoders import Decoder, Decoding
+from .particle_gradient import KEPT, ModelVJP
+from .particle_model import (
+    Inpainting,
+    Levels,
+    NoWeight,
+    ParticleModel,
+    ParticleWeight,
+    chain_of,
+    start,
+)
+from .patch import _announce as announce
+from .patch import _check_caches as check_caches
+from .patch import _load_together as load_together
+
+FROM_METHOD = "from method"
+OUTPUTS = ("best", "draw", "diverse", "all")
+NEED_GRADIENT = ("lags", *(name for name, preset in PRESETS.items() if preset.needs_vjp))
+ROOM = 0.8  # of the free memory, for particles at once
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What the user chose of the method; -1, 0 or 'from method' leaves it as published.
+
+    Attributes:
+        method: a name of ``PRESETS``.
+        particles: of each picture.
+        resampling: a name of ``RESAMPLING``.
+        ess_threshold: share of the particles; -1 as the method has it.
+        tempering: a name of ``TEMPERING``.
+        interval: steps between two looks at the weight; 0 as the method has it.
+        at_once: particles of each picture in one evaluation; 0 as many as fit.
+        output: one of ``OUTPUTS``.
+        count: pictures to put out by 'draw' and 'diverse'.
+    """
+
+    method: str = "lags"
+    particles: int = 4
+    resampling: str = FROM_METHOD
+    ess_threshold: float = -1.0
+    tempering: str = FROM_METHOD
+    interval: int = 0
+    at_once: int = 0
+    output: str = OUTPUTS[0]
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        for what, value, known in (
+            ("method", self.method, PRESETS),
+            ("resampling", self.resampling, (FROM_METHOD, *RESAMPLING)),
+            ("tempering", self.tempering, (FROM_METHOD, *TEMPERING)),
+            ("output", self.output, OUTPUTS),
+        ):
+            if value not in known:
+                raise ValueError(f"{what} is {value!r}; expected one of {', '.join(known)}.")
+        if self.particles < 1:
+            raise ValueError(f"particles is {self.particles}; expected 1 or more for each picture.")
+        if self.method == "das_1p" and self.particles != 1:
+            raise ValueError(
+                f"Method 'das_1p' is DAS with one particle, and particles is {self.particles}: set "
+                "it to 1, or choose 'das'."
+            )
+        if self.ess_threshold != -1 and not 0 <= self.ess_threshold <= 1:
+            raise ValueError(
+                f"ess_threshold is {self.ess_threshold}; expected 0 (never) to 1, or -1 as the "
+                "method has it."
+            )
+        if self.output == "diverse" and not 1 <= self.count <= self.particles:
+            raise ValueError(
+                f"count is {self.count} and particles is {self.particles}: 'diverse' can give 1 to "
+                "all of the particles. Lower count or raise particles."
+            )
+        if self.interval < 0 or self.at_once < 0 or self.count < 1:
+            raise ValueError(
+                f"evaluate_every is {self.interval}, particles_at_once is {self.at_once}, count is "
+                f"{self.count}; expected at least 0, 0 and 1."
+            )
+
+    def engine(self, steps: int, vjp: ModelVJP, step: DifferenceStep) -> ParticleSampler:
+        """The method with these choices made."""
+        engine = particle_preset(self.method, steps, vjp, step)
+        if self.resampling != FROM_METHOD:
+            engine = replace(engine, resampling=RESAMPLING[self.resampling])
+        if self.ess_threshold != -1:
+            engine = replace(engine, ess_threshold=self.ess_threshold)
+        if self.tempering != FROM_METHOD:
+            engine = replace(engine, tempering=TEMPERING[self.tempering])
+        return replace(engine, interval=self.interval or engine.interval)
+
+    def picked(self, particles: Particles, seeds: Sequence[int]) -> Tensor:
+        """Which particles to put out, [G, K]; each picture draws by its own seed."""
+        if self.output == "best":
+            return best(particles)
+        if self.output == "all":
+            return everything(particles)
+        if self.output == "diverse":
+            return diverse(particles, self.count)
+        uniforms = [
+            torch.rand(
+                self.count, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+            )
+            for seed in seeds
+        ]
+        return draw(particles.log_weights, torch.stack(uniforms))
+
+
+@dataclass
+class ParticleRunTrace(Trace):
+    """A trace with all that the engine noted: effective sizes, resampling, ancestors.
+
+    Attributes:
+        particles: the engine's records; None before the run's end.
+    """
+
+    particles: ParticleTrace | None = field(default=None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers and lists, ready for JSON."""
+        told = None if self.particles is None else self.particles.to_dict()
+        return {**super().to_dict(), "particles": told}
+
+
+class ParticleRun:
+    """Particles on a MODEL in place of a sampler's steps; inpainting, previews and patches stay.
+
+    Args:
+        choices: the method and its numbers.
+        weight: log w on images; one that is off runs plain particles.
+        decoder: shows the weight the pictures.
+        decoding: at which size.
+        sampler_name: one of ``particle_model.SAMPLERS``.
+        seed: of the run.
+        indices: number of each picture of the batch, which its noise hangs on.
+        step: the finite difference of method 'lags'.
+        trace: receives one record per step.
+
+    Attributes:
+        particles: the result; latents in model space.
+        index: [G, K] the particles put out.
+    """
+
+    particles: Particles
+    index: Tensor
+
+    def __init__(
+        self,
+        choices: Choices,
+        weight: Weight,
+        decoder: Decoder,
+        decoding: Decoding,
+        sampler_name: str,
+        seed: int,
+        indices: Sequence[int],
+        step: DifferenceStep,
+        trace: ParticleRunTrace,
+    ) -> None:
+        self.choices, self.weight = choices, weight
+        self.decoder, self.decoding = decoder, decoding
+        self.sampler_name, self.step, self.trace = sampler_name, step, trace
+        every = group_seeds(seed, max(indices) + 1)
+        self.seeds = [every[index] for index in indices]
+
+    def apply(self, model: Any) -> Any:
+        """A clone of the MODEL that samples so; the user's own stays as it is."""
+        patched = model.clone()
+        patched.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, "lags_particles", self.sample)
+        return patched
+
+    def sample(
+        self,
+        executor: Any,
+        guider: Any,
+        sigmas: Tensor,
+        extra_args: dict[str, Any],
+        callback: Any,
+        noise: Tensor,
+        latent_image: Tensor | None = None,
+        denoise_mask: Tensor | None = None,
+        disable_pbar: bool = False,
+    ) -> Tensor:
+        """In place of a sampler's run: the chosen particles [G K, ...], model space."""
+        check_latent(noise)
+        sampling = guider.inner_model.model_sampling
+        chain, levels = chain_of(self.sampler_name, sampling), Levels.of(sampling, sigmas)
+        noise = noise.float()
+        kept = torch.zeros_like(noise) if latent_image is None else latent_image.float()
+        inpainting = Inpainting.of(noise, kept, denoise_mask)
+        at_once = self._loaded(guider, noise.shape)
+        model = ParticleModel(guider, levels, inpainting, extra_args, at_once)
+        # The first particle begins as KSampler would; the others with noise of their own.
+        more = noisy_start(torch.zeros_like(noise), self.choices.particles - 1, 1.0, self.seeds)
+        noises = torch.cat([noise[:, None], more], dim=1)
+        full = executor.class_obj.max_denoise(guider, levels.sigma)
+        x = start(sampling, levels, noises, kept, full)
+        log_weight = self._log_weight(model, sampling)
+        steps = len(levels.sigma) - 1
+        engine = replace(self._engine(guider, model, steps), chain=chain)
+        with tqdm(total=steps, disable=disable_pbar) as bar:
+            shown = _shown(self.trace, callback, bar)
+            self.particles = engine(
+                model, log_weight, x, levels.sigma_ve, self.seeds, callback=shown
+            )
+        self.trace.particles = self.particles.trace
+        self.index = self.choices.picked(self.particles, self.seeds)
+        groups = torch.arange(len(noise))[:, None].to(x.device)
+        chosen = self.particles.x[groups, self.index.to(x.device)].flatten(0, 1)
+        done: Tensor = sampling.inverse_noise_scaling(levels.sigma[-1], chosen)
+        return done
+
+    def _engine(self, guider: Any, model: ParticleModel, steps: int) -> ParticleSampler:
+        if self.weight.is_off:
+            return particle_preset("smc", steps)
+        networks = [patcher.model for patcher in (guider.model_patcher, *_helpers(guider))]
+        return self.choices.engine(steps, ModelVJP(model, networks), self.step)
+
+    def _loaded(self, guider: Any, shape: torch.Size) -> int:
+        """Load what the run needs beside the model; how many particles to evaluate at once."""
+        self.trace.clear()
+        own, _ = estimate_memory(guider.model_patcher, shape, guider.conds)
+        copies = 1.0
+        if not self.weight.is_off:
+            if self.choices.method == "lags" or not self.weight.is_measured:
+                check_caches(guider, LAGS(), self.weight)
+            log_weight = self._decoded(self.weight)
+            announce(log_weight, shape)
+            if PRESETS[self.choices.method].needs_vjp:
+                copies = KEPT
+                logging.info(
+                    "LAGS: method '%s' goes backward through the model: about %.2f GB for one "
+                    "particle of %d pictures, its blocks computed again. 'lags' needs none of it.",
+                    *(self.choices.method, KEPT * own / 2**30, shape[0]),
+                )
+            # As if for more pictures: the backward pass of one takes the memory of several.
+            load_together(guider, log_weight, torch.Size((round(copies * shape[0]), *shape[1:])))
+            own = max(copies * own, shape[0] * log_weight.bytes_per_picture(shape))
+        if self.choices.at_once:
+            return self.choices.at_once
+        free = ROOM * mm.get_free_memory(guider.model_patcher.load_device)
+        return int(min(max(1, free // max(1.0, own)), self.choices.particles))
+
+    def _decoded(self, weight: Weight) -> DecodedLogWeight:
+        return DecodedLogWeight(self.decoder, weight, self.decoding.side_for(self.weight))
+
+    def _log_weight(self, model: ParticleModel, sampling: Any) -> LogWeight:
+        """log w of all particles; automatic strengths are chosen here."""
+        if self.weight.is_off:
+            return NoWeight()
+        weight = self.weight if self.weight.is_measured else self._measured(model, sampling)
+        self.trace.strengths.update(weight.strengths)
+        return self._over(model, weight, self.choices.particles)
+
+    def _over(self, model: ParticleModel, weight: Weight, copies: int) -> ParticleWeight:
+        """A weight on so many particles of every picture."""
+        mask = model.inpainting.mask
+        rows = model.at_once * len(model.inpainting.noise)
+        spread = None if mask is None else mask.repeat_interleave(copies, 0)
+        return ParticleWeight(self._decoded(weight), rows, spread)
+
+    def _measured(self, model: ParticleModel, sampling: Any) -> Weight:
+        """The weight with its automatic strengths chosen, at the first level that shows anything.
+
+        By one particle of each picture, so that it does not hang on how many there are.
+        """
+        levels, around = model.levels, model.inpainting
+        sigma, signal = levels.sigma[levels.clear], levels.signal[levels.clear]
+        x = sampling.noise_scaling(sigma, around.noise, around.kept) / signal
+        sigma_ve = levels.sigma_ve[levels.clear].expand(len(x))
+        deviations = {
+            i: score_deviation(
+                model,
+                self._over(model, Weight.of(term.reward, 1.0), 1),
+                x,
+                sigma_ve,
+                self.step,
+            )
+            for i, term in enumerate(self.weight.terms)
+            if not term.is_known
+        }
+        weight = self.weight.measured(deviations)
+        self.trace.measured = tuple(weight.labels[i] for i in deviations)
+        return weight
+
+
+def _helpers(guider: Any) -> list[Any]:
+    """ControlNets and the like, loaded beside the model."""
+    return [m for m in getattr(guider, "loaded_models", []) if m is not guider.model_patcher]
+
+
+def _shown(trace: Trace, callback: Any, bar: Any) -> Callable[[Progress], None]:
+    """What happens after each step: the trace, the page's preview of the best, the console."""
+
+    def show(progress: Progress) -> None:
+        trace.add(_record(progress))
+        groups, leader = torch.arange(len(progress.log_w)), progress.log_w.argmax(dim=1)
+        if callback is not None:
+            at = progress.denoised.device
+            picture = progress.denoised[groups.to(at), leader.to(at)]
+            callback(progress.step, picture, picture, progress.steps)
+        bar.update()
+
+    return show
+
+
+def _record(progress: Progress) -> StepRecord:
+    """A step in the terms of a trace: alpha is the tempering, calls are of all particles."""
+    record, count = progress.record, progress.log_w.shape[1]
+    weighed, pushed = record.weighing is not None, bool((record.cost > 0).any())
+    calls = record.weight_calls * count
+    return StepRecord(
+        sigma_ve=torch.tensor([record.sigma_ve]),
+        active=weighed or pushed,
+        alpha=record.weighing.temperature if record.weighing is not None else None,
+        log_w=progress.log_w.flatten() if weighed or pushed else None,
+        variance=None,
+        shift_rms=None,
+        denoised_rms=None,
+        model_calls=record.model_calls * count,
+        weight_calls=calls if pushed else 0,
+        seconds=record.seconds,
+        value_calls=0 if pushed else calls,
+    )
