@@ -42,6 +42,7 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
         axes.set_ylim(*AXIS_ENDS)
         axes.set_ylabel("share of the true shift (%)")
         axes.set_xticks(range(len(cells)), [f"{name}\n{share:g} %" for name, share in cells])
+        axes.tick_params(axis="x", labelsize=8)
         axes.set_xlabel("weight, and effective share of plain samples at its strength")
         axes.legend(ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
         made.savefig(path)
