@@ -118,7 +118,7 @@ def zero_order_search(
     """
     if rounds < 0 or neighbours < 1:
         raise ValueError(
-            f"{rounds} rounds of {neighbours}; expected 0 or more rounds of 1 or more."
+            f"{rounds} rounds of {neighbours} neighbours; expected 0 or more rounds of 1 or more."
         )
     if not radius > 0:
         raise ValueError(f"radius is {radius}; expected above 0.")

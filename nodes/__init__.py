@@ -8,6 +8,7 @@ from .classifier import LAGSWeightClassifier
 from .combine import LAGSCombineWeights, LAGSMaskWeight
 from .demo import LAGSDemoModel
 from .load_weight import LAGSLoadWeight
+from .methods import LAGSMethodDPS, LAGSMethodFreeDoM, LAGSMethodLiDAR
 from .mmsold import LAGSMMSOLD
 from .model_files import register_folder
 from .particles import LAGSParticleSampler
@@ -38,6 +39,9 @@ NODES: list[type[io.ComfyNode]] = [
     LAGSTracePlot,
     LAGSParticleSampler,
     LAGSMMSOLD,
+    LAGSMethodDPS,
+    LAGSMethodFreeDoM,
+    LAGSMethodLiDAR,
     LAGSDemoModel,
 ]
 

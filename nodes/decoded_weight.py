@@ -46,10 +46,27 @@ class DecodedLogWeight:
         return by_term.sum(dim=0)
 
     def __call__(self, denoised: Tensor) -> Tensor:
-        """log w [B] of model-space latents."""
+        """log w [B] of model-space latents.
+
+        Raises:
+            torch.cuda.OutOfMemoryError: the decoder does not fit, not even for one picture.
+        """
         latents = self.decoder.own_latents(denoised.float())
-        values = [self.weight(self.images(part)) for part in latents.split(self._rows(latents))]
-        return torch.cat(values).to(denoised.device)
+        rows = self._rows(latents)
+        values = self._try_values(latents, rows)
+        if values is None and rows > 1:
+            _give_way(rows)
+            values = self._try_values(latents, 1)
+        if values is None:
+            raise self._no_room(latents)
+        return values.to(denoised.device)
+
+    def _try_values(self, latents: Tensor, rows: int) -> Tensor | None:
+        """log w, or None where memory ran out."""
+        try:
+            return torch.cat([self.weight(self.images(part)) for part in latents.split(rows)])
+        except torch.cuda.OutOfMemoryError:
+            return None
 
     def value_and_grad(self, denoised: Tensor) -> tuple[Tensor, Tensor]:
         """(log w [B], gradient like ``denoised``), float32, on its device.
@@ -101,24 +118,21 @@ class DecodedLogWeight:
         rows = count if all_fit else self._rows(latents)
         done = self._try_in_parts(latents, rows, sparing=not all_fit)
         if done is None and (rows > 1 or all_fit):
-            # Only here, outside of the failed attempt, is its graph gone from memory.
-            logging.warning(
-                "LAGS: not enough memory for the gradient of %d pictures at once; "
-                "trying one at a time.",
-                rows,
-            )
-            mm.soft_empty_cache()
+            _give_way(rows)
             done = self._try_in_parts(latents, 1, sparing=True)
         if done is None:
-            needed = self.bytes_per_picture(latents.shape) / 2**30
-            # ComfyUI's own kind of error, so that it unloads its models as for any other node.
-            raise torch.cuda.OutOfMemoryError(
-                f"The gradient through {self.decoder.name} needs about {needed:.1f} GB for one "
-                f"picture, and {mm.get_free_memory(self.decoder.device) / 2**30:.1f} GB are free. "
-                "Choose the decoder taesd or a decode size of 512 in LAGS Options, make the "
-                "picture smaller, or close other programs on the GPU."
-            )
+            raise self._no_room(latents)
         return done
+
+    def _no_room(self, latents: Tensor) -> torch.cuda.OutOfMemoryError:
+        """ComfyUI's own kind of error, so that it unloads its models as for any other node."""
+        needed = self.bytes_per_picture(latents.shape) / 2**30
+        return torch.cuda.OutOfMemoryError(
+            f"The gradient through {self.decoder.name} needs about {needed:.1f} GB for one "
+            f"picture, and {mm.get_free_memory(self.decoder.device) / 2**30:.1f} GB are free. "
+            "Choose the decoder taesd or a decode size of 512 in LAGS Options, make the "
+            "picture smaller, or close other programs on the GPU."
+        )
 
     def _try_in_parts(
         self, latents: Tensor, rows: int, sparing: bool
@@ -143,6 +157,14 @@ class DecodedLogWeight:
             peak = torch.where(peak > 0, peak, 1.0)
             (pulled,) = torch.autograd.grad(images, leaf, grad / peak)
         return log_w, pulled.float() * peak.to(pulled.device)
+
+
+def _give_way(rows: int) -> None:
+    """Free what a failed attempt held: only once it is left is its memory no longer in use."""
+    logging.warning(
+        "LAGS: not enough memory for the weight of %d pictures at once; trying one at a time.", rows
+    )
+    mm.soft_empty_cache()
 
 
 class MaskedLogWeight:

@@ -30,9 +30,10 @@ from ..rewards.base import check_strength
 from .checks import check_latent, check_mask
 from .decoders import AS_NEEDED, DECODERS, Decoding
 from .live import summary, watcher
+from .methods import Choice, with_method
 from .patch import GuidancePatch, difference_step
 from .remembered import remember
-from .sockets import CATEGORY, OptionsSocket, TraceSocket, WeightSocket
+from .sockets import CATEGORY, MethodSocket, OptionsSocket, TraceSocket, WeightSocket
 
 SCHEDULES = ("from mode", "chord", "auto", "uncertainty", "hard gate", "constant")
 SECOND_FORWARDS = ("from mode", "full", "conditional")
@@ -104,6 +105,7 @@ def guided(
     c: float,
     options: Options | None,
     trace: Trace,
+    choice: Choice | None = None,
 ) -> Any:
     """The MODEL with guidance; the MODEL itself, untouched, where the strength is 0.
 
@@ -114,13 +116,15 @@ def guided(
     method = (options or Options()).applied_to(preset(mode, c, difference_step(model)), c)
     if strength == 0 or weight.is_off:
         return model
-    if not weight.differentiable:
+    if not weight.differentiable and (choice is None or choice.needs_gradient):
         black = ", ".join(t.reward.name for t in weight.terms if not t.reward.differentiable)
         raise ValueError(
             f"Weight '{black}' has no gradient, which guidance needs: take it out of the weight. "
             "Score Images can rank finished pictures by it."
         )
     decoding = (options or Options()).decoding
+    if choice is not None:
+        return with_method(choice, model, vae, weight.power(strength), trace, decoding)
     if mode == "paper":
         decoding = decoding.faithful()
     return GuidancePatch(method, weight.power(strength), vae, trace, decoding).apply(model)
@@ -170,6 +174,13 @@ def confidence_input() -> Any:
 def options_input() -> Any:
     """The optional socket for LAGS Options."""
     return OptionsSocket.Input("options", optional=True, tooltip="LAGS Options, for experts.")
+
+
+def method_input() -> Any:
+    """The optional socket for another method than LAGS."""
+    return MethodSocket.Input(
+        "method", optional=True, tooltip="Another method in the place of LAGS: a Method node."
+    )
 
 
 def sampler_inputs() -> list[Any]:
@@ -264,6 +275,7 @@ class LAGSKSampler(io.ComfyNode):
                 ),
                 *guidance_inputs(),
                 options_input(),
+                method_input(),
             ],
             outputs=outputs(),
             hidden=[io.Hidden.unique_id],
@@ -288,12 +300,13 @@ class LAGSKSampler(io.ComfyNode):
         mode: str,
         c: float,
         options: Options | None = None,
+        method: Choice | None = None,
     ) -> io.NodeOutput:
         trace = Trace(f"{mode}, {weight.name}", watcher=watcher(cls.hidden.unique_id))
         remember(cls.hidden.unique_id, model)
         if strength != 0:
             check_input(latent_image)
-        patched = guided(model, vae, weight, strength, mode, c, options, trace)
+        patched = guided(model, vae, weight, strength, mode, c, options, trace, method)
         (latent,) = common_ksampler(
             patched,
             seed,
@@ -347,6 +360,7 @@ class LAGSKSamplerAdvanced(io.ComfyNode):
                 ),
                 *guidance_inputs(),
                 options_input(),
+                method_input(),
             ],
             outputs=outputs(),
             hidden=[io.Hidden.unique_id],
@@ -374,12 +388,13 @@ class LAGSKSamplerAdvanced(io.ComfyNode):
         mode: str,
         c: float,
         options: Options | None = None,
+        method: Choice | None = None,
     ) -> io.NodeOutput:
         trace = Trace(f"{mode}, {weight.name}", watcher=watcher(cls.hidden.unique_id))
         remember(cls.hidden.unique_id, model)
         if strength != 0:
             check_input(latent_image)
-        patched = guided(model, vae, weight, strength, mode, c, options, trace)
+        patched = guided(model, vae, weight, strength, mode, c, options, trace, method)
         (latent,) = common_ksampler(
             patched,
             noise_seed,
@@ -413,6 +428,7 @@ class LAGSGuidance(io.ComfyNode):
                 io.Model.Input("model", tooltip="The diffusion model; a guided copy comes out."),
                 *guidance_inputs(),
                 options_input(),
+                method_input(),
             ],
             outputs=[io.Model.Output(display_name="MODEL", tooltip="The model with guidance.")],
         )
@@ -427,9 +443,10 @@ class LAGSGuidance(io.ComfyNode):
         mode: str,
         c: float,
         options: Options | None = None,
+        method: Choice | None = None,
     ) -> io.NodeOutput:
         trace = Trace(label=f"{mode}, {weight.name}")
-        return io.NodeOutput(guided(model, vae, weight, strength, mode, c, options, trace))
+        return io.NodeOutput(guided(model, vae, weight, strength, mode, c, options, trace, method))
 
 
 class LAGSOptions(io.ComfyNode):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 WeightSocket = io.Custom("LAGS_WEIGHT")
+MethodSocket = io.Custom("LAGS_METHOD")
 OptionsSocket = io.Custom("LAGS_OPTIONS")
 TraceSocket = io.Custom("LAGS_TRACE")
 

@@ -69,11 +69,11 @@ def test_moves_the_mean_of_a_mixture_the_right_way(seed: int) -> None:
     start = LEVELS[0] * torch.randn(256, 2, generator=generator)
     ahead = look_ahead(mixture.denoise, WEIGHT, start, LEVELS)
     method = LiDAR(ahead, sigma_end=0.1)
-    levels = torch.cat([torch.logspace(math.log10(20), -1.3, 40), torch.zeros(1)])
+    levels = torch.cat([torch.logspace(math.log10(20), -1.3, 20), torch.zeros(1)])
     means = []
     for guided in (False, True):
         generator = torch.Generator().manual_seed(seed + 10)
-        x = levels[0] * torch.randn(4000, 2, generator=generator)
+        x = levels[0] * torch.randn(400, 2, generator=generator)
         for sigma, lower in zip(levels[:-1].tolist(), levels[1:].tolist(), strict=True):
             level = sigmas(len(x), sigma)
             if guided:
@@ -107,14 +107,17 @@ def test_few_steps_follow_the_probability_flow() -> None:
 
 
 def test_a_batch_equals_its_singles_bit_for_bit() -> None:
-    mixture = unit_mixture(dim=3, components=3, variance=0.3, seed=5)
-    x = noisy_draws(mixture, 4, 1.0, seed=6)
+    x = 1.4 * data(4)
+
+    def halved(x: Tensor, sigma: Tensor) -> Tensor:  # no matrix product, whose bits vary
+        return x / 2
+
     each = Lookahead(torch.stack([data(), data() + 1, -data(), 2 * data()]), data(12, 4).T)
     for ahead in (Lookahead(data(), data()[:, 0]), each):
-        batch, _ = LiDAR(ahead)(mixture.denoise, WEIGHT, x, sigmas(4, 1.0))
+        batch, _ = LiDAR(ahead)(halved, WEIGHT, x, sigmas(4, 1.0))
         for i in range(4):
             own = ahead if ahead.log_w.ndim == 1 else Lookahead(ahead.pictures[i], ahead.log_w[i])
-            single, _ = LiDAR(own)(mixture.denoise, WEIGHT, x[i : i + 1], sigmas(1, 1.0))
+            single, _ = LiDAR(own)(halved, WEIGHT, x[i : i + 1], sigmas(1, 1.0))
             assert torch.equal(single[0], batch[i])
 
 
