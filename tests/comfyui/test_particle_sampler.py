@@ -1,0 +1,421 @@
+"""Particle KSampler: plain at no strength, each picture for itself, and what KSampler can do."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.k_diffusion.sampling as k_diffusion
+import comfy.model_management as mm
+import comfy.model_sampling as ms
+import comfy.sample
+import comfy.samplers
+import comfy.utils
+import pytest
+import torch
+from comfyui_support.guided import Case, state_of
+from comfyui_support.weighing import Run, case_of, demo_case, load_weight
+from lags_pack.guidance import Trace, WeightError
+from lags_pack.guidance.particles import PRESETS, group_seeds
+from lags_pack.guidance.particles.engine import _mixed
+from lags_pack.nodes.decoders import Decoding
+from lags_pack.nodes.particle_gradient import ModelVJP
+from lags_pack.nodes.particle_model import SAMPLERS, Inpainting, Levels, ParticleModel
+from lags_pack.nodes.particles import LAGSParticleSampler
+from lags_pack.nodes.sampling import Options
+from lags_pack.rewards import ColourReward, Weight
+from lags_pack.rewards.base import Reward
+from torch import Tensor
+
+import nodes
+
+KINDS = ("demo", "sd15", "sdxl")
+WIDGETS = {
+    "strength": 1.0,
+    "method": "lags",
+    "particles": 3,
+    "resampling": "from method",
+    "ess_threshold": -1.0,
+    "tempering": "from method",
+    "evaluate_every": 0,
+    "particles_at_once": 0,
+    "output": "best",
+    "count": 1,
+}
+RED = Weight.of(ColourReward("hue", 0.0), 60.0)
+
+
+class Impossible(Reward):
+    """Weight zero for every picture."""
+
+    name, scale, differentiable = "impossible", "minus infinity", False
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return torch.full(images.shape[:1], -math.inf)
+
+
+@dataclass
+class Ran:
+    """What the node gave."""
+
+    latent: dict[str, Any]
+    log_weights: list[float]
+    trace: Trace
+    summary: str
+
+    @property
+    def samples(self) -> Tensor:
+        return self.latent["samples"]
+
+
+def ran(case: Case, **changes: Any) -> Ran:
+    """The node on a case; `changes` replace its inputs."""
+    inputs = {"model": case.model, "vae": case.vae, "weight": RED, **WIDGETS, **case.settings}
+    return Ran(*case.run_node(LAGSParticleSampler, **{**inputs, **changes}))
+
+
+@pytest.fixture(scope="module")
+def cases(run_node: Run, sd15: Any, sdxl: Any) -> dict[str, Case]:
+    """Two pictures of each model, four steps."""
+    return {
+        "demo": demo_case(run_node, 2),
+        "sd15": case_of(run_node, sd15, 2),
+        "sdxl": case_of(run_node, sdxl, 2),
+    }
+
+
+def flow_of(model: Any) -> Any:
+    """A model on a flow schedule, which begins with pure noise."""
+
+    class Flow(ms.ModelSamplingDiscreteFlow, ms.CONST):
+        pass
+
+    flow = model.clone()
+    flow.add_object_patch("model_sampling", Flow(model.model.model_config))
+    return flow
+
+
+def comfyui(case: Case, model: Any, sampler: str, scheduler: str) -> Tensor:
+    """ComfyUI's own function of a sampler, each picture with the noise that a particle has."""
+    settings = case.settings
+    latent = settings["latent_image"]["samples"]
+    seeds = group_seeds(settings["seed"], len(latent))
+    generators = [torch.Generator().manual_seed(_mixed(seed, "steps")) for seed in seeds]
+
+    def noise(*_: Any) -> Tensor:
+        return torch.stack([torch.empty(latent.shape[1:]).normal_(generator=g) for g in generators])
+
+    def function(*args: Any, **kwargs: Any) -> Tensor:
+        plain = getattr(k_diffusion, f"sample_{sampler}")
+        return plain(*args, noise_sampler=noise, **kwargs)
+
+    with torch.inference_mode():
+        sampling = model.get_model_object("model_sampling")
+        sigmas = comfy.samplers.calculate_sigmas(sampling, scheduler, settings["steps"])
+        return comfy.sample.sample_custom(
+            model,
+            comfy.sample.prepare_noise(latent, settings["seed"]),
+            settings["cfg"],
+            comfy.samplers.KSAMPLER(function),
+            sigmas,
+            settings["positive"],
+            settings["negative"],
+            latent,
+        )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_strength_zero_is_comfyuis_sampler(cases: dict[str, Case], kind: str, sampler: str) -> None:
+    """One particle with no weight takes the very steps of ComfyUI, whatever the method."""
+    case = cases[kind]
+    expected = comfyui(case, case.model, sampler, "karras")
+    for method in ("lags", "das_1p"):
+        found = ran(case, strength=0.0, particles=1, method=method, sampler_name=sampler)
+        torch.testing.assert_close(found.samples, expected, rtol=1e-3, atol=1e-3)
+    assert found.log_weights == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("sampler", ["euler_ancestral", "lcm"])
+def test_strength_zero_on_a_flow_model(cases: dict[str, Case], sampler: str) -> None:
+    case = cases["sd15"]
+    model = flow_of(case.model)
+    expected = comfyui(case, model, sampler, "simple")
+    found = ran(
+        case, model=model, strength=0.0, particles=1, sampler_name=sampler, scheduler="simple"
+    )
+    torch.testing.assert_close(found.samples, expected, rtol=1e-2, atol=1e-2)
+    assert not torch.allclose(found.samples, ran(case, strength=0.0, particles=1).samples, atol=0.1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("method", PRESETS)
+def test_methods(cases: dict[str, Case], kind: str, method: str) -> None:
+    case, count = cases[kind], 1 if method == "das_1p" else 3
+    before = state_of(case.model.model, case.vae.first_stage_model)
+    first = ran(case, method=method, particles=count, output="all")
+    assert state_of(case.model.model, case.vae.first_stage_model) == before
+    assert first.samples.shape[0] == 2 * count and torch.isfinite(first.samples).all()
+    shares = torch.tensor(first.log_weights).exp().reshape(2, count).sum(dim=1)
+    torch.testing.assert_close(shares, torch.ones(2))
+    best = ran(case, method=method, particles=count)
+    assert torch.equal(best.samples, first.samples[::count]), "the same run, the same pictures"
+    assert len(first.trace.records) == 4 and f"{count} particles for each of 2" in first.summary
+    assert json.loads(json.dumps(first.trace.to_dict()))["particles"]["records"][0]["model_calls"]
+
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "denoise 0.5": {"denoise": 0.5},
+    "cfg 1": {"cfg": 1.0},
+    "one step": {"steps": 1},
+    "ddim_uniform": {"scheduler": "ddim_uniform"},
+    "multinomial": {"resampling": "multinomial", "ess_threshold": 1.0},
+    "adaptive": {"tempering": "adaptive"},
+    "every second": {"evaluate_every": 2},
+    "latent-rgb": {"options": Options(decoding=Decoding("latent-rgb"))},
+    "lcm": {"sampler_name": "lcm"},
+    "das": {"method": "das", "cfg": 1.0},
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_variants_raise_the_score(run_node: Run, variant: str) -> None:
+    """On the trained model, against plain particles of the same run."""
+    case, changes = demo_case(run_node, 6), dict(VARIANTS[variant])
+    noise = torch.Generator().manual_seed(4)
+    start = 0.3 * torch.randn(case.settings["latent_image"]["samples"].shape, generator=noise)
+    changes["latent_image"] = {"samples": start if variant == "denoise 0.5" else 0 * start}
+    settings = {"steps": 6, "output": "all", **changes}
+    weighed, plain = ran(case, **settings), ran(case, **settings, strength=0.0)
+    scores, shares = case.score(weighed.samples), torch.tensor(weighed.log_weights).exp()
+    assert (scores * shares).sum() / 6 > case.score(plain.samples).mean() + 0.002
+
+
+def test_particles_beat_plain_sampling_and_best_of_n(run_node: Run) -> None:
+    """Mean score of the best of four, the published weight's strength, equal particles."""
+    case = demo_case(run_node, 24, steps=12)
+    found = {
+        "plain": ran(case, strength=0.0, particles=1),
+        "best of 4": ran(case, method="smc", particles=4, ess_threshold=0.0, evaluate_every=100),
+        "smc": ran(case, method="smc", particles=4),
+        "lags": ran(case, method="lags", particles=4),
+    }
+    means = {name: float(case.score(run.samples).mean()) for name, run in found.items()}
+    print(means)
+    assert means["best of 4"] > means["plain"] + 0.02
+    assert means["lags"] > means["plain"] + 0.02
+    assert means["lags"] > means["best of 4"] - 0.01
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_batch_equals_its_singles(cases: dict[str, Case], kind: str) -> None:
+    """Noise, prompts and masks of each picture are its own, however particles are parted."""
+    case = cases[kind]
+    shape = case.settings["latent_image"]["samples"].shape
+    start = torch.randn(shape, generator=torch.Generator().manual_seed(5)) * 0.5
+    mask = torch.zeros(2, 1, *shape[-2:])
+    mask[0, ..., : shape[-1] // 2] = mask[1, ..., : shape[-2] // 2, :] = 1
+    prompts = [case.settings[name][0] for name in ("positive", "negative")]
+    both = [[torch.cat([prompt[0] for prompt in prompts]), prompts[0][1]]]
+    settings = {"method": "smc", "output": "all"}
+    together = ran(
+        case,
+        latent_image={"samples": start, "noise_mask": mask},
+        positive=both,
+        particles_at_once=2,
+        **settings,
+    )
+    assert torch.equal(together.latent["noise_mask"], mask.repeat_interleave(3, 0))
+    for i in range(2):
+        one = {"samples": start[i : i + 1], "noise_mask": mask[i : i + 1], "batch_index": [i]}
+        positive = [[prompts[i][0], prompts[0][1]]]
+        alone = ran(case, latent_image=one, positive=positive, particles_at_once=1, **settings)
+        own = together.samples[3 * i : 3 * i + 3]
+        torch.testing.assert_close(alone.samples, own, rtol=1e-3, atol=2e-3)
+        kept = (mask[i] == 0).expand(own.shape)
+        original = start[i].expand(own.shape)[kept]
+        torch.testing.assert_close(own[kept], original, rtol=1e-4, atol=1e-4)
+        assert not torch.allclose(own[0], own[1], atol=0.05), "particles differ where painted"
+
+
+@pytest.mark.parametrize("method", ["smc", "lags", "das"])
+@pytest.mark.parametrize("at_once", [1, 2, 3])
+def test_rows_in_one_evaluation(cases: dict[str, Case], method: str, at_once: int) -> None:
+    """Model and decoder never see more rows than asked for, however many particles there are."""
+    case, rows, decoded = cases["sd15"], [], []
+
+    def note(executor: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        rows.append(len(x))
+        return executor(x, *args, **kwargs)
+
+    def look(_: Any, args: tuple[Tensor, ...]) -> None:
+        decoded.append(len(args[0]))
+
+    model = case.model.clone()
+    model.add_wrapper_with_key("apply_model", "rows", note)
+    handle = case.vae.first_stage_model.taesd_decoder.register_forward_pre_hook(look)
+    try:
+        few = ran(case, model=model, method=method, cfg=1.0, particles_at_once=at_once)
+        assert max(rows) == max(decoded) == 2 * at_once
+        if method == "smc":
+            assert sum(rows) == 4 * 3 * 2
+    finally:
+        handle.remove()
+    all_at_once = ran(case, method=method, cfg=1.0, particles_at_once=9)
+    torch.testing.assert_close(few.samples, all_at_once.samples, rtol=2e-2, atol=2e-2)
+
+
+def test_what_comes_out(cases: dict[str, Case]) -> None:
+    case = cases["demo"]
+    settings = {"particles": 5, "strength": 0.2}
+    every = ran(case, output="all", **settings).samples.unflatten(0, (2, 5))
+    for output, count in (("best", 1), ("draw", 4), ("diverse", 3)):
+        found = ran(case, output=output, count=count, **settings)
+        pictures = found.samples.unflatten(0, (2, count))
+        assert len(found.log_weights) == 2 * count
+        for some, full in zip(pictures, every, strict=True):
+            apart = torch.cdist(some.flatten(1), full.flatten(1))
+            assert (apart.min(dim=1).values < 1e-3).all(), "each is one of the particles"
+            if output == "diverse":
+                assert len(apart.argmin(dim=1).unique()) == count
+    other = ran(case, output="best", seed=2**64 - 1, **settings)
+    assert not torch.allclose(other.samples, every[:, 0], atol=0.05)
+
+
+@pytest.mark.parametrize("kind", ["sd15", "sdxl"])
+def test_regions_and_controlnet(
+    cases: dict[str, Case], kind: str, run_node: Run, request: pytest.FixtureRequest
+) -> None:
+    """A hint for each picture of a batch, and prompts for halves, stay with their picture."""
+    case = cases[kind]
+    hints = torch.rand(2, 32, 32, 3, generator=torch.Generator().manual_seed(6))
+    control = request.getfixturevalue(f"controlnet_{kind}")
+
+    def controlled(image: Tensor) -> dict[str, Any]:
+        area = {"area": (4, 2, 0, 0), "strength": 1.0, "set_area_to_bounds": False}
+        (half,) = case.settings["negative"]
+        positive, negative = run_node(
+            nodes.ControlNetApplyAdvanced,
+            positive=[*case.settings["positive"], [half[0], {**half[1], **area}]],
+            negative=case.settings["negative"],
+            control_net=control,
+            image=image,
+            strength=1.0,
+            start_percent=0.0,
+            end_percent=1.0,
+        )
+        return {"positive": positive, "negative": negative}
+
+    settings = {"method": "smc", "output": "all", "particles": 2}
+    plain = ran(case, **settings)
+    both = ran(case, **settings, **controlled(hints), particles_at_once=2)
+    assert not torch.allclose(both.samples, plain.samples, atol=0.01)
+    for i in range(2):
+        latent = {"samples": case.settings["latent_image"]["samples"][:1], "batch_index": [i]}
+        alone = ran(case, **settings, **controlled(hints[i : i + 1]), latent_image=latent)
+        own = both.samples[2 * i : 2 * i + 2]
+        torch.testing.assert_close(alone.samples, own, rtol=1e-3, atol=2e-3)
+    assert torch.isfinite(ran(case, method="das", **controlled(hints)).samples).all()
+
+
+def test_gradient_through_the_model(cases: dict[str, Case], run_node: Run) -> None:
+    """<v, J u> by differences of the model is <J^T v, u> by the way back, with a mask."""
+    case = cases["sd15"]
+    found: dict[str, Tensor] = {}
+
+    def sample(
+        executor: Any, guider: Any, sigmas: Tensor, extra: Any, _: Any, noise: Tensor, *rest: Any
+    ) -> Tensor:
+        levels = Levels.of(guider.inner_model.model_sampling, sigmas)
+        mask = torch.ones_like(noise)
+        mask[..., 0] = 0
+        around = Inpainting.of(noise, 0 * noise, mask)
+        model = ParticleModel(guider, levels, around, extra, at_once=2)
+        generator = torch.Generator().manual_seed(1)
+        shape = (6, *noise.shape[1:])
+        x, u, v = (torch.randn(shape, generator=generator) for _ in range(3))
+        x, sigma = x * levels.sigma_ve[1], levels.sigma_ve[1].expand(6)
+        denoised, pull = ModelVJP(model, [guider.model_patcher.model])(x, sigma)
+        h = 3e-3 * float(sigma[0])
+        ju = (model(x + h * u, sigma) - model(x - h * u, sigma)) / (2 * h)
+        found["there"] = (v * ju).flatten(1).sum(dim=1)
+        found["back"] = (pull(v) * u).flatten(1).sum(dim=1)
+        found["masked"] = pull(v)[..., 0]
+        found["denoised"] = denoised - model(x, sigma)
+        return noise
+
+    model = case.model.clone()
+    model.add_wrapper_with_key("sampler_sample", "probe", sample)
+    case.ksampler(model=model)
+    torch.testing.assert_close(found["back"], found["there"], rtol=2e-2, atol=2e-2)
+    assert not found["masked"].any() and not found["denoised"].any()
+
+
+def test_automatic_strength_and_a_weight_without_gradient(cases: dict[str, Case]) -> None:
+    case, run_node = cases["demo"], cases["demo"].run_node
+    auto = ran(case, weight=Weight.of(ColourReward("hue", 0.0), 1.0, 3.0))
+    (strength,) = auto.trace.strengths.values()
+    assert auto.trace.measured and 1 < strength < 1000
+    more = ran(case, weight=Weight.of(ColourReward("hue", 0.0), 1.0, 3.0), particles=6)
+    (same,) = more.trace.strengths.values()
+    assert same == pytest.approx(strength, rel=1e-3), "whatever the number of particles"
+    black = load_weight(run_node, "JPEG size")
+    for method in ("smc", "fk"):
+        assert torch.isfinite(ran(case, weight=black, method=method).samples).all()
+
+
+def test_preview_progress_and_stop(cases: dict[str, Case], monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[int, int]] = []
+    stopping = False
+
+    def hook(value: int, total: int, *_: Any, **__: Any) -> None:
+        seen.append((value, total))
+        if stopping:
+            mm.interrupt_current_processing()
+
+    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", hook)
+    ran(cases["demo"])
+    assert seen == [(step, 4) for step in range(1, 5)]
+    seen.clear()
+    stopping = True
+    with pytest.raises(mm.InterruptProcessingException):
+        ran(cases["demo"])
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"sampler_name": "euler"}, "'euler'.*euler_ancestral, ddpm, lcm"),
+        ({"sampler_name": "dpmpp_2m_sde"}, "of higher order"),
+        ({"particles": 0}, "particles is 0; expected 1 or more"),
+        ({"method": "das_1p"}, "one particle, and particles is 3"),
+        ({"method": "magic"}, "method is 'magic'"),
+        ({"output": "diverse", "count": 4}, "count is 4 and particles is 3"),
+        ({"ess_threshold": 2.0}, "ess_threshold is 2.0"),
+        ({"weight": Weight.of(Impossible(), 1.0)}, "'impossible' has no gradient.*'lags'.*'smc'"),
+        (
+            {"weight": Weight.of(Impossible(), 1.0, 1.0), "method": "smc"},
+            "automatic strength needs",
+        ),
+        ({"latent_image": {"samples": torch.zeros(1, 4, 3, 8, 8)}}, "not video"),
+        ({"latent_image": {"samples": torch.zeros(0, 4, 8, 8)}}, "at least one picture"),
+        ({"strength": math.nan}, "strength.*nan"),
+    ],
+)
+def test_refused(cases: dict[str, Case], changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        ran(cases["sd15"], **changes)
+
+
+def test_weight_zero_everywhere_is_said(cases: dict[str, Case]) -> None:
+    with pytest.raises(WeightError, match="All 3 particles of group 0 have weight zero"):
+        ran(cases["demo"], weight=Weight.of(Impossible(), 1.0), method="smc", ess_threshold=0.0)
+
+
+def test_ddpm_on_a_flow_model_is_refused(cases: dict[str, Case]) -> None:
+    case = cases["sd15"]
+    with pytest.raises(ValueError, match="'ddpm'.*choose euler_ancestral"):
+        ran(case, model=flow_of(case.model), sampler_name="ddpm")
