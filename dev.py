@@ -41,7 +41,7 @@ PACKAGES = (
     "torchvision==0.28.0",  # the one that belongs to this torch; transformers and open_clip want it
     "transformers>=4.50",
     "open_clip_torch",
-    *("numpy", "safetensors", "pillow", "scipy", "pytest", "hypothesis", "ruff"),
+    *("numpy", "safetensors", "pillow", "scipy", "scikit-learn", "pytest", "hypothesis", "ruff"),
 )
 TEST_TOOLS = ("pytest", "hypothesis")  # what the tests need and a ComfyUI lacks
 COMFYUI_BENCHMARKS = ("cost",)  # those that count ComfyUI's own networks
