@@ -1,0 +1,217 @@
+"""DPS, FreeDoM and LiDAR on the method socket, in a real ComfyUI."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import comfy.model_management as mm
+import pytest
+import torch
+from comfyui_support.guided import REWARD, Case, counted, state_of
+from comfyui_support.weighing import case_of, demo_case
+from lags_pack.nodes.methods import LAGSMethodDPS, LAGSMethodFreeDoM, LAGSMethodLiDAR
+from lags_pack.nodes.sampling import LAGSGuidance
+from lags_pack.rewards import ColourReward, Weight
+
+import nodes
+
+KINDS = ["sd15", "sdxl", "demo"]
+WHOLE_RUN = {"first": 1.0, "last": 0.0, "travel_until": 0.0, "repeats": 1}
+WIDGETS: dict[str, tuple[type, dict[str, Any]]] = {
+    "dps": (LAGSMethodDPS, {"rho": 1.0, "normalised": False}),
+    "normalised": (LAGSMethodDPS, {"rho": 1.0, "normalised": True}),
+    "freedom": (LAGSMethodFreeDoM, {"step": 0.2, "plain_step": 0.1, **WHOLE_RUN, "repeats": 2}),
+    "lidar": (
+        LAGSMethodLiDAR,
+        {"count": 6, "lookahead_steps": 3, "scale": 1.0, "sigma_end": 0.1, "lookahead_seed": 0},
+    ),
+}
+
+
+@pytest.fixture(scope="session")
+def cases(run_node: Callable[..., Any], sd15: Any, sdxl: Any) -> dict[str, Case]:
+    """One case per model, all with two branches."""
+    found = {"sd15": case_of(run_node, sd15, batch=2), "sdxl": case_of(run_node, sdxl, batch=2)}
+    found["demo"] = demo_case(run_node, batch=2, cfg=2.0)
+    for case in found.values():
+        case.strength = 20.0
+    return found
+
+
+def method(case: Case, name: str, **changes: Any) -> Any:
+    node, widgets = WIDGETS[name]
+    return case.run_node(node, **{**widgets, **changes})[0]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", WIDGETS)
+def test_every_method_raises_the_score_and_leaves_nothing(
+    cases: dict[str, Case], kind: str, name: str
+) -> None:
+    case = cases[kind]
+    model, calls = counted(case.model)
+    plain_score = case.score(case.ksampler()).mean()  # which also loads model and VAE
+    networks = (case.model.model, case.vae.first_stage_model)
+    before = state_of(*networks)
+    guided, trace = case.lags(method=method(case, name), model=model)
+    assert torch.isfinite(guided).all()
+    assert case.score(guided).mean() > plain_score
+    assert state_of(*networks) == before
+    lookahead = 3 * 3 if name == "lidar" else 0  # 6 pictures in batches of 2, 3 steps each
+    assert len(calls) == trace.model_calls + lookahead
+    assert len(trace.records) == (8 if name == "freedom" else 4)
+    assert trace.label.split(",")[0] in ("DPS", "FreeDoM", "LiDAR")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_freedom_that_does_nothing_is_ksampler_bit_for_bit(
+    cases: dict[str, Case], kind: str
+) -> None:
+    case = cases[kind]
+    nothing = method(case, "freedom", step=0.0, plain_step=0.0, repeats=1)
+    assert torch.equal(case.lags(method=nothing)[0], case.ksampler())
+
+
+def test_strength_zero_is_ksampler(cases: dict[str, Case]) -> None:
+    case = cases["demo"]
+    off, trace = case.lags(method=method(case, "dps"), strength=0.0)
+    assert torch.equal(off, case.ksampler()) and not trace.records
+
+
+@pytest.mark.parametrize("name", WIDGETS)
+def test_cfg_1_mask_and_part_of_the_steps(cases: dict[str, Case], name: str) -> None:
+    case = cases["demo"]
+    latent = dict(case.settings["latent_image"])
+    mask = torch.zeros(1, 1, *latent["samples"].shape[-2:])
+    mask[..., : mask.shape[-1] // 2] = 1
+    kept = torch.full_like(latent["samples"], 0.3)
+    latent |= {"samples": kept, "noise_mask": mask}
+    guided, _ = case.lags(method=method(case, name), cfg=1.0, latent_image=latent, denoise=0.8)
+    assert torch.isfinite(guided).all()
+    outside = (mask == 0).expand_as(guided)
+    torch.testing.assert_close(guided[outside], kept[outside], atol=1e-5, rtol=0)
+    assert not torch.allclose(guided[~outside], kept[~outside])
+
+
+def test_gradient_is_the_models_own(cases: dict[str, Case]) -> None:
+    """Recomputed blocks and copied weights give the gradient of a plain backward pass.
+
+    At rho d apart the first step's shifts differ by d sigma^2 J^T v; a finite difference of log w
+    along it must find the same slope as its length says.
+    """
+    from lags_pack.guidance import VEView
+    from lags_pack.nodes.model_gradient import DifferentiableModel
+    from lags_pack.nodes.patch import _Evaluations
+
+    case = cases["sd15"]
+    net = case.model.model
+    with torch.inference_mode():
+        mm.load_models_gpu([case.model])
+        generator = torch.Generator().manual_seed(5)
+        x = torch.randn(1, 4, 8, 8, generator=generator)
+        v = torch.randn(1, 4, 8, 8, generator=generator)
+        sigma = torch.tensor([1.0])
+        context = case.settings["positive"][0][0]
+
+        def evaluate(x: Any, timestep: Any, options: Any, seed: Any) -> Any:
+            return net.apply_model(x, timestep, c_crossattn=context, transformer_options={})
+
+        class Guider:
+            model_options: dict[str, Any] = {}
+
+        view = VEView(torch.ones(1), sigma)
+        at = _Evaluations(evaluate, Guider(), x, sigma, view, {}, 0)
+        denoised, pull = DifferentiableModel(at, [net], 1.0).vjp(at.x_ve, sigma)
+        gradient = pull(v)
+        torch.testing.assert_close(denoised, evaluate(x, sigma, {}, 0), atol=1e-4, rtol=1e-4)
+        direction = torch.randn(1, 4, 8, 8, generator=generator)
+        step = 0.02
+        ahead = evaluate(x + step * direction, sigma, {}, 0)
+        behind = evaluate(x - step * direction, sigma, {}, 0)
+        slope = float(((ahead - behind) / (2 * step) * v).sum())
+    assert abs(float((gradient * direction).sum()) - slope) < 0.03 * abs(slope) + 0.05
+
+
+def test_lidar_makes_its_pictures_once_per_prompt(cases: dict[str, Case]) -> None:
+    case = cases["demo"]
+    model, calls = counted(case.model)
+    lidar = method(case, "lidar")
+
+    def cost(**changes: Any) -> int:
+        calls.clear()
+        _, trace = case.lags(method=lidar, model=model, **changes)
+        return len(calls) - trace.model_calls
+
+    other = [[c[0] + 0.5, c[1]] for c in case.settings["positive"]]
+    assert cost() == 9
+    assert cost(seed=11) == 0, "the same prompt"
+    assert cost(positive=other) == 9, "another prompt"
+    assert cost(cfg=3.0, positive=other) == 9, "another cfg"
+
+
+def test_lidar_takes_a_weight_without_gradient(cases: dict[str, Case]) -> None:
+    class Jury(ColourReward):
+        differentiable = False
+
+    case = cases["demo"]
+    weight = Weight.of(Jury("hue", 0.0), 20.0)
+    guided, _ = case.lags(method=method(case, "lidar"), weight=weight)
+    assert case.score(guided).mean() > case.score(case.ksampler()).mean()
+    for name in ("dps", "freedom"):
+        with pytest.raises(ValueError, match="has no gradient, which guidance needs"):
+            case.lags(method=method(case, name), weight=weight)
+
+
+def test_refusals(cases: dict[str, Case]) -> None:
+    case = cases["demo"]
+    with pytest.raises(ValueError, match="of its own, and the sampler is 'euler'"):
+        case.lags(method=method(case, "freedom"), sampler_name="euler")
+    with pytest.raises(ValueError, match="asks for no gradient"):
+        case.lags(method=method(case, "lidar"), weight=Weight.of(REWARD, 1.0, spread=1.0))
+    two = [[torch.cat([c[0], c[0]]), c[1]] for c in cases["sd15"].settings["positive"]]
+    with pytest.raises(ValueError, match="one prompt, and this batch has 2"):
+        cases["sd15"].lags(method=method(case, "lidar"), positive=two)
+    with pytest.raises(ValueError, match="rho is -1"):
+        method(case, "dps", rho=-1.0)
+    with pytest.raises(ValueError, match="window goes from 0.1 to 0.5"):
+        method(case, "freedom", first=0.1, last=0.5)
+
+
+@pytest.mark.parametrize("name", ["dps", "freedom", "lidar"])
+def test_interrupt_leaves_nothing(
+    cases: dict[str, Case], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = cases["sd15"]
+    networks = (case.model.model, case.vae.first_stage_model)
+    case.score(case.ksampler())
+    before = state_of(*networks)
+    looks = []
+
+    def stop() -> None:
+        looks.append(1)
+        if len(looks) == 4:
+            raise mm.InterruptProcessingException()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(mm, "throw_exception_if_processing_interrupted", stop)
+        with pytest.raises(mm.InterruptProcessingException):
+            case.lags(method=method(case, name))
+    assert state_of(*networks) == before
+
+
+def test_guidance_node_too(cases: dict[str, Case]) -> None:
+    case = cases["demo"]
+    (patched,) = case.run_node(LAGSGuidance, **{**case._guidance(), "method": method(case, "dps")})
+    inputs = {**case.settings, "model": patched}
+    guided = case.run_node(nodes.KSampler, **inputs)[0]["samples"]
+    assert torch.equal(guided, case.lags(method=method(case, "dps"))[0])
+
+
+def test_memory_is_said_before_the_run(
+    cases: dict[str, Case], caplog: pytest.LogCaptureFixture
+) -> None:
+    case = cases["demo"]
+    with caplog.at_level("INFO"):
+        case.lags(method=method(case, "dps"))
+    assert "DPS goes backward through the diffusion model" in caplog.text
