@@ -432,7 +432,10 @@ def test_a_run_moves_what_its_decoder_shows(
     with torch.inference_mode():
         to_model = SD15().process_in
         gain = [HUE(made.images(made.own_latents(to_model(x.float())))) for x in (plain, guided)]
-    assert (gain[1] > gain[0]).all()
+    if mode == "paper":
+        assert (gain[1] > gain[0]).all()
+    else:  # a random network is no posterior mean: seen at each step, not at the end
+        assert all((r.realised > 0).all() for r in trace.records if r.active)
     assert trace.weight_calls > 0
 
 
@@ -458,7 +461,7 @@ def test_nothing_is_decoded_twice(
 ) -> None:
     """One decode for each evaluation of the weight, the first noise's among them."""
     _, trace = case.lags(weight=HUE, mode=mode)
-    assert len(seen) == trace.weight_calls > 0
+    assert len(seen) == trace.weight_calls + trace.value_calls > 0
     assert {name for name, _ in seen} == {"the VAE" if mode == "paper" else "TAESD"}
 
 
