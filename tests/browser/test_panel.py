@@ -206,6 +206,16 @@ def test_moving_a_widget_redraws_the_schedule(quickstart, server, widget, value)
     assert server._json("/queue") == {"queue_running": [], "queue_pending": []}
 
 
+def test_cfg_1_has_no_second_branch_to_save(quickstart):
+    quickstart.look_at(5)
+    costs = {}
+    for cfg in (1, 4):
+        quickstart.dial(5, "cfg", cfg)
+        costs[cfg] = schedule(quickstart)["relative_cost"]
+        wait_for_plan(quickstart, in_words(schedule(quickstart)))
+    assert costs[4] < costs[1]
+
+
 def test_options_redraw_the_schedule(quickstart):
     quickstart.evaluate("""() => {
         const options = LiteGraph.createNode("LAGSOptions");

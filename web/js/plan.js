@@ -4,7 +4,7 @@ import { executionIdOf, isConnected, originOf, valueOf, valuesOf } from "./graph
 
 const PATH = "/lags/schedule"; // nodes/routes.py
 const NEEDED = ["sampler_name", "scheduler", "steps", "mode", "c"];
-const OPTIONAL = ["denoise", "nats", "start_at_step", "end_at_step"];
+const OPTIONAL = ["cfg", "denoise", "nats", "start_at_step", "end_at_step"];
 
 /** What the server has to know of a node. */
 export function question(node) {
