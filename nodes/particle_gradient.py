@@ -7,15 +7,12 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
 from .autograd_safe import autograd_safe
+from .model_gradient import _frozen, blocks
 from .particle_model import ParticleModel
-
-# Memory of forward and backward with blocks computed again, over ComfyUI's estimate for a forward.
-KEPT = 3.0
 
 
 class ModelVJP:
@@ -39,7 +36,7 @@ class ModelVJP:
             with ExitStack() as inside:
                 for network in self.networks:
                     inside.enter_context(autograd_safe(network))
-                    inside.enter_context(_without_own_gradient(network))
+                    inside.enter_context(_frozen(network))
                     inside.enter_context(recomputing(network))
                 return self.model.in_parts(lambda *part: self._pulled(*part, sigma_ve), x, v)
 
@@ -58,26 +55,14 @@ class ModelVJP:
 
 
 @contextmanager
-def _without_own_gradient(network: nn.Module) -> Iterator[None]:
-    """Keep nothing for a gradient of the weights, which nobody asks for; within autograd_safe."""
-    with ExitStack() as undo:
-        for module in network.modules():
-            if hasattr(module, "weight_function"):
-                for name in ("weight_function", "bias_function"):
-                    before = getattr(module, name)
-                    undo.callback(setattr, module, name, before)
-                    setattr(module, name, [*before, torch.Tensor.detach])
-        yield
-
-
-@contextmanager
 def recomputing(network: nn.Module) -> Iterator[None]:
     """Let a network's blocks compute their inner tensors again in the backward pass.
 
-    Blocks are ResBlocks and the members of lists: transformer blocks of UNets and of DiTs.
+    Unlike ``model_gradient.recomputed`` it bears that a tensor which a block was given is written
+    into later, as ComfyUI does when it adds a ControlNet's output to a skip connection.
     """
     with ExitStack() as undo:
-        for block in _blocks(network):
+        for block in blocks(network):
             if "forward" in vars(block):  # another node's: go through it, and leave it there
                 undo.callback(setattr, block, "forward", block.forward)
             else:
@@ -88,32 +73,25 @@ def recomputing(network: nn.Module) -> Iterator[None]:
             yield
 
 
-def _blocks(network: nn.Module) -> list[nn.Module]:
-    """Modules whose inner tensors need not be kept, none within another."""
-    found: dict[nn.Module, None] = {}
-    inside: set[nn.Module] = set()
-    for module in network.modules():  # outer ones first
-        members = module if isinstance(module, nn.ModuleList) else [module]
-        for block in members:
-            listed = block is not module and not isinstance(block, (nn.Sequential, nn.ModuleList))
-            if (listed or isinstance(block, ResBlock)) and block not in inside:
-                found[block] = None
-                inside.update(block.modules())
-    return list(found)
-
-
 def _checkpointed(forward: Callable[..., Any]) -> Callable[..., Any]:
     def run(*args: Any, **kwargs: Any) -> Any:
         # ComfyUI notes in one dictionary which block is running: keep it as it is now.
-        args = tuple(_copied(value) for value in args)
-        kwargs = {name: _copied(value) for name, value in kwargs.items()}
-        return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
+        args, kwargs = _copied(args, kwargs)
+        return checkpoint(again, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
+
+    def again(*args: Any, **kwargs: Any) -> Any:
+        # Some blocks write into what they are given, which has to be there a second time.
+        args, kwargs = _copied(args, kwargs)
+        return forward(*args, **kwargs)
 
     return run
 
 
-def _copied(value: Any) -> Any:
-    """A block may write into what it is given, and is given it again in the backward pass."""
+def _copied(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    return tuple(map(_copy, args)), {name: _copy(value) for name, value in kwargs.items()}
+
+
+def _copy(value: Any) -> Any:
     if isinstance(value, Tensor) and value.requires_grad:
         return value.clone()
     return dict(value) if isinstance(value, dict) else value

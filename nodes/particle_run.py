@@ -35,7 +35,8 @@ from ..rewards import Weight
 from .checks import check_latent
 from .decoded_weight import DecodedLogWeight
 from .decoders import Decoder, Decoding
-from .particle_gradient import KEPT, ModelVJP
+from .model_gradient import KEPT, networks_of
+from .particle_gradient import ModelVJP
 from .particle_model import (
     Inpainting,
     Levels,
@@ -247,8 +248,7 @@ class ParticleRun:
     def _engine(self, guider: Any, model: ParticleModel, steps: int) -> ParticleSampler:
         if self.weight.is_off:
             return particle_preset("smc", steps)
-        networks = [patcher.model for patcher in (guider.model_patcher, *_helpers(guider))]
-        return self.choices.engine(steps, ModelVJP(model, networks), self.step)
+        return self.choices.engine(steps, ModelVJP(model, networks_of(guider)), self.step)
 
     def _loaded(self, guider: Any, shape: torch.Size) -> int:
         """Load what the run needs beside the model; how many particles to evaluate at once."""
@@ -316,11 +316,6 @@ class ParticleRun:
         weight = self.weight.measured(deviations)
         self.trace.measured = tuple(weight.labels[i] for i in deviations)
         return weight
-
-
-def _helpers(guider: Any) -> list[Any]:
-    """ControlNets and the like, loaded beside the model."""
-    return [m for m in getattr(guider, "loaded_models", []) if m is not guider.model_patcher]
 
 
 def _shown(trace: Trace, callback: Any, bar: Any) -> Callable[[Progress], None]:
