@@ -144,6 +144,7 @@ def test_progress_and_stop(run_node: Run, monkeypatch: pytest.MonkeyPatch) -> No
             mm.interrupt_current_processing()
 
     monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", hook)
+    monkeypatch.setattr(comfy.utils, "PROGRESS_THROTTLE_MIN_INTERVAL", 0.0, raising=False)
     stopping = False
     made(run_node, images=hearts())
     assert shown[0] == (0, 30) and shown[-1] == (30, 30)

@@ -377,6 +377,7 @@ def test_preview_progress_and_stop(cases: dict[str, Case], monkeypatch: pytest.M
             mm.interrupt_current_processing()
 
     monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", hook)
+    monkeypatch.setattr(comfy.utils, "PROGRESS_THROTTLE_MIN_INTERVAL", 0.0, raising=False)
     ran(cases["demo"])
     assert seen == [(step, 4) for step in range(1, 5)]
     seen.clear()

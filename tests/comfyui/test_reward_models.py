@@ -215,10 +215,11 @@ def test_the_manager_unloads_all_of_it(weight_files: Path) -> None:
 
 
 def test_model_vae_and_reward_are_loaded_in_one_call(
-    run_node: Run, sd15: Any, alone: Path, monkeypatch: pytest.MonkeyPatch
+    run_node: Run, sd15: Any, kl_vae: Any, alone: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So that none evicts another, with room for the larger of two needs."""
     case = case_of(run_node, sd15, batch=1, steps=1)
+    case.vae = kl_vae
     weight = load_weight(run_node, "PickScore", strength=0.3)
     (patcher,) = models.patchers_of(weight.modules)
     calls: list[tuple[list[Any], float]] = []
@@ -229,12 +230,13 @@ def test_model_vae_and_reward_are_loaded_in_one_call(
         load_models_gpu(wanted, memory_required=memory_required, **options)
 
     monkeypatch.setattr(mm, "load_models_gpu", noted)
-    case.lags(weight=weight)
+    case.lags(weight=weight, mode="paper")  # at full size, through the VAE
     (ours,) = [(wanted, memory) for wanted, memory in calls if patcher in wanted]
     wanted, memory = ours
     assert case.vae.patcher in wanted
     assert any(other.model is case.model.model for other in wanted)
-    assert memory >= 3 * case.vae.memory_used_decode((1, 4, 4, 4), case.vae.vae_dtype)
+    latents = case.settings["latent_image"]["samples"].shape
+    assert memory >= 1.8 * case.vae.memory_used_decode(latents, case.vae.vae_dtype)
 
 
 # ---- what is imported -------------------------------------------------------------------------
