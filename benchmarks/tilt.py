@@ -9,7 +9,7 @@ difference of their means has little noise of its own.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
@@ -25,8 +25,10 @@ from ..guidance import LAGS, AutoSchedule, ConstantSchedule, preset
 from ..rewards import ColourReward, FrequencyReward, Reward, Weight
 from ..rewards.masked import MaskedReward
 from ._classifier import ShapeClassifier, ShapeReward, trained
+from ._family import family
 from ._report import parser, report
 
+PARTICLES = (4, 8)  # that set the family's prices
 BROKEN_QUANTILE = 0.01  # a picture counts as broken below the confidence of 99 % of plain ones
 
 
@@ -257,17 +259,29 @@ def main(arguments: list[str]) -> None:
     )
     options.add_argument("--weights", nargs="+", help="some of colour, corner, band, class")
     options.add_argument("--methods", nargs="+", help="some of the methods, by name")
+    options.add_argument(
+        "--family",
+        type=int,
+        nargs="*",
+        metavar="N",
+        help="in place of the modes, all methods at the price of N particles of LAGS with path "
+        "weights (4 and 8); --guided is the number of groups then",
+    )
     options.add_argument("--keep", type=Path, help="folder for plain samples, for a later run")
     options.add_argument("--plot", type=Path, help="draw the shares into this PNG file")
     choice = options.parse_args(arguments)
-    if choice.guided > choice.plain or choice.guided % BATCH:
+    by_price = choice.family is not None
+    if by_price and choice.guided < 2:
+        options.error("--guided must be 2 or more with --family: errors are taken over groups")
+    if not by_price and (choice.guided > choice.plain or choice.guided % BATCH):
         options.error(f"--guided must be a multiple of {BATCH} and at most --plain")
     torch.set_num_threads(min(2, torch.get_num_threads()))
     network = load_network()
     classifier, plain, written = prepared(network, choice.plain, choice.keep)
     for path in written:
         print(f"Plain samples and classifier written to {path}")
-    known, table = rewards(classifier), methods()
+    known = rewards(classifier)
+    table: Mapping[str, object] = family() if by_price else methods()
     for what, asked, have in (
         ("--weights", choice.weights, known),
         ("--methods", choice.methods, table),
@@ -279,14 +293,25 @@ def main(arguments: list[str]) -> None:
         for effective in choice.effective:
             cell = Cell.of(name, known[name], effective / 100, plain)
             rows += exact_rows(cell, plain, classifier)
-            for method in choice.methods or table:
-                rows.append(
-                    guided_row(
-                        network, classifier, plain, cell, method, table[method], choice.guided
+            if by_price:
+                from ._tilt_family import cell_rows
+
+                for particles in choice.family or PARTICLES:
+                    rows += cell_rows(
+                        network, classifier, plain, cell, particles, choice.guided, choice.methods
                     )
-                )
+                continue
+            modes = methods()
+            rows += [
+                guided_row(network, classifier, plain, cell, method, modes[method], choice.guided)
+                for method in choice.methods or modes
+            ]
     report(rows, choice.json)
     print("\n".join(captured(rows)))
+    if by_price:
+        from ._tilt_family import wins
+
+        print("\n".join(wins(rows)))
     if choice.plot:
         from ._tilt_plot import draw
 

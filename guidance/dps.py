@@ -93,6 +93,7 @@ class DPS:
             model_calls=1,
             weight_calls=1,
             seconds=time.perf_counter() - start,
+            model_backwards=1,
         )
         return (denoised.float() + shift).to(denoised.dtype), record
 

@@ -184,6 +184,7 @@ class FreeDoM:
             model_calls=1,
             weight_calls=1,
             seconds=time.perf_counter() - start,
+            model_backwards=1,
         )
         return (denoised.float() + shift).to(denoised.dtype), record
 

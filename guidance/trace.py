@@ -29,6 +29,10 @@ class StepRecord:
         terms: log_w of each factor of the weight, by name, where the weight has factors.
         value_calls: evaluations of the weight without its gradient.
         realised: the gain in log w that comes of that shift, nats; None where it was not looked at.
+        model_backwards: backward passes through the denoiser.
+        ess: effective size of each group of particles, as a share of their number, before they are
+            resampled; None where nothing was weighed.
+        resampled: whether each group was resampled, likewise.
     """
 
     sigma_ve: Tensor
@@ -44,6 +48,9 @@ class StepRecord:
     terms: dict[str, Tensor] | None = None
     value_calls: int = 0
     realised: Tensor | None = None
+    model_backwards: int = 0
+    ess: Tensor | None = None
+    resampled: Tensor | None = None
 
     @classmethod
     def skipped(cls, sigma_ve: Tensor, seconds: float) -> StepRecord:
@@ -106,6 +113,11 @@ class Trace:
         """Forwards of the denoiser over the run."""
         # To measure a strength takes one more forward.
         return len(self.measured) + sum(record.model_calls for record in self._all)
+
+    @property
+    def model_backwards(self) -> int:
+        """Backward passes through the denoiser over the run."""
+        return sum(record.model_backwards for record in self._all)
 
     @property
     def weight_calls(self) -> int:

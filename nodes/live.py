@@ -50,7 +50,11 @@ def shown(record: StepRecord | None) -> dict[str, Any] | None:
         return None
     terms = {name: float(values.mean()) for name, values in (record.terms or {}).items()}
     numbers = {**point(record), **{f"term {name}": value for name, value in terms.items()}}
-    calls = {"model_calls": record.model_calls, "weight_calls": record.weight_calls}
+    calls = {
+        "model_calls": record.model_calls,
+        "model_backwards": record.model_backwards,
+        "weight_calls": record.weight_calls,
+    }
     return {name: finite(value) for name, value in {**numbers, **calls}.items()}
 
 
@@ -63,6 +67,7 @@ def summary(trace: Trace) -> dict[str, Any]:
         "start": shown(trace.start),
         "points": [shown(record) for record in trace.records],
         "model_calls": trace.model_calls,
+        "model_backwards": trace.model_backwards,
         "weight_calls": trace.weight_calls,
         "seconds": trace.seconds,
     }

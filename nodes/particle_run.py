@@ -19,6 +19,7 @@ from ..guidance.particles import (
     PRESETS,
     RESAMPLING,
     TEMPERING,
+    DenoiserVJP,
     Particles,
     ParticleSampler,
     ParticleTrace,
@@ -114,7 +115,7 @@ class Choices:
                 f"{self.count}; expected at least 0, 0 and 1."
             )
 
-    def engine(self, steps: int, vjp: ModelVJP, step: DifferenceStep) -> ParticleSampler:
+    def engine(self, steps: int, vjp: DenoiserVJP, step: DifferenceStep) -> ParticleSampler:
         """The method with these choices made."""
         engine = particle_preset(self.method, steps, vjp, step)
         if self.resampling != FROM_METHOD:
@@ -350,4 +351,7 @@ def _record(progress: Progress) -> StepRecord:
         weight_calls=calls if pushed else 0,
         seconds=record.seconds,
         value_calls=0 if pushed else calls,
+        model_backwards=record.model_backwards * count,
+        ess=record.weighing.ess / count if weighed else None,
+        resampled=record.weighing.resampled if weighed else None,
     )

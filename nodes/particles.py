@@ -26,6 +26,7 @@ from .particle_run import (
     ParticleRunTrace,
 )
 from .patch import difference_step
+from .remembered import remember
 from .sampling import (
     Options,
     check_input,
@@ -144,6 +145,7 @@ class LAGSParticleSampler(io.ComfyNode):
             output,
             count,
         )
+        remember(cls.hidden.unique_id, model)
         weight = weight.power(strength)
         check_gradient(weight, method)
         title = PRESETS[method].title

@@ -8,7 +8,10 @@ from typing import Any
 from torch import Tensor
 
 from ..guidance import plan, preset
-from .live import page_server
+from ..guidance.particles import autograd_vjp, particle_plan
+from .live import finite, page_server
+from .particle_model import Levels, chain_of
+from .particle_run import Choices
 from .remembered import Sampling, sampling_of
 from .sampling import Options
 from .visualize import as_sampled, curve
@@ -24,10 +27,14 @@ def schedule(asked: dict[str, Any]) -> dict[str, Any]:
             options and nats where there are any; add_noise, start_at_step and end_at_step of
             KSampler Advanced; sigmas where SIGMAS take the place of scheduler and steps.
 
+    Particle KSampler asks with particles, method, tempering, evaluate_every in place of mode, c.
+
     Raises:
         ValueError, KeyError, TypeError: a value is missing or out of range.
     """
     sampling = sampling_of(str(asked["node"]))
+    if "particles" in asked:
+        return particles(sampling, asked)
     sigmas = noise_levels(sampling, asked)
     c = float(asked["c"])
     method = preset(asked["mode"], c, sampling.step)
@@ -41,23 +48,55 @@ def schedule(asked: dict[str, Any]) -> dict[str, Any]:
     return {**curve(made), "source": sampling.source}
 
 
+def particles(sampling: Sampling, asked: dict[str, Any]) -> dict[str, Any]:
+    """The plan of a Particle KSampler's widgets."""
+    choices = Choices(
+        asked["method"],
+        int(asked["particles"]),
+        tempering=asked["tempering"],
+        interval=int(asked["evaluate_every"]),
+    )
+    sigmas = sampled_levels(sampling, asked)
+    levels = Levels.of(sampling.model_sampling, sigmas)
+    steps = len(levels.sigma) - 1
+    # What is planned asks no model.
+    engine = choices.engine(steps, autograd_vjp(lambda x, sigma: x), sampling.step)
+    chain = chain_of(asked["sampler_name"], sampling.model_sampling)
+    made = particle_plan(replace(engine, chain=chain), levels.sigma_ve, choices.particles)
+    return {
+        "sigma": levels.sigma[:-1].tolist(),
+        "alpha": [finite(value) for value in made.temperature.tolist()],
+        "active": made.weighs.tolist(),
+        "particles": made.particles,
+        "model_calls": made.total_calls,
+        "model_backwards": made.total_backwards,
+        "relative_cost": made.relative_cost,
+        "source": sampling.source,
+    }
+
+
 def noise_levels(sampling: Sampling, asked: dict[str, Any]) -> Tensor:
     """The noise levels that a node would go through."""
     if asked.get("sigmas"):
         if sampling.sigmas is None:
             raise ValueError("SIGMAS are connected: run the node once, then its dials redraw this.")
         return sampling.sigmas
-    steps = int(asked["steps"])
-    if not 1 <= steps <= 10000:
-        raise ValueError(f"steps is {steps}; expected 1 to 10000.")
-    sigmas = as_sampled(
-        sampling, steps, asked["sampler_name"], asked["scheduler"], float(asked["denoise"])
-    )
-    first, end = int(asked.get("start_at_step", 0)), int(asked.get("end_at_step", steps))
+    sigmas = sampled_levels(sampling, asked)
+    first, end = int(asked.get("start_at_step", 0)), int(asked.get("end_at_step", len(sigmas)))
     kept = sigmas[:-1][first:end]  # the sampler ends at the last level, and evaluates nothing there
     if len(sigmas) and not len(kept):
         raise ValueError(f"No step is run: start_at_step is {first}, of {len(sigmas) - 1} steps.")
     return kept
+
+
+def sampled_levels(sampling: Sampling, asked: dict[str, Any]) -> Tensor:
+    """The noise levels of KSampler's widgets, the last one included."""
+    steps = int(asked["steps"])
+    if not 1 <= steps <= 10000:
+        raise ValueError(f"steps is {steps}; expected 1 to 10000.")
+    return as_sampled(
+        sampling, steps, asked["sampler_name"], asked["scheduler"], float(asked["denoise"])
+    )
 
 
 def register() -> None:

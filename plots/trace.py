@@ -34,6 +34,8 @@ class Curves:
         log_w, low, high: mean, least and greatest over the batch, nats.
         ratio: RMS of the shift over that of the denoised picture, mean over the batch, percent.
         seconds: of the evaluation.
+        ess: effective size of the particles, percent of their number, mean over the groups.
+        resampled: share of the groups that were resampled, percent.
         spoiled: how many numbers of guided steps are not finite.
     """
 
@@ -46,22 +48,34 @@ class Curves:
     high: list[float]
     ratio: list[float]
     seconds: list[float]
+    ess: list[float]
+    resampled: list[float]
     spoiled: int
 
 
 def curves(trace: Trace) -> Curves:
     """The numbers of a trace."""
     points = [point(record) for record in trace.records]
-    drawn = ("alpha", "log_w", "ratio")
-    guided = [p for p in points if p["active"]]
     return Curves(
         label=trace.label or "run",
         **{name: [p[name] for p in points] for name in _NAMES},
-        spoiled=sum(not math.isfinite(p[name]) for p in guided for name in drawn),
+        spoiled=sum(map(_spoiled, trace.records, points)),
     )
 
 
-_NAMES = ("sigma", "active", "alpha", "log_w", "low", "high", "ratio", "seconds")
+_NAMES = (
+    *("sigma", "active", "alpha", "log_w", "low", "high", "ratio"),
+    *("seconds", "ess", "resampled"),
+)
+
+
+def _spoiled(record: StepRecord, numbers: dict[str, Any]) -> int:
+    """How many of a guided step's numbers were measured and are not finite."""
+    measured = {"alpha": record.alpha, "log_w": record.log_w, "ratio": record.shift_rms}
+    return sum(
+        record.active and value is not None and not math.isfinite(numbers[name])
+        for name, value in measured.items()
+    )
 
 
 def point(record: StepRecord) -> dict[str, Any]:
@@ -79,6 +93,8 @@ def point(record: StepRecord) -> dict[str, Any]:
         "high": _number(log_w, torch.max),
         "ratio": _number(ratio, torch.mean),
         "seconds": record.seconds,
+        "ess": 100 * _number(record.ess, torch.mean),
+        "resampled": 100 * _number(record.resampled, torch.mean),
     }
 
 
@@ -107,33 +123,60 @@ def draw(
     if not any(run.sigma for run in runs):
         return message(EMPTY, theme, scale)
     more = math.ceil(len(runs) / _columns(runs)) - 1  # lines of the legend
-    with figure(4, theme, scale, taller=LEGEND * more) as (canvas, axes):
-        fill(axes, runs, axis, theme)
+    names = panels(runs)
+    with figure(len(names), theme, scale, taller=LEGEND * more) as (canvas, axes):
+        fill(dict(zip(names, axes, strict=True)), runs, axis, theme)
         return to_image(canvas)
 
 
-def fill(axes: list[Any], runs: Sequence[Curves], axis: str, theme: str) -> None:
-    """Draw into four axes: log w, alpha, shift, seconds."""
+def panels(runs: Sequence[Curves]) -> list[str]:
+    """What is drawn of some runs, from top to bottom: keys of ``LABELS``."""
+    weighed = any(math.isfinite(value) for run in runs for value in run.ess)
+    pushed = any(math.isfinite(value) for run in runs for value in run.ratio) or not weighed
+    absent = {"ess": not weighed, "ratio": not pushed}
+    return [name for name in LABELS if not absent.get(name)]
+
+
+LABELS = {
+    "log_w": "log w (nats)",
+    "alpha": "alpha",
+    "ratio": "shift (%)",
+    "ess": "ESS (%)",
+    "seconds": "time (s)",
+}
+
+
+def fill(axes: dict[str, Any], runs: Sequence[Curves], axis: str, theme: str) -> None:
+    """Draw into the axes of ``panels``."""
     for i, (run, colour) in enumerate(zip(runs, cycle(COLOURS[theme]), strict=False)):
         x = along(axis, run.sigma)
         wider = min(len(runs) - 1 - i, 3)  # rings show equal runs behind one another
         marks = {"color": colour, "lw": 1.5, "marker": "o", "ms": 3 + 1.5 * wider}
-        axes[0].fill_between(x, run.low, run.high, color=colour, alpha=0.2, lw=0)
-        axes[0].plot(x, run.log_w, label=run.label, **marks)
-        axes[1].plot(x, run.alpha, **marks)
-        axes[2].plot(x, run.ratio, **marks)
-        axes[3].plot(x, run.seconds, color=colour, lw=1)
-    names = ("log w (nats)", "alpha", "shift (%)", "time (s)")
-    for panel, name in zip(axes, names, strict=True):
-        panel.set_ylabel(name)
-    title = _title(sum(run.spoiled for run in runs))
-    axes[0].figure.suptitle(title, x=0.01, ha="left", fontsize="medium")
+        axes["log_w"].fill_between(x, run.low, run.high, color=colour, alpha=0.2, lw=0)
+        axes["log_w"].plot(x, run.log_w, label=run.label, **marks)
+        axes["alpha"].plot(x, run.alpha, **marks)
+        if "ratio" in axes:
+            axes["ratio"].plot(x, run.ratio, **marks)
+        if "ess" in axes:
+            axes["ess"].plot(x, run.ess, color=colour, lw=1.5)
+            axes["ess"].plot(x, _where_resampled(run), color=colour, lw=0, marker="v", ms=6)
+        axes["seconds"].plot(x, run.seconds, color=colour, lw=1)
+    for name, panel in axes.items():
+        panel.set_ylabel(LABELS[name])
+        panel.set_ylim(bottom=None if name == "log_w" else 0)
+    axes["alpha"].set_ylim(-0.05, 1.1)
+    if "ess" in axes:
+        axes["ess"].set_ylim(0, 105)
+    title = _title(sum(run.spoiled for run in runs), "ess" in axes)
+    axes["log_w"].figure.suptitle(title, x=0.01, ha="left", fontsize="medium")
     place: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0}
-    axes[0].legend(ncols=_columns(runs), **place)
-    axes[1].set_ylim(-0.05, 1.1)
-    axes[2].set_ylim(bottom=0)
-    axes[3].set_ylim(bottom=0)
-    label_bottom(axes[3], axis, "evaluation")
+    axes["log_w"].legend(ncols=_columns(runs), **place)
+    label_bottom(axes["seconds"], axis, "evaluation")
+
+
+def _where_resampled(run: Curves) -> list[float]:
+    """The effective size where any group was resampled, else NaN."""
+    return [e if r > 0 else math.nan for e, r in zip(run.ess, run.resampled, strict=True)]
 
 
 def _columns(runs: Sequence[Curves]) -> int:
@@ -141,7 +184,9 @@ def _columns(runs: Sequence[Curves]) -> int:
     return max(1, min(4, LINE // (6 + max(len(run.label) for run in runs))))
 
 
-def _title(spoiled: int) -> str:
+def _title(spoiled: int, weighed: bool) -> str:
     if spoiled:
         return f"{spoiled} numbers of guided steps are not finite and are left out"
+    if weighed:
+        return "mean and range over all particles; ESS: effective share of them; triangles: copied"
     return "mean and range over the batch; gaps: plain steps; shift: % of the picture"

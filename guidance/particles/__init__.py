@@ -11,6 +11,7 @@ from .drift import (
     autograd_vjp,
 )
 from .engine import ParticleSampler, Progress, group_seeds, noisy_start
+from .plan import ParticlePlan, particle_plan
 from .presets import PRESETS, Preset, particle_preset
 from .record import ParticleRecord, Particles, ParticleTrace, Weighing
 from .resampling import RESAMPLING, Resampling, effective_size
@@ -31,6 +32,7 @@ __all__ = [
     "MethodDrift",
     "NoDrift",
     "NoTempering",
+    "ParticlePlan",
     "ParticleRecord",
     "ParticleSampler",
     "ParticleTrace",
@@ -50,6 +52,7 @@ __all__ = [
     "everything",
     "group_seeds",
     "noisy_start",
+    "particle_plan",
     "particle_preset",
     "taken",
 ]

@@ -49,4 +49,4 @@ class Ancestral:
     def mean(self, x: Tensor, denoised: Tensor, sigma: float, lower: float) -> Tensor:
         """Between the denoised picture and x."""
         s = self.spread(sigma, lower)
-        return denoised + (x - denoised) * (math.sqrt(max(0.0, lower**2 - s**2)) / sigma)
+        return (x - denoised).mul_(math.sqrt(max(0.0, lower**2 - s**2)) / sigma).add_(denoised)

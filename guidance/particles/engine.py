@@ -254,16 +254,16 @@ class ParticleSampler:
                 state.x[part] = self.chain.mean(state.x[part], state.denoised[part], sigma, lower)
             return cost.reshape(shape).mean(dim=1)
         noise = _noise((*shape, *state.x.shape[1:]), state.x, generators).flatten(0, 1)
-        scale = (s * ahead).repeat_interleave(shape[1]).to(state.x.dtype).to(state.x.device)
         log_ratio = torch.zeros_like(cost)
         for part in rows:
             mean = self.chain.mean(state.x[part], state.denoised[part], sigma, lower)
             xi = noise[part].to(state.x.device)
             if state.guidance is not None:
-                push = self._push(per_sample(scale[part], mean) * state.guidance[part])
+                scale = (s * ahead).repeat_interleave(shape[1])[part].to(mean.dtype)
+                push = self._push(per_sample(scale.to(mean.device), mean) * state.guidance[part])
                 cost[part], log_ratio[part] = self._density_ratio(push, xi)
-                xi = xi + push
-            state.x[part] = torch.add(mean, xi, alpha=s)
+                xi = push.add_(xi)
+            torch.add(mean, xi, alpha=s, out=state.x[part])
         state.log_weights = state.log_weights + log_ratio.reshape(shape)
         return cost.reshape(shape).mean(dim=1)
 
@@ -367,7 +367,8 @@ def _checked_log_w(log_weight: LogWeight, pictures: Tensor, sigma: float) -> Ten
     log_w = log_weight(pictures)
     check_shape(log_w, pictures, log_weight.name)
     log_w = _on_cpu(log_w)
-    if bool((log_w.isnan() | (log_w == math.inf)).any()):
+    greatest = log_w.max().item()  # NaN where there is any
+    if math.isnan(greatest) or greatest == math.inf:
         raise WeightError(
             f"Weight '{log_weight.name}' is NaN or +inf at noise level sigma = {sigma:.4g}. Lower "
             "its strength, or run the weight's model in float32."

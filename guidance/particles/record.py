@@ -38,7 +38,8 @@ class Weighing:
     def of(cls, log_w: Tensor, temperature: Tensor, ess: Tensor, resampled: Tensor) -> Weighing:
         """Summarise log w [G, N]."""
         at = [round(quantile * (log_w.shape[1] - 1)) for quantile in QUANTILES]
-        quantiles = log_w.sort(dim=1).values[:, at]  # torch.quantile is slow and limited in size
+        # torch.quantile is slow and limited in size.
+        quantiles = log_w.sort(dim=1).values.index_select(1, torch.tensor(at))
         return cls(ess, resampled, temperature, log_w.mean(dim=1), quantiles)
 
 

@@ -86,15 +86,16 @@ def normalised(log_weights: Tensor) -> Tensor:
         WeightError: a group has no particle of positive weight, or a weight is not a number.
     """
     values = log_weights.cpu().double()
-    if bool((values.isnan() | (values == math.inf)).any()):
+    greatest = values.amax(dim=1).tolist()  # NaN where there is any
+    if any(math.isnan(value) or value == math.inf for value in greatest):
         raise WeightError(
             "A particle's log-weight is NaN or +inf; expected a finite number, or -inf for weight "
             "0. Lower the strength of the weight function."
         )
-    dead = (values == -math.inf).all(dim=1)
-    if bool(dead.any()):
+    if -math.inf in greatest:
         raise WeightError(
-            f"All {values.shape[1]} particles of group {int(dead.nonzero()[0])} have weight zero, "
+            f"All {values.shape[1]} particles of group {greatest.index(-math.inf)} have weight "
+            "zero, "
             "so none can be chosen. Use more particles, or a weight function that is zero nowhere."
         )
     return values.softmax(dim=1)

@@ -9,6 +9,7 @@ import statistics
 import pytest
 
 CURVES = ("alpha", "log_w", "ratio", "seconds")
+SEEDS = itertools.count(5000)  # so that nothing is cached
 LONG = 400  # steps, so that a page on a busy machine sees the run before it has ended
 
 
@@ -293,6 +294,52 @@ def test_two_nodes_keep_their_curves_apart(quickstart, server):
     check_numbers(panels[str(second)], other)
 
 
+def weighed(plan):
+    """What the panel says of a plan with particles."""
+    cost = f"{math.floor(plan['relative_cost'] * 100 + 0.5) / 100:.2f}"
+    back = f", {plan['model_backwards']} backward" if plan["model_backwards"] else ""
+    return f"{plan['particles']} particles, {plan['model_calls']} model calls{back}, {cost} × plain"
+
+
+def test_particles(page, server, read_workflow):
+    page.load(read_workflow("particles_demo"))
+    for node, widget, value in (
+        (2, "batch_size", 2),
+        (4, "steps", 1),
+        (5, "steps", 8),
+        (5, "particles", 3),
+        (5, "seed", next(SEEDS)),
+    ):
+        page.dial(node, widget, value)
+    page.look_at(5)
+    wait_for_plan(page, weighed(schedule(page)))
+    for widget, value in (("method", "das"), ("tempering", "adaptive"), ("evaluate_every", 3)):
+        page.dial(5, widget, value)
+        wait_for_plan(page, weighed(schedule(page)))
+    for widget, value in (
+        ("method", "smc"),
+        ("tempering", "linear"),
+        ("evaluate_every", 0),
+        ("ess_threshold", 1.0),
+    ):
+        page.dial(5, widget, value)
+    wait_for_plan(page, weighed(schedule(page)))
+    before = page.panels()["5"]
+    assert "ratio" not in before and before["alpha"]["text"] == "0.00 to 0.75"
+    trace = trace_of(server, page.run())
+    steps = page.heard("lags.step")
+    assert [one["point"] for one in steps if one["index"] >= 0] == trace["points"]
+    panel = page.panels()["5"]
+    assert panel["state"] == "done" and int(panel["points"]) == 8
+    for name in ("alpha", "log_w", "ess", "seconds"):
+        assert float(panel[name]["value"]) == last(trace["points"], name), name
+    assert panel["status"]["text"].startswith(f"{trace['model_calls']} calls, ")
+    copied = sum((point["resampled"] or 0) > 0 for point in trace["points"])
+    dots = page.evaluate("""() => document.querySelector(
+        "[data-node='5'] .lags-of-ess .lags-marks").getAttribute("d").split("h0").length - 1""")
+    assert dots == copied > 0
+
+
 def test_inside_a_subgraph(quickstart, server):
     inside = """() => {
         const graph = app.canvas.graph;
@@ -533,7 +580,7 @@ def test_scores_out_of_sight_ask_for_no_more_room(quickstart):
         const image = { filename: "none.png", subfolder: "", type: "temp" };
         const lags_scores = Array.from({ length: 16 }, (_, i) =>
             ({ rank: i + 1, index: i, score: -i, image }));
-        const heights = [];
+        const sizes = [];
         for (const x of [500, 9000]) {
             const node = LiteGraph.createNode("LAGSScoreImages");
             app.canvas.graph.add(node);
@@ -545,10 +592,12 @@ def test_scores_out_of_sight_ask_for_no_more_room(quickstart):
             await draw();
             node.onExecuted({ lags_scores, lags_scores_of: ["score"], lags_scores_all: [16] });
             await draw();
-            heights.push(node.size[1]);
+            sizes.push([...node.size]);
         }
-        return heights;
+        return sizes;
     }""")
-    shown, hidden = sizes
+    (width, shown), (_, hidden) = sizes
     assert hidden == pytest.approx(shown, abs=12)
-    assert shown < 480
+    columns = (width - 40) // 70  # pictures of 64 pixels and gaps; some pages keep 300 pixels
+    rows = min(4, math.ceil(16 / columns))
+    assert shown < 200 + rows * (width / columns + 17)

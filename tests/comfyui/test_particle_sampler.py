@@ -21,9 +21,12 @@ from lags_pack.guidance import Trace, WeightError
 from lags_pack.guidance.particles import PRESETS, group_seeds
 from lags_pack.guidance.particles.engine import _mixed
 from lags_pack.nodes.decoders import Decoding
+from lags_pack.nodes.live import summary
 from lags_pack.nodes.particle_gradient import ModelVJP
 from lags_pack.nodes.particle_model import SAMPLERS, Inpainting, Levels, ParticleModel
 from lags_pack.nodes.particles import LAGSParticleSampler
+from lags_pack.nodes.remembered import remember
+from lags_pack.nodes.routes import schedule
 from lags_pack.nodes.sampling import Options
 from lags_pack.rewards import ColourReward, Weight
 from lags_pack.rewards.base import Reward
@@ -421,3 +424,55 @@ def test_ddpm_on_a_flow_model_is_refused(cases: dict[str, Case]) -> None:
     case = cases["sd15"]
     with pytest.raises(ValueError, match="'ddpm'.*choose euler_ancestral"):
         ran(case, model=flow_of(case.model), sampler_name="ddpm")
+
+
+# ---- the panel --------------------------------------------------------------------------------
+
+
+def asked_of(case: Case, **changes: Any) -> dict[str, Any]:
+    """What the page asks with the node's widgets."""
+    known = {**WIDGETS, **case.settings, **changes}
+    return {
+        "node": "particles",
+        **{k: v for k, v in known.items() if not isinstance(v, dict | list)},
+    }
+
+
+@pytest.mark.parametrize("method", [name for name in PRESETS if name != "das_1p"])
+def test_the_plan_of_the_widgets_is_what_runs(cases: dict[str, Case], method: str) -> None:
+    case = cases["demo"]
+    remember("particles", case.model)
+    planned = schedule(asked_of(case, method=method))
+    trace = ran(case, method=method).trace
+    pictures = len(case.settings["latent_image"]["samples"])
+    told = summary(trace)
+    assert planned["model_calls"] == told["model_calls"]
+    assert planned["model_backwards"] == told["model_backwards"]
+    assert (told["model_backwards"] > 0) == PRESETS[method].needs_vjp
+    points = told["points"]
+    assert planned["sigma"] == pytest.approx([point["sigma"] for point in points], rel=1e-4)
+    weighed = [point["alpha"] is not None for point in points]
+    assert planned["active"] == weighed
+    for one, point, there in zip(planned["alpha"], points, weighed, strict=True):
+        assert not there or one == pytest.approx(point["alpha"])
+    assert planned["particles"] == 3 and pictures == 2
+
+
+def test_the_curves_hold_the_effective_size(cases: dict[str, Case]) -> None:
+    trace = ran(cases["demo"], method="smc", particles=4, ess_threshold=1.0).trace
+    points = summary(trace)["points"]
+    weighings = [record.weighing for record in trace.particles.records]
+    for point, weighing in zip(points, weighings, strict=True):
+        if weighing is None:
+            assert point["ess"] is None and point["resampled"] is None
+            continue
+        assert point["ess"] == pytest.approx(100 * float(weighing.ess.mean()) / 4, rel=1e-5)
+        assert point["resampled"] == 100 * float(weighing.resampled.double().mean())
+    assert any(point["resampled"] for point in points if point["resampled"] is not None)
+
+
+def test_a_bad_question_is_answered(cases: dict[str, Case]) -> None:
+    asked = asked_of(cases["demo"])
+    for bad in ({"method": "magic"}, {"particles": 0}, {"steps": 0}, {"sampler_name": "euler"}):
+        with pytest.raises(ValueError):
+            schedule({**asked, **bad})

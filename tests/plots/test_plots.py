@@ -6,6 +6,7 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -29,6 +30,10 @@ def record(sigma: float, log_w: list[float], active: bool = True) -> StepRecord:
     ones = torch.ones_like(levels)
     values = torch.tensor(log_w)
     return StepRecord(levels, True, 0.5 * ones, values, ones, 0.2 * ones, 2 * ones, 2, 1, 1.5)
+
+
+def named(runs: list[trace.Curves], axes: list[Any]) -> dict[str, Any]:
+    return dict(zip(trace.panels(runs), axes, strict=True))
 
 
 def run(label: str = "a") -> Trace:
@@ -70,8 +75,10 @@ def test_trace_curves_are_the_records_numbers() -> None:
     assert curves.ratio[:2] == pytest.approx([10.0, 10.0])
     assert curves.seconds == [1.5, 1.5, 0.5]
     assert curves.spoiled == 0
+    both = [curves, trace.curves(run("b"))]
+    assert trace.panels(both) == ["log_w", "alpha", "ratio", "seconds"]
     with figure(4, "dark", 1.0) as (_, axes):
-        trace.fill(axes, [curves, trace.curves(run("b"))], "step", "dark")
+        trace.fill(named(both, axes), both, "step", "dark")
         drawn = [list(panel.lines[0].get_ydata()) for panel in axes]
         wanted = [curves.log_w, curves.alpha, curves.ratio, curves.seconds]
         for found, expected in zip(drawn, wanted, strict=True):
@@ -82,13 +89,55 @@ def test_trace_curves_are_the_records_numbers() -> None:
         assert all(panel.get_ylabel() for panel in axes) and axes[3].get_xlabel() == "evaluation"
 
 
+def weighing(sigma: float, ess: list[float] | None, copied: bool) -> StepRecord:
+    """A step of particles: three groups; None is a step that weighs nothing."""
+    levels, there = torch.tensor([sigma]), ess is not None
+    return StepRecord(
+        sigma_ve=levels,
+        active=True,
+        alpha=torch.full((3,), 0.25) if there else None,
+        log_w=torch.tensor([0.0, 2.0, 4.0]) if there else None,
+        variance=None,
+        shift_rms=None,
+        denoised_rms=None,
+        model_calls=8,
+        weight_calls=8,
+        seconds=0.5,
+        ess=torch.tensor(ess) if there else None,
+        resampled=torch.tensor([copied, False, False]) if there else None,
+    )
+
+
+def test_particles_show_their_effective_size_and_where_they_were_copied() -> None:
+    made = Trace("particles")
+    made.add(weighing(10.0, [0.5, 1.0, 0.6], True))
+    made.add(weighing(1.0, None, False))
+    made.add(weighing(0.1, [0.75, 0.75, 0.75], False))
+    curves = trace.curves(made)
+    assert curves.spoiled == 0, "what was not measured is not spoiled"
+    assert curves.ess == pytest.approx([70.0, math.nan, 75.0], nan_ok=True)
+    assert curves.resampled == pytest.approx([100 / 3, math.nan, 0.0], nan_ok=True)
+    assert trace.panels([curves]) == ["log_w", "alpha", "ess", "seconds"]
+    both = [curves, trace.curves(run())]
+    assert trace.panels(both) == ["log_w", "alpha", "ratio", "ess", "seconds"]
+    with figure(5, "light", 1.0) as (_, axes):
+        trace.fill(named(both, axes), both, "step", "light")
+        line, marks, *others = axes[3].lines
+        assert list(line.get_ydata()) == pytest.approx(curves.ess, nan_ok=True)
+        copied = [70.0, math.nan, math.nan]
+        assert list(marks.get_ydata()) == pytest.approx(copied, nan_ok=True)
+        assert marks.get_marker() == "v" and axes[3].get_ylabel() == "ESS (%)"
+        assert all(math.isnan(value) for other in others for value in other.get_ydata())
+    assert trace.draw([made, run()]).std() > 0.01
+
+
 def test_numbers_that_are_not_finite_are_counted_and_said() -> None:
     spoiled = run()
     spoiled.add(record(0.05, [math.nan, 1.0]))
     curves = trace.curves(spoiled)
     assert curves.spoiled == 1
     with figure(4, "light", 1.0) as (_, axes):
-        trace.fill(axes, [curves], "step", "light")
+        trace.fill(named([curves], axes), [curves], "step", "light")
         (title,) = axes[0].figure.texts
         assert "1 numbers of guided steps are not finite" in title.get_text()
 
@@ -128,7 +177,8 @@ def test_legend_of_many_runs_takes_nothing_from_the_panels(name: str, lines: int
         taller = trace.draw(runs).shape[1] - HEIGHT
         assert taller == (0 if len(runs) == 1 else trace.LEGEND * (lines - 1))
         with figure(4, "light", 1.0, taller) as (canvas, axes):
-            trace.fill(axes, [trace.curves(one) for one in runs], "step", "light")
+            drawn = [trace.curves(one) for one in runs]
+            trace.fill(named(drawn, axes), drawn, "step", "light")
             canvas.canvas.draw()
             legend, panel = (one.get_window_extent() for one in (axes[0].get_legend(), axes[0]))
             assert legend.x1 <= WIDTH and panel.y1 - 1 <= legend.y0 < legend.y1 < HEIGHT + taller

@@ -141,6 +141,15 @@ export function drawRings(path, values, total, scale) {
   path.setAttribute("d", parts.join(""));
 }
 
+/** A dot at every value that is not null. */
+export function drawDots(path, values, total, scale) {
+  const parts = [];
+  values.forEach((value, i) => {
+    if (value !== null) parts.push(`M${scale.x((i + 0.5) / total)} ${scale.y(value)}h0`);
+  });
+  path.setAttribute("d", parts.join(""));
+}
+
 /** A vertical line at a place in 0..1, or none for null. */
 export function drawCursor(path, place, height, scale) {
   path.setAttribute("d", place === null ? "" : `M${scale.x(place)} 0V${height}`);

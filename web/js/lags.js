@@ -3,12 +3,13 @@
 import { app } from "../../../scripts/app.js";
 import { api } from "../../../scripts/api.js";
 import { executionIdOf, nodeOf } from "./graph.js";
-import { Panel } from "./panel.js";
+import { GUIDED, PARTICLES, Panel } from "./panel.js";
 import { Planner } from "./plan.js";
 import { Scores } from "./scores.js";
 import { followTheme, loadStyles } from "./theme.js";
 
 const WITH_PANEL = new Set(["LAGSKSampler", "LAGSKSamplerAdvanced", "LAGSScheduleVisualizer"]);
+const OF_PARTICLES = new Set(["LAGSParticleSampler"]);
 const WITH_SCORES = new Set(["LAGSScoreImages"]);
 const PANEL_HEIGHT = 216; // as in ../css/lags.css
 const MARGINS = 20; // that ComfyUI leaves around a DOM widget, two sides together
@@ -58,9 +59,9 @@ function after(node, name, ours) {
   };
 }
 
-/** Give a sampler or a visualizer its panel. */
-function addPanel(node) {
-  const panel = new Panel();
+/** Give a sampler or a visualizer its panel, with these charts. */
+function addPanel(node, charts) {
+  const panel = new Panel(charts);
   const planner = new Planner(node, api, (answer) => panel.showPlan(answer));
   const entry = { panel, planner };
   addElement(node, "lags_panel", panel.root, () => PANEL_HEIGHT);
@@ -148,7 +149,8 @@ app.registerExtension({
     setInterval(look, LOOK_EVERY);
   },
   nodeCreated(node) {
-    if (WITH_PANEL.has(node.comfyClass)) addPanel(node);
+    if (WITH_PANEL.has(node.comfyClass)) addPanel(node, GUIDED);
+    if (OF_PARTICLES.has(node.comfyClass)) addPanel(node, PARTICLES);
     if (WITH_SCORES.has(node.comfyClass)) addScores(node);
   },
 });

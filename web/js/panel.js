@@ -6,6 +6,7 @@
 import {
   drawBand,
   drawCursor,
+  drawDots,
   drawLine,
   drawRings,
   extent,
@@ -15,46 +16,64 @@ import {
 } from "./chart.js";
 import { brief, percent, share, significant, time } from "./numbers.js";
 
-// The charts, from top to bottom; `key` is the number's name in nodes/live.py.
-const ROWS = [
-  {
-    key: "alpha",
-    title: "alpha",
-    unit: "0 to 1",
-    write: share,
-    ends: brief,
-    fixed: [0, 1],
-    help: "How far the guidance is trusted. Dashed: planned; solid: measured; rings: plain steps.",
-  },
-  {
-    key: "log_w",
-    title: "log w",
-    unit: "nats",
-    write: significant,
-    ends: brief,
-    band: true,
-    help: "Log of the weight. Line: mean over the batch; band: least to greatest.",
-  },
-  {
-    key: "ratio",
-    title: "shift",
-    unit: "% of picture",
-    write: percent,
-    ends: (value) => `${brief(value)} %`,
-    zero: true,
-    help: "Size of the guidance relative to the denoised picture.",
-  },
-  {
-    key: "seconds",
-    title: "time",
-    unit: "per step",
-    write: time,
-    ends: time,
-    zero: true,
-    help: "Wall clock of each evaluation of the model.",
-  },
-];
-const PATHS = ["cursor", "band", "planned", "rings", "line"];
+// The charts; `key` is the number's name in nodes/live.py.
+const LOG_W = {
+  key: "log_w",
+  title: "log w",
+  unit: "nats",
+  write: significant,
+  ends: brief,
+  band: true,
+  help: "Log of the weight. Line: mean over the batch; band: least to greatest.",
+};
+const SECONDS = {
+  key: "seconds",
+  title: "time",
+  unit: "per step",
+  write: time,
+  ends: time,
+  zero: true,
+  help: "Wall clock of each evaluation of the model.",
+};
+const ALPHA = {
+  key: "alpha",
+  title: "alpha",
+  unit: "0 to 1",
+  write: share,
+  ends: brief,
+  fixed: [0, 1],
+  help: "How far the guidance is trusted. Dashed: planned; solid: measured; rings: plain steps.",
+};
+const RATIO = {
+  key: "ratio",
+  title: "shift",
+  unit: "% of picture",
+  write: percent,
+  ends: (value) => `${brief(value)} %`,
+  zero: true,
+  help: "Size of the guidance relative to the denoised picture.",
+};
+const ESS = {
+  key: "ess",
+  title: "ESS",
+  unit: "% of all",
+  write: percent,
+  ends: (value) => `${brief(value)} %`,
+  fixed: [0, 100],
+  marked: "resampled",
+  help: "Effective size: how many of the particles count. Dots: the good ones were copied there.",
+};
+const LAMBDA = {
+  ...ALPHA,
+  title: "lambda",
+  help: "How much of the weight is on. Dashed: planned; solid: as it was; rings: not weighed.",
+};
+
+/** What is charted, from top to bottom: of a guided sampler, and of one with particles. */
+export const GUIDED = [ALPHA, LOG_W, RATIO, SECONDS];
+export const PARTICLES = [LAMBDA, LOG_W, ESS, SECONDS];
+
+const PATHS = ["cursor", "band", "planned", "rings", "line", "marks"];
 
 /** An element with a class, and its text. */
 function element(tag, name, text = "") {
@@ -75,7 +94,9 @@ function column(points, key) {
 }
 
 export class Panel {
-  constructor() {
+  /** charts: GUIDED or PARTICLES. */
+  constructor(charts) {
+    this.charts = charts;
     this.plan = null;
     this.problem = "";
     this.run = null;
@@ -96,7 +117,7 @@ export class Panel {
     this.source = head.appendChild(element("div", "source"));
     this.source.dataset.lags = "source";
     this.root.append(head);
-    this.rows = ROWS.map((row) => this.buildRow(row));
+    this.rows = this.charts.map((row) => this.buildRow(row));
     const foot = element("div", "foot");
     this.status = foot.appendChild(element("div", "status"));
     this.status.dataset.lags = "status";
@@ -242,7 +263,7 @@ export class Panel {
     const planned = value === null && this.hovered === null ? spanOf(this.plan, alpha) : null;
     write(row.number, planned ?? row.write(value));
     row.number.dataset.value = value ?? "";
-    write(row.note, noteOn(points[at], low[at], high[at]));
+    write(row.note, noteOn(row, points[at], low[at], high[at]));
 
     if (!width || !height) return; // hidden: the observer calls again when it is not
     const limits = row.fixed ?? limitsOf(row, [values, low, high]);
@@ -256,6 +277,8 @@ export class Panel {
     drawRings(paths.rings, plain, plain.length, scale);
     drawBand(paths.band, low, high, total, scale);
     drawLine(paths.line, values, total, scale);
+    const marked = row.marked ? column(points, row.marked) : [];
+    drawDots(paths.marks, marked.map((share, i) => (share > 0 ? values[i] : null)), total, scale);
     const cursor = this.hovered === null || !total ? null : (evaluation + 0.5) / total;
     drawCursor(paths.cursor, cursor, height, scale);
   }
@@ -266,7 +289,10 @@ function inWords(plan) {
   const active = plan.active.filter(Boolean).length;
   const cost = plan.relative_cost.toFixed(2);
   const calls = plan.model_calls === 1 ? "model call" : "model calls";
-  return `${active} of ${plan.active.length} steps guided, ${plan.model_calls} ${calls}, ${cost} × plain`;
+  const back = plan.model_backwards ? `, ${plan.model_backwards} backward` : "";
+  const took = `${plan.model_calls} ${calls}${back}, ${cost} × plain`;
+  if (plan.particles) return `${plan.particles} particles, ${took}`;
+  return `${active} of ${plan.active.length} steps guided, ${took}`;
 }
 
 /** How far a run is, or what it took. */
@@ -289,9 +315,10 @@ function spanOf(plan, alpha) {
   return ends[0] === ends[1] ? ends[0] : ends.join(" to ");
 }
 
-/** What stands below a number: the band of log w, or that the step was a plain one. */
-function noteOn(point, low = null, high = null) {
+/** What stands below a number: the band of log w, or what is special about the step. */
+function noteOn({ marked }, point, low = null, high = null) {
   if (point?.active === false) return "plain step";
+  if (marked && point?.[marked] > 0) return "copied here";
   return low === null || high === null ? "" : `${significant(low)} to ${significant(high)}`;
 }
 

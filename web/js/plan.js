@@ -5,11 +5,12 @@ import { executionIdOf, isConnected, originOf, valueOf, valuesOf } from "./graph
 const PATH = "/lags/schedule"; // nodes/routes.py
 const NEEDED = ["sampler_name", "scheduler", "steps", "mode", "c"];
 const OPTIONAL = ["cfg", "denoise", "nats", "start_at_step", "end_at_step"];
+const OF_PARTICLES = ["particles", "method", "tempering", "evaluate_every"];
 
 /** What the server has to know of a node. */
 export function question(node) {
   const asked = { node: executionIdOf(node), denoise: 1 };
-  for (const name of [...NEEDED, ...OPTIONAL]) {
+  for (const name of [...NEEDED, ...OPTIONAL, ...OF_PARTICLES]) {
     const value = valueOf(node, name);
     if (value !== undefined) asked[name] = value;
   }

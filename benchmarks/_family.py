@@ -1,0 +1,273 @@
+"""Every method of the family at one price.
+
+The price is the number of model evaluations that one drawn picture costs. A backward pass through
+the model counts as two forwards; a second forward of LAGS counts as one, also where it takes the
+conditional branch alone (the demo draws without a prompt, so there is one branch only).
+
+LAGS with path weights at N particles sets the price. Every other method gets the least that costs
+as much or more, so the comparison is generous to the rivals: particle methods get more particles
+or fewer, best of N and search more pictures, LiDAR more lookahead pictures, and methods that follow
+a single run (DPS, FreeDoM, DAS with one particle, LAGS without weights) more steps.
+
+What a method draws is a group of weighted pictures. One of them, taken by its weight, is the
+method's sample; means over the group by weight are what such samples have on average, with less
+noise. Best of N and search have a single picture of weight 1: the best one, which is what they are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ..demo.sampler import karras_sigmas, sample_ancestral
+from ..guidance import (
+    LAGS,
+    AutogradLogWeight,
+    Denoiser,
+    LogWeight,
+    Trace,
+    ancestral_keep,
+    preset,
+)
+from ..guidance.dps import DPS
+from ..guidance.freedom import FreeDoM, time_travel
+from ..guidance.lidar import STEPS as LOOKAHEAD_STEPS
+from ..guidance.lidar import LiDAR, Lookahead, look_ahead
+from ..guidance.particles import (
+    PRESETS,
+    Particles,
+    ParticleTrace,
+    autograd_vjp,
+    group_seeds,
+    noisy_start,
+    particle_preset,
+)
+from ..guidance.search import best_of, zero_order_search
+
+BACKWARD = 2  # forwards that a backward pass counts as
+NEIGHBOURS, RADIUS = 2, 0.5  # of the search; a finished picture has no cheaper neighbour
+RULER = "lags"  # the method that sets the price
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is to be drawn from.
+
+    Attributes:
+        denoiser: E[x0 | x] under p; autograd can follow it.
+        log_weight: log w.
+        shape: of one picture.
+        low: least noise level.
+        high: greatest noise level.
+        steps: of a plain run.
+        chunk: most particles at once; None is all.
+    """
+
+    denoiser: Denoiser
+    log_weight: LogWeight
+    shape: tuple[int, ...]
+    low: float
+    high: float
+    steps: int
+    chunk: int | None = None
+
+    def sigmas(self, steps: int) -> Tensor:
+        """The noise levels of a run of so many steps."""
+        return karras_sigmas(steps, self.low, self.high)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Groups of weighted pictures, and the price of one group.
+
+    Attributes:
+        x: [G, N, ...].
+        weights: [G, N], summing to 1 in each group.
+        calls: model evaluations per group.
+        spent: what the price was spent on, in words.
+    """
+
+    x: Tensor
+    weights: Tensor
+    calls: int
+    spent: str
+
+
+Way = Callable[[Task, int, int, int], Drawn]  # (task, price, groups, seed)
+Method = Callable[[Denoiser, LogWeight, Tensor, Tensor, float], tuple[Tensor, object]]
+
+
+def family() -> dict[str, Way]:
+    """Every method by its name: (task, price, groups, seed) -> what it draws at that price."""
+    several = {name: known for name, known in PRESETS.items() if known.particles > 1}
+    return {
+        **{known.title: _with_particles(name) for name, known in several.items()},
+        PRESETS["das_1p"].title: _das_1p,
+        "LAGS, no weights": _with_steps(lambda task, sigmas: preset("balanced")),
+        "DPS": _with_steps(lambda task, sigmas: DPS()),
+        "FreeDoM": _with_steps(lambda task, sigmas: FreeDoM(sigmas)),
+        "LiDAR": _lidar,
+        "best of N": _best_of,
+        "zero-order search": _search,
+    }
+
+
+def price(task: Task, particles: int) -> int:
+    """What LAGS with path weights costs at so many particles."""
+    return particles * _particle_cost(RULER, task.steps, task)
+
+
+def cost(trace: Trace | ParticleTrace) -> int:
+    """Model evaluations of a run: forwards, and backward passes as two each."""
+    return trace.model_calls + BACKWARD * trace.model_backwards
+
+
+def rehearsal(task: Task) -> Task:
+    """The same run on single numbers, to count what it calls."""
+    return replace(
+        task,
+        denoiser=lambda x, sigma: x / (1 + sigma[:, None] ** 2),
+        log_weight=AutogradLogWeight(lambda x: -x.square().sum(dim=1), "rehearsal"),
+        shape=(1,),
+    )
+
+
+def at_least(wanted: int, each: int) -> int:
+    """The least number of things of one price that cost as much as is wanted, and one at least."""
+    return max(1, math.ceil(wanted / each))
+
+
+def _with_particles(name: str) -> Way:
+    """A particle method, with as many particles as the price asks for."""
+
+    def way(task: Task, wanted: int, groups: int, seed: int) -> Drawn:
+        each = _particle_cost(name, task.steps, task)
+        count = at_least(wanted, each)
+        found = _particles(name, task, task.steps, count, groups, seed)
+        return Drawn(found.x, found.weights, count * each, f"{count} particles")
+
+    return way
+
+
+def _das_1p(task: Task, wanted: int, groups: int, seed: int) -> Drawn:
+    steps = _least_steps(task, wanted, lambda small, steps: _particle_cost("das_1p", steps, small))
+    found = _particles("das_1p", task, steps, 1, groups, seed)
+    return Drawn(found.x, found.weights, cost(found.trace), f"{steps} steps")
+
+
+def _with_steps(make: Callable[[Task, Tensor], LAGS | DPS | FreeDoM]) -> Way:
+    """A method that follows a single run, with as many steps as the price asks for."""
+
+    def counted(small: Task, steps: int) -> int:
+        return _guided(small, make(small, small.sigmas(steps)), small.sigmas(steps), 1, 0)[1]
+
+    def way(task: Task, wanted: int, groups: int, seed: int) -> Drawn:
+        steps = _least_steps(task, wanted, counted)
+        sigmas = task.sigmas(steps)
+        x, calls = _guided(task, make(task, sigmas), sigmas, groups, seed)
+        return _single(x, calls, f"{steps} steps")
+
+    return way
+
+
+def _lidar(task: Task, wanted: int, groups: int, seed: int) -> Drawn:
+    """Each picture has lookahead pictures of its own."""
+    count = at_least(wanted - task.steps, LOOKAHEAD_STEPS)
+    draw, levels = _noises(task, groups, seed + 1), task.sigmas(LOOKAHEAD_STEPS)
+    sets = [
+        look_ahead(task.denoiser, task.log_weight, draw() * levels[0], levels) for _ in range(count)
+    ]
+    pictures = torch.stack([found.pictures for found in sets], dim=1)
+    method = LiDAR(Lookahead(pictures, torch.stack([found.log_w for found in sets], dim=1)))
+    x, calls = _guided(task, method, task.sigmas(task.steps), groups, seed)
+    return _single(x, calls + count * LOOKAHEAD_STEPS, f"{count} looked ahead to")
+
+
+def _best_of(task: Task, wanted: int, groups: int, seed: int) -> Drawn:
+    count = at_least(wanted, task.steps)
+    generator = torch.Generator().manual_seed(seed + 1)
+
+    def plain(noise: Tensor) -> Tensor:
+        return _plain(task, noise, generator)
+
+    draw = _noises(task, groups, seed)
+    found = best_of(plain, task.log_weight, draw, count, task.steps)
+    return _single(found.pictures, found.model_calls, f"best of {count}")
+
+
+def _search(task: Task, wanted: int, groups: int, seed: int) -> Drawn:
+    rounds = at_least(at_least(wanted, task.steps) - 1, NEIGHBOURS)
+
+    def plain(noise: Tensor) -> Tensor:  # the same noise on the way each time
+        return _plain(task, noise, torch.Generator().manual_seed(seed + 1))
+
+    draw = _noises(task, groups, seed)
+    found = zero_order_search(plain, task.log_weight, draw, rounds, NEIGHBOURS, RADIUS, task.steps)
+    return _single(found.pictures, found.model_calls, f"{rounds} rounds of {NEIGHBOURS}")
+
+
+def _particles(name: str, task: Task, steps: int, count: int, groups: int, seed: int) -> Particles:
+    sampler = particle_preset(name, steps, autograd_vjp(task.denoiser))
+    seeds = group_seeds(seed, groups)
+    x = noisy_start(torch.zeros(groups, *task.shape), count, task.high, seeds)
+    return sampler(task.denoiser, task.log_weight, x, task.sigmas(steps), seeds, chunk=task.chunk)
+
+
+def _particle_cost(name: str, steps: int, task: Task) -> int:
+    """What one particle of a preset costs."""
+    return cost(_particles(name, rehearsal(task), steps, 1, 1, 0).trace)
+
+
+def _least_steps(task: Task, wanted: int, counted: Callable[[Task, int], int]) -> int:
+    """The least number of steps that costs as much as is wanted, and no fewer than a plain run's.
+
+    Cost need not grow evenly with the steps, so each number is tried.
+    """
+    small, steps = rehearsal(task), task.steps
+    while counted(small, steps) < wanted:
+        steps += 1
+    return steps
+
+
+def _guided(
+    task: Task, method: LAGS | DPS | FreeDoM | LiDAR, sigmas: Tensor, groups: int, seed: int
+) -> tuple[Tensor, int]:
+    """One guided run per group: (pictures [G, ...], model evaluations of one)."""
+    trace, draw = Trace(), _noises(task, groups, seed)
+    x = draw() * sigmas[0]
+    if isinstance(method, LAGS) and method.tilt_start:
+        first = sigmas[:1].expand(groups)
+        x, record = method.tilted_start(task.denoiser, task.log_weight, x, first)
+        trace.add_start(record)
+
+    def denoiser(x: Tensor, sigma: Tensor) -> Tensor:
+        keep = ancestral_keep(sigmas, float(sigma[0]))
+        denoised, record = method(task.denoiser, task.log_weight, x, sigma, keep)
+        trace.add(record)
+        return denoised
+
+    rounds = method.rounds if isinstance(method, FreeDoM) else [1] * (len(sigmas) - 1)
+    x = time_travel(denoiser, x, sigmas, rounds, lambda like: draw())
+    return x, cost(trace)
+
+
+@torch.no_grad()
+def _plain(task: Task, noise: Tensor, generator: torch.Generator) -> Tensor:
+    """Plain pictures from unit noise."""
+    sigmas = task.sigmas(task.steps)
+    return sample_ancestral(task.denoiser, noise * sigmas[0], sigmas, generator)
+
+
+def _noises(task: Task, groups: int, seed: int) -> Callable[[], Tensor]:
+    """Unit noise [G, ...], fresh at each call."""
+    generator = torch.Generator().manual_seed(seed)
+    return lambda: torch.randn(groups, *task.shape, generator=generator)
+
+
+def _single(x: Tensor, calls: int, spent: str) -> Drawn:
+    """Groups of one picture."""
+    return Drawn(x[:, None], torch.ones(x.shape[0], 1, dtype=torch.float64), calls, spent)

@@ -1,0 +1,169 @@
+"""How often an attribute comes and how much fine detail there is, before and after guidance.
+
+Fairness: one shape in eight is green by the demo's training; a weight is to make it every other
+one. Two weights do it: a classifier that balances green and any other colour, and the score of the
+hue at the strength that the importance weights of plain pictures ask for. Detail: the weight of a
+frequency band, raised and lowered. The rows called exact are importance weights of plain pictures.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..demo.model import DemoUNet, load_network
+from ..demo.pictures import BATCH, draw_pictures
+from ..demo.shapes import COLOURS, HUES, SIZE
+from ..guidance import preset
+from ..rewards import BalanceReward, ColourReward, FrequencyReward, Reward, Weight
+from ..rewards.classifier import Classifier, among
+from ..rewards.preprocessing import Preprocessing
+from ._classifier import ShapeClassifier, trained
+from ._report import parser, report
+
+COLOUR, TARGET = "green", 0.5
+BAND, STRENGTH = (0.15, 0.5), 3.0  # cycles per pixel; nats per factor e of energy
+STEEPEST = 1e4  # nats per unit of score; beyond any sense
+
+
+class OneColour(nn.Module):
+    """Logits [B, 2] of a colour and of any other, by the small classifier."""
+
+    def __init__(self, classifier: ShapeClassifier, colour: str) -> None:
+        super().__init__()
+        self.classifier, self.number = classifier, COLOURS.index(colour)
+
+    def forward(self, images: Tensor) -> Tensor:
+        log_p = self.classifier(images)[1].log_softmax(dim=1)
+        others = [i for i in range(len(COLOURS)) if i != self.number]
+        return torch.stack([log_p[:, self.number], log_p[:, others].logsumexp(dim=1)], dim=1)
+
+
+def one_colour(classifier: ShapeClassifier, colour: str) -> Classifier:
+    """The small classifier as one of two classes, the colour and the others."""
+    look = Preprocessing(SIZE, mean=(0.0,) * 3, std=(1.0,) * 3)
+    model = Classifier(OneColour(classifier, colour), lambda net, pixels: net(pixels), look, 2)
+    model.names = (colour, f"not {colour}")
+    return model
+
+
+def strength_for_rate(scores: Tensor, has: Tensor, rate: float) -> float:
+    """The strength at which exp(strength * score) makes an attribute come at a rate; by bisection.
+
+    Args:
+        scores: [N] of plain samples.
+        has: [N], whether each has the attribute, which higher scores have more often.
+        rate: 0..1, above the plain one.
+
+    Raises:
+        ValueError: no strength does it.
+    """
+    low, high = 0.0, 1.0
+    while tilted_rate(scores, has, high) < rate:
+        high *= 2
+        if high > STEEPEST:
+            raise ValueError(
+                f"No strength up to {STEEPEST:g} makes the attribute come at a rate of {rate}; "
+                "expected a score that is higher where the attribute is."
+            )
+    for _ in range(60):
+        middle = (low + high) / 2
+        if tilted_rate(scores, has, middle) < rate:
+            low = middle
+        else:
+            high = middle
+    return (low + high) / 2
+
+
+def tilted_rate(scores: Tensor, has: Tensor, strength: float) -> float:
+    """How often the attribute comes under w p, from plain samples [N]."""
+    return float((scores.double() * strength).softmax(dim=0) @ has.double())
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all rows share.
+
+    Attributes:
+        network: the demo model.
+        model: says whether a picture has the attribute.
+        plain: [N, 3, 32, 32] plain pictures.
+        count: pictures of a guided row.
+    """
+
+    network: DemoUNet
+    model: Classifier
+    plain: Tensor
+    count: int
+
+    def has(self, pictures: Tensor) -> Tensor:
+        """Whether each picture is more likely of the colour than of the others, [B] of 0 or 1."""
+        logits: Tensor = self.model(pictures)
+        return (logits[:, 0] > logits[:, 1]).float()
+
+    def rows(self, name: str, reward: Reward, strength: float) -> list[dict[str, Any]]:
+        """Plain, exact and guided with one weight."""
+        scores = reward(self.plain)
+        shares = (scores.double() * strength).softmax(dim=0).float()
+        weight = Weight.of(reward, strength)
+        drawn, _ = draw_pictures(
+            self.network, self.count, seed=0, method=preset("balanced"), weight=weight
+        )
+        even = torch.full_like(shares, 1 / len(shares))
+        about = {"weight": name, "strength": strength}
+        return [
+            {**about, "drawn": "plain", **self._numbers(self.plain, scores, even)},
+            {**about, "drawn": "exact", **self._numbers(self.plain, scores, shares)},
+            {
+                **about,
+                "drawn": "balanced",
+                **self._numbers(drawn, reward(drawn), torch.full((self.count,), 1 / self.count)),
+            },
+        ]
+
+    def _numbers(self, pictures: Tensor, scores: Tensor, shares: Tensor) -> dict[str, float]:
+        """Rate and mean score of weighted pictures, with one standard error."""
+        has, size = self.has(pictures), 1 / float(shares.square().sum())
+        rate, mean = float(shares @ has), float(shares @ scores)
+        spread = float(shares @ (scores - mean) ** 2) ** 0.5
+        return {
+            f"{COLOUR} %": 100 * rate,
+            "+- %": 100 * math.sqrt(max(0.0, rate * (1 - rate)) / size),
+            "mean score": mean,
+            "+-": spread / math.sqrt(size),
+            "effective pictures": size,
+        }
+
+
+def main(arguments: list[str]) -> None:
+    """Print the table."""
+    options = parser("attributes", __doc__)
+    options.add_argument("--plain", type=int, default=1024, help="plain pictures")
+    options.add_argument("--guided", type=int, default=256, help="guided pictures of each weight")
+    choice = options.parse_args(arguments)
+    if min(choice.plain, choice.guided) < 1 or choice.guided % BATCH or choice.plain % BATCH:
+        options.error(f"--plain and --guided must be multiples of {BATCH}, above 0")
+    torch.set_num_threads(min(2, torch.get_num_threads()))
+    network, model = load_network(), one_colour(trained(), COLOUR)
+    plain, _ = draw_pictures(network, choice.plain, seed=0)
+    bench = Bench(network, model, plain, choice.guided)
+
+    hue = ColourReward("hue", hue=HUES[COLOURS.index(COLOUR)])
+    rates = among(model, plain, (0, 1)).exp().mean(dim=0).tolist()
+    balance = BalanceReward(model, (0, 1), rates, (TARGET, 1 - TARGET))
+    band = FrequencyReward(*BAND)
+    report(
+        [
+            *bench.rows("classifier (balance)", balance, 1.0),
+            *bench.rows(
+                "colour (hue)", hue, strength_for_rate(hue(plain), bench.has(plain), TARGET)
+            ),
+            *bench.rows("frequency band", band, STRENGTH),
+            *bench.rows("frequency band", band, -STRENGTH),
+        ],
+        choice.json,
+    )
