@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..demo.model import DemoUNet, load_network
-from ..demo.pictures import BATCH, draw_pictures
+from ..demo.pictures import draw_pictures
 from ..demo.shapes import COLOURS, HUES, SIZE
 from ..guidance import preset
 from ..rewards import BalanceReward, ColourReward, FrequencyReward, Reward, Weight
@@ -93,12 +93,14 @@ class Bench:
         model: says whether a picture has the attribute.
         plain: [N, 3, 32, 32] plain pictures.
         count: pictures of a guided row.
+        steps: of every run.
     """
 
     network: DemoUNet
     model: Classifier
     plain: Tensor
     count: int
+    steps: int
 
     def has(self, pictures: Tensor) -> Tensor:
         """Whether each picture is more likely of the colour than of the others, [B] of 0 or 1."""
@@ -109,24 +111,25 @@ class Bench:
         """Plain, exact and guided with one weight."""
         scores = reward(self.plain)
         shares = (scores.double() * strength).softmax(dim=0).float()
-        weight = Weight.of(reward, strength)
         drawn, _ = draw_pictures(
-            self.network, self.count, seed=0, method=preset("balanced"), weight=weight
+            self.network,
+            self.count,
+            seed=0,
+            steps=self.steps,
+            method=preset("balanced"),
+            weight=Weight.of(reward, strength),
         )
-        even = torch.full_like(shares, 1 / len(shares))
+        numbers = {
+            "plain": self._numbers(self.plain, scores, torch.ones_like(shares)),
+            "exact": self._numbers(self.plain, scores, shares),
+            "balanced": self._numbers(drawn, reward(drawn), torch.ones(self.count)),
+        }
         about = {"weight": name, "strength": strength}
-        return [
-            {**about, "drawn": "plain", **self._numbers(self.plain, scores, even)},
-            {**about, "drawn": "exact", **self._numbers(self.plain, scores, shares)},
-            {
-                **about,
-                "drawn": "balanced",
-                **self._numbers(drawn, reward(drawn), torch.full((self.count,), 1 / self.count)),
-            },
-        ]
+        return [{**about, "method": method, **row} for method, row in numbers.items()]
 
     def _numbers(self, pictures: Tensor, scores: Tensor, shares: Tensor) -> dict[str, float]:
         """Rate and mean score of weighted pictures, with one standard error."""
+        shares = shares / shares.sum()
         has, size = self.has(pictures), 1 / float(shares.square().sum())
         rate, mean = float(shares @ has), float(shares @ scores)
         spread = float(shares @ (scores - mean) ** 2) ** 0.5
@@ -142,15 +145,16 @@ class Bench:
 def main(arguments: list[str]) -> None:
     """Print the table."""
     options = parser("attributes", __doc__)
-    options.add_argument("--plain", type=int, default=1024, help="plain pictures")
+    options.add_argument("--plain", type=int, default=512, help="plain pictures")
     options.add_argument("--guided", type=int, default=256, help="guided pictures of each weight")
+    options.add_argument("--steps", type=int, default=30, help="ancestral steps")
     choice = options.parse_args(arguments)
-    if min(choice.plain, choice.guided) < 1 or choice.guided % BATCH or choice.plain % BATCH:
-        options.error(f"--plain and --guided must be multiples of {BATCH}, above 0")
+    if min(choice.plain, choice.guided, choice.steps) < 1:
+        options.error("--plain, --guided and --steps must be 1 or more")
     torch.set_num_threads(min(2, torch.get_num_threads()))
     network, model = load_network(), one_colour(trained(), COLOUR)
-    plain, _ = draw_pictures(network, choice.plain, seed=0)
-    bench = Bench(network, model, plain, choice.guided)
+    plain, _ = draw_pictures(network, choice.plain, seed=0, steps=choice.steps)
+    bench = Bench(network, model, plain, choice.guided, choice.steps)
 
     hue = ColourReward("hue", hue=HUES[COLOURS.index(COLOUR)])
     rates = among(model, plain, (0, 1)).exp().mean(dim=0).tolist()
