@@ -1,7 +1,8 @@
 """Seconds of each mode relative to plain sampling on the demo model, and guidance's own share.
 
 Medians of runs that take turns, so that a noisy moment hits all alike. The last column is what
-passes outside of the model and of the weight, in an evaluation, relative to a plain one.
+passes outside of the model and of the weight, in an evaluation, relative to a plain one; of
+particles, in a step of one group, the drawing of its noise and the sampler's arithmetic included.
 """
 
 from __future__ import annotations
@@ -13,11 +14,24 @@ from typing import Any
 
 import torch
 
-from ..demo.model import DemoDenoiser, DemoUNet, empty_shape, labels_to_context, load_network
+from ..demo.model import (
+    SIGMA_MAX,
+    SIGMA_MIN,
+    DemoDenoiser,
+    DemoUNet,
+    empty_shape,
+    labels_to_context,
+    load_network,
+)
 from ..demo.pictures import draw_pictures, on_latents
+from ..demo.sampler import karras_sigmas
 from ..guidance import LAGS, MODES, Denoiser, LogWeight, preset
+from ..guidance.particles import group_seeds, noisy_start, particle_preset
 from ..rewards import ColourReward, Weight
 from ._report import interleaved_seconds, parser, report
+
+PARTICLE_PRESETS = ("smc", "lags")  # without a drift, and with one
+STEPS_TIMED = 10  # of a particle run
 
 
 class Timed:
@@ -65,11 +79,34 @@ def own_share(
     return median(own) / median(alone)
 
 
+def engine_share(
+    name: str, network: DemoUNet, weight: Weight, particles: int, cfg: float, repeats: int
+) -> float:
+    """Seconds of one step of a particle preset outside of model and weight, likewise."""
+    plain: Denoiser = DemoDenoiser(network, labels_to_context(None, "red"), cfg)
+    log_weight: LogWeight = on_latents(weight)
+    sigmas, seeds = karras_sigmas(STEPS_TIMED, SIGMA_MIN, SIGMA_MAX), group_seeds(0, 1)
+    x = noisy_start(torch.zeros(empty_shape(1)), particles, SIGMA_MAX, seeds)
+    sampler, sigma = particle_preset(name, STEPS_TIMED), torch.full((particles,), 2.0)
+    own, alone = [], []
+    for _ in range(repeats):
+        for _ in range(STEPS_TIMED):
+            start = perf_counter()
+            plain(x[0], sigma)
+            alone.append(perf_counter() - start)
+        inside = (Timed(plain), Timed(log_weight))
+        start = perf_counter()
+        sampler(*inside, x, sigmas, seeds)
+        own.append(perf_counter() - start - sum(part.seconds for part in inside))
+    return median(own) / STEPS_TIMED / median(alone)
+
+
 def main(arguments: list[str]) -> None:
     """Print the table."""
     options = parser("speed", __doc__)
     options.add_argument("--pictures", type=int, default=16)
     options.add_argument("--steps", type=int, default=30)
+    options.add_argument("--particles", type=int, default=8)
     options.add_argument("--cfg", type=float, default=2.0)
     options.add_argument("--repeats", type=int, default=7)
     choice = options.parse_args(arguments)
@@ -106,4 +143,10 @@ def main(arguments: list[str]) -> None:
         }
         for name, value in seconds.items()
     ]
+    for name in PARTICLE_PRESETS:
+        share = engine_share(
+            name, network, weight, choice.particles, choice.cfg, 2 * choice.repeats
+        )
+        of = f"{choice.particles} particles, {name}"
+        rows.append({"method": of, "guidance itself %": 100 * share})
     report(rows, choice.json)

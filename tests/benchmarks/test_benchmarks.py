@@ -118,6 +118,8 @@ def test_guidance_itself_is_timed_apart() -> None:
     weight = Weight.of(ColourReward("brightness"), 5.0)
     share = speed.own_share(preset("balanced"), network, weight, 4, 2.0, 3)
     assert 0 < share < 0.5
+    for name in speed.PARTICLE_PRESETS:
+        assert 0 < speed.engine_share(name, network, weight, 4, 2.0, 2) < 0.5
 
 
 def test_demo_prints_its_table_and_writes_its_pictures(
