@@ -101,11 +101,13 @@ Way = Callable[[Task, int, int, int], Drawn]  # (task, price, groups, seed)
 Method = Callable[[Denoiser, LogWeight, Tensor, Tensor, float], tuple[Tensor, object]]
 
 
+SEVERAL = {name: known.title for name, known in PRESETS.items() if known.particles > 1}
+
+
 def family() -> dict[str, Way]:
     """Every method by its name: (task, price, groups, seed) -> what it draws at that price."""
-    several = {name: known for name, known in PRESETS.items() if known.particles > 1}
     return {
-        **{known.title: _with_particles(name) for name, known in several.items()},
+        **{title: _with_particles(name) for name, title in SEVERAL.items()},
         PRESETS["das_1p"].title: _das_1p,
         "LAGS, no weights": _with_steps(lambda task, sigmas: preset("balanced")),
         "DPS": _with_steps(lambda task, sigmas: DPS()),
@@ -223,11 +225,11 @@ def _particle_cost(name: str, steps: int, task: Task) -> int:
 
 
 def _least_steps(task: Task, wanted: int, counted: Callable[[Task, int], int]) -> int:
-    """The least number of steps that costs as much as is wanted, and no fewer than a plain run's.
-
-    Cost need not grow evenly with the steps, so each number is tried.
-    """
-    small, steps = rehearsal(task), task.steps
+    """The least number of steps that costs as much as is wanted, no fewer than a plain run's."""
+    small, plain = rehearsal(task), task.steps
+    steps = max(plain, math.ceil(plain * wanted / counted(small, plain)))
+    while steps > plain and counted(small, steps - 1) >= wanted:
+        steps -= 1
     while counted(small, steps) < wanted:
         steps += 1
     return steps

@@ -65,6 +65,11 @@ def cell_rows(
     Best of N is taken from the plain pictures, all of them: they are drawn already.
 
     Args:
+        network: the demo UNet.
+        classifier: whose features are compared.
+        plain: the plain samples.
+        cell: weight and strength.
+        particles: of ours, which set the price.
         groups: of each method; a sample is one picture of a group.
         names: of the methods; None is all.
     """

@@ -6,7 +6,7 @@ weight calls per sample, and seconds relative to plain sampling in the same run.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -28,9 +28,12 @@ from ..guidance import (
     ancestral_keep,
     preset,
 )
+from ..guidance.particles.resampling import systematic
+from ._family import SEVERAL, Drawn, Task, family, price
 from ._report import interleaved_seconds, parser, report
 
 SAMPLES, STEPS = 10_000, 100
+SINGLE_RUNS = 4000  # of methods without particles in the family's table
 OFF_SUPPORT = -8.0  # log w
 
 
@@ -186,13 +189,21 @@ def main(arguments: list[str]) -> None:
     options.add_argument("--replicates", type=int, default=2)
     options.add_argument("--timing-repeats", type=int, default=3)
     options.add_argument("--problems", nargs="+", choices=PROBLEMS, default=list(PROBLEMS))
+    options.add_argument(
+        "--family",
+        action="store_true",
+        help="in place of the modes, all methods at the price of LAGS with path weights",
+    )
     choice = options.parse_args(arguments)
     # Far components have weights below the smallest normal number; arithmetic on such numbers is
     # several times slower, which would time the processor and not the methods.
     torch.set_flush_denormal(True)
     rows = []
     for name in choice.problems:
-        rows += table(name, choice.replicates, choice.timing_repeats)
+        if choice.family:
+            rows += family_table(name, choice.replicates)
+        else:
+            rows += table(name, choice.replicates, choice.timing_repeats)
     report(rows, choice.json)
 
 
@@ -228,6 +239,53 @@ def table(name: str, replicates: int, timing_repeats: int) -> list[dict[str, Any
     ]
     rows.append({"problem": name, "method": "exact draws of q", **_mean(draws)})
     return rows
+
+
+def family_table(
+    name: str,
+    replicates: int,
+    sizes: Sequence[tuple[int, int]] = ((SAMPLES, 1), (64, 64)),
+    single_runs: int = SINGLE_RUNS,
+    steps: int = STEPS,
+) -> list[dict[str, Any]]:
+    """Every method of the family at one price per point.
+
+    Args:
+        name: of the problem.
+        replicates: to average over.
+        sizes: particles of LAGS with path weights and groups; the other particle methods get what
+            has the same price.
+        single_runs: of methods without particles; each has the price of one particle.
+        steps: of a plain run.
+    """
+    problem = PROBLEMS[name]()
+    task = Task(problem.base, problem.weight, (2,), heart.SIGMA_MIN, heart.SIGMA_MAX, steps)
+    rows = []
+    for label, way in family().items():
+        particles = label in SEVERAL.values()
+        for count, groups in sizes if particles else [(1, single_runs)]:
+            wanted = price(task, count)
+            drawn = [way(task, wanted, groups, seed) for seed in range(replicates)]
+            scores = [score(points(one), seed, problem) for seed, one in enumerate(drawn)]
+            rows.append(
+                {
+                    "problem": name,
+                    "method": label,
+                    "groups": groups,
+                    "spent on": drawn[0].spent,
+                    "calls per particle of ours": drawn[0].calls / count,
+                    **_mean(scores),
+                    "of each": " ".join(f"{one['sliced W2']:.3f}" for one in scores),
+                }
+            )
+    return rows
+
+
+def points(drawn: Drawn) -> Tensor:
+    """As many points without weights, those of all groups together: [G N, 2]."""
+    log_weights = drawn.weights.reshape(1, -1).log()
+    index = systematic(log_weights, torch.full_like(log_weights, 0.5))
+    return drawn.x.flatten(0, 1)[index[0]]
 
 
 def _mean(rows: list[dict[str, float]]) -> dict[str, float]:

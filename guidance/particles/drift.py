@@ -90,7 +90,8 @@ class MethodDrift:
         if record.active:
             shift = guided.to(x.dtype) - known.to(x.dtype)
             guidance = shift / per_sample(sigma_ve, shift) ** 2
-        return Proposal(known, guidance, record.log_w, record.model_calls, 0, record.weight_calls)
+        weight_calls = record.weight_calls + record.value_calls
+        return Proposal(known, guidance, record.log_w, record.model_calls, 0, weight_calls)
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from lags_pack.guidance.particles.engine import State
 from lags_pack.guidance.particles.resampling import systematic
 from torch import Tensor
 
-REPLICATES = 16
+REPLICATES = 24
 EXACT = [name for name, preset in PRESETS.items() if preset.is_exact]
 
 
