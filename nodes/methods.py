@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
+import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import comfy.k_diffusion.sampling as k_sampling
@@ -17,7 +19,7 @@ from comfy.patcher_extension import WrappersMP
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..guidance import DifferenceStep, LogWeight, StepRecord, Trace
+from ..guidance import DifferenceStep, LogWeight, StepRecord, Trace, ve_view
 from ..guidance.contracts import checked_value
 from ..guidance.dps import DPS
 from ..guidance.freedom import FIRST, LAST, PLAIN_STEP, REPEATS, STEP, TRAVEL_UNTIL, FreeDoM, Window
@@ -43,6 +45,8 @@ class Setting:
         sigmas: of the run.
         extra_args: what the sampler hands to each evaluation.
         noise: of the run.
+        kept: the picture that comes in, or zeros; model space.
+        mask: 1 where may be painted; None for everywhere.
     """
 
     patch: MethodPatch
@@ -50,6 +54,19 @@ class Setting:
     sigmas: Tensor
     extra_args: dict[str, Any]
     noise: Tensor
+    kept: Tensor
+    mask: Tensor | None
+
+    @property
+    def continues(self) -> bool:
+        """Whether this goes on with another sampler's run, and adds no noise of its own."""
+        return not bool(self.noise.any())
+
+    @property
+    def begins_alike(self) -> bool:
+        """Whether every picture of the batch begins from the same one, under the same mask."""
+        given = [self.kept] if self.mask is None else [self.kept, self.mask]
+        return self.continues or not any(bool((rows != rows[:1]).any()) for rows in given)
 
 
 class Choice(Protocol):
@@ -106,7 +123,8 @@ class FreeDoMChoice:
 class LiDARChoice:
     """LiDAR, with its numbers, and the last prompt's pictures.
 
-    They are whole pictures from pure noise, also where a run paints over another picture.
+    They begin as the run does: from its input picture at its first noise level, under its mask. A
+    run that goes on with another sampler's gets whole pictures from pure noise.
     """
 
     count: int
@@ -126,43 +144,76 @@ class LiDARChoice:
         """
         _check_one_prompt(setting.guider)
         key = _fingerprint(self, setting)
+        began, model_calls = time.perf_counter(), 0
         pictures = None if key is None else self.kept.get(key)
         if pictures is None:
             pictures = self._made(setting)
+            model_calls = self._rounds(setting) * self.steps
             self.kept.clear()
             if key is not None:
                 self.kept[key] = pictures
+        lookahead, value_calls = self._weighed(pictures, setting)
+        view = ve_view(setting.guider.inner_model.model_sampling.noise_scaling, setting.sigmas[:1])
+        record = StepRecord.skipped(view.sigma_ve, time.perf_counter() - began)
+        setting.patch.trace.add_start(
+            replace(record, model_calls=model_calls, value_calls=value_calls)
+        )
+        return LiDAR(lookahead, self.scale, self.sigma_end)
+
+    def _weighed(self, pictures: Tensor, setting: Setting) -> tuple[Lookahead, int]:
+        """The pictures with log w, a batch of the run's size at a time; and how many batches."""
         log_weight = setting.patch._decoded(setting.patch.weight)
-        zero = setting.sigmas.new_zeros(1)
-        log_w = []
-        for part in pictures:
+        zero, log_w = setting.sigmas.new_zeros(1), []
+        shape = pictures.shape[: pictures.ndim - setting.noise.ndim + 1]  # [n] or [B, n]
+        for part in pictures.flatten(0, len(shape) - 1).split(setting.noise.shape[0]):
             mm.throw_exception_if_processing_interrupted()
-            log_w.append(checked_value(log_weight, part[None].to(setting.noise), zero).cpu())
-        return LiDAR(Lookahead(pictures, torch.cat(log_w)), self.scale, self.sigma_end)
+            log_w.append(checked_value(log_weight, part.to(setting.noise), zero).cpu())
+        return Lookahead(pictures, torch.cat(log_w).reshape(shape)), len(log_w)
+
+    def _rounds(self, setting: Setting) -> int:
+        """How many batches are made: one set serves all pictures that begin alike."""
+        batch = setting.noise.shape[0]
+        return math.ceil(self.count / batch) if setting.begins_alike else self.count
 
     def _made(self, setting: Setting) -> Tensor:
-        """[n, ...] plain pictures in few steps, on the CPU, a batch of the run's size at a time."""
+        """Plain pictures in few steps, on the CPU, a batch of the run's size at a time.
+
+        [n, ...] where the pictures of the run begin alike, else [B, n, ...].
+        """
         sampling = setting.guider.inner_model.model_sampling
-        sigmas = comfy.samplers.calculate_sigmas(sampling, "karras", self.steps)
         batch, device = setting.noise.shape[0], setting.noise.device
+        alike, kept, mask = setting.begins_alike, setting.kept, setting.mask
+        highest = float(setting.sigmas[0])
+        if setting.continues:
+            logging.info(
+                "LAGS: this run goes on with another sampler's, so LiDAR's quick pictures are "
+                "whole ones from pure noise, not what that run has begun."
+            )
+            kept, mask, highest = torch.zeros_like(kept), None, float(sampling.sigma_max)
+        lowest = min(float(sampling.sigma_min), highest / 10)
+        sigmas = k_sampling.get_sigmas_karras(self.steps, lowest, highest, device=device)
         done = []
-        for first in range(0, self.count, batch):
+        for number in range(self._rounds(setting)):
             mm.throw_exception_if_processing_interrupted()
-            noise = torch.stack([self._noise(first + i, setting.noise[0]) for i in range(batch)])
+            first, further = (number * batch, 1) if alike else (number, 0)
+            noise = torch.stack(
+                [self._noise(first + further * i, setting.noise[0]) for i in range(batch)]
+            )
             sampler = comfy.samplers.ksampler("dpmpp_2m")
             samples = sampler.sample(
                 setting.guider,
-                sigmas.to(device),
+                sigmas,
                 dict(setting.extra_args),
                 None,
                 noise.to(device),
-                torch.zeros_like(noise, device=device),
-                None,
+                kept,
+                mask,
                 True,
             )
             done.append(samples.float().cpu())
         with torch.inference_mode(False):
-            return torch.cat(done)[: self.count].clone()
+            together = torch.cat(done)[: self.count] if alike else torch.stack(done, dim=1)
+            return together.clone()
 
     def _noise(self, index: int, like: Tensor) -> Tensor:
         """Of one picture: the same in batches of any size."""
@@ -192,6 +243,7 @@ class Bound:
     networks: list[Any] = field(default_factory=list)
     cfg: float = 1.0
     tilt_start = False
+    reuse = 1
 
     @property
     def jacobian(self) -> bool:
@@ -329,7 +381,8 @@ class MethodPatch(GuidancePatch):
             )
 
         def begin(*args: Any) -> Tensor:
-            setting = Setting(self, guider, sigmas, extra_args, noise)
+            kept = torch.zeros_like(noise) if latent_image is None else latent_image
+            setting = Setting(self, guider, sigmas, extra_args, noise, kept, denoise_mask)
             if self.choice.through_model:
                 self._make_room(guider, noise.shape)
             self.bound.networks, self.bound.cfg = networks_of(guider), getattr(guider, "cfg", 1.0)
@@ -396,12 +449,15 @@ def _fingerprint(choice: LiDARChoice, setting: Setting) -> str | None:
     """What the lookahead pictures depend on; None where that cannot be told."""
     guider = setting.guider
     digest = hashlib.sha256()
-    shape = tuple(setting.noise.shape[1:])
-    settings = (choice.count, choice.steps, choice.seed, shape, getattr(guider, "cfg", None))
+    begin = (tuple(setting.noise.shape[1:]), float(setting.sigmas[0]), setting.continues)
+    settings = (choice.count, choice.steps, choice.seed, begin, getattr(guider, "cfg", None))
     digest.update(repr((settings, str(guider.model_patcher.patches_uuid))).encode())
     digest.update(str(id(guider.model_patcher.model)).encode())
     try:
         _add(digest, guider.original_conds)
+        if not setting.continues:
+            rows = slice(1 if setting.begins_alike else None)
+            _add(digest, [setting.kept[rows], None if setting.mask is None else setting.mask[rows]])
     except TypeError:
         return None
     return digest.hexdigest()
@@ -544,7 +600,8 @@ class LAGSMethodLiDAR(io.ComfyNode):
             category=CATEGORY,
             description="Makes a few quick pictures of the prompt first, weighs them, and steers "
             "towards the better ones, in the place of LAGS. Works with weights that have no "
-            "gradient. The pictures are kept for the next run of the same prompt.",
+            "gradient. With denoise below 1 or a mask they begin from the input picture, as the "
+            "run does. They are kept for the next run of the same prompt and input.",
             inputs=[
                 io.Int.Input(
                     "count",

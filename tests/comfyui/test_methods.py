@@ -62,7 +62,8 @@ def test_every_method_raises_the_score_and_leaves_nothing(
         assert case.score(guided).mean() > plain_score
     assert state_of(*networks) == before
     lookahead = 3 * 3 if name == "lidar" else 0  # 6 pictures in batches of 2, 3 steps each
-    assert len(calls) == trace.model_calls + lookahead
+    assert len(calls) == trace.model_calls
+    assert (trace.start.model_calls if trace.start else 0) == lookahead
     assert len(trace.records) == (8 if name == "freedom" else 4)
     assert trace.label.split(",")[0] in ("DPS", "FreeDoM", "LiDAR")
 
@@ -144,13 +145,43 @@ def test_lidar_makes_its_pictures_once_per_prompt(cases: dict[str, Case]) -> Non
     def cost(**changes: Any) -> int:
         calls.clear()
         _, trace = case.lags(method=lidar, model=model, **changes)
-        return len(calls) - trace.model_calls
+        assert trace.model_calls == len(calls), "the trace counts them too"
+        assert trace.value_calls == 3, "six pictures, two at a time"
+        return trace.start.model_calls
 
     other = [[c[0] + 0.5, c[1]] for c in case.settings["positive"]]
     assert cost() == 9
     assert cost(seed=11) == 0, "the same prompt"
     assert cost(positive=other) == 9, "another prompt"
     assert cost(cfg=3.0, positive=other) == 9, "another cfg"
+
+
+def test_lidar_looks_ahead_from_the_input_picture(cases: dict[str, Case]) -> None:
+    """Its quick pictures keep what the run keeps: the structure, and all outside of a mask."""
+    case = cases["demo"]
+    whole = {**case.settings["latent_image"], "samples": case.ksampler()}
+    mask = torch.zeros(1, 1, *whole["samples"].shape[2:])
+    mask[..., : mask.shape[-1] // 2] = 1
+    model, calls = counted(case.model)
+
+    def looked(latent: dict[str, Any], denoise: float, **changes: Any) -> torch.Tensor:
+        lidar, made = method(case, "lidar"), {**changes, "latent_image": latent}
+        calls.clear()
+        _, trace = case.lags(method=lidar, model=model, denoise=denoise, **made)
+        assert trace.model_calls == len(calls)
+        (pictures,) = lidar.kept.values()
+        return pictures
+
+    kept = case.model.model.process_latent_in(whole["samples"])
+    near = looked(whole, 0.3)
+    assert near.shape[:2] == (2, 6), "each input picture has its own"
+    apart = (near - kept[:, None]).square().mean()
+    assert apart < 0.5 * (looked(whole, 1.0) - kept[:, None]).square().mean()
+    held = looked({**whole, "noise_mask": mask}, 1.0)
+    outside = (mask == 0).expand(2, 6, *kept.shape[1:])
+    torch.testing.assert_close(held[outside], kept[:, None].expand_as(held)[outside])
+    same = {**whole, "samples": whole["samples"][:1].repeat(2, 1, 1, 1)}
+    assert looked(same, 0.3).shape[0] == 6, "one set for inputs that are alike"
 
 
 def test_lidar_takes_a_weight_without_gradient(cases: dict[str, Case]) -> None:
