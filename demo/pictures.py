@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
-from ..guidance import LAGS, AutogradLogWeight, Denoiser, Trace, ancestral_keep
+from ..guidance import LAGS, AutogradLogWeight, Denoiser, HeldLogWeight, Trace, ancestral_keep
 from ..rewards import Weight
 from .model import (
     SIGMA_MAX,
@@ -95,12 +97,12 @@ def guided_denoiser(
     """
     if method is None or weight is None:
         return plain
-    log_weight = on_latents(weight)
+    log_weight = HeldLogWeight(on_latents(weight), method.reuse)
 
     def denoiser(x: Tensor, sigma: Tensor) -> Tensor:
         keep = ancestral_keep(sigmas, float(sigma[0]))
         denoised, record = method(plain, log_weight, x, sigma, keep)
-        trace.add(record)
+        trace.add(replace(record, weight_calls=int(record.active and log_weight.fresh)))
         return denoised
 
     return denoiser

@@ -2,6 +2,7 @@
 
 from .contracts import AutogradLogWeight, Denoiser, LogWeight, ModelError, WeightError
 from .finite_difference import DifferenceStep, jacobian_vector_product
+from .held import HeldLogWeight
 from .kernel import ancestral_keep, kernel_share
 from .lags import LAGS, MODES, preset
 from .mmsold import MMSOLD, Moments, PrincipalSpace, SmoothedScore, effective_size, log_shares
@@ -30,6 +31,7 @@ __all__ = [
     "Denoiser",
     "DifferenceStep",
     "HardGateSchedule",
+    "HeldLogWeight",
     "LogWeight",
     "Measured",
     "ModelError",

@@ -45,6 +45,8 @@ class LAGS:
         tilt_start: whether a run also draws its first noise from w p, see ``tilted_start``.
         conditional: whether the second forward takes the conditional branch alone where there are
             two, which is half its cost.
+        reuse: evaluations that one gradient of log w serves, see ``HeldLogWeight``; who runs the
+            sampler wraps the weight.
         fit_kernel: whether the shift is made to fit the kernel of an ancestral sampler's step, see
             ``kernel_share``; without it the shift is that of infinitely fine steps.
     """
@@ -58,8 +60,11 @@ class LAGS:
     tilt_start: bool = False
     fit_kernel: bool = False
     conditional: bool = False
+    reuse: int = 1
 
     def __post_init__(self) -> None:
+        if self.reuse < 1:
+            raise ValueError(f"reuse is {self.reuse}; expected 1 or more evaluations.")
         if self.shift_limit is not None and not self.shift_limit > 0:
             raise ValueError(f"shift limit is {self.shift_limit}; expected above 0, or None.")
         if self.most_deviations is not None and not self.most_deviations > 0:

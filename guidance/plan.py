@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +25,7 @@ class Plan:
         active: whether the step is guided.
         model_calls: forwards of the denoiser, at one evaluation per step.
         start_calls: forwards that tilt the first noise.
+        weight_calls: gradients of the weight, over the run.
         value_calls: values of the weight without a gradient, over the run.
         second_cost: of a second forward, in plain evaluations.
     """
@@ -35,6 +37,7 @@ class Plan:
     active: Tensor
     model_calls: Tensor
     start_calls: int
+    weight_calls: int
     value_calls: int
     second_cost: float
 
@@ -47,11 +50,6 @@ class Plan:
     def total_calls(self) -> int:
         """Forwards of the denoiser over the run."""
         return int(self.model_calls.sum()) + self.start_calls
-
-    @property
-    def weight_calls(self) -> int:
-        """Gradients of the weight over the run."""
-        return int(self.active.sum()) + (1 if self.start_calls else 0)
 
     @property
     def second_calls(self) -> int:
@@ -105,6 +103,7 @@ def plan(
         active=active,
         model_calls=1 + second.int(),
         start_calls=2 if tilts else 0,
+        weight_calls=math.ceil(int(active.sum()) / method.reuse) + tilts,
         value_calls=(int(active.sum()) + 2 * tilts) if method.schedule.needs_gain else 0,
         second_cost=1 / branches if method.conditional else 1.0,
     )

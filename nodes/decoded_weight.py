@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+import math
 
 import comfy.model_management as mm
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ..guidance import AutogradLogWeight, LogWeight
 from ..rewards import Weight
+from ..rewards.masked import box_of
 from .decoders import Decoder, shrunk, shrunk_size
 
 
@@ -35,8 +38,31 @@ class DecodedLogWeight:
         self.on_images = AutogradLogWeight(self._noted, weight.name)
 
     def images(self, latents: Tensor) -> Tensor:
-        """The decoder's latents [B, C, h, w] -> what the weight sees, [B, 3, H, W]."""
-        return self.decoder.images(shrunk(latents, self.decoder.cell, self.side))
+        """The decoder's latents [B, C, h, w] -> what the weight sees, [B, 3, H, W].
+
+        Where the weight looks at a part only, and the decoder's pixels depend on cells nearby only,
+        the rest is left out, and black: value and gradient are as with all of it.
+        """
+        latents, cell = shrunk(latents, self.decoder.cell, self.side), self.decoder.cell
+        height, width = latents.shape[-2:]
+        top, bottom, left, right = self._part(height, width)
+        part = self.decoder.images(latents[..., top:bottom, left:right])
+        around = (left, width - right, top, height - bottom)
+        return F.pad(part, [cell * cells for cells in around]) if any(around) else part
+
+    def _part(self, height: int, width: int) -> tuple[int, int, int, int]:
+        """Top, bottom, left and right of the latent cells that the weight can see."""
+        cell, reach = self.decoder.cell, self.decoder.reach
+        box = None if reach is None else box_of(self.weight, cell * height, cell * width)
+        if box is None:
+            return 0, height, 0, width
+        top, bottom, left, right = box
+        return (
+            max(0, top // cell - reach),
+            min(height, math.ceil(bottom / cell) + reach),
+            max(0, left // cell - reach),
+            min(width, math.ceil(right / cell) + reach),
+        )
 
     def _noted(self, images: Tensor) -> Tensor:
         """log w [B] of images, its factors noted."""
@@ -93,8 +119,10 @@ class DecodedLogWeight:
 
     def bytes_per_picture(self, latent_shape: torch.Size, sparing: bool = True) -> float:
         """Memory for decoder and backward of one picture; the least that it can do with."""
-        size = shrunk_size(*latent_shape[-2:], self.decoder.cell, self.side)
-        return self.decoder.bytes_per_picture(*size, sparing)
+        top, bottom, left, right = self._part(
+            *shrunk_size(*latent_shape[-2:], self.decoder.cell, self.side)
+        )
+        return self.decoder.bytes_per_picture(bottom - top, right - left, sparing)
 
     def _rows(self, latents: Tensor) -> int:
         """How many pictures fit at once if memory is spared; at least 1."""

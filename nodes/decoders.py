@@ -37,6 +37,10 @@ VAE_KEPT, VAE_RECOMPUTED = 3.6, 1.8
 # (saved: 550), and room.
 TAESD_KEPT = 900
 
+# Its convolutions see one pixel around: 10 at the latents' size, 10 at twice, 10 at four times and
+# 5 at eight times it, which is a little over 18 cells on each side.
+TAESD_REACH = 19
+
 APPROXIMATE = "vae_approx"  # ComfyUI's folder for TAESD
 TAESD_FILES = (".safetensors", ".sft", ".pth", ".pt")  # best first
 TAESD_PAGE = "https://github.com/madebyollin/taesd"
@@ -50,6 +54,7 @@ class Decoder(Protocol):
     Attributes:
         name: in words, for the log and errors.
         cell: pixels of the picture along a side of one latent cell.
+        reach: how many cells away from a pixel's own it still depends on; None for all.
         patchers: ComfyUI's handles of what must be on the device.
         modules: our own networks that must be on the device.
         device: where it computes.
@@ -57,6 +62,7 @@ class Decoder(Protocol):
 
     name: str
     cell: int
+    reach: int | None
     patchers: tuple[Any, ...]
     modules: tuple[nn.Module, ...]
 
@@ -129,6 +135,8 @@ class VAEDecoder:
         self.vae, self.own_latents = vae, process_latent_out
         self.net: nn.Module = vae.first_stage_model
         self.is_small = isinstance(self.net, TAESD)
+        # The VAE itself attends to, and normalises over, the whole picture.
+        self.reach = TAESD_REACH if self.is_small else None
         self.name = "the VAE" if not self.is_small else "the VAE (TAESD)"
         self.cell = int(vae.spacial_compression_decode())
         self.patchers = (vae.patcher,)
@@ -176,6 +184,7 @@ class TAESDDecoder:
     """
 
     name = "TAESD"
+    reach = TAESD_REACH
     patchers: tuple[Any, ...] = ()
 
     def __init__(self, net: nn.Module, cell: int) -> None:
@@ -232,6 +241,7 @@ class LatentRGBDecoder:
             )
         bias = getattr(latent_format, "latent_rgb_factors_bias", None) or [0.0, 0.0, 0.0]
         self.unpacked = getattr(latent_format, "latent_rgb_factors_reshape", None)
+        self.reach = 0 if self.unpacked is None else None
         with torch.inference_mode(False):
             self.factors = torch.tensor(factors, dtype=torch.float32)  # [C, 3]
             self.bias = torch.tensor(bias, dtype=torch.float32).view(3, 1, 1)

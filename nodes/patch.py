@@ -16,6 +16,7 @@ from torch import Tensor
 from ..guidance import (
     LAGS,
     DifferenceStep,
+    HeldLogWeight,
     LogWeight,
     StepRecord,
     Trace,
@@ -54,6 +55,7 @@ class Run:
     kept: Tensor | None
     region: Tensor | None  # where the weight acts, [1, 1, h, w]; None for everywhere
     ancestral: bool  # whether the sampler's steps draw from the posterior of the next noise level
+    held: HeldLogWeight  # of log_weight: its gradient may serve several evaluations
 
     def keep(self, timestep: Tensor, view: VEView) -> float:
         """What the sampler's step from here keeps of x - D; 1 where its steps are of another kind.
@@ -144,7 +146,8 @@ class GuidancePatch:
         _load_together(guider, log_weight, noise.shape)
         region = _region(self.weight, noise)
         ancestral = _is_ancestral(executor.class_obj)
-        run = Run(log_weight, sigmas, denoise_mask, latent_image, region, ancestral)
+        held = self._held(log_weight)
+        run = Run(log_weight, sigmas, denoise_mask, latent_image, region, ancestral, held)
         self.trace.clear()
         if self.method.tilt_start and bool(noise.any()):  # no noise: another sampler's run goes on
             full = executor.class_obj.max_denoise(guider, sigmas)
@@ -157,6 +160,9 @@ class GuidancePatch:
 
     def _decoded(self, weight: Weight) -> DecodedLogWeight:
         return DecodedLogWeight(self.decoder, weight, self.decoding.side_for(self.weight))
+
+    def _held(self, log_weight: DecodedLogWeight) -> HeldLogWeight:
+        return HeldLogWeight(log_weight, self.method.reuse)
 
     def _tilted(
         self, noise: Tensor, guider: Any, run: Run, extra_args: dict[str, Any], full: bool
@@ -181,6 +187,7 @@ class GuidancePatch:
         log_weight = self._log_weight(run, denoiser)
         moved, record = self.method.tilted_start(denoiser, log_weight, denoiser.x_ve, view.sigma_ve)
         self.trace.add_start(replace(record, terms=_terms_of(record, run)))
+        run.held = self._held(run.log_weight)  # the first step is at another x
         shift = view.from_ve(moved - denoiser.x_ve)
         for mask in (run.mask, run.region):
             shift = shift if mask is None else shift * mask
@@ -190,8 +197,9 @@ class GuidancePatch:
         """log w under all masks, at a noise level; automatic strengths are chosen at the first."""
         if not run.log_weight.weight.is_measured:
             run.log_weight = self._decoded(self._measured(run, denoiser))
+            run.held = self._held(run.log_weight)
         self.trace.strengths.update(run.log_weight.weight.strengths)
-        return _under_masks(run.log_weight, run, denoiser)
+        return _under_masks(run.held, run, denoiser)
 
     def _measured(self, run: Run, denoiser: _Evaluations) -> Weight:
         """The weight with its automatic strengths chosen, by the run's first denoised pictures."""
@@ -236,7 +244,9 @@ class GuidancePatch:
         log_weight = self._log_weight(run, denoiser)
         keep = run.keep(timestep, view)
         denoised, record = self.method(denoiser, log_weight, denoiser.x_ve, view.sigma_ve, keep)
-        self.trace.add(replace(record, terms=_terms_of(record, run)))
+        calls = record.weight_calls if run.held.fresh else 0
+        terms = _terms_of(record, run)
+        self.trace.add(replace(record, terms=terms, weight_calls=calls))
         if run.region is None or not record.active:
             return denoised
         # J v spreads what is asked for to where it is likely too; a masked weight is to stay put.
@@ -357,7 +367,7 @@ def _region(weight: Weight, noise: Tensor) -> Tensor | None:
 
 
 def _terms_of(record: StepRecord, run: Run) -> dict[str, Tensor] | None:
-    return run.log_weight.terms if record.active else None
+    return run.log_weight.terms if record.active and run.held.fresh else None
 
 
 def _load_together(guider: Any, log_weight: DecodedLogWeight, shape: torch.Size) -> None:

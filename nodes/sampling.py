@@ -52,6 +52,7 @@ class Options:
     absolute_step: float = 0.0
     decoding: Decoding = Decoding()
     second_forward: str = SECOND_FORWARDS[0]
+    reuse_gradient: int = 1
 
     @classmethod
     def of(cls, widgets: dict[str, Any]) -> Options:
@@ -61,6 +62,7 @@ class Options:
             str(widgets["schedule"]),
             *(float(widgets[name]) for name in numbers),
             second_forward=str(widgets.get("second_forward", SECOND_FORWARDS[0])),
+            reuse_gradient=int(widgets.get("reuse_gradient", 1)),
         )
 
     def applied_to(self, method: LAGS, c: float) -> LAGS:
@@ -70,7 +72,9 @@ class Options:
             relative=self.relative_step or None,
             absolute=self.absolute_step or None,
         )
-        method = replace(method, step=step, shift_limit=self.shift_limit or None)
+        method = replace(
+            method, step=step, shift_limit=self.shift_limit or None, reuse=self.reuse_gradient
+        )
         if self.skip_below != FROM_MODE:
             method = replace(method, skip_below=self.skip_below)
         if self.second_forward != SECOND_FORWARDS[0]:
@@ -542,6 +546,14 @@ class LAGSOptions(io.ComfyNode):
                     "conditional: the branch with the prompt alone, half the cost; the other is "
                     "taken to move as far. From mode: conditional in balanced, full in paper.",
                 ),
+                io.Int.Input(
+                    "reuse_gradient",
+                    default=1,
+                    min=1,
+                    max=10,
+                    tooltip="Steps that one gradient of the weight serves. 2 halves what decoder "
+                    "and weight take, and is hardly seen; 1 takes a new one every step.",
+                ),
             ],
             outputs=[OptionsSocket.Output(display_name="options", tooltip="For a LAGS sampler.")],
         )
@@ -558,6 +570,7 @@ class LAGSOptions(io.ComfyNode):
         decoder: str = DECODERS[0],
         decode_size: int = AS_NEEDED,
         second_forward: str = SECOND_FORWARDS[0],
+        reuse_gradient: int = 1,
     ) -> io.NodeOutput:
         return io.NodeOutput(
             Options(
@@ -569,6 +582,7 @@ class LAGSOptions(io.ComfyNode):
                 epsilon,
                 decoding=Decoding(decoder, decode_size),
                 second_forward=second_forward,
+                reuse_gradient=reuse_gradient,
             )
         )
 

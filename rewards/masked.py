@@ -83,6 +83,21 @@ def masked(weight: Weight, mask: Tensor) -> Weight:
     )
 
 
+def box_of(weight: Weight, height: int, width: int) -> tuple[int, int, int, int] | None:
+    """The part of pictures of this size that the weight looks at; None for all of it.
+
+    Returns:
+        top, bottom, left and right in pixels: the box around all terms' boxes.
+    """
+    masks = [t.reward.mask for t in weight.terms if isinstance(t.reward, MaskedReward)]
+    if not masks or len(masks) < len(weight.terms):
+        return None
+    tops, bottoms, lefts, rights = zip(
+        *(_box(stretched(mask, height, width)) for mask in masks), strict=True
+    )
+    return min(tops), max(bottoms), min(lefts), max(rights)
+
+
 def region(weight: Weight) -> Tensor | None:
     """Where the weight acts: the union [H, W] of its terms' masks; None for everywhere."""
     masks = [t.reward.mask for t in weight.terms if isinstance(t.reward, MaskedReward)]

@@ -398,6 +398,55 @@ def test_a_masked_weight_stays_right_when_decoded_small(kl_vae: Any) -> None:
 # ---- in a run ---------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(("name", "size"), [("taesd", 56), ("latent-rgb", 16)])
+def test_a_masked_weight_decodes_its_own_part(
+    kl_vae: Any, taesd_there: Path, monkeypatch: pytest.MonkeyPatch, name: str, size: int
+) -> None:
+    """As exactly as the whole picture would, in less of it."""
+    decoder = loaded(name, kl_vae)
+    side, cell = decoder.cell * size, decoder.cell
+    mask = torch.zeros(side, side)
+    mask[side // 3 : side // 3 + 3 * cell, side - 2 * cell :] = 1
+    shown: list[tuple[int, int]] = []
+    images = type(decoder).images
+
+    def noted(self: Any, latents: Tensor) -> Tensor:
+        shown.append(tuple(latents.shape[-2:]))
+        return images(self, latents)
+
+    monkeypatch.setattr(type(decoder), "images", noted)
+    weight = DecodedLogWeight(decoder, masked(HUE, mask))
+    z = latents(2, size)
+    part, its_bytes = weight.value_and_grad(z), weight.bytes_per_picture(z.shape)
+    assert torch.equal(weight(z), part[0])
+    decoder.reach = None
+    whole, all_bytes = weight.value_and_grad(z), weight.bytes_per_picture(z.shape)
+    assert float(whole[1].abs().max()) > 0
+    for one, other in zip(part, whole, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5 * float(other.abs().max()))
+    (first, *_, last) = shown
+    assert last == (size, size) and first[0] * first[1] < 0.65 * size * size
+    assert its_bytes == pytest.approx(all_bytes * first[0] * first[1] / size**2)
+
+
+def test_how_far_taesd_reaches(kl_vae: Any, taesd_there: Path) -> None:
+    """Not one cell further than is decoded around a part."""
+    decoder, size, reach = loaded("taesd", kl_vae), 43, decoders.TAESD_REACH
+    leaf = latents(1, size).requires_grad_()
+    middle = 8 * (size // 2)
+    decoder.images(leaf)[..., middle : middle + 8, middle : middle + 8].sum().backward()
+    touched = leaf.grad.abs().sum(dim=(0, 1)).sum(dim=0).nonzero()
+    assert size // 2 - reach <= int(touched.min()) and int(touched.max()) <= size // 2 + reach
+    assert int(touched.max()) - int(touched.min()) >= 2 * reach - 4, "and hardly less"
+
+
+def test_the_vae_decodes_all_of_it_for_a_part(kl_vae: Any) -> None:
+    mask = torch.zeros(64, 64)
+    mask[:8, :8] = 1
+    weight = DecodedLogWeight(VAEDecoder(kl_vae, SD15().process_out), masked(HUE, mask))
+    assert weight._part(8, 8) == (0, 8, 0, 8)
+
+
 @pytest.fixture
 def case(run_node: Callable[..., Any], sd15: Any, kl_vae: Any) -> Case:
     """The tiny SD1.5 with a VAE of the real kind."""

@@ -63,7 +63,7 @@ def test_balanced_takes_the_branch_with_the_prompt_alone(
 class Probe:
     """A method that notes what it is given, and compares ways to evaluate."""
 
-    tilt_start, jacobian, needs_gain = False, True, False
+    tilt_start, jacobian, needs_gain, reuse = False, True, False, 1
 
     def __init__(self, compare: bool = False) -> None:
         self.keeps: list[float] = []
@@ -158,3 +158,24 @@ def test_a_fitted_run_leaves_the_last_step_alone(case: Case, run_node: Callable[
     assert trace.records[-1].shift_rms.max() == 0, "the last step has no noise"
     assert case.score(fitted).mean() > case.score(plain).mean()
     assert torch.isfinite(trace.records[0].realised).all()
+
+
+@pytest.mark.parametrize("mode", ["balanced", "fast", "paper"])
+def test_a_gradient_serves_several_steps(
+    case: Case, run_node: Callable[..., Any], mode: str
+) -> None:
+    runs = {
+        every: case.lags(mode=mode, steps=5, options=options(run_node, reuse_gradient=every))
+        for every in (1, 2)
+    }
+    for every, (_, trace) in runs.items():
+        fresh = [i % every == 0 for i in range(5)]
+        assert [bool(record.weight_calls) for record in trace.records] == fresh
+        assert [record.terms is not None for record in trace.records] == fresh
+        assert all(record.active for record in trace.records)
+    (one, _), (two, _) = runs.values()
+    plain = case.ksampler(steps=5)
+    moved = (one - plain).norm()
+    assert 0 < (one - two).norm() < 0.5 * moved
+    again, _ = case.lags(mode=mode, steps=5, options=options(run_node, reuse_gradient=2))
+    assert torch.equal(again, two)

@@ -1,0 +1,85 @@
+"""One gradient of log w for several evaluations."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from lags_pack.guidance import AutogradLogWeight, HeldLogWeight, plan, preset
+from lags_pack.guidance.lags import LAGS
+from torch import Tensor
+
+POINTS = [torch.randn(3, 4, generator=torch.Generator().manual_seed(i)) for i in range(7)]
+
+
+def bent(x: Tensor) -> Tensor:
+    return (x.sin() + 0.3 * x).sum(dim=1)
+
+
+class Counted(AutogradLogWeight):
+    def __init__(self) -> None:
+        super().__init__(bent, "bent")
+        self.gradients = 0
+
+    def value_and_grad(self, denoised: Tensor) -> tuple[Tensor, Tensor]:
+        self.gradients += 1
+        return super().value_and_grad(denoised)
+
+
+@pytest.mark.parametrize("every", [1, 2, 3])
+def test_the_gradient_is_taken_at_every_kth_time(every: int) -> None:
+    weight = Counted()
+    held, fresh = HeldLogWeight(weight, every), []
+    for i, point in enumerate(POINTS):
+        log_w, v = held.value_and_grad(point)
+        fresh.append(held.fresh)
+        first = POINTS[i - i % every]
+        value, gradient = AutogradLogWeight(bent, "").value_and_grad(first)
+        assert torch.equal(v, gradient)
+        along = value + (gradient * (point - first)).sum(dim=1)
+        assert torch.allclose(log_w, along, atol=1e-6)
+    assert fresh == [i % every == 0 for i in range(len(POINTS))]
+    assert weight.gradients == sum(fresh)
+
+
+def test_every_time_is_the_weight_itself_bit_for_bit() -> None:
+    held, weight = HeldLogWeight(Counted(), 1), Counted()
+    for point in POINTS:
+        for one, other in zip(
+            held.value_and_grad(point), weight.value_and_grad(point), strict=True
+        ):
+            assert torch.equal(one, other)
+        assert torch.equal(held(point), weight(point))
+
+
+def test_values_are_never_kept() -> None:
+    held = HeldLogWeight(Counted(), 5)
+    for point in POINTS:
+        held.value_and_grad(POINTS[0])
+        assert torch.equal(held(point), bent(point))
+
+
+def test_a_line_goes_on_exactly() -> None:
+    line = AutogradLogWeight(lambda x: 2 * x.sum(dim=1), "line")
+    held = HeldLogWeight(line, 10)
+    for point in POINTS:
+        assert torch.allclose(held.value_and_grad(point)[0], line(point), atol=1e-5)
+
+
+@pytest.mark.parametrize("make", [lambda: HeldLogWeight(Counted(), 0), lambda: LAGS(reuse=0)])
+def test_less_than_one_is_refused(make: object) -> None:
+    with pytest.raises(ValueError, match="0.*expected 1 or more"):
+        make()  # type: ignore[operator]
+
+
+def exploding(sigma: Tensor, noise: Tensor, latent: Tensor) -> Tensor:
+    return latent + sigma.view(-1, 1, 1, 1) * noise
+
+
+def test_the_plan_counts_what_is_left() -> None:
+    levels = torch.cat([torch.logspace(1.3, -1.5, 11), torch.zeros(1)])
+    paper = preset("paper")
+    for every, gradients in ((1, 11), (2, 6), (4, 3), (20, 1)):
+        made = plan(replace(paper, reuse=every), levels, exploding)
+        assert made.weight_calls == gradients
