@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lags_pack.benchmarks._memory import peak_bytes
 from lags_pack.demo.sampler import karras_sigmas
 from lags_pack.guidance import (
     LAGS,
@@ -119,6 +120,34 @@ def test_chunks_change_nothing_and_are_kept(name: str, chunk: int) -> None:
     chunked = sampler(counting, uneven(), x, LEVELS, seeds, chunk=chunk)
     assert same(chunked, run(preset_of(name)))
     assert max(counting.rows) == min(chunk, GROUPS * COUNT)
+
+
+@pytest.mark.parametrize("name", [name for name in PRESETS if name != "das_1p"])
+def test_memory_grows_by_the_latents_alone(name: str) -> None:
+    """In chunks, what a model takes for itself, here 64 latents, does not grow with them."""
+    shape, few, many = (4, 16, 16), 4, 32
+    wide = torch.randn(4, 64, generator=torch.Generator().manual_seed(0))
+
+    def network(x: Tensor, sigma: Tensor) -> Tensor:
+        inner = torch.einsum("bchw,cd->bdhw", x, wide).tanh()
+        return torch.einsum("bdhw,cd->bchw", inner, wide) / 64
+
+    sampler = replace(particle_preset(name, 4, autograd_vjp(network)), ess_threshold=1.0)
+
+    def peak(count: int, chunk: int) -> float:
+        """In latents of one particle."""
+        seeds, sigmas = group_seeds(0, 1), karras_sigmas(4, 0.1, 8.0)
+
+        def once() -> None:
+            x = noisy_start(torch.zeros(1, *shape), count, 8.0, seeds)
+            sampler(network, uneven(), x, sigmas, seeds, chunk=chunk)
+
+        return peak_bytes(once) / (4 * math.prod(shape))
+
+    # What came in, what is held of it now, D and what pushes; noise is drawn when the model rests.
+    latents = 4 if PRESETS[name].needs_vjp or name == "lags" else 3
+    assert peak(many, 2) - peak(few, 2) < (latents + 0.05) * (many - few)
+    assert peak(many, many) - peak(few, few) > 30 * (many - few), "the counter sees the model"
 
 
 def test_the_input_and_the_global_generator_stay_as_they_were() -> None:

@@ -187,12 +187,34 @@ def test_four_particles_are_right_on_average(name: str, start: tuple[bool, Truth
     pool = 150
     x, sigmas = first_particles(from_noise, REPLICATES * pool, 4, seed=2)
     found = sampler_of(name)(BASE.denoise, WEIGHT, x, sigmas, group_seeds(2, REPLICATES * pool))
-    share = found.log_normaliser.reshape(REPLICATES, pool).softmax(dim=1)
+    ratio = (found.log_normaliser - expected.log_normaliser).exp().reshape(REPLICATES, pool)
     moments = per_group(found).reshape(REPLICATES, pool, 2)
-    estimates = (share[..., None] * moments).sum(dim=1)
+    estimates = (ratio[..., None] * moments).sum(dim=1) / ratio.sum(dim=1, keepdim=True)
     assert (z_scores(estimates, expected.moments).abs() < 3).all()
+    assert (z_scores(ratio.mean(dim=1, keepdim=True), torch.ones(1)).abs() < 3).all()
     pooled = (found.pooled_weights[..., None] * found.x).sum(dim=(0, 1))
     assert (pooled - expected.moments[0]).abs() < 0.05
+
+
+@pytest.mark.parametrize("name", ["urge", "smc"])
+def test_a_small_group_alone_is_off_by_its_own_normalisation(name: str) -> None:
+    """Weights that sum to 1 in each of many groups: an error of order 1 / N, of no preset's making.
+
+    With 6,400 groups of four the mean is 0.10 (urge) and 0.12 (smc) below the truth, 11 and 17
+    standard errors; with 64 particles nothing of it is seen.
+    """
+    expected = truth(from_noise=True)
+
+    def off(groups: int, count: int) -> tuple[float, float]:
+        x, sigmas = first_particles(True, groups, count, seed=5)
+        found = sampler_of(name)(BASE.denoise, WEIGHT, x, sigmas, group_seeds(5, groups))
+        means = per_group(found)[:, :1]
+        distance = float(means.mean() - expected.moments[0])
+        return distance, float(z_scores(means, expected.moments[:1]))
+
+    (few, few_z), (many, many_z) = off(1600, 4), off(400, 64)
+    assert few < -0.05 and few_z < -4
+    assert abs(many) < 0.03 and abs(many_z) < 3
 
 
 # ---- three ways to be wrong, which the same check must catch ---------------------------------
@@ -226,6 +248,7 @@ class NoFirstWeight(ParticleSampler):
 
 @pytest.mark.parametrize("broken", [NoDensityRatio, StalePotential, NoFirstWeight])
 def test_the_check_catches_what_is_broken(broken: type[ParticleSampler]) -> None:
+    # TDS: full weight from the first step on, whose potential so must count.
     sampler, expected = replace(sampler_of("tds"), ess_threshold=0.9), truth(from_noise=False)
     assert is_right(replicates(sampler, from_noise=False), expected)
     assert not is_right(replicates(broken(**vars(sampler)), from_noise=False), expected)
@@ -246,18 +269,21 @@ def denoise_each(x: Tensor, sigma: Tensor) -> Tensor:
     return BASE.denoise(x.reshape(-1, 1), sigma.repeat_interleave(2)).reshape(-1, 2)
 
 
-@pytest.fixture(scope="module")
-def plane() -> Truth:
-    points, mass = plain_end(from_noise=True)
-    return tilted(torch.cartesian_prod(points, points), torch.outer(mass, mass).flatten(), HILL)
+@pytest.fixture(scope="module", params=[True, False], ids=["noise", "partial"])
+def plane(request: pytest.FixtureRequest) -> tuple[bool, Truth]:
+    points, mass = plain_end(request.param)
+    both = torch.outer(mass, mass).flatten()
+    return request.param, tilted(torch.cartesian_prod(points, points), both, HILL)
 
 
 @pytest.mark.parametrize("name", EXACT)
-def test_presets_in_the_plane(name: str, plane: Truth) -> None:
-    seeds = group_seeds(4, REPLICATES)
-    x = noisy_start(torch.zeros(REPLICATES, 2, dtype=torch.float64), 1000, 10.0, seeds)
+def test_presets_in_the_plane(name: str, plane: tuple[bool, Truth]) -> None:
+    from_noise, expected = plane
+    x, sigmas = first_particles(from_noise, REPLICATES, 2000, seed=4)
+    x = x.reshape(REPLICATES, 1000, 2)
     sampler = particle_preset(name, STEPS, autograd_vjp(denoise_each))
-    assert is_right(sampler(denoise_each, HILL, x, levels(10.0), seeds), plane)
+    found = sampler(denoise_each, HILL, x, sigmas, group_seeds(4, REPLICATES))
+    assert is_right(found, expected)
 
 
 # ---- the heart ---------------------------------------------------------------------------------
