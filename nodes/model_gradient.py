@@ -182,17 +182,25 @@ def _recomputing(forward: Callable[..., Any]) -> Callable[..., Any]:
     """A block's forward that is run again in the backward pass, on what it was given at first."""
 
     def run(*args: Any, **kwargs: Any) -> Any:
-        # ComfyUI counts blocks in a dictionary that goes through all of them; patches read it.
-        given = [dict(a) if isinstance(a, dict) else a for a in args]
-        named = {key: dict(a) if isinstance(a, dict) else a for key, a in kwargs.items()}
-        return checkpoint(again, *given, use_reentrant=False, preserve_rng_state=False, **named)
+        # ComfyUI counts blocks in a dictionary that goes through all of them, which patches read,
+        # and it adds a ControlNet's output to what an earlier block was given: keep both as now.
+        args, kwargs = _own(args, kwargs)
+        return checkpoint(again, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
 
     def again(*args: Any, **kwargs: Any) -> Any:
-        # Some blocks work in place on what they are given, which has to be there a second time.
-        return forward(*map(_own, args), **{key: _own(value) for key, value in kwargs.items()})
+        # Some blocks write into what they are given, which has to be there a second time.
+        args, kwargs = _own(args, kwargs)
+        return forward(*args, **kwargs)
 
     return run
 
 
-def _own(value: Any) -> Any:
-    return value.clone() if isinstance(value, Tensor) and value.requires_grad else value
+def _own(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Copies of what may be written into."""
+    return tuple(map(_copy, args)), {name: _copy(value) for name, value in kwargs.items()}
+
+
+def _copy(value: Any) -> Any:
+    if isinstance(value, Tensor) and value.requires_grad:
+        return value.clone()
+    return dict(value) if isinstance(value, dict) else value

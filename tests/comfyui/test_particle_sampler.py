@@ -17,6 +17,7 @@ import pytest
 import torch
 from comfyui_support.guided import Case, state_of
 from comfyui_support.weighing import Run, case_of, demo_case, load_weight
+from lags_pack.benchmarks._memory import peak_bytes
 from lags_pack.guidance import Trace, WeightError
 from lags_pack.guidance.particles import PRESETS, group_seeds
 from lags_pack.guidance.particles.engine import _mixed
@@ -476,3 +477,17 @@ def test_a_bad_question_is_answered(cases: dict[str, Case]) -> None:
     for bad in ({"method": "magic"}, {"particles": 0}, {"steps": 0}, {"sampler_name": "euler"}):
         with pytest.raises(ValueError):
             schedule({**asked, **bad})
+
+
+@pytest.mark.parametrize("method", ["smc", "lags", "das"])
+def test_memory_grows_by_latents_alone(cases: dict[str, Case], method: str) -> None:
+    """One at a time, more particles take latents of their own: some, where a model takes 8,000."""
+    case, few, many = cases["sd15"], 2, 8
+    settings = {"method": method, "particles_at_once": 1, "steps": 2}
+    ran(case, particles=few, **settings)  # loads
+
+    def peak(particles: int) -> int:
+        return peak_bytes(lambda: ran(case, particles=particles, **settings))
+
+    latents = case.settings["latent_image"]["samples"].numel() * 4
+    assert peak(many) - peak(few) < 20 * latents * (many - few)
