@@ -1,10 +1,13 @@
 """Weighted sampling in pure torch: guidance on a denoiser and a log-weight, no ComfyUI needed."""
 
 from .contracts import AutogradLogWeight, Denoiser, LogWeight, ModelError, WeightError
+from .dps import DPS
 from .finite_difference import DifferenceStep, jacobian_vector_product
+from .freedom import FreeDoM, Window, time_travel
 from .held import HeldLogWeight
 from .kernel import ancestral_keep, kernel_share
 from .lags import LAGS, MODES, preset
+from .lidar import LiDAR, Lookahead, look_ahead
 from .mmsold import MMSOLD, Moments, PrincipalSpace, SmoothedScore, effective_size, log_shares
 from .plan import Plan, compared, plan
 from .schedules import (
@@ -16,11 +19,13 @@ from .schedules import (
     Schedule,
     UncertaintySchedule,
 )
+from .search import Found, best_of, zero_order_search
 from .spread import score_deviation
 from .trace import StepRecord, Trace
 from .ve import VEView, ve_view
 
 __all__ = [
+    "DPS",
     "LAGS",
     "MMSOLD",
     "MODES",
@@ -30,9 +35,13 @@ __all__ = [
     "ConstantSchedule",
     "Denoiser",
     "DifferenceStep",
+    "Found",
+    "FreeDoM",
     "HardGateSchedule",
     "HeldLogWeight",
+    "LiDAR",
     "LogWeight",
+    "Lookahead",
     "Measured",
     "ModelError",
     "Moments",
@@ -45,14 +54,19 @@ __all__ = [
     "UncertaintySchedule",
     "VEView",
     "WeightError",
+    "Window",
     "ancestral_keep",
+    "best_of",
     "compared",
     "effective_size",
     "jacobian_vector_product",
     "kernel_share",
     "log_shares",
+    "look_ahead",
     "plan",
     "preset",
     "score_deviation",
+    "time_travel",
     "ve_view",
+    "zero_order_search",
 ]
