@@ -3,7 +3,9 @@
 The columns are means over groups, with standard errors over groups (of the distance by jackknife).
 ``noise`` is the distance that an exact method would show: what the groups' spread and that of the
 importance weights leave. ``noise removed`` is the root of what the squared distance exceeds it by,
-an estimate without bias of the squared distance; negative where it falls short.
+an estimate without bias of the squared distance; negative where it falls short. ``score distance``
+is the 2-Wasserstein distance of the score's law from the true one if both were normal, in true
+standard deviations: a classifier of shapes does not see what every weight asks for.
 """
 
 from __future__ import annotations
@@ -127,6 +129,10 @@ def measured(
         "share of shift %": 100 * float(gain.mean()) / cell.true_shift,
         "+-": 100 * float(gain.std()) / math.sqrt(groups) / cell.true_shift,
         "std error %": 100 * (float(spread) / cell.true_std - 1),
+        "score distance": math.hypot(
+            float(gain.mean()) - cell.true_shift, float(spread) - cell.true_std
+        )
+        / cell.true_std,
         **distances((weights[..., None] * features).sum(dim=1), cell, plain),
         "broken %": 100 * float((weights * broken).sum(dim=1).mean()),
     }
@@ -163,7 +169,7 @@ def wins(rows: Iterable[dict[str, Any]]) -> list[str]:
     lines = []
     for particles in dict.fromkeys(cell[0] for cell in cells):
         found = [cells[cell] for cell in cells if cell[0] == particles and OURS in cells[cell]]
-        for column in ("feature distance", "noise removed"):
+        for column in ("feature distance", "noise removed", "score distance"):
             beaten = {
                 rival: [rows[OURS][column] < rows[rival][column] for rows in found if rival in rows]
                 for rival in RIVALS

@@ -27,6 +27,7 @@ from lags_pack.rewards import ColourReward
 from torch import Tensor
 
 STEPS = 8
+COLUMNS = ("feature distance", "noise removed", "score distance")
 
 
 class Watched:
@@ -145,6 +146,7 @@ def test_weighted_groups_count_by_their_weights() -> None:
     assert found["share of shift %"] == pytest.approx(100, abs=0.1)
     assert found["feature distance"] == pytest.approx(0, abs=1e-3)
     assert found["std error %"] == pytest.approx(0, abs=0.1)
+    assert found["score distance"] == pytest.approx(0, abs=2e-3)
 
 
 def test_best_of_plain_takes_the_best_of_each_group() -> None:
@@ -161,7 +163,7 @@ def test_wins_are_counted_cell_by_cell() -> None:
         names = [table.OURS, *table.RIVALS]
         distances = [ours, others, others + 1, others + 2]
         return [
-            {**same, "method": name, "feature distance": value, "noise removed": -value}
+            {**same, "method": name, **dict(zip(COLUMNS, (value, -value, value), strict=True))}
             for name, value in zip(names, distances, strict=True)
         ]
 
