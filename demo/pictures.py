@@ -100,9 +100,9 @@ def guided_denoiser(
     log_weight = HeldLogWeight(on_latents(weight), method.reuse)
 
     def denoiser(x: Tensor, sigma: Tensor) -> Tensor:
-        keep = ancestral_keep(sigmas, float(sigma[0]))
+        keep, taken = ancestral_keep(sigmas, float(sigma[0])), log_weight.taken
         denoised, record = method(plain, log_weight, x, sigma, keep)
-        trace.add(replace(record, weight_calls=int(record.active and log_weight.fresh)))
+        trace.add(replace(record, weight_calls=log_weight.taken - taken))
         return denoised
 
     return denoiser

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from .contracts import LogWeight
@@ -18,7 +19,8 @@ class HeldLogWeight:
         every: evaluations that one gradient serves, 1 or more.
 
     Attributes:
-        fresh: whether the last gradient was taken anew.
+        taken: gradients taken so far.
+        fresh: whether the last answer was of the picture at which its gradient was taken.
 
     Raises:
         ValueError: every is below 1.
@@ -28,9 +30,9 @@ class HeldLogWeight:
         if every < 1:
             raise ValueError(f"A gradient is to serve {every} evaluations; expected 1 or more.")
         self.log_weight, self.every, self.name = log_weight, every, log_weight.name
-        self.fresh = True
+        self.taken, self.fresh = 0, True
+        self.known: tuple[Tensor, Tensor, Tensor] | None = None  # D0, log w there, v
         self._served = 0
-        self._known: list[Tensor] = []  # D0, log w there, v
 
     def __call__(self, denoised: Tensor) -> Tensor:
         """log w [B] itself."""
@@ -38,12 +40,24 @@ class HeldLogWeight:
 
     def value_and_grad(self, denoised: Tensor) -> tuple[Tensor, Tensor]:
         """(log w [B], v like ``denoised``), float32; as new or as kept."""
-        self.fresh = not self._known or self._served >= self.every
-        if self.fresh:
-            self._known = [denoised.float(), *self.log_weight.value_and_grad(denoised)]
-            self._served = 0
+        denoised, known = denoised.float(), self.known
+        if known is None or not self._serves(known[0], denoised):
+            known = denoised, *self.log_weight.value_and_grad(denoised)
+            self.know(*known)
+            self.taken += 1
         self._served += 1
-        before, log_w, v = self._known
+        before, log_w, v = known
+        self.fresh = self._served == 1
         if self.fresh:
             return log_w, v
-        return log_w + (v * (denoised.float() - before)).flatten(1).sum(dim=1), v
+        return log_w + (v * (denoised - before)).flatten(1).sum(dim=1), v
+
+    def know(self, denoised: Tensor, log_w: Tensor, v: Tensor) -> None:
+        """Note log w and v at a picture, for when it is the next one asked for."""
+        self.known, self._served = (denoised, log_w, v), 0
+
+    def _serves(self, before: Tensor, denoised: Tensor) -> bool:
+        """Whether what is known answers for a picture: at first only for its own."""
+        if self._served == 0:
+            return torch.equal(before, denoised)
+        return self._served < self.every

@@ -185,8 +185,9 @@ class GuidancePatch:
         seed = extra_args.get("seed")
         denoiser = _Evaluations(plain, guider, x, timestep, view, options, seed)
         log_weight = self._log_weight(run, denoiser)
+        taken = run.held.taken
         moved, record = self.method.tilted_start(denoiser, log_weight, denoiser.x_ve, view.sigma_ve)
-        self.trace.add_start(replace(record, terms=_terms_of(record, run)))
+        self.trace.add_start(_counted(record, run, taken))
         run.held = self._held(run.log_weight)  # the first step is at another x
         shift = view.from_ve(moved - denoiser.x_ve)
         for mask in (run.mask, run.region):
@@ -196,22 +197,25 @@ class GuidancePatch:
     def _log_weight(self, run: Run, denoiser: _Evaluations) -> LogWeight:
         """log w under all masks, at a noise level; automatic strengths are chosen at the first."""
         if not run.log_weight.weight.is_measured:
-            run.log_weight = self._decoded(self._measured(run, denoiser))
-            run.held = self._held(run.log_weight)
+            self._measure(run, denoiser)
         self.trace.strengths.update(run.log_weight.weight.strengths)
         return _under_masks(run.held, run, denoiser)
 
-    def _measured(self, run: Run, denoiser: _Evaluations) -> Weight:
-        """The weight with its automatic strengths chosen, by the run's first denoised pictures."""
+    def _measure(self, run: Run, denoiser: _Evaluations) -> None:
+        """Choose the weight's automatic strengths by the run's first denoised pictures."""
         x, sigma = denoiser.x_ve, denoiser.view.sigma_ve
         step = replace(self.method.step, whole=False)  # how a score varies here, not how far off
-        deviations = {}
+        scores, deviations = {}, {}
         for i, term in enumerate(self.weight.terms):
             if not term.is_known:
-                score = self._decoded(Weight.of(term.reward, 1.0))
-                score_here = _under_masks(score, run, denoiser)
+                scores[i] = self._held(self._decoded(Weight.of(term.reward, 1.0)))
+                score_here = _under_masks(scores[i], run, denoiser)
                 deviations[i] = score_deviation(denoiser, score_here, x, sigma, step)
         weight = self.weight.measured(deviations)
+        run.log_weight = self._decoded(weight)
+        run.held = self._held(run.log_weight)
+        if len(scores) == len(weight.terms):
+            _recall(run, list(scores.values()))
         self.trace.measured = tuple(weight.labels[i] for i in deviations)
         for i, deviation in deviations.items():
             logging.info(
@@ -222,7 +226,6 @@ class GuidancePatch:
                 self.weight.terms[i].spread,
                 deviation,
             )
-        return weight
 
     def predict_noise(
         self,
@@ -242,11 +245,9 @@ class GuidancePatch:
 
         denoiser = _Evaluations(executor, guider, x, timestep, view, options, seed)
         log_weight = self._log_weight(run, denoiser)
-        keep = run.keep(timestep, view)
+        keep, taken = run.keep(timestep, view), run.held.taken
         denoised, record = self.method(denoiser, log_weight, denoiser.x_ve, view.sigma_ve, keep)
-        calls = record.weight_calls if run.held.fresh else 0
-        terms = _terms_of(record, run)
-        self.trace.add(replace(record, terms=terms, weight_calls=calls))
+        self.trace.add(_counted(record, run, taken))
         if run.region is None or not record.active:
             return denoised
         # J v spreads what is asked for to where it is likely too; a masked weight is to stay put.
@@ -356,6 +357,19 @@ def _under_masks(log_weight: LogWeight, run: Run, at: _Evaluations) -> LogWeight
     return MaskedLogWeight(log_weight, mask, run.kept)
 
 
+def _recall(run: Run, scores: list[HeldLogWeight]) -> None:
+    """What measuring has found out at the first picture: log w and its gradient, for their sum."""
+    terms = run.log_weight.weight.terms
+    known = [score.known for score in scores if score.known is not None]
+    values = [t.strength * value for t, (_, value, _) in zip(terms, known, strict=True)]
+    gradients = [t.strength * v for t, (_, _, v) in zip(terms, known, strict=True)]
+    run.held.know(known[0][0], torch.stack(values).sum(dim=0), torch.stack(gradients).sum(dim=0))
+    labels = run.log_weight.weight.labels
+    run.log_weight.terms = {
+        label: value.float().cpu() for label, value in zip(labels, values, strict=True)
+    }
+
+
 def _region(weight: Weight, noise: Tensor) -> Tensor | None:
     """Where a weight acts, as a mask of the latents' size: every cell that it touches."""
     mask = region(weight)
@@ -366,8 +380,10 @@ def _region(weight: Weight, noise: Tensor) -> Tensor | None:
     ).to(noise)
 
 
-def _terms_of(record: StepRecord, run: Run) -> dict[str, Tensor] | None:
-    return run.log_weight.terms if record.active and run.held.fresh else None
+def _counted(record: StepRecord, run: Run, taken: int) -> StepRecord:
+    """A record with the gradients that were really taken since, and log w factor by factor."""
+    terms = run.log_weight.terms if record.active and run.held.fresh else None
+    return replace(record, terms=terms, weight_calls=run.held.taken - taken)
 
 
 def _load_together(guider: Any, log_weight: DecodedLogWeight, shape: torch.Size) -> None:

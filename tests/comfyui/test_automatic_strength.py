@@ -47,10 +47,15 @@ def test_the_number_by_hand_gives_the_same_picture(
     assert f"{NATS / strength:.4g} in its score" in caplog.text
     weight = load_weight(run_node, "PickScore", strength=strength)
     by_hand, told = case.lags(weight=weight, mode=mode)
-    assert torch.equal(automatic, by_hand)
+    # The first gradient is that of the measuring, times the strength: equal but for rounding.
+    torch.testing.assert_close(automatic, by_hand, rtol=0.02, atol=0.02)
     assert told.measured == () and told.strengths == trace.strengths
     assert trace.model_calls == told.model_calls + 1, "one more forward, and it is counted"
-    assert trace.weight_calls == told.weight_calls + 1
+    again = int(mode == "fast")  # which skips the first step, where the strength was measured
+    assert trace.weight_calls == told.weight_calls + again, "the first is not taken twice"
+    first, same = (next(r for r in run.records if r.active) for run in (trace, told))
+    assert first.terms is not None and same.terms is not None
+    torch.testing.assert_close(first.terms["PickScore"], same.terms["PickScore"])
 
 
 def test_the_same_seed_gives_the_same_number(case: Case, pick: Weight) -> None:

@@ -517,8 +517,10 @@ def test_nothing_is_decoded_twice(
 def test_an_automatic_strength_uses_the_same_decoder(
     case: Case, taesd_there: Path, seen: list[tuple[str, int]]
 ) -> None:
-    case.lags(weight=Weight.of(ColourReward("hue"), 1.0, spread=2.0))
+    weight = Weight.of(ColourReward("hue"), 1.0, spread=2.0)
+    _, trace = case.lags(weight=weight)
     assert {name for name, _ in seen} == {"TAESD"}
+    assert len(seen) == trace.weight_calls + trace.value_calls, "nor is anything decoded twice"
 
 
 def test_the_size_is_passed_on(

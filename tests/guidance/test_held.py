@@ -60,6 +60,22 @@ def test_values_are_never_kept() -> None:
         assert torch.equal(held(point), bent(point))
 
 
+def test_what_was_found_out_elsewhere_serves_its_own_picture_only() -> None:
+    weight = Counted()
+    held = HeldLogWeight(weight, 2)
+    log_w, v = AutogradLogWeight(bent, "").value_and_grad(POINTS[0])
+    held.know(POINTS[0], log_w, v)
+    assert all(
+        torch.equal(a, b) for a, b in zip(held.value_and_grad(POINTS[0]), (log_w, v), strict=True)
+    )
+    assert held.taken == 0 and held.fresh
+    held.value_and_grad(POINTS[1])
+    assert held.taken == 0 and not held.fresh
+    held.know(POINTS[0], log_w, v)
+    assert torch.equal(held.value_and_grad(POINTS[2])[0], bent(POINTS[2]))
+    assert held.taken == 1 and held.fresh
+
+
 def test_a_line_goes_on_exactly() -> None:
     line = AutogradLogWeight(lambda x: 2 * x.sum(dim=1), "line")
     held = HeldLogWeight(line, 10)
