@@ -306,7 +306,7 @@ class LAGSKSampler(io.ComfyNode):
         options: Options | None = None,
         method: Choice | None = None,
     ) -> io.NodeOutput:
-        trace = Trace(f"{mode}, {weight.name}", watcher=watcher(cls.hidden.unique_id))
+        trace = Trace(f"LAGS {mode}, {weight.name}", watcher=watcher(cls.hidden.unique_id))
         remember(cls.hidden.unique_id, model)
         if strength != 0:
             check_input(latent_image)
@@ -394,7 +394,7 @@ class LAGSKSamplerAdvanced(io.ComfyNode):
         options: Options | None = None,
         method: Choice | None = None,
     ) -> io.NodeOutput:
-        trace = Trace(f"{mode}, {weight.name}", watcher=watcher(cls.hidden.unique_id))
+        trace = Trace(f"LAGS {mode}, {weight.name}", watcher=watcher(cls.hidden.unique_id))
         remember(cls.hidden.unique_id, model)
         if strength != 0:
             check_input(latent_image)
@@ -449,7 +449,7 @@ class LAGSGuidance(io.ComfyNode):
         options: Options | None = None,
         method: Choice | None = None,
     ) -> io.NodeOutput:
-        trace = Trace(label=f"{mode}, {weight.name}")
+        trace = Trace(label=f"LAGS {mode}, {weight.name}")
         return io.NodeOutput(guided(model, vae, weight, strength, mode, c, options, trace, method))
 
 

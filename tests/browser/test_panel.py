@@ -294,6 +294,26 @@ def test_two_nodes_keep_their_curves_apart(quickstart, server):
     check_numbers(panels[str(second)], other)
 
 
+def test_another_method_plans_for_itself(quickstart):
+    connect = """(there) => {
+        const sampler = app.canvas.graph.getNodeById(5);
+        const slot = sampler.inputs.findIndex((input) => input.name === "method");
+        if (!there) return sampler.disconnectInput(slot);
+        const method = LiteGraph.createNode("LAGSMethodDPS");
+        app.canvas.graph.add(method);
+        method.pos = [0, 900];
+        method.connect(0, sampler, slot);
+        return method.title;
+    }"""
+    quickstart.look_at(5)
+    planned = quickstart.panels()["5"]["plan"]["text"]
+    title = quickstart.evaluate(connect, True)
+    wait_for_plan(quickstart, f"{title}: drawn as it runs")
+    assert quickstart.panels()["5"]["alpha"]["text"] == "–"
+    quickstart.evaluate(connect, False)
+    wait_for_plan(quickstart, planned)
+
+
 def weighed(plan):
     """What the panel says of a plan with particles."""
     cost = f"{math.floor(plan['relative_cost'] * 100 + 0.5) / 100:.2f}"

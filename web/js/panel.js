@@ -99,6 +99,7 @@ export class Panel {
     this.charts = charts;
     this.plan = null;
     this.problem = "";
+    this.other = "";
     this.run = null;
     this.hovered = null; // place in 0..1 under the pointer
     this.frame = 0;
@@ -151,10 +152,11 @@ export class Panel {
     return { ...row, number, note, plot, chart, top, bottom };
   }
 
-  /** Show a plan, or why there is none: {plan} or {problem}. */
-  showPlan({ plan = null, problem = "" }) {
-    if (plan) this.plan = plan;
+  /** Show a plan, or why there is none: {plan}, {problem}, or {other}, another method's name. */
+  showPlan({ plan = null, problem = "", other = "" }) {
+    if (plan || other) this.plan = plan;
     this.problem = problem;
+    this.other = other;
     this.redraw();
   }
 
@@ -232,7 +234,8 @@ export class Panel {
   /** What the plan comes to, and which noise levels it is for. */
   drawHead() {
     const plan = this.plan;
-    write(this.summary, plan && !this.problem ? inWords(plan) : "");
+    const planned = this.other ? `${this.other}: drawn as it runs` : plan ? inWords(plan) : "";
+    write(this.summary, this.problem ? "" : planned);
     write(this.source, this.problem || (plan?.source ? `Noise levels: ${plan.source}` : ""));
   }
 

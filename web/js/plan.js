@@ -26,7 +26,7 @@ export function question(node) {
  */
 export class Planner {
   /**
-   * api: ComfyUI's. told: called with {plan} or {problem}.
+   * api: ComfyUI's. told: called with {plan}, {problem}, or {other}: a method of its own plans.
    */
   constructor(node, api, told) {
     this.node = node;
@@ -39,9 +39,14 @@ export class Planner {
   /** Ask if a widget has changed since the last question. */
   look() {
     if (this.busy || !this.node.graph) return;
-    const asked = JSON.stringify(question(this.node));
+    const other = originOf(this.node, "method")?.title; // another method than LAGS, connected
+    const asked = other ?? JSON.stringify(question(this.node));
     if (asked === this.asked) return;
     this.asked = asked;
+    if (other) {
+      this.told({ other });
+      return;
+    }
     this.busy = true;
     this.ask(asked).then((answer) => {
       this.busy = false;
