@@ -80,6 +80,8 @@ def methods() -> dict[str, LAGS]:
         "balanced, untilted start": replace(balanced, tilt_start=False),
         "balanced, kernel not fitted": replace(balanced, fit_kernel=False),
         "balanced, alpha = 1": replace(balanced, schedule=ConstantSchedule()),
+        "balanced, gradient serves 2": replace(balanced, reuse=2),
+        "balanced, gradient serves 3": replace(balanced, reuse=3),
         "auto, kappa = 0.1": replace(paper, schedule=AutoSchedule(0.1), tilt_start=True),
         "alpha = 1": replace(paper, schedule=ConstantSchedule()),
     }
