@@ -52,7 +52,7 @@ class Options:
     absolute_step: float = 0.0
     decoding: Decoding = Decoding()
     second_forward: str = SECOND_FORWARDS[0]
-    reuse_gradient: int = 1
+    reuse_gradient: int = 0
 
     @classmethod
     def of(cls, widgets: dict[str, Any]) -> Options:
@@ -62,7 +62,7 @@ class Options:
             str(widgets["schedule"]),
             *(float(widgets[name]) for name in numbers),
             second_forward=str(widgets.get("second_forward", SECOND_FORWARDS[0])),
-            reuse_gradient=int(widgets.get("reuse_gradient", 1)),
+            reuse_gradient=int(widgets.get("reuse_gradient", 0)),
         )
 
     def applied_to(self, method: LAGS, c: float) -> LAGS:
@@ -72,9 +72,8 @@ class Options:
             relative=self.relative_step or None,
             absolute=self.absolute_step or None,
         )
-        method = replace(
-            method, step=step, shift_limit=self.shift_limit or None, reuse=self.reuse_gradient
-        )
+        reuse = self.reuse_gradient or method.reuse
+        method = replace(method, step=step, shift_limit=self.shift_limit or None, reuse=reuse)
         if self.skip_below != FROM_MODE:
             method = replace(method, skip_below=self.skip_below)
         if self.second_forward != SECOND_FORWARDS[0]:
@@ -548,11 +547,12 @@ class LAGSOptions(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "reuse_gradient",
-                    default=1,
-                    min=1,
+                    default=0,
+                    min=0,
                     max=10,
-                    tooltip="Steps that one gradient of the weight serves. 2 halves what decoder "
-                    "and weight take, and is hardly seen; 1 takes a new one every step.",
+                    tooltip="Steps that one gradient of the weight serves: 2 halves what decoder "
+                    "and weight take, 1 takes a new one every step. 0 as the mode has it (fast 2, "
+                    "others 1).",
                 ),
             ],
             outputs=[OptionsSocket.Output(display_name="options", tooltip="For a LAGS sampler.")],
@@ -570,7 +570,7 @@ class LAGSOptions(io.ComfyNode):
         decoder: str = DECODERS[0],
         decode_size: int = AS_NEEDED,
         second_forward: str = SECOND_FORWARDS[0],
-        reuse_gradient: int = 1,
+        reuse_gradient: int = 0,
     ) -> io.NodeOutput:
         return io.NodeOutput(
             Options(
