@@ -151,9 +151,12 @@ WORKFLOWS = sorted(path.stem for path in (PACK / "workflows").glob("*.json"))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Tests that take `workflow_name` run for every workflow."""
+    """Tests that take `workflow_name` run for every workflow, `demo_name` for the demo model's."""
     if "workflow_name" in metafunc.fixturenames:
         metafunc.parametrize("workflow_name", WORKFLOWS)
+    if "demo_name" in metafunc.fixturenames:
+        demos = [name for name in WORKFLOWS if name.endswith("_demo")]
+        metafunc.parametrize("demo_name", demos)
 
 
 def read_workflow(name: str) -> dict[str, Any]:

@@ -74,6 +74,25 @@ def test_every_workflow_opens(page, workflow_name, read_workflow):
     assert [node for node in nodes if not node["known"] or node["red"] or node["wrong"]] == []
 
 
+SHORTENED = """(seed) => {
+    const values = { batch_size: 2, steps: 3, seed };
+    for (const node of app.canvas.graph._nodes)
+        for (const widget of node.widgets ?? [])
+            if (widget.name in values) widget.value = values[widget.name];
+}"""
+
+
+def test_every_demo_runs(page, server, demo_name, read_workflow):
+    page.load(read_workflow(demo_name))
+    page.evaluate(SHORTENED, next(SEEDS))
+    entry = server.wait(page.run())
+    assert entry["status"]["status_str"] == "success", entry["status"]
+    saved = [node for node in read_workflow(demo_name)["nodes"] if node["type"] == "SaveImage"]
+    assert len(saved) >= 1
+    for node in saved:
+        assert len(entry["outputs"][str(node["id"])]["images"]) >= 1
+
+
 RECTANGLES = """() => app.canvas.graph._nodes.map((node) => {
     const { scale, offset } = app.canvas.ds;
     const canvas = app.canvas.canvas.getBoundingClientRect();
