@@ -1,9 +1,10 @@
 """How often an attribute comes and how much fine detail there is, before and after guidance.
 
 Fairness: one shape in eight is green by the demo's training; a weight is to make it every other
-one. Two weights do it: a classifier that balances green and any other colour, and the score of the
-hue at the strength that the importance weights of plain pictures ask for. Detail: the weight of a
-frequency band, raised and lowered. The rows called exact are importance weights of plain pictures.
+one. Two weights do it: the bundled classifier, which balances green and any other colour, and the
+score of the hue; each at the strength that the importance weights of plain pictures ask for, with
+another classifier as the judge. Detail: the weight of a frequency band, raised and lowered. Rows
+called exact are importance weights of plain pictures.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..demo.classifier import FOLDER
 from ..demo.model import DemoUNet, load_network
 from ..demo.pictures import draw_pictures
 from ..demo.shapes import COLOURS, HUES, SIZE
 from ..guidance import preset
 from ..rewards import BalanceReward, ColourReward, FrequencyReward, Reward, Weight
-from ..rewards.classifier import Classifier, among
+from ..rewards.classifier import Classifier, among, classifier
 from ..rewards.preprocessing import Preprocessing
 from ._classifier import ShapeClassifier, trained
 from ._report import parser, report
@@ -153,19 +155,21 @@ def main(arguments: list[str]) -> None:
         options.error("--plain, --guided and --steps must be 1 or more")
     torch.set_num_threads(min(2, torch.get_num_threads()))
     network, model = load_network(), one_colour(trained(), COLOUR)
+    fair = classifier(FOLDER / "model.safetensors", torch.float32)
     plain, _ = draw_pictures(network, choice.plain, seed=0, steps=choice.steps)
     bench = Bench(network, model, plain, choice.guided, choice.steps)
 
     hue = ColourReward("hue", hue=HUES[COLOURS.index(COLOUR)])
-    rates = among(model, plain, (0, 1)).exp().mean(dim=0).tolist()
-    balance = BalanceReward(model, (0, 1), rates, (TARGET, 1 - TARGET))
+    rates = among(fair, plain, (0, 1)).exp().mean(dim=0).tolist()
+    balance = BalanceReward(fair, (0, 1), rates, (TARGET, 1 - TARGET))
+    green = bench.has(plain)
     band = FrequencyReward(*BAND)
     report(
         [
-            *bench.rows("classifier (balance)", balance, 1.0),
             *bench.rows(
-                "colour (hue)", hue, strength_for_rate(hue(plain), bench.has(plain), TARGET)
+                "classifier (balance)", balance, strength_for_rate(balance(plain), green, TARGET)
             ),
+            *bench.rows("colour (hue)", hue, strength_for_rate(hue(plain), green, TARGET)),
             *bench.rows("frequency band", band, STRENGTH),
             *bench.rows("frequency band", band, -STRENGTH),
         ],

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from . import classifier
 from .model import LABELS, PIXEL_SCALE, WEIGHTS, DemoUNet, load_network, precondition
 from .shapes import SHAPES, random_batch
 
@@ -58,7 +59,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--resume", type=Path, help="go on from these weights")
     parser.add_argument("--out", type=Path, default=WEIGHTS)
+    parser.add_argument("--classifier", action="store_true", help="train that of green pictures")
     options = parser.parse_args(arguments)
+    if options.classifier:
+        print(f"loss {classifier.train(options.seed):.4f}, saved {classifier.FOLDER}")
+        return
 
     torch.manual_seed(options.seed)
     generator = torch.Generator().manual_seed(options.seed)

@@ -15,6 +15,7 @@ from ..rewards.base import Published
 
 FOLDER = "weight_functions"
 BORROWED = ("clip_vision", "text_encoders")  # ComfyUI's own folders that may hold a reward's file
+BUNDLED = "lags_demo"  # ComfyUI's name for the folder of weights that come with the pack
 SUFFIXES = (".safetensors", ".sft", ".pt", ".pth", ".bin")
 AUTO = "auto"  # the published file, by its usual names
 
@@ -24,7 +25,12 @@ class ModelFileError(ValueError):
 
 
 def register_folder() -> None:
-    """Make models/weight_functions known to ComfyUI; extra_model_paths.yaml may add others."""
+    """Make models/weight_functions known to ComfyUI; extra_model_paths.yaml may add others.
+
+    And, under a name of its own, what comes with the pack.
+    """
+    bundled = Path(__file__).resolve().parents[1] / "demo" / "weight_functions"
+    folder_paths.add_model_folder_path(BUNDLED, str(bundled))
     folder = os.path.join(folder_paths.models_dir, FOLDER)
     folder_paths.add_model_folder_path(FOLDER, folder)
     try:

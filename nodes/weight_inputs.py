@@ -17,7 +17,7 @@ from ..rewards import (
     Published,
     Reward,
 )
-from .model_files import ModelFile
+from .model_files import BUNDLED, ModelFile
 from .models import PRECISIONS
 from .sockets import WeightSocket
 
@@ -49,7 +49,7 @@ FILES = {
     ),
     "aesthetic CLIP": ModelFile("CLIP ViT-L/14", ENCODER, CLIP_L, ("clip_vision",)),
     "text side": ModelFile("CLIP's text side", folders=("text_encoders",)),
-    "classifier": ModelFile("an image classifier"),
+    "classifier": ModelFile("an image classifier", folders=(BUNDLED,)),
     "content": ModelFile(
         "a CLIP or DINOv2",
         ENCODER,

@@ -117,7 +117,7 @@ def test_choices_are_weight_files_with_their_folders_name(folders: Path, put: Pu
     assert FILES["PickScore"].choices() == ["auto", *own]
     assert FILES["style"].choices() == ["auto", *own, "clip_vision/v.safetensors"]
     assert FILES["text side"].choices() == [*own, "text_encoders/t.safetensors"]
-    assert FILES["classifier"].choices() == own
+    assert FILES["classifier"].choices() == [*own, "lags_demo/green/model.safetensors"]
     assert FILES["style"].path("clip_vision/v.safetensors") == folders / "clip_vision/v.safetensors"
 
 
