@@ -16,6 +16,7 @@ from .reference import LAGSWeightReference
 from .routes import register as register_routes
 from .sampling import LAGSGuidance, LAGSKSampler, LAGSKSamplerAdvanced, LAGSOptions
 from .score import LAGSScoreImages
+from .search import LAGSSearchSampler
 from .visualize import LAGSScheduleVisualizer, LAGSTracePlot
 from .weights import LAGSWeightColor, LAGSWeightFrequency
 
@@ -38,6 +39,7 @@ NODES: list[type[io.ComfyNode]] = [
     LAGSScheduleVisualizer,
     LAGSTracePlot,
     LAGSParticleSampler,
+    LAGSSearchSampler,
     LAGSMMSOLD,
     LAGSMethodDPS,
     LAGSMethodFreeDoM,

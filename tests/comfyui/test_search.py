@@ -1,0 +1,85 @@
+"""Search KSampler: KSampler's own pictures, of which the best is kept."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.model_management as mm
+import pytest
+import torch
+from comfyui_support.guided import Case
+from comfyui_support.weighing import Run, case_of, demo_case, load_weight
+from lags_pack.nodes.search import LAGSSearchSampler
+from lags_pack.rewards import ColourReward, Weight
+from torch import Tensor
+
+import nodes
+
+RED = Weight.of(ColourReward("hue", 0.0), 30.0)
+WIDGETS = {"rounds": 2, "neighbours": 2, "radius": 0.0}
+
+
+def searched(case: Case, **changes: Any) -> tuple[Tensor, list[float], str]:
+    inputs = {"model": case.model, "vae": case.vae, "weight": RED, **WIDGETS, **case.settings}
+    latent, log_w, summary = case.run_node(LAGSSearchSampler, **{**inputs, **changes})
+    return latent["samples"], log_w, summary
+
+
+@pytest.fixture(scope="module", params=["demo", "sd15", "sdxl"])
+def case(request: Any, run_node: Run, sd15: Any, sdxl: Any) -> Case:
+    if request.param == "demo":
+        return demo_case(run_node, 2)
+    return case_of(run_node, {"sd15": sd15, "sdxl": sdxl}[request.param], 2)
+
+
+def log_w_of(case: Case, latents: Tensor) -> Tensor:
+    (images,) = case.run_node(nodes.VAEDecode, vae=case.vae, samples={"samples": latents})
+    with torch.inference_mode(False):
+        return RED(images.clone().movedim(-1, 1))
+
+
+def test_no_rounds_are_ksampler_bit_for_bit(case: Case) -> None:
+    drawn, log_w, summary = searched(case, rounds=0)
+    assert torch.equal(drawn, case.ksampler())
+    assert log_w == pytest.approx(log_w_of(case, drawn).tolist(), rel=1e-4)
+    assert summary.startswith("best of 1 runs, 4 model evaluations")
+
+
+def test_best_of_n_is_the_best_of_the_next_seeds(case: Case) -> None:
+    """Where the sampler draws nothing on the way."""
+    seed = case.settings["seed"]
+    runs = [case.ksampler(sampler_name="euler", seed=seed + i) for i in range(5)]
+    scores = torch.stack([log_w_of(case, run) for run in runs])
+    drawn, log_w, summary = searched(case, sampler_name="euler")
+    for picture, (value, index) in enumerate(zip(*scores.max(dim=0), strict=True)):
+        assert log_w[picture] == pytest.approx(float(value), rel=1e-4)
+        assert torch.equal(drawn[picture], runs[int(index)][picture])
+    assert summary.startswith("best of 5 runs, 20 model evaluations")
+
+
+def test_a_search_stays_near_and_never_falls(case: Case) -> None:
+    first = log_w_of(case, case.ksampler())
+    _, near, summary = searched(case, radius=0.05)
+    assert all(after >= before - 1e-4 for after, before in zip(near, first.tolist(), strict=True))
+    assert summary.startswith("search within 0.05 of 5 runs")
+    again = searched(case, radius=0.05)
+    assert again[1] == near
+
+
+def test_mask_part_of_the_steps_and_a_weight_without_gradient(case: Case, run_node: Run) -> None:
+    latent = dict(case.settings["latent_image"])
+    latent["noise_mask"] = torch.zeros(1, *(8 * side for side in latent["samples"].shape[-2:]))
+    kept, _, _ = searched(case, latent_image=latent, denoise=0.5, cfg=1.0)
+    assert torch.allclose(kept, latent["samples"].to(kept), atol=1e-4)
+    black = load_weight(run_node, "JPEG size")
+    assert torch.isfinite(torch.tensor(searched(case, weight=black)[1])).all()
+
+
+def test_refused_and_interrupted(case: Case) -> None:
+    with pytest.raises(ValueError, match="automatic strength"):
+        searched(case, weight=Weight.of(ColourReward("hue"), 1.0, spread=2.0))
+    with pytest.raises(ValueError, match="0 neighbours"):
+        searched(case, neighbours=0)
+    mm.interrupt_current_processing()
+    with pytest.raises(mm.InterruptProcessingException):
+        searched(case)
