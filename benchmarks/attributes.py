@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..demo.classifier import FOLDER
+from ..demo.classifier import COLOUR, FOLDER
 from ..demo.model import DemoUNet, load_network
 from ..demo.pictures import draw_pictures
 from ..demo.shapes import COLOURS, HUES, SIZE
@@ -27,7 +27,7 @@ from ..rewards.preprocessing import Preprocessing
 from ._classifier import ShapeClassifier, trained
 from ._report import parser, report
 
-COLOUR, TARGET = "green", 0.5
+TARGET = 0.5
 BAND, STRENGTH = (0.15, 0.5), 3.0  # cycles per pixel; nats per factor e of energy
 STEEPEST = 1e4  # nats per unit of score; beyond any sense
 

@@ -82,20 +82,28 @@ class DPS:
             factor = factor / log_w.abs().clamp(min=LEAST_LOG_W)
         shift = per_sample(factor, x) * gradient
         whole = per_sample(sigma_ve.float() ** 2, x) * gradient
-        record = StepRecord(
-            sigma_ve=sigma_ve,
-            active=True,
-            alpha=torch.ones_like(log_w),
-            log_w=log_w,
-            variance=(v.float() * whole).flatten(1).sum(dim=1),
-            shift_rms=rms(shift),
-            denoised_rms=rms(denoised),
-            model_calls=1,
-            weight_calls=1,
-            seconds=time.perf_counter() - start,
-            model_backwards=1,
-        )
+        variance = (v.float() * whole).flatten(1).sum(dim=1)
+        record = shifted(sigma_ve, log_w, variance, shift, denoised, start)
         return (denoised.float() + shift).to(denoised.dtype), record
+
+
+def shifted(
+    sigma_ve: Tensor, log_w: Tensor, variance: Tensor, shift: Tensor, denoised: Tensor, start: float
+) -> StepRecord:
+    """The record of a step by one forward and one backward pass; ``start`` on perf_counter."""
+    return StepRecord(
+        sigma_ve=sigma_ve,
+        active=True,
+        alpha=torch.ones_like(log_w),
+        log_w=log_w,
+        variance=variance,
+        shift_rms=rms(shift),
+        denoised_rms=rms(denoised),
+        model_calls=1,
+        weight_calls=1,
+        seconds=time.perf_counter() - start,
+        model_backwards=1,
+    )
 
 
 def gradient_through(

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from .contracts import Denoiser, LogWeight
-from .dps import Differentiable, gradient_through
+from .dps import Differentiable, gradient_through, shifted
 from .finite_difference import rms
 from .kernel import ancestral_keep
 from .particles.drift import autograd_vjp
@@ -173,19 +173,8 @@ class FreeDoM:
         size = rms(gradient)
         shift = per_sample(torch.where(size > 0, length / size.clamp(min=1e-30), 0.0), x) * gradient
         whole = per_sample(sigma_ve.float() ** 2, x) * gradient
-        record = StepRecord(
-            sigma_ve=sigma_ve,
-            active=True,
-            alpha=torch.ones_like(log_w),
-            log_w=log_w,
-            variance=(v.float() * whole).flatten(1).sum(dim=1),
-            shift_rms=rms(shift),
-            denoised_rms=rms(denoised),
-            model_calls=1,
-            weight_calls=1,
-            seconds=time.perf_counter() - start,
-            model_backwards=1,
-        )
+        variance = (v.float() * whole).flatten(1).sum(dim=1)
+        record = shifted(sigma_ve, log_w, variance, shift, denoised, start)
         return (denoised.float() + shift).to(denoised.dtype), record
 
     def _is_guided(self, level: float) -> bool:

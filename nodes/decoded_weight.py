@@ -35,6 +35,7 @@ class DecodedLogWeight:
         self.decoder, self.weight, self.side = decoder, weight, side
         self.name, self.terms = weight.name, {}
         self._by_term: list[Tensor] = []
+        self._boxes: dict[tuple[int, int], tuple[int, int, int, int] | None] = {}
         self.on_images = AutogradLogWeight(self._noted, weight.name)
 
     def images(self, latents: Tensor) -> Tensor:
@@ -53,8 +54,8 @@ class DecodedLogWeight:
     def _part(self, height: int, width: int) -> tuple[int, int, int, int]:
         """Top, bottom, left and right of the latent cells that the weight can see."""
         cell, reach = self.decoder.cell, self.decoder.reach
-        box = None if reach is None else box_of(self.weight, cell * height, cell * width)
-        if box is None:
+        box = self._box(cell * height, cell * width)
+        if reach is None or box is None:
             return 0, height, 0, width
         top, bottom, left, right = box
         return (
@@ -63,6 +64,13 @@ class DecodedLogWeight:
             max(0, left // cell - reach),
             min(width, math.ceil(right / cell) + reach),
         )
+
+    def _box(self, height: int, width: int) -> tuple[int, int, int, int] | None:
+        """As ``box_of``; found once for a size, as masks are large and asked for in every step."""
+        size = height, width
+        if size not in self._boxes:
+            self._boxes[size] = box_of(self.weight, *size)
+        return self._boxes[size]
 
     def _noted(self, images: Tensor) -> Tensor:
         """log w [B] of images, its factors noted."""

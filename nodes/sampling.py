@@ -240,6 +240,18 @@ def conditioning_inputs() -> list[Any]:
     ]
 
 
+def denoise_input(least: float = 0.01) -> Any:
+    """How much of the input picture is drawn anew."""
+    return io.Float.Input(
+        "denoise",
+        default=1.0,
+        min=least,
+        max=1.0,
+        step=0.01,
+        tooltip="Below 1 keeps the structure of the input picture.",
+    )
+
+
 def outputs() -> list[Any]:
     """What both samplers give."""
     return [
@@ -268,14 +280,7 @@ class LAGSKSampler(io.ComfyNode):
                 *steps_and_cfg(),
                 *sampler_inputs(),
                 *conditioning_inputs(),
-                io.Float.Input(
-                    "denoise",
-                    default=1.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="Below 1 keeps the structure of the input picture.",
-                ),
+                denoise_input(least=0.0),
                 *guidance_inputs(),
                 options_input(),
                 method_input(),

@@ -19,6 +19,7 @@ from .images import to_pictures
 from .sampling import (
     check_input,
     conditioning_inputs,
+    denoise_input,
     sampler_inputs,
     seed_input,
     steps_and_cfg,
@@ -58,14 +59,7 @@ class LAGSSearchSampler(io.ComfyNode):
                 *steps_and_cfg(),
                 *sampler_inputs(),
                 *conditioning_inputs(),
-                io.Float.Input(
-                    "denoise",
-                    default=1.0,
-                    min=0.01,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="Below 1 keeps the structure of the input picture.",
-                ),
+                denoise_input(),
                 io.Vae.Input("vae", tooltip="The model's own VAE: it shows the weight pictures."),
                 WeightSocket.Input(
                     "weight", tooltip="What the best one has most of; it needs no gradient."

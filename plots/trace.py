@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import cycle
 from typing import Any
 
@@ -63,10 +63,7 @@ def curves(trace: Trace) -> Curves:
     )
 
 
-_NAMES = (
-    *("sigma", "active", "alpha", "log_w", "low", "high", "ratio"),
-    *("seconds", "ess", "resampled"),
-)
+_NAMES = [field.name for field in fields(Curves) if field.name not in ("label", "spoiled")]
 
 
 def _spoiled(record: StepRecord, numbers: dict[str, Any]) -> int:

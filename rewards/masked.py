@@ -83,14 +83,20 @@ def masked(weight: Weight, mask: Tensor) -> Weight:
     )
 
 
+def _masks(weight: Weight) -> list[Tensor] | None:
+    """The masks of all terms; None where a term has none."""
+    masks = [t.reward.mask for t in weight.terms if isinstance(t.reward, MaskedReward)]
+    return masks if len(masks) == len(weight.terms) > 0 else None
+
+
 def box_of(weight: Weight, height: int, width: int) -> tuple[int, int, int, int] | None:
     """The part of pictures of this size that the weight looks at; None for all of it.
 
     Returns:
         top, bottom, left and right in pixels: the box around all terms' boxes.
     """
-    masks = [t.reward.mask for t in weight.terms if isinstance(t.reward, MaskedReward)]
-    if not masks or len(masks) < len(weight.terms):
+    masks = _masks(weight)
+    if masks is None:
         return None
     tops, bottoms, lefts, rights = zip(
         *(_box(stretched(mask, height, width)) for mask in masks), strict=True
@@ -100,8 +106,8 @@ def box_of(weight: Weight, height: int, width: int) -> tuple[int, int, int, int]
 
 def region(weight: Weight) -> Tensor | None:
     """Where the weight acts: the union [H, W] of its terms' masks; None for everywhere."""
-    masks = [t.reward.mask for t in weight.terms if isinstance(t.reward, MaskedReward)]
-    if len(masks) < len(weight.terms):
+    masks = _masks(weight)
+    if masks is None:
         return None
     height, width = max(m.shape[0] for m in masks), max(m.shape[1] for m in masks)
     return torch.stack([stretched(m, height, width) for m in masks]).amax(dim=0)

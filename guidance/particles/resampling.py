@@ -95,8 +95,8 @@ def normalised(log_weights: Tensor) -> Tensor:
     if -math.inf in greatest:
         raise WeightError(
             f"All {values.shape[1]} particles of group {greatest.index(-math.inf)} have weight "
-            "zero, "
-            "so none can be chosen. Use more particles, or a weight function that is zero nowhere."
+            "zero, so none can be chosen. Use more particles, or a weight function that is zero "
+            "nowhere."
         )
     return values.softmax(dim=1)
 
