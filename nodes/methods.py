@@ -519,8 +519,8 @@ class LAGSMethodDPS(io.ComfyNode):
                 io.Boolean.Input(
                     "normalised",
                     default=False,
-                    tooltip="Divides each picture's gradient by |log w|, in the manner of the "
-                    "paper: the weight's strength then has no effect. Sensitive to rho.",
+                    tooltip="Divides each picture's gradient by the size of log w, in the manner "
+                    "of the paper: the weight's strength then has no effect. Sensitive to rho.",
                 ),
             ],
             outputs=[_output()],
