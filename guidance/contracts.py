@@ -9,7 +9,10 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from .shapes import Latents, PerSample
 
+
+@runtime_checkable
 class Denoiser(Protocol):
     """``(x, sigma_ve) -> denoised``: the posterior mean E[x0 | x] at a noise level.
 
@@ -17,7 +20,7 @@ class Denoiser(Protocol):
     [B]. No gradient is needed, and one step may call it twice.
     """
 
-    def __call__(self, x: Tensor, sigma_ve: Tensor, /) -> Tensor: ...
+    def __call__(self, x: Latents, sigma_ve: PerSample, /) -> Latents: ...
 
 
 @runtime_checkable
@@ -28,11 +31,12 @@ class BranchedDenoiser(Protocol):
     alone moves from that call's x to this one: half the cost of another call.
     """
 
-    def __call__(self, x: Tensor, sigma_ve: Tensor, /) -> Tensor: ...
+    def __call__(self, x: Latents, sigma_ve: PerSample, /) -> Latents: ...
 
-    def conditional(self, x: Tensor, sigma_ve: Tensor, /) -> Tensor: ...
+    def conditional(self, x: Latents, sigma_ve: PerSample, /) -> Latents: ...
 
 
+@runtime_checkable
 class LogWeight(Protocol):
     """log w on denoised pictures, per sample, with its gradient.
 
@@ -42,9 +46,9 @@ class LogWeight(Protocol):
 
     name: str
 
-    def __call__(self, denoised: Tensor, /) -> Tensor: ...
+    def __call__(self, denoised: Latents, /) -> PerSample: ...
 
-    def value_and_grad(self, denoised: Tensor, /) -> tuple[Tensor, Tensor]: ...
+    def value_and_grad(self, denoised: Latents, /) -> tuple[PerSample, Latents]: ...
 
 
 class WeightError(ValueError):
@@ -55,11 +59,11 @@ class ModelError(ArithmeticError):
     """The denoiser returned what is not finite."""
 
 
-def check_finite_model(output: Tensor, sigma_ve: Tensor) -> None:
+def check_finite_model(output: Latents, sigma_ve: Tensor) -> None:
     """Refuse a denoiser's output that would end as a black picture.
 
     Raises:
-        ModelError: a value is NaN or infinite; the message names the noise level.
+        ModelError: a value is NaN or infinite; the message names the first noise level.
     """
     if not _is_finite(output):
         raise ModelError(
@@ -83,12 +87,12 @@ class AutogradLogWeight:
     def __init__(self, function: Callable[[Tensor], Tensor], name: str) -> None:
         self.function, self.name = function, name
 
-    def __call__(self, denoised: Tensor) -> Tensor:
-        """log w [B], float32, without a graph."""
+    def __call__(self, denoised: Latents) -> Tensor:
+        """log w, float32, without a graph; [B] if the function keeps its promise."""
         with torch.no_grad():
             return self.function(denoised.float()).float()
 
-    def value_and_grad(self, denoised: Tensor) -> tuple[Tensor, Tensor]:
+    def value_and_grad(self, denoised: Latents) -> tuple[PerSample, Latents]:
         """(log w [B], its gradient like ``denoised``), float32.
 
         Raises:
@@ -117,8 +121,8 @@ def check_shape(log_w: Tensor, denoised: Tensor, name: str) -> None:
 
 
 def checked_value_and_grad(
-    log_weight: LogWeight, denoised: Tensor, sigma_ve: Tensor
-) -> tuple[Tensor, Tensor]:
+    log_weight: LogWeight, denoised: Latents, sigma_ve: PerSample
+) -> tuple[PerSample, Latents]:
     """``log_weight.value_and_grad``, refusing what would silently spoil a picture.
 
     Raises:
@@ -138,7 +142,7 @@ def checked_value_and_grad(
     return log_w, grad
 
 
-def checked_value(log_weight: LogWeight, pictures: Tensor, sigma_ve: Tensor) -> Tensor:
+def checked_value(log_weight: LogWeight, pictures: Latents, sigma_ve: Tensor) -> PerSample:
     """log w [B] of pictures that were only tried; minus infinity, a weight of zero, is an answer.
 
     Raises:

@@ -12,11 +12,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from .contracts import Denoiser, LogWeight, check_finite_model, checked_value_and_grad
 from .finite_difference import rms
 from .particles.drift import DenoiserVJP, autograd_vjp
+from .shapes import Latents, PerSample
 from .trace import StepRecord
 from .ve import per_sample
 
@@ -52,10 +52,10 @@ class DPS:
         self,
         denoiser: Denoiser,
         log_weight: LogWeight,
-        x: Tensor,
-        sigma_ve: Tensor,
+        x: Latents,
+        sigma_ve: PerSample,
         keep: float = 1.0,
-    ) -> tuple[Tensor, StepRecord]:
+    ) -> tuple[Latents, StepRecord]:
         """The guided denoised picture at one noise level.
 
         Args:
@@ -88,7 +88,12 @@ class DPS:
 
 
 def shifted(
-    sigma_ve: Tensor, log_w: Tensor, variance: Tensor, shift: Tensor, denoised: Tensor, start: float
+    sigma_ve: PerSample,
+    log_w: PerSample,
+    variance: PerSample,
+    shift: Latents,
+    denoised: Latents,
+    start: float,
 ) -> StepRecord:
     """The record of a step by one forward and one backward pass; ``start`` on perf_counter."""
     return StepRecord(
@@ -107,8 +112,8 @@ def shifted(
 
 
 def gradient_through(
-    vjp: DenoiserVJP, log_weight: LogWeight, x: Tensor, sigma_ve: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    vjp: DenoiserVJP, log_weight: LogWeight, x: Latents, sigma_ve: PerSample
+) -> tuple[Latents, PerSample, Latents, Latents]:
     """D(x), log w [B] there, its gradient v at D(x), and J^T v, the gradient at x (float32).
 
     Raises:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .contracts import Denoiser
+from .shapes import Latents, PerSample
 from .ve import per_sample
 
 # RMS of the step relative to the noise level: large enough to stand out of the rounding of the
@@ -59,7 +60,7 @@ class DifferenceStep:
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{name} step is {value}; expected a finite number above 0.")
 
-    def within_reach(self, v: Tensor, sigma_ve: Tensor) -> Tensor:
+    def within_reach(self, v: Latents, sigma_ve: PerSample) -> Latents:
         """v, shortened per sample where sigma_ve^2 v would lead further than ``reach``."""
         if not self.whole:
             return v
@@ -71,13 +72,13 @@ class DifferenceStep:
         """Whether the denoiser computes in less than float32."""
         return self.dtype not in (torch.float32, torch.float64)
 
-    def is_drowned(self, sigma_ve: Tensor) -> Tensor:
+    def is_drowned(self, sigma_ve: PerSample) -> Tensor:
         """Where rounding would drown the difference: [B] booleans."""
         if self.is_half and self.output_gain[0] > 0.5 and self.absolute is None:
             return sigma_ve < HALF_PRECISION_FLOOR
         return torch.zeros_like(sigma_ve, dtype=torch.bool)
 
-    def _relative(self, sigma_ve: Tensor) -> Tensor:
+    def _relative(self, sigma_ve: PerSample) -> PerSample:
         """RMS(h v) over max(sigma_ve, 0.1), [B]."""
         if self.relative is not None:
             return torch.full_like(sigma_ve, self.relative, dtype=torch.float32)
@@ -87,7 +88,7 @@ class DifferenceStep:
         growing = GROWTH.get(self.dtype, BFLOAT16_GROWTH) * sigma_ve.float() ** 2
         return growing.clamp(least, LARGEST_RELATIVE_STEP)
 
-    def size(self, v: Tensor, sigma_ve: Tensor) -> Tensor:
+    def size(self, v: Latents, sigma_ve: PerSample) -> PerSample:
         """h [B] for directions v [B, ...]; 0 where v is 0."""
         if self.absolute is not None:
             return torch.full_like(sigma_ve, self.absolute, dtype=torch.float32)
@@ -99,7 +100,7 @@ class DifferenceStep:
         return torch.where(norm > 0, scale / norm.clamp(min=1e-30), 0.0)
 
 
-def rms(values: Tensor) -> Tensor:
+def rms(values: Latents) -> PerSample:
     """Root mean square over everything but the batch: [B, ...] -> [B], float32."""
     flat = values.float().flatten(1)
     # The largest entry is divided out first: 1e4 times a gradient, squared, can leave float32.
@@ -108,8 +109,8 @@ def rms(values: Tensor) -> Tensor:
 
 
 def jacobian_vector_product(
-    denoiser: Denoiser, x: Tensor, sigma_ve: Tensor, denoised: Tensor, v: Tensor, h: Tensor
-) -> Tensor:
+    denoiser: Denoiser, x: Latents, sigma_ve: PerSample, denoised: Latents, v: Latents, h: PerSample
+) -> Latents:
     """J v = [D(x + h v) - D(x)] / h, the finite difference of LAGS (eq. 13) in denoised form.
 
     Args:

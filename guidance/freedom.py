@@ -26,6 +26,7 @@ from .dps import Differentiable, gradient_through, shifted
 from .finite_difference import rms
 from .kernel import ancestral_keep
 from .particles.drift import autograd_vjp
+from .shapes import Latents, Levels, PerSample
 from .trace import StepRecord
 from .ve import per_sample
 
@@ -35,17 +36,17 @@ FIRST, LAST, TRAVEL_UNTIL, REPEATS = 0.7, 0.3, 0.4, 3
 STEP = 0.2  # share of the correction by classifier-free guidance
 PLAIN_STEP = 0.02  # share of x - D, where there is no such correction (text prompts for faces)
 
-Drawn = Callable[[Tensor], Tensor]  # like its argument, unit noise
-Look = Callable[[int, Tensor, Tensor, Tensor], None]  # (step, x, sigma, denoised)
+Drawn = Callable[[Latents], Latents]  # like its argument, unit noise
+Look = Callable[[int, Latents, Tensor, Latents], None]  # (step, x, sigma, denoised)
 
 
 @runtime_checkable
 class CorrectedDenoiser(Protocol):
     """A denoiser that knows what classifier-free guidance did in its last call."""
 
-    def __call__(self, x: Tensor, sigma_ve: Tensor, /) -> Tensor: ...
+    def __call__(self, x: Latents, sigma_ve: PerSample, /) -> Latents: ...
 
-    def correction(self) -> Tensor | None:
+    def correction(self) -> Latents | None:
         """cfg (D_conditional - D_unconditional), [B, ...]; None where there is one branch."""
         ...
 
@@ -122,7 +123,7 @@ class FreeDoM:
         vjp: makes a denoiser differentiable; by autograd unless something else is given.
     """
 
-    sigmas: Tensor
+    sigmas: Levels
     step: float = STEP
     plain_step: float = PLAIN_STEP
     window: Window = Window()
@@ -143,10 +144,10 @@ class FreeDoM:
         self,
         denoiser: Denoiser,
         log_weight: LogWeight,
-        x: Tensor,
-        sigma_ve: Tensor,
+        x: Latents,
+        sigma_ve: PerSample,
         keep: float | None = None,
-    ) -> tuple[Tensor, StepRecord]:
+    ) -> tuple[Latents, StepRecord]:
         """The guided denoised picture at one noise level.
 
         Args:
@@ -186,8 +187,8 @@ class FreeDoM:
         return self.window.guided(len(starts))[nearest]
 
     def _length(
-        self, denoiser: Denoiser, x: Tensor, denoised: Tensor, level: float, keep: float | None
-    ) -> Tensor:
+        self, denoiser: Denoiser, x: Latents, denoised: Latents, level: float, keep: float | None
+    ) -> PerSample:
         """RMS of the shift of the denoised picture, [B]."""
         correction = denoiser.correction() if isinstance(denoiser, CorrectedDenoiser) else None
         if correction is None:
@@ -206,12 +207,12 @@ class FreeDoM:
 @torch.no_grad()
 def time_travel(
     denoiser: Denoiser,
-    x: Tensor,
-    sigmas: Tensor,
+    x: Latents,
+    sigmas: Levels,
     rounds: list[int],
     noise: Drawn,
     look: Look | None = None,
-) -> Tensor:
+) -> Latents:
     """Ancestral sampling that goes back up and down again; with rounds of 1, ancestral sampling.
 
     Args:

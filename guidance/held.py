@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from .contracts import LogWeight
+from .shapes import Latents, PerSample
 
 
 class HeldLogWeight:
@@ -31,14 +31,14 @@ class HeldLogWeight:
             raise ValueError(f"A gradient is to serve {every} evaluations; expected 1 or more.")
         self.log_weight, self.every, self.name = log_weight, every, log_weight.name
         self.taken, self.fresh = 0, True
-        self.known: tuple[Tensor, Tensor, Tensor] | None = None  # D0, log w there, v
+        self.known: tuple[Latents, PerSample, Latents] | None = None  # D0, log w there, v
         self._served = 0
 
-    def __call__(self, denoised: Tensor) -> Tensor:
+    def __call__(self, denoised: Latents) -> PerSample:
         """log w [B] itself."""
         return self.log_weight(denoised)
 
-    def value_and_grad(self, denoised: Tensor) -> tuple[Tensor, Tensor]:
+    def value_and_grad(self, denoised: Latents) -> tuple[PerSample, Latents]:
         """(log w [B], v like ``denoised``), float32; as new or as kept."""
         denoised, known = denoised.float(), self.known
         if known is None or not self._serves(known[0], denoised):
@@ -52,11 +52,11 @@ class HeldLogWeight:
             return log_w, v
         return log_w + (v * (denoised - before)).flatten(1).sum(dim=1), v
 
-    def know(self, denoised: Tensor, log_w: Tensor, v: Tensor) -> None:
+    def know(self, denoised: Latents, log_w: PerSample, v: Latents) -> None:
         """Note log w and v at a picture, for when it is the next one asked for."""
         self.known, self._served = (denoised, log_w, v), 0
 
-    def _serves(self, before: Tensor, denoised: Tensor) -> bool:
+    def _serves(self, before: Latents, denoised: Latents) -> bool:
         """Whether what is known answers for a picture: at first only for its own."""
         if self._served == 0:
             return torch.equal(before, denoised)

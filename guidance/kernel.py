@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+
+from .shapes import Latents, Levels, PerSample
 
 
-def kernel_share(keep: float, sigma2: Tensor, predicted: Tensor, whole: Tensor) -> Tensor:
+def kernel_share(keep: float, sigma2: PerSample, predicted: PerSample, whole: Latents) -> PerSample:
     """How much of the shift sigma^2 J v fits the kernel of an ancestral step: [B] in 0..1.
 
     The step is x' = D + keep (x - D) + s xi with keep = (sigma' / sigma)^2 and
@@ -31,7 +32,7 @@ def kernel_share(keep: float, sigma2: Tensor, predicted: Tensor, whole: Tensor) 
     return keep / (j + (1 - j) * keep).clamp(min=1e-30)
 
 
-def ancestral_keep(sigmas: Tensor, sigma: float) -> float:
+def ancestral_keep(sigmas: Levels, sigma: float) -> float:
     """(sigma' / sigma)^2 of the step that starts at sigma; 1 where no step of the list does.
 
     Args:

@@ -24,6 +24,7 @@ from .contracts import (
 from .finite_difference import DifferenceStep, jacobian_vector_product, rms
 from .kernel import kernel_share
 from .schedules import ChordSchedule, Measured, Schedule, UncertaintySchedule, is_active
+from .shapes import Latents, PerSample
 from .trace import StepRecord
 from .ve import per_sample
 
@@ -79,7 +80,7 @@ class LAGS:
                 "Choose a fixed schedule for guidance without it."
             )
 
-    def is_active(self, sigma_ve: Tensor) -> Tensor:
+    def is_active(self, sigma_ve: PerSample) -> Tensor:
         """Which of these noise levels are guided at all: [B] booleans."""
         return is_active(self.schedule, sigma_ve, self.skip_below)
 
@@ -87,10 +88,10 @@ class LAGS:
         self,
         denoiser: Denoiser,
         log_weight: LogWeight,
-        x: Tensor,
-        sigma_ve: Tensor,
+        x: Latents,
+        sigma_ve: PerSample,
         keep: float = 1.0,
-    ) -> tuple[Tensor, StepRecord]:
+    ) -> tuple[Latents, StepRecord]:
         """The guided denoised picture at one noise level.
 
         Args:
@@ -114,8 +115,8 @@ class LAGS:
         return (denoised.float() + shift).to(denoised.dtype), record
 
     def tilted_start(
-        self, denoiser: Denoiser, log_weight: LogWeight, x: Tensor, sigma_ve: Tensor
-    ) -> tuple[Tensor, StepRecord]:
+        self, denoiser: Denoiser, log_weight: LogWeight, x: Latents, sigma_ve: PerSample
+    ) -> tuple[Latents, StepRecord]:
         """The first noisy sample, drawn from w p instead of p.
 
         A sampler starts from x0 + sigma * noise as if the noise knew nothing of the picture. It
@@ -139,11 +140,11 @@ class LAGS:
         self,
         denoiser: Denoiser,
         log_weight: LogWeight,
-        x: Tensor,
-        sigma_ve: Tensor,
+        x: Latents,
+        sigma_ve: PerSample,
         keep: float = 1.0,
         both_sides: bool = False,
-    ) -> tuple[Tensor, Tensor | None, StepRecord]:
+    ) -> tuple[Latents, Latents | None, StepRecord]:
         """(D(x), its shift or None where the step is skipped, what was done)."""
         start = time.perf_counter()
         denoised = denoiser(x, sigma_ve)
@@ -202,11 +203,11 @@ class LAGS:
     def _measured(
         self,
         log_weight: LogWeight,
-        denoised: Tensor,
-        log_w: Tensor,
-        v: Tensor,
-        whole: Tensor,
-        sigma_ve: Tensor,
+        denoised: Latents,
+        log_w: PerSample,
+        v: Latents,
+        whole: Latents,
+        sigma_ve: PerSample,
         both_sides: bool,
     ) -> Measured:
         """What the schedule goes by: the gain that v promises for the whole shift, what comes."""
@@ -216,13 +217,13 @@ class LAGS:
         if not self.schedule.needs_gain:
             return Measured(predicted)
 
-        def gain(picture: Tensor) -> Tensor:
+        def gain(picture: Latents) -> PerSample:
             return checked_value(log_weight, picture, sigma_ve) - log_w
 
         plain = denoised.float()
         return Measured(predicted, gain(plain + whole), gain(plain - whole) if both_sides else None)
 
-    def _limited(self, shift: Tensor, denoised: Tensor) -> Tensor:
+    def _limited(self, shift: Latents, denoised: Latents) -> Latents:
         """The shift, scaled down per sample to the limit where there is one."""
         if self.shift_limit is None:
             return shift

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from .contracts import Denoiser, LogWeight, check_finite_model, checked_value
 from .finite_difference import rms
+from .shapes import Latents, Levels, PerSample
 from .trace import StepRecord
 from .ve import per_sample
 
@@ -56,7 +57,7 @@ class Lookahead:
                 "them, or a weight that is not zero almost everywhere."
             )
 
-    def of(self, sample: int) -> tuple[Tensor, Tensor]:
+    def of(self, sample: int) -> tuple[Latents, PerSample]:
         """The set [n, ...] and its log-weights [n] of one sample of a batch."""
         if self.log_w.ndim == 1:
             return self.pictures, self.log_w
@@ -90,10 +91,10 @@ class LiDAR:
         self,
         denoiser: Denoiser,
         log_weight: LogWeight,
-        x: Tensor,
-        sigma_ve: Tensor,
+        x: Latents,
+        sigma_ve: PerSample,
         keep: float = 1.0,
-    ) -> tuple[Tensor, StepRecord]:
+    ) -> tuple[Latents, StepRecord]:
         """The guided denoised picture at one noise level.
 
         Args:
@@ -155,7 +156,7 @@ class LiDAR:
         return shift, (logits + log_w).logsumexp(dim=0), variance
 
 
-def look_ahead(denoiser: Denoiser, log_weight: LogWeight, x: Tensor, sigmas: Tensor) -> Lookahead:
+def look_ahead(denoiser: Denoiser, log_weight: LogWeight, x: Latents, sigmas: Levels) -> Lookahead:
     """Plain pictures in few steps, weighed.
 
     Args:
@@ -176,7 +177,7 @@ def look_ahead(denoiser: Denoiser, log_weight: LogWeight, x: Tensor, sigmas: Ten
 
 
 @torch.no_grad()
-def few_steps(denoiser: Denoiser, x: Tensor, sigmas: Tensor) -> Tensor:
+def few_steps(denoiser: Denoiser, x: Latents, sigmas: Levels) -> Latents:
     """The probability flow in few steps: DPM-Solver++(2M), arXiv 2211.01095.
 
     Args:
@@ -185,7 +186,7 @@ def few_steps(denoiser: Denoiser, x: Tensor, sigmas: Tensor) -> Tensor:
         sigmas: [K + 1] falling, the last 0.
     """
     ones, levels = x.new_ones(x.shape[0]), sigmas.tolist()
-    before: tuple[Tensor, float] | None = None  # the last denoised picture, and its step in log
+    before: tuple[Latents, float] | None = None  # the last denoised picture, and its step in log
     for sigma, lower in zip(levels[:-1], levels[1:], strict=True):
         denoised = denoiser(x, sigma * ones)
         if lower == 0:

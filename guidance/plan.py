@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .lags import LAGS
 from .schedules import Measured, Schedule
+from .shapes import Levels, PerSample, PerStep
 from .ve import NoiseScaling, ve_view
 
 
@@ -30,10 +31,10 @@ class Plan:
         second_cost: of a second forward, in plain evaluations.
     """
 
-    sigma: Tensor
-    sigma_ve: Tensor
-    alpha: Tensor
-    trust: Tensor
+    sigma: PerStep
+    sigma_ve: PerStep
+    alpha: PerStep
+    trust: PerStep
     active: Tensor
     model_calls: Tensor
     start_calls: int
@@ -42,7 +43,7 @@ class Plan:
     second_cost: float
 
     @property
-    def shift_factor(self) -> Tensor:
+    def shift_factor(self) -> PerStep:
         """sigma_ve^2 alpha: what J v is multiplied by."""
         return self.sigma_ve**2 * self.alpha
 
@@ -65,7 +66,7 @@ class Plan:
 
 def plan(
     method: LAGS,
-    sigmas: Tensor,
+    sigmas: Levels,
     noise_scaling: NoiseScaling,
     deviation: float = 3.0,
     branches: int = 2,
@@ -112,7 +113,7 @@ def plan(
 HEADROOM = 2.0  # standard deviations that a score is taken to rise at most
 
 
-def expected(sigma_ve: Tensor, deviation: float) -> Measured:
+def expected(sigma_ve: PerSample, deviation: float) -> Measured:
     """What a run would measure of a log w that levels off.
 
     Its promised gain is the posterior variance of a linear log w for data of unit variance,
@@ -125,8 +126,8 @@ def expected(sigma_ve: Tensor, deviation: float) -> Measured:
 
 
 def compared(
-    schedules: dict[str, Schedule], sigma_ve: Tensor, deviation: float = 3.0
-) -> dict[str, Tensor]:
+    schedules: dict[str, Schedule], sigma_ve: PerStep, deviation: float = 3.0
+) -> dict[str, PerStep]:
     """alpha of several schedules at the same noise levels, [N] each, nothing skipped."""
     measured = expected(sigma_ve, deviation)
     return {name: schedule.alpha(sigma_ve, measured) for name, schedule in schedules.items()}

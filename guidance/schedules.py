@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
+
+from .shapes import PerSample
 
 
 @dataclass(frozen=True)
@@ -25,11 +27,12 @@ class Measured:
         opposite: [B] gain of log w with the shift turned around; None likewise.
     """
 
-    predicted: Tensor
-    realised: Tensor | None = None
-    opposite: Tensor | None = None
+    predicted: PerSample
+    realised: PerSample | None = None
+    opposite: PerSample | None = None
 
 
+@runtime_checkable
 class Schedule(Protocol):
     """``alpha(sigma_ve, measured) -> [B] in 0..1``; ``bound(sigma_ve)`` is alpha's largest value.
 
@@ -40,9 +43,9 @@ class Schedule(Protocol):
     needs_shift: bool
     needs_gain: bool
 
-    def alpha(self, sigma_ve: Tensor, measured: Measured | None = None) -> Tensor: ...
+    def alpha(self, sigma_ve: PerSample, measured: Measured | None = None) -> PerSample: ...
 
-    def bound(self, sigma_ve: Tensor) -> Tensor: ...
+    def bound(self, sigma_ve: PerSample) -> PerSample: ...
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ class UncertaintySchedule:
     def __post_init__(self) -> None:
         _check_positive("confidence c", self.c)
 
-    def alpha(self, sigma_ve: Tensor, measured: Measured | None = None) -> Tensor:
+    def alpha(self, sigma_ve: PerSample, measured: Measured | None = None) -> PerSample:
         """[B] in 0..1, falling with sigma_ve."""
         return 1 / (1 + self.c * sigma_ve.float() ** 4)
 
@@ -86,7 +89,7 @@ class HardGateSchedule:
     def __post_init__(self) -> None:
         _check_positive("gate sigma", self.sigma_gate)
 
-    def alpha(self, sigma_ve: Tensor, measured: Measured | None = None) -> Tensor:
+    def alpha(self, sigma_ve: PerSample, measured: Measured | None = None) -> PerSample:
         """[B], 0 or 1."""
         return (sigma_ve.float() <= self.sigma_gate).float()
 
@@ -100,7 +103,7 @@ class ConstantSchedule:
     needs_shift = False
     needs_gain = False
 
-    def alpha(self, sigma_ve: Tensor, measured: Measured | None = None) -> Tensor:
+    def alpha(self, sigma_ve: PerSample, measured: Measured | None = None) -> PerSample:
         """[B], all ones."""
         return torch.ones_like(sigma_ve, dtype=torch.float32)
 
@@ -125,7 +128,7 @@ class AutoSchedule:
     def __post_init__(self) -> None:
         _check_positive("kappa", self.kappa)
 
-    def alpha(self, sigma_ve: Tensor, measured: Measured | None = None) -> Tensor:
+    def alpha(self, sigma_ve: PerSample, measured: Measured | None = None) -> PerSample:
         """[B] in 0..1, falling with the size of the measured variance.
 
         A negative measurement says that J is off (rounding, or a network whose J is no covariance),
@@ -135,7 +138,7 @@ class AutoSchedule:
             raise ValueError("AutoSchedule needs the measured variance sigma^2 <v, J v>.")
         return 1 / (1 + self.kappa * measured.predicted.float().abs())
 
-    def bound(self, sigma_ve: Tensor) -> Tensor:
+    def bound(self, sigma_ve: PerSample) -> PerSample:
         """[B], 1: how uncertain log w is cannot be known before it is measured."""
         return torch.ones_like(sigma_ve, dtype=torch.float32)
 
@@ -164,7 +167,7 @@ class ChordSchedule:
     def __post_init__(self) -> None:
         _check_positive("caution", self.caution)
 
-    def alpha(self, sigma_ve: Tensor, measured: Measured | None = None) -> Tensor:
+    def alpha(self, sigma_ve: PerSample, measured: Measured | None = None) -> PerSample:
         """[B] in 0..1; 0 where the gradient itself says that the shift lowers log w.
 
         For an exact score <v, J v> is never negative, so there the network's J is wrong.
@@ -180,7 +183,7 @@ class ChordSchedule:
             alpha = torch.minimum(alpha, ((rise + NEGLIGIBLE_GAIN) / reach).clamp(0, 1))
         return torch.where(promised > -NEGLIGIBLE_GAIN, alpha, 0.0)
 
-    def bound(self, sigma_ve: Tensor) -> Tensor:
+    def bound(self, sigma_ve: PerSample) -> PerSample:
         """[B], 1: reached wherever log w is a line."""
         return torch.ones_like(sigma_ve, dtype=torch.float32)
 
@@ -189,7 +192,7 @@ class ChordSchedule:
 NEGLIGIBLE_GAIN = 0.05  # nats
 
 
-def influence(schedule: Schedule, sigma_ve: Tensor) -> Tensor:
+def influence(schedule: Schedule, sigma_ve: PerSample) -> PerSample:
     """What is still undecided at a noise level, times the largest alpha there: 0..1.
 
     sigma^2 / (1 + sigma^2) is the posterior variance of a coefficient of unit variance. Nothing
@@ -207,7 +210,7 @@ def influence(schedule: Schedule, sigma_ve: Tensor) -> Tensor:
 _GRID = torch.logspace(-3, 3, 601)
 
 
-def is_active(schedule: Schedule, sigma_ve: Tensor, skip_below: float) -> Tensor:
+def is_active(schedule: Schedule, sigma_ve: PerSample, skip_below: float) -> Tensor:
     """Where guidance is worth its cost: [B] booleans.
 
     Args:

@@ -10,13 +10,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from .contracts import LogWeight, checked_value
+from .shapes import Latents, PerSample
 from .ve import per_sample
 
-Sample = Callable[[Tensor], Tensor]  # unit noise [B, ...] -> finished pictures [B, ...], plainly
-Draw = Callable[[], Tensor]  # -> fresh unit noise [B, ...]
+Sample = Callable[[Latents], Latents]  # unit noise [B, ...] -> finished pictures [B, ...], plainly
+Draw = Callable[[], Latents]  # -> fresh unit noise [B, ...]
 FINISHED = torch.zeros(1)  # the noise level at which pictures are weighed
 
 
@@ -32,9 +32,9 @@ class Found:
         value_calls: evaluations of the weight per sample.
     """
 
-    pictures: Tensor
-    log_w: Tensor
-    noise: Tensor
+    pictures: Latents
+    log_w: PerSample
+    noise: Latents
     model_calls: int
     value_calls: int
 
@@ -50,7 +50,7 @@ class Found:
         )
 
 
-def tried(sample: Sample, log_weight: LogWeight, noise: Tensor, steps: int) -> Found:
+def tried(sample: Sample, log_weight: LogWeight, noise: Latents, steps: int) -> Found:
     """One plain picture from each noise, weighed.
 
     Args:

@@ -5,18 +5,18 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor
 
 from .contracts import Denoiser, LogWeight, check_finite_model, checked_value_and_grad
 from .finite_difference import DifferenceStep, jacobian_vector_product
+from .shapes import Latents, PerSample
 from .ve import per_sample
 
 
 def score_deviation(
     denoiser: Denoiser,
     score: LogWeight,
-    x: Tensor,
-    sigma_ve: Tensor,
+    x: Latents,
+    sigma_ve: PerSample,
     step: DifferenceStep,
 ) -> float:
     """Standard deviation of a score over the pictures that a run would draw without guidance.

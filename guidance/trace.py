@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .shapes import PerSample
+
 
 @dataclass(frozen=True)
 class StepRecord:
@@ -35,25 +37,25 @@ class StepRecord:
         resampled: whether each group was resampled, likewise.
     """
 
-    sigma_ve: Tensor
+    sigma_ve: PerSample
     active: bool
-    alpha: Tensor | None
-    log_w: Tensor | None
-    variance: Tensor | None
-    shift_rms: Tensor | None
-    denoised_rms: Tensor | None
+    alpha: PerSample | None
+    log_w: PerSample | None
+    variance: PerSample | None
+    shift_rms: PerSample | None
+    denoised_rms: PerSample | None
     model_calls: int
     weight_calls: int
     seconds: float
-    terms: dict[str, Tensor] | None = None
+    terms: dict[str, PerSample] | None = None
     value_calls: int = 0
-    realised: Tensor | None = None
+    realised: PerSample | None = None
     model_backwards: int = 0
-    ess: Tensor | None = None
+    ess: PerSample | None = None
     resampled: Tensor | None = None
 
     @classmethod
-    def skipped(cls, sigma_ve: Tensor, seconds: float) -> StepRecord:
+    def skipped(cls, sigma_ve: PerSample, seconds: float) -> StepRecord:
         """A plain evaluation: one forward, nothing else."""
         return cls(sigma_ve, False, None, None, None, None, None, 1, 0, seconds)
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .shapes import Latents, PerSample
+
 NoiseScaling = Callable[[Tensor, Tensor, Tensor], Tensor]
 SMALLEST_SIGNAL = 1e-3  # a flow model at sigma > 0.999 carries no signal to divide by
 
@@ -26,11 +28,11 @@ class VEView:
         noise: [B] factor of the unit noise.
     """
 
-    signal: Tensor
-    noise: Tensor
+    signal: PerSample
+    noise: PerSample
 
     @property
-    def sigma_ve(self) -> Tensor:
+    def sigma_ve(self) -> PerSample:
         """[B] noise level after division by the signal: sigma for EPS, sigma/(1-sigma) for flow."""
         return self.noise / self.signal.clamp(min=SMALLEST_SIGNAL)
 
@@ -39,16 +41,16 @@ class VEView:
         """Whether there is enough signal to divide by, and any noise at all."""
         return bool((self.signal > SMALLEST_SIGNAL).all() and (self.noise > 0).all())
 
-    def to_ve(self, x: Tensor) -> Tensor:
+    def to_ve(self, x: Latents) -> Latents:
         """The sampler's x in variance-exploding form."""
         return x / per_sample(self.signal, x).to(x.dtype)
 
-    def from_ve(self, x_ve: Tensor) -> Tensor:
+    def from_ve(self, x_ve: Latents) -> Latents:
         """Back to the sampler's own form."""
         return x_ve * per_sample(self.signal, x_ve).to(x_ve.dtype)
 
 
-def ve_view(noise_scaling: NoiseScaling, sigma: Tensor) -> VEView:
+def ve_view(noise_scaling: NoiseScaling, sigma: PerSample) -> VEView:
     """Read signal and noise off a model's own forward process, whatever its class.
 
     Args:

@@ -15,6 +15,10 @@ def pytest_sessionstart() -> None:
     if PACK in sys.modules:
         return
     load("__init__.py", PACK)
+    # Every call into guidance/ is held to the shapes and types that its signature states.
+    from jaxtyping import install_import_hook
+
+    install_import_hook(f"{PACK}.guidance", "beartype.beartype")
     # transformers and open_clip import torchvision, whose CPU wheel may lack its compiled part.
     load("tests/comfyui/launch.py", f"{PACK}.tests.launch").ensure_torchvision()
 

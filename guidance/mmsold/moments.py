@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..shapes import PerPoint, Points, Square, Vector
+
 
 @dataclass(frozen=True)
 class Moments:
@@ -22,11 +24,11 @@ class Moments:
         factor: [d, d] lower triangular L; L L^T is the covariance.
     """
 
-    mean: Tensor
-    factor: Tensor
+    mean: Vector
+    factor: Square
 
     @classmethod
-    def of(cls, data: Tensor, shares: Tensor, sigma_g: float) -> Moments:
+    def of(cls, data: Points, shares: PerPoint, sigma_g: float) -> Moments:
         """Of data blurred by a Gaussian: sigma_g^2 I plus the data's covariance.
 
         Args:
@@ -42,20 +44,20 @@ class Moments:
         return cls(mean, torch.linalg.cholesky(covariance + blur))
 
     @property
-    def covariance(self) -> Tensor:
+    def covariance(self) -> Square:
         """[d, d]."""
         return self.factor @ self.factor.T
 
-    def from_standard(self, y: Tensor) -> Tensor:
+    def from_standard(self, y: Points) -> Points:
         """Y [B, d] of mean 0 and covariance I -> particles Z [B, d]."""
         return self.mean + y @ self.factor.T
 
-    def to_standard(self, z: Tensor) -> Tensor:
+    def to_standard(self, z: Points) -> Points:
         """Z [B, d] -> Y [B, d]."""
         y: Tensor = torch.linalg.solve_triangular(self.factor, (z - self.mean).T, upper=False)
         return y.T
 
-    def pull_back(self, gradient: Tensor) -> Tensor:
+    def pull_back(self, gradient: Points) -> Points:
         """A gradient with respect to Z [B, d] as one with respect to Y [B, d].
 
         z = mean + L y in columns, so dU/dy = L^T dU/dz, which for rows is a product with L.
@@ -63,14 +65,14 @@ class Moments:
         return gradient @ self.factor
 
 
-def tangent(y: Tensor, direction: Tensor) -> Tensor:
+def tangent(y: Points, direction: Points) -> Points:
     """The part of a direction [B, d] along which the moments of Y [B, d] stay, to first order."""
     direction = direction - direction.mean(dim=0)
     overlap = y.T @ direction / y.shape[0]
     return direction - y @ (overlap + overlap.T) / 2
 
 
-def retract(y: Tensor) -> Tensor:
+def retract(y: Points) -> Points:
     """Y [B, d] back onto mean 0 and covariance I, by a QR decomposition; B must exceed d.
 
     A QR decomposition is unique only up to signs; with a positive diagonal of R a small step stays

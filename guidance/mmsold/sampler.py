@@ -9,10 +9,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..shapes import Points
 from .moments import Moments, retract, tangent
 from .score import SmoothedScore, noise
 
-OnStep = Callable[[int, Tensor], None]
+OnStep = Callable[[int, Points], None]
 STABLE = 0.5  # step size in units of the narrowest well's curvature; the paper's are 0.05 to 1.25
 
 
@@ -109,10 +110,10 @@ class MMSOLD:
             previous = xi
         return z
 
-    def _on_manifold(self, y: Tensor) -> Tensor:
+    def _on_manifold(self, y: Points) -> Points:
         return retract(y) if self.constrained else y
 
-    def _start(self, score: SmoothedScore, particles: int, generator: torch.Generator) -> Tensor:
+    def _start(self, score: SmoothedScore, particles: int, generator: torch.Generator) -> Points:
         """Points of the data, each with its blur [B, d]."""
         shares = score.log_shares.exp().to(generator.device)
         chosen = torch.multinomial(shares, particles, replacement=True, generator=generator)

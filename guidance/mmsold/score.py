@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..shapes import Points
+
 MOST_LOGITS = 2**22  # numbers in the largest array: 32 MB in float64
 
 
@@ -46,7 +48,7 @@ class SmoothedScore:
     nearest: int = 0
     others: int = 0
 
-    def __call__(self, z: Tensor, generator: torch.Generator) -> Tensor:
+    def __call__(self, z: Points, generator: torch.Generator) -> Points:
         """Gradient [B, d] at particles z [B, d]."""
         rows = max(1, MOST_LOGITS // self.data.shape[0])
         starts = range(0, z.shape[0], rows)
@@ -54,7 +56,7 @@ class SmoothedScore:
         # The shifts themselves drop out: eps and -eps sum to nothing.
         return (z - towards) / self.sigma_g**2
 
-    def _barycentre(self, z: Tensor, generator: torch.Generator) -> Tensor:
+    def _barycentre(self, z: Points, generator: torch.Generator) -> Points:
         """Where the gradient leads [B, d]: the mean of the points, by their nearness."""
         overlap = z @ self.data.T - self.data.square().sum(dim=1) / 2  # -|z - x|^2 / 2 + |z|^2 / 2
         logits = overlap / self.sigma_g**2 + self.log_shares

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..shapes import PerPoint, Points, Vector
+
 VARIANCE_KEPT = 0.95  # what the automatic rank aims for
 POINTS_PER_DIRECTION = 3  # fewer, and all points are as far from each other: nothing to smooth
 ASKED = 1000  # points whose neighbour is looked for, at most about twice as many
@@ -27,7 +29,7 @@ class PrincipalSpace:
         kept: share of the data's variance that the directions hold, 0..1.
     """
 
-    mean: Tensor
+    mean: Vector
     directions: Tensor
     scales: Tensor
     kept: float
@@ -92,12 +94,12 @@ def _principal(centred: Tensor) -> tuple[Tensor, Tensor]:
     return spread, directions @ long.T
 
 
-def effective_size(shares: Tensor) -> float:
+def effective_size(shares: PerPoint) -> float:
     """How many points of equal weight the weights [n], summing to 1, are worth: 1..n."""
     return 1 / float(shares.square().sum())
 
 
-def neighbour_distance(points: Tensor, shares: Tensor) -> float:
+def neighbour_distance(points: Points, shares: PerPoint) -> float:
     """Median distance from a point to its nearest other, over those that carry the weight.
 
     Args:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
-from torch import Tensor
+from ..shapes import Latents
 
 
+@runtime_checkable
 class Chain(Protocol):
     """One step from noise level ``sigma`` down to ``lower``: its spread s and its mean.
 
@@ -19,7 +20,7 @@ class Chain(Protocol):
 
     def spread(self, sigma: float, lower: float) -> float: ...
 
-    def mean(self, x: Tensor, denoised: Tensor, sigma: float, lower: float) -> Tensor: ...
+    def mean(self, x: Latents, denoised: Latents, sigma: float, lower: float) -> Latents: ...
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Ancestral:
         """s; 0 where ``lower`` is 0."""
         return self.eta * lower * math.sqrt(max(0.0, 1 - (lower / sigma) ** 2))
 
-    def mean(self, x: Tensor, denoised: Tensor, sigma: float, lower: float) -> Tensor:
+    def mean(self, x: Latents, denoised: Latents, sigma: float, lower: float) -> Latents:
         """Between the denoised picture and x."""
         s = self.spread(sigma, lower)
         return (x - denoised).mul_(math.sqrt(max(0.0, lower**2 - s**2)) / sigma).add_(denoised)

@@ -7,18 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
 
 from ..contracts import Denoiser, LogWeight, check_finite_model, checked_value_and_grad
+from ..shapes import Latents, PerSample
 from ..trace import StepRecord
 from ..ve import per_sample
 
-Method = Callable[[Denoiser, LogWeight, Tensor, Tensor], tuple[Tensor, StepRecord]]
+Method = Callable[[Denoiser, LogWeight, Latents, PerSample], tuple[Latents, StepRecord]]
 # (x, sigma_ve) -> (D(x), the map from v to J^T v, to be called once)
-DenoiserVJP = Callable[[Tensor, Tensor], tuple[Tensor, Callable[[Tensor], Tensor]]]
+DenoiserVJP = Callable[[Latents, PerSample], tuple[Latents, Callable[[Latents], Latents]]]
 
 
 @dataclass(frozen=True)
@@ -34,19 +34,20 @@ class Proposal:
         weight_calls: evaluations of the weight per particle.
     """
 
-    denoised: Tensor
-    guidance: Tensor | None
-    log_w: Tensor | None
+    denoised: Latents
+    guidance: Latents | None
+    log_w: PerSample | None
     model_calls: int
     model_backwards: int
     weight_calls: int
 
 
+@runtime_checkable
 class Drift(Protocol):
     """The denoised picture and the push at one noise level; particles do not see each other."""
 
     def __call__(
-        self, denoiser: Denoiser, log_weight: LogWeight, x: Tensor, sigma_ve: Tensor, /
+        self, denoiser: Denoiser, log_weight: LogWeight, x: Latents, sigma_ve: PerSample, /
     ) -> Proposal: ...
 
 
@@ -55,7 +56,7 @@ class NoDrift:
     """No push, so no gradient of the weight is needed (FK-steering)."""
 
     def __call__(
-        self, denoiser: Denoiser, log_weight: LogWeight, x: Tensor, sigma_ve: Tensor
+        self, denoiser: Denoiser, log_weight: LogWeight, x: Latents, sigma_ve: PerSample
     ) -> Proposal:
         """D(x) alone."""
         denoised = denoiser(x, sigma_ve)
@@ -76,12 +77,12 @@ class MethodDrift:
     method: Method
 
     def __call__(
-        self, denoiser: Denoiser, log_weight: LogWeight, x: Tensor, sigma_ve: Tensor
+        self, denoiser: Denoiser, log_weight: LogWeight, x: Latents, sigma_ve: PerSample
     ) -> Proposal:
         """One evaluation of the method."""
         known = denoiser(x, sigma_ve)
 
-        def answered(asked: Tensor, level: Tensor) -> Tensor:
+        def answered(asked: Latents, level: PerSample) -> Latents:
             return known if asked is x else denoiser(asked, level)
 
         guided, record = self.method(answered, log_weight, x, sigma_ve)
@@ -105,7 +106,7 @@ class GradientDrift:
     vjp: DenoiserVJP
 
     def __call__(
-        self, denoiser: Denoiser, log_weight: LogWeight, x: Tensor, sigma_ve: Tensor
+        self, denoiser: Denoiser, log_weight: LogWeight, x: Latents, sigma_ve: PerSample
     ) -> Proposal:
         """One forward and one backward."""
         denoised, pull = self.vjp(x, sigma_ve)
@@ -119,12 +120,12 @@ class GradientDrift:
 def autograd_vjp(denoiser: Denoiser) -> DenoiserVJP:
     """J^T v by autograd, of a denoiser that autograd can follow. Keeps its graph until the pull."""
 
-    def vjp(x: Tensor, sigma_ve: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    def vjp(x: Latents, sigma_ve: PerSample) -> tuple[Latents, Callable[[Latents], Latents]]:
         with torch.inference_mode(False), torch.enable_grad():
             leaf = x.detach().clone().requires_grad_()
             denoised = denoiser(leaf, sigma_ve.clone())
 
-        def pull(v: Tensor) -> Tensor:
+        def pull(v: Latents) -> Latents:
             with torch.inference_mode(False):
                 cotangent = v.detach().clone().to(denoised.dtype)
                 (gradient,) = torch.autograd.grad(denoised, leaf, cotangent)

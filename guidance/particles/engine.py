@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from ..contracts import Denoiser, LogWeight, WeightError, check_shape
+from ..shapes import Chosen, Due, GroupLatents, GroupWeights, Latents, PerGroup, PerSample
 from ..ve import per_sample
 from .chain import Ancestral, Chain
 from .drift import Drift, NoDrift
@@ -42,7 +43,7 @@ def group_seeds(seed: int, groups: int) -> list[int]:
     return [_mixed(seed, f"group {group}") for group in range(groups)]
 
 
-def noisy_start(clean: Tensor, particles: int, sigma: float, seeds: Sequence[int]) -> Tensor:
+def noisy_start(clean: Latents, particles: int, sigma: float, seeds: Sequence[int]) -> GroupLatents:
     """First particles around clean pictures [G, ...] (zeros for pure noise): [G, N, ...]."""
     generators = [torch.Generator().manual_seed(_mixed(seed, "start")) for seed in seeds]
     shape = (clean.shape[0], particles, *clean.shape[1:])
@@ -64,14 +65,14 @@ class State:
         temperature: [G], lambda at the last evaluation.
     """
 
-    x: Tensor
-    denoised: Tensor
-    guidance: Tensor | None
-    log_w: Tensor
-    potential: Tensor
-    log_weights: Tensor
-    log_normaliser: Tensor
-    temperature: Tensor
+    x: Latents
+    denoised: Latents
+    guidance: Latents | None
+    log_w: GroupWeights
+    potential: GroupWeights
+    log_weights: GroupWeights
+    log_normaliser: PerGroup
+    temperature: PerGroup
 
 
 @dataclass(frozen=True)
@@ -89,9 +90,9 @@ class Progress:
 
     step: int
     steps: int
-    denoised: Tensor
-    log_w: Tensor
-    log_weights: Tensor
+    denoised: GroupLatents
+    log_w: GroupWeights
+    log_weights: GroupWeights
     record: ParticleRecord
 
 
@@ -200,22 +201,22 @@ class ParticleSampler:
         log_w = state.log_w.clamp(min=LEAST_POTENTIAL)
         without = state.log_weights - state.potential
 
-        def ess(temperature: Tensor) -> Tensor:
+        def ess(temperature: PerGroup) -> PerGroup:
             return effective_size(without + temperature[:, None] * log_w)
 
         state.temperature = self.tempering.now(step, steps, state.temperature, ess)
         state.potential = state.temperature[:, None] * log_w
         state.log_weights = without + state.potential
 
-    def _is_due(self, state: State, ess: Tensor, step: int) -> Tensor:
+    def _is_due(self, state: State, ess: PerGroup, step: int) -> Due:
         """Which groups to resample: [G] booleans."""
         if self.ess_threshold is None:
             return torch.full_like(ess, step > 0, dtype=torch.bool)
         return ess < self.ess_threshold * state.log_weights.shape[1]
 
     def _ancestors(
-        self, log_weights: Tensor, due: Tensor, generators: list[torch.Generator]
-    ) -> Tensor:
+        self, log_weights: GroupWeights, due: Due, generators: list[torch.Generator]
+    ) -> Chosen:
         """[G, N]; a group that is not due stays as it is and draws no random number."""
         count = log_weights.shape[1]
         uniforms = [
@@ -227,7 +228,7 @@ class ParticleSampler:
         ancestors[due] = self.resampling(log_weights[due], torch.stack(uniforms))
         return ancestors
 
-    def _follow(self, state: State, ancestors: Tensor) -> None:
+    def _follow(self, state: State, ancestors: Chosen) -> None:
         """Everything that belongs to a particle goes where its copies go."""
         groups, count = ancestors.shape
         index = (ancestors + count * torch.arange(groups)[:, None]).flatten().to(state.x.device)
@@ -242,10 +243,10 @@ class ParticleSampler:
         state: State,
         sigma: float,
         lower: float,
-        ahead: Tensor,
+        ahead: PerGroup,
         generators: list[torch.Generator],
         rows: list[slice],
-    ) -> Tensor:
+    ) -> PerGroup:
         """One step of the chain with fresh noise; the drift's mean cost [G] in nats."""
         s, shape = self.chain.spread(sigma, lower), state.log_weights.shape
         cost = torch.zeros(shape.numel(), dtype=torch.float64)
@@ -267,7 +268,7 @@ class ParticleSampler:
         state.log_weights = state.log_weights + log_ratio.reshape(shape)
         return cost.reshape(shape).mean(dim=1)
 
-    def _push(self, push: Tensor) -> Tensor:
+    def _push(self, push: Latents) -> Latents:
         """shift / s, scaled down per particle to the limit."""
         if self.shift_limit is None:
             return push
@@ -275,7 +276,7 @@ class ParticleSampler:
         norm = torch.linalg.vector_norm(push.flatten(1), dim=1)
         return push * per_sample(longest / norm.clamp(min=longest), push)
 
-    def _density_ratio(self, push: Tensor, xi: Tensor) -> tuple[Tensor, Tensor]:
+    def _density_ratio(self, push: Latents, xi: Latents) -> tuple[PerSample, PerSample]:
         """(|push|^2 / 2, log of plain over pushed density of the step), [B] float64 on the CPU."""
         cost = _dot(push, push) / 2
         return cost, -_dot(push, xi) - cost
@@ -303,7 +304,7 @@ class ParticleSampler:
         )
 
 
-def _first_state(x: Tensor) -> State:
+def _first_state(x: GroupLatents) -> State:
     """Particles that nothing has happened to yet; at least float32, as their noise must be."""
     groups, count = x.shape[:2]
     flat = x.flatten(0, 1).to(torch.promote_types(x.dtype, torch.float32), copy=True)
@@ -358,7 +359,7 @@ def _progress(
     return Progress(step, steps, denoised, state.log_w, state.log_weights, record)
 
 
-def _checked_log_w(log_weight: LogWeight, pictures: Tensor, sigma: float) -> Tensor:
+def _checked_log_w(log_weight: LogWeight, pictures: Latents, sigma: float) -> PerSample:
     """log w [B], float64 on the CPU; -inf (weight zero) is allowed.
 
     Raises:
@@ -404,7 +405,7 @@ def _noise(shape: Sequence[int], like: Tensor, generators: Sequence[torch.Genera
     return noise
 
 
-def _dot(a: Tensor, b: Tensor) -> Tensor:
+def _dot(a: Latents, b: Latents) -> PerSample:
     """Inner product per row: [B, ...] -> [B], float64 on the CPU."""
     return _on_cpu((a * b).flatten(1).sum(dim=1))
 

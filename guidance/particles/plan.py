@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..lags import LAGS
+from ..shapes import Levels, PerStep
 from .drift import GradientDrift, MethodDrift
 from .engine import ParticleSampler
 from .tempering import Adaptive
@@ -31,8 +32,8 @@ class ParticlePlan:
         particles: of each picture.
     """
 
-    sigma_ve: Tensor
-    temperature: Tensor
+    sigma_ve: PerStep
+    temperature: PerStep
     weighs: Tensor
     model_calls: Tensor
     model_backwards: Tensor
@@ -54,7 +55,7 @@ class ParticlePlan:
         return (self.total_calls + BACKWARD * self.total_backwards) / len(self.sigma_ve)
 
 
-def particle_plan(engine: ParticleSampler, sigma_ve: Tensor, particles: int) -> ParticlePlan:
+def particle_plan(engine: ParticleSampler, sigma_ve: Levels, particles: int) -> ParticlePlan:
     """What an engine does at each noise level, by the same rules as in a run.
 
     Args:
@@ -85,7 +86,7 @@ def particle_plan(engine: ParticleSampler, sigma_ve: Tensor, particles: int) -> 
     )
 
 
-def _pushed(engine: ParticleSampler, sigma_ve: Tensor) -> Tensor:
+def _pushed(engine: ParticleSampler, sigma_ve: PerStep) -> Tensor:
     """Where the drift takes more than a plain forward: [K] booleans."""
     drift = engine.drift
     if isinstance(drift, GradientDrift):
@@ -96,7 +97,7 @@ def _pushed(engine: ParticleSampler, sigma_ve: Tensor) -> Tensor:
     return torch.zeros_like(sigma_ve, dtype=torch.bool)
 
 
-def _temperature(engine: ParticleSampler, steps: int) -> Tensor:
+def _temperature(engine: ParticleSampler, steps: int) -> PerStep:
     if isinstance(engine.tempering, Adaptive):
         return torch.full((steps,), math.nan)
     zero = torch.zeros(1)

@@ -9,11 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
 
 from ..finite_difference import DifferenceStep
 from ..lags import preset
 from ..schedules import ChordSchedule
+from ..shapes import PerGroup
 from .drift import DenoiserVJP, GradientDrift, MethodDrift
 from .engine import ParticleSampler
 from .resampling import multinomial, ssp
@@ -40,7 +40,7 @@ class Leading(Polynomial):
 
     lead: float = LEAD
 
-    def ahead(self, step: int, steps: int, now: Tensor) -> Tensor:
+    def ahead(self, step: int, steps: int, now: PerGroup) -> PerGroup:
         """What the step's drift works towards."""
         return torch.full_like(now, ((step + 1) / steps) ** self.lead)
 

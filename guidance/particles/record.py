@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..shapes import Chosen, Due, GroupLatents, GroupWeights, PerGroup
 from .resampling import normalised
 
 QUANTILES = (0.05, 0.5, 0.95)
@@ -27,15 +28,17 @@ class Weighing:
         ancestors: [G, N], whose copy each particle is; None where no group was resampled.
     """
 
-    ess: Tensor
-    resampled: Tensor
-    temperature: Tensor
-    log_w_mean: Tensor
+    ess: PerGroup
+    resampled: Due
+    temperature: PerGroup
+    log_w_mean: PerGroup
     log_w_quantiles: Tensor
-    ancestors: Tensor | None = None
+    ancestors: Chosen | None = None
 
     @classmethod
-    def of(cls, log_w: Tensor, temperature: Tensor, ess: Tensor, resampled: Tensor) -> Weighing:
+    def of(
+        cls, log_w: GroupWeights, temperature: PerGroup, ess: PerGroup, resampled: Due
+    ) -> Weighing:
         """Summarise log w [G, N]."""
         at = [round(quantile * (log_w.shape[1] - 1)) for quantile in QUANTILES]
         # torch.quantile is slow and limited in size.
@@ -59,7 +62,7 @@ class ParticleRecord:
 
     sigma_ve: float
     weighing: Weighing | None
-    cost: Tensor
+    cost: PerGroup
     model_calls: int
     model_backwards: int
     weight_calls: int
@@ -105,14 +108,14 @@ class ParticleTrace:
         """The steps at which any group was resampled."""
         return [step for step, _ in self._generations()]
 
-    def roots(self, groups: int, particles: int) -> Tensor:
+    def roots(self, groups: int, particles: int) -> Chosen:
         """Which first particle each last one descends from: [G, N]."""
         line = torch.arange(particles).expand(groups, -1)
         for _, ancestors in self._generations():
             line = line.gather(1, ancestors)
         return line
 
-    def _generations(self) -> Iterator[tuple[int, Tensor]]:
+    def _generations(self) -> Iterator[tuple[int, Chosen]]:
         """(step, ancestors [G, N]) wherever there was resampling."""
         for step, record in enumerate(self.records):
             if record.weighing is not None and record.weighing.ancestors is not None:
@@ -139,19 +142,19 @@ class Particles:
         trace: what was done.
     """
 
-    x: Tensor
-    log_w: Tensor
-    log_weights: Tensor
-    log_normaliser: Tensor
+    x: GroupLatents
+    log_w: GroupWeights
+    log_weights: GroupWeights
+    log_normaliser: PerGroup
     trace: ParticleTrace
 
     @property
-    def weights(self) -> Tensor:
+    def weights(self) -> GroupWeights:
         """[G, N], summing to 1 in each group."""
         return normalised(self.log_weights)
 
     @property
-    def pooled_weights(self) -> Tensor:
+    def pooled_weights(self) -> GroupWeights:
         """[G, N], summing to 1 over all groups, each counted by its own estimate of E_p[w].
 
         The groups must be replicates of one target. This removes the error that a group of few

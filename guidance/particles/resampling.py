@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 
 from ..contracts import WeightError
+from ..shapes import Chosen, GroupWeights, PerGroup
 
-Resampling = Callable[[Tensor, Tensor], Tensor]
+Resampling = Callable[[GroupWeights, GroupWeights], Chosen]
 
 
-def systematic(log_weights: Tensor, uniforms: Tensor) -> Tensor:
+def systematic(log_weights: GroupWeights, uniforms: GroupWeights) -> Chosen:
     """One uniform and N evenly spaced marks per group: floor or ceiling of N W_i copies, nearly.
 
     Reads ``uniforms[:, 0]`` alone.
@@ -27,18 +28,18 @@ def systematic(log_weights: Tensor, uniforms: Tensor) -> Tensor:
     return _at_marks(log_weights, (marks + uniforms[:, :1].cpu().double()) / marks.numel())
 
 
-def stratified(log_weights: Tensor, uniforms: Tensor) -> Tensor:
+def stratified(log_weights: GroupWeights, uniforms: GroupWeights) -> Chosen:
     """One uniform in each of N equal strata."""
     marks = torch.arange(log_weights.shape[1], dtype=torch.float64)
     return _at_marks(log_weights, (marks + uniforms.cpu().double()) / marks.numel())
 
 
-def multinomial(log_weights: Tensor, uniforms: Tensor) -> Tensor:
+def multinomial(log_weights: GroupWeights, uniforms: GroupWeights) -> Chosen:
     """N independent draws: the noisiest rule, as URGE and FK-steering publish theirs."""
     return _at_marks(log_weights, uniforms.cpu().double())
 
 
-def ssp(log_weights: Tensor, uniforms: Tensor) -> Tensor:
+def ssp(log_weights: GroupWeights, uniforms: GroupWeights) -> Chosen:
     """Srinivasan's sampling process: floor or ceiling of N W_i copies, always. DAS uses it.
 
     Source: Gerber, Chopin, Whiteley, "Negative association, ordering and convergence of resampling
@@ -59,12 +60,12 @@ RESAMPLING: dict[str, Resampling] = {
 }
 
 
-def draw(log_weights: Tensor, uniforms: Tensor) -> Tensor:
+def draw(log_weights: GroupWeights, uniforms: Tensor) -> Chosen:
     """Independent draws by weight: uniforms [G, K] -> indices [G, K], K of any size."""
     return _at_marks(log_weights, uniforms.cpu().double())
 
 
-def effective_size(log_weights: Tensor) -> Tensor:
+def effective_size(log_weights: GroupWeights) -> PerGroup:
     """(sum W)^2 / sum W^2 of each group: [G, N] -> [G], 1 to N, float64.
 
     Raises:
@@ -73,13 +74,13 @@ def effective_size(log_weights: Tensor) -> Tensor:
     return 1 / normalised(log_weights).square().sum(dim=1)
 
 
-def log_mean_weight(log_weights: Tensor) -> Tensor:
+def log_mean_weight(log_weights: GroupWeights) -> PerGroup:
     """The log of each group's mean weight: [G, N] -> [G], float64."""
     values = log_weights.cpu().double()
     return values.logsumexp(dim=1) - math.log(values.shape[1])
 
 
-def normalised(log_weights: Tensor) -> Tensor:
+def normalised(log_weights: GroupWeights) -> GroupWeights:
     """Weights that sum to 1 in each group: [G, N] -> [G, N], float64 on the CPU.
 
     Raises:

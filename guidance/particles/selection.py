@@ -5,16 +5,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..shapes import Chosen
 from .record import Particles
 from .resampling import draw as draw_at
 
 
-def best(particles: Particles) -> Tensor:
+def best(particles: Particles) -> Chosen:
     """The particle of greatest w: [G, 1]. A pick of the mode, not a sample of w p."""
     return particles.log_w.argmax(dim=1, keepdim=True)
 
 
-def drawn(particles: Particles, seed: int, count: int = 1) -> Tensor:
+def drawn(particles: Particles, seed: int, count: int = 1) -> Chosen:
     """Samples of w p by the particles' weights: [G, count], repeats possible."""
     generator = torch.Generator().manual_seed(seed)
     groups = particles.log_weights.shape[0]
@@ -22,12 +23,12 @@ def drawn(particles: Particles, seed: int, count: int = 1) -> Tensor:
     return draw_at(particles.log_weights, uniforms)
 
 
-def everything(particles: Particles) -> Tensor:
+def everything(particles: Particles) -> Chosen:
     """All of them in order of w, the greatest first: [G, N]."""
     return particles.log_w.argsort(dim=1, descending=True, stable=True)
 
 
-def diverse(particles: Particles, count: int) -> Tensor:
+def diverse(particles: Particles, count: int) -> Chosen:
     """Good ones that differ: [G, count].
 
     From the better half by w (or the better ``count``, if more): the best one, then again and again
@@ -47,7 +48,7 @@ def diverse(particles: Particles, count: int) -> Tensor:
     return pool.gather(1, torch.stack(chosen))
 
 
-def taken(particles: Particles, index: Tensor) -> Tensor:
+def taken(particles: Particles, index: Chosen) -> Tensor:
     """The pictures at indices [G, K]: [G, K, ...]."""
     groups = torch.arange(index.shape[0], device=particles.x.device)[:, None]
     return particles.x[groups, index.to(particles.x.device)]

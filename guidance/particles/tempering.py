@@ -10,14 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
+
+from ..shapes import PerGroup
 
 BISECTIONS = 40
 
 
+@runtime_checkable
 class Tempering(Protocol):
     """lambda at a step, and ahead of it.
 
@@ -26,10 +28,10 @@ class Tempering(Protocol):
     """
 
     def now(
-        self, step: int, steps: int, last: Tensor, ess: Callable[[Tensor], Tensor]
-    ) -> Tensor: ...
+        self, step: int, steps: int, last: PerGroup, ess: Callable[[PerGroup], PerGroup]
+    ) -> PerGroup: ...
 
-    def ahead(self, step: int, steps: int, now: Tensor) -> Tensor: ...
+    def ahead(self, step: int, steps: int, now: PerGroup) -> PerGroup: ...
 
 
 class _Fixed:
@@ -38,11 +40,13 @@ class _Fixed:
     def curve(self, done: float) -> float:
         raise NotImplementedError
 
-    def now(self, step: int, steps: int, last: Tensor, ess: Callable[[Tensor], Tensor]) -> Tensor:
+    def now(
+        self, step: int, steps: int, last: PerGroup, ess: Callable[[PerGroup], PerGroup]
+    ) -> PerGroup:
         """The curve here."""
         return torch.full_like(last, self.curve(step / steps))
 
-    def ahead(self, step: int, steps: int, now: Tensor) -> Tensor:
+    def ahead(self, step: int, steps: int, now: PerGroup) -> PerGroup:
         """The curve one step on: the drift leads to where that lambda will weigh (as DAS does)."""
         return torch.full_like(now, self.curve((step + 1) / steps))
 
@@ -112,7 +116,9 @@ class Adaptive:
         if not 0 < self.keep < 1:
             raise ValueError(f"tempering keep is {self.keep}; expected between 0 and 1. Try 0.9.")
 
-    def now(self, step: int, steps: int, last: Tensor, ess: Callable[[Tensor], Tensor]) -> Tensor:
+    def now(
+        self, step: int, steps: int, last: PerGroup, ess: Callable[[PerGroup], PerGroup]
+    ) -> PerGroup:
         """Between the last lambda and 1."""
         target = self.keep * ess(last)
         low, high = last, torch.ones_like(last)
@@ -123,7 +129,7 @@ class Adaptive:
             low, high = torch.where(kept, middle, low), torch.where(kept, high, middle)
         return torch.where(whole, 1.0, low)
 
-    def ahead(self, step: int, steps: int, now: Tensor) -> Tensor:
+    def ahead(self, step: int, steps: int, now: PerGroup) -> PerGroup:
         """The present one: the next is not known yet."""
         return now
 

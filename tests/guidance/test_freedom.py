@@ -216,7 +216,7 @@ def test_refusals() -> None:
     with pytest.raises(ValueError, match="step is -1"):
         FreeDoM(LEVELS, step=-1.0)
     with pytest.raises(ValueError, match="first is 70"):
-        Window(first=70)
+        Window(first=70.0)
     with pytest.raises(ValueError, match="from 0.2 to 0.5"):
         Window(first=0.2, last=0.5)
     with pytest.raises(ValueError, match="repeats is 0"):

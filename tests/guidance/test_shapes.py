@@ -1,0 +1,24 @@
+"""The shapes in the signatures of guidance/ are checked while these tests run."""
+
+from __future__ import annotations
+
+import jaxtyping
+import pytest
+import torch
+from lags_pack.guidance import UncertaintySchedule
+from lags_pack.guidance.finite_difference import DifferenceStep
+from lags_pack.guidance.particles.resampling import effective_size
+
+
+def test_a_call_with_sizes_that_do_not_agree_is_refused() -> None:
+    step = DifferenceStep()
+    assert step.size(torch.randn(3, 4, 8, 8), torch.ones(3)).shape == (3,)
+    with pytest.raises(jaxtyping.TypeCheckError):
+        step.size(torch.randn(3, 4, 8, 8), torch.ones(2))
+
+
+def test_a_tensor_of_another_kind_is_refused() -> None:
+    with pytest.raises(jaxtyping.TypeCheckError):
+        UncertaintySchedule().alpha(torch.ones(3, dtype=torch.int64))
+    with pytest.raises(jaxtyping.TypeCheckError):
+        effective_size(torch.zeros(4))
