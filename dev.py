@@ -5,7 +5,9 @@ python3 dev.py demo [ARGS]        sample the bundled model plainly and with LAGS
 python3 dev.py test [ARGS]        run the tests; ARGS go to pytest
 python3 dev.py bench NAME [ARGS]  run a benchmark; --json FILE also writes its rows
 python3 dev.py train [ARGS]       train the demo model again
-python3 dev.py lint               check style and format
+python3 dev.py lint               check style, format and types
+python3 dev.py workflows URL      check the workflows against a running ComfyUI that has this pack;
+                                  --make first writes those of demo/make_workflows.py
 
 The first command makes an environment in .venv next to this file and installs what is needed.
 LAGS_VENV       another folder for that environment
@@ -41,8 +43,11 @@ PACKAGES = (
     "torchvision==0.28.0",  # the one that belongs to this torch; transformers and open_clip want it
     "transformers>=4.50",
     "open_clip_torch",
-    *("numpy", "safetensors", "pillow", "scipy", "scikit-learn", "pytest", "hypothesis", "ruff"),
+    *("numpy", "safetensors", "pillow", "scipy", "scikit-learn"),
+    *("pytest", "pytest-cov", "hypothesis", "jaxtyping", "beartype", "ruff", "mypy"),
 )
+# How much of guidance/ and rewards/ the tests must run: see [tool.coverage] in pyproject.toml.
+COVERAGE = ("--cov", "--cov-config=pyproject.toml", "--cov-report=term:skip-covered")
 TEST_TOOLS = ("pytest", "hypothesis")  # what the tests need and a ComfyUI lacks
 COMFYUI_BENCHMARKS = ("cost",)  # those that count ComfyUI's own networks
 COMFYUI_NEEDS = "import torch, aiohttp, safetensors, transformers, einops, torchsde, yaml"
@@ -269,6 +274,7 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
             chosen.append("::".join([str(path), *names]))
     if not plain and not within:
         plain, within = [str(tests), f"--ignore={tests / 'browser'}"], [str(comfy)]
+        plain += [] if arguments else COVERAGE
     part = [*options, *plain, f"--ignore={comfy}"] if plain else []
     return part, [*options, *within] if within else []
 
@@ -389,13 +395,25 @@ def train(arguments: Sequence[str]) -> int:
 
 
 def lint(arguments: Sequence[str]) -> int:
-    """Check style, then format."""
-    ruff = (ensure_environment(), "-m", "ruff")
-    style = call(*ruff, "check", *arguments, cwd=ROOT)
-    return call(*ruff, "format", "--check", *arguments, cwd=ROOT) or style
+    """Check style, format and types."""
+    python = ensure_environment()
+    checks = (["ruff", "check", *arguments], ["ruff", "format", "--check", *arguments], ["mypy"])
+    return max([call(python, "-m", *check, cwd=ROOT) for check in checks], key=abs)
 
 
-COMMANDS = {"demo": demo, "test": test, "bench": bench, "train": train, "lint": lint}
+def workflows(arguments: Sequence[str]) -> int:
+    """Check the workflows; needs no packages."""
+    return module_main(["demo.check_workflows", *arguments])
+
+
+COMMANDS = {
+    "demo": demo,
+    "test": test,
+    "bench": bench,
+    "train": train,
+    "lint": lint,
+    "workflows": workflows,
+}
 INSIDE = {"_module": module_main, "_pytest": pytest_main}  # only dev.py itself runs these
 
 
