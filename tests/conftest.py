@@ -16,9 +16,10 @@ def pytest_sessionstart() -> None:
         return
     load("__init__.py", PACK)
     # Every call into guidance/ is held to the shapes and types that its signature states.
-    from jaxtyping import install_import_hook
+    if importlib.util.find_spec("jaxtyping"):  # the browser tests' Python may lack it
+        from jaxtyping import install_import_hook
 
-    install_import_hook(f"{PACK}.guidance", "beartype.beartype")
+        install_import_hook(f"{PACK}.guidance", "beartype.beartype")
     # transformers and open_clip import torchvision, whose CPU wheel may lack its compiled part.
     load("tests/comfyui/launch.py", f"{PACK}.tests.launch").ensure_torchvision()
 
