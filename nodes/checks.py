@@ -7,6 +7,37 @@ from typing import Any
 from torch import Tensor
 
 
+def check_connected(**sockets: Any) -> None:
+    """Refuse what a prompt has written into a socket: ComfyUI hands any value of JSON on.
+
+    Args:
+        sockets: by name, what came in; see `filled` for those that may stay empty.
+
+    Raises:
+        ValueError: a value that no output of a node is.
+    """
+    for name, value in sockets.items():
+        if _is_written(value):
+            raise ValueError(
+                f"Input {name} is {repr(value)[:80]}; expected what another node puts out: "
+                f"connect {name}."
+            )
+
+
+def filled(**sockets: Any) -> dict[str, Any]:
+    """The optional sockets that hold anything."""
+    return {name: value for name, value in sockets.items() if value is not None}
+
+
+def _is_written(value: Any) -> bool:
+    """Whether a value is plain JSON; latents and conditionings are dicts and lists of tensors."""
+    if isinstance(value, dict):
+        return all(_is_written(item) for item in value.values())
+    if isinstance(value, list):
+        return all(_is_written(item) for item in value)
+    return value is None or isinstance(value, (str, int, float))
+
+
 def check_vae(vae: Any, model: Any) -> None:
     """Refuse a VAE that cannot decode the model's latents.
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..rewards import BalanceReward, ClassReward, Reward, Weight
 from ..rewards.classifier import GOALS, Classifier, among, class_numbers, classifier
 from . import models
+from .checks import check_connected, filled
 from .images import to_pictures
 from .sockets import CATEGORY
 from .weight_inputs import (
@@ -108,6 +109,7 @@ class LAGSWeightClassifier(io.ComfyNode):
         auto_nats: float,
         plain_images: Tensor | None = None,
     ) -> io.NodeOutput:
+        check_connected(**filled(plain_images=plain_images))
         model = models.shared(classifier, FILES["classifier"].path(file), precision)
         classes = class_numbers(model.names, goal["classes"])
         reward: Reward

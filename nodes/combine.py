@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..rewards import Weight, product
 from ..rewards.masked import masked
+from .checks import check_connected, filled
 from .sockets import CATEGORY, WeightSocket
 from .weight_inputs import numbers, weight_output
 
@@ -45,7 +46,8 @@ class LAGSCombineWeights(io.ComfyNode):
 
     @classmethod
     def execute(cls, weights: dict[str, Weight], exponents: str) -> io.NodeOutput:
-        connected = [weight for weight in weights.values() if weight is not None]
+        check_connected(**filled(**weights))
+        connected = list(filled(**weights).values())
         powers = numbers(exponents, "exponents") or [1.0] * len(connected)
         return io.NodeOutput(product(connected, powers))
 
@@ -71,6 +73,7 @@ class LAGSMaskWeight(io.ComfyNode):
 
     @classmethod
     def execute(cls, weight: Weight, mask: Any) -> io.NodeOutput:
+        check_connected(weight=weight, mask=mask)
         return io.NodeOutput(masked(weight, single(mask)))
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..guidance import MMSOLD, PrincipalSpace, effective_size, log_shares
 from ..rewards import Weight
-from .checks import check_latent
+from .checks import check_connected, check_latent, filled
 from .images import to_pictures
 from .score import scores_of, with_strengths
 from .sockets import CATEGORY, WeightSocket
@@ -232,6 +232,7 @@ class LAGSMMSOLD(io.ComfyNode):
         vae: Any = None,
         weight: Weight | None = None,
     ) -> io.NodeOutput:
+        check_connected(**filled(images=images, latents=latents, vae=vae, weight=weight))
         if (images is None) == (latents is None):
             which = (
                 "Neither images nor latents is" if images is None else "Both images and latents are"

@@ -13,7 +13,7 @@ from nodes import common_ksampler
 
 from ..guidance.particles import PRESETS, RESAMPLING, TEMPERING, Particles
 from ..rewards import Weight
-from .checks import check_vae
+from .checks import check_connected, check_vae, filled
 from .decoders import choose
 from .live import summary, watcher
 from .particle_model import SAMPLERS, check_sampler
@@ -126,6 +126,15 @@ class LAGSParticleSampler(io.ComfyNode):
         count: int,
         options: Options | None = None,
     ) -> io.NodeOutput:
+        check_connected(
+            model=model,
+            positive=positive,
+            negative=negative,
+            latent_image=latent_image,
+            vae=vae,
+            weight=weight,
+            **filled(options=options),
+        )
         check_sampler(sampler_name)
         check_input(latent_image)
         choices = Choices(

@@ -27,7 +27,7 @@ from ..guidance import (
 from ..guidance.lags import CAUTION_PER_C, KAPPA_PER_C
 from ..rewards import Weight
 from ..rewards.base import check_strength
-from .checks import check_latent, check_mask
+from .checks import check_connected, check_latent, check_mask, filled
 from .decoders import AS_NEEDED, DECODERS, Decoding
 from .live import summary, watcher
 from .methods import Choice, with_method
@@ -310,6 +310,15 @@ class LAGSKSampler(io.ComfyNode):
         options: Options | None = None,
         method: Choice | None = None,
     ) -> io.NodeOutput:
+        check_connected(
+            model=model,
+            positive=positive,
+            negative=negative,
+            latent_image=latent_image,
+            vae=vae,
+            weight=weight,
+            **filled(options=options, method=method),
+        )
         trace = Trace(f"LAGS {mode}, {weight.name}", watcher=watcher(cls.hidden.unique_id))
         remember(cls.hidden.unique_id, model)
         if strength != 0:
@@ -398,6 +407,15 @@ class LAGSKSamplerAdvanced(io.ComfyNode):
         options: Options | None = None,
         method: Choice | None = None,
     ) -> io.NodeOutput:
+        check_connected(
+            model=model,
+            positive=positive,
+            negative=negative,
+            latent_image=latent_image,
+            vae=vae,
+            weight=weight,
+            **filled(options=options, method=method),
+        )
         trace = Trace(f"LAGS {mode}, {weight.name}", watcher=watcher(cls.hidden.unique_id))
         remember(cls.hidden.unique_id, model)
         if strength != 0:
@@ -453,6 +471,8 @@ class LAGSGuidance(io.ComfyNode):
         options: Options | None = None,
         method: Choice | None = None,
     ) -> io.NodeOutput:
+        sockets = filled(options=options, method=method)
+        check_connected(model=model, vae=vae, weight=weight, **sockets)
         trace = Trace(label=f"LAGS {mode}, {weight.name}")
         return io.NodeOutput(guided(model, vae, weight, strength, mode, c, options, trace, method))
 

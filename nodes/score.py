@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..rewards import Weight
 from . import models
+from .checks import check_connected
 from .images import to_pictures
 from .live import finite
 from .sockets import CATEGORY, WeightSocket
@@ -126,6 +127,7 @@ class LAGSScoreImages(io.ComfyNode):
 
     @classmethod
     def execute(cls, images: Tensor, weight: Weight, top_k: int) -> io.NodeOutput:
+        check_connected(images=images, weight=weight)
         scores = scores_of(weight, to_pictures(images))
         weight = with_strengths(weight, scores)
         strengths = torch.tensor([term.strength for term in weight.terms])

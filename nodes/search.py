@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..guidance import AutogradLogWeight, Found, zero_order_search
 from ..rewards import Weight
+from .checks import check_connected
 from .images import to_pictures
 from .sampling import (
     check_input,
@@ -118,6 +119,14 @@ class LAGSSearchSampler(io.ComfyNode):
         neighbours: int,
         radius: float,
     ) -> io.NodeOutput:
+        check_connected(
+            model=model,
+            positive=positive,
+            negative=negative,
+            latent_image=latent_image,
+            vae=vae,
+            weight=weight,
+        )
         check_input(latent_image)
         if not weight.is_measured:
             raise ValueError(
