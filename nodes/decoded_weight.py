@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import comfy.model_management as mm
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..guidance import AutogradLogWeight, LogWeight
+from ..guidance import AutogradLogWeight, LogWeight, WeightError
 from ..rewards import Weight
 from ..rewards.masked import box_of
 from .decoders import Decoder, shrunk, shrunk_size
+from .memory import are_loaded, is_out_of_memory
+from .models import patchers_of
 
 
 class DecodedLogWeight:
@@ -24,6 +28,8 @@ class DecodedLogWeight:
         weight: log w on images.
         side: shorter side in pixels of the picture to decode, for which larger latents are made
             smaller first; 0 for full size.
+        load: (this, the latents' shape) brings decoder and weight to the device, beside what else
+            the run needs; for when something has moved them off. None where nothing does.
 
     Attributes:
         terms: what the last gradient was taken of, factor by factor: log w [B], on the CPU.
@@ -31,8 +37,14 @@ class DecodedLogWeight:
 
     terms: dict[str, Tensor]
 
-    def __init__(self, decoder: Decoder, weight: Weight, side: int = 0) -> None:
-        self.decoder, self.weight, self.side = decoder, weight, side
+    def __init__(
+        self,
+        decoder: Decoder,
+        weight: Weight,
+        side: int = 0,
+        load: Callable[[DecodedLogWeight, torch.Size], None] | None = None,
+    ) -> None:
+        self.decoder, self.weight, self.side, self.load = decoder, weight, side, load
         self.name, self.terms = weight.name, {}
         self._by_term: list[Tensor] = []
         self._boxes: dict[tuple[int, int], tuple[int, int, int, int] | None] = {}
@@ -44,6 +56,7 @@ class DecodedLogWeight:
         Where the weight looks at a part only, and the decoder's pixels depend on cells nearby only,
         the rest is left out, and black: value and gradient are as with all of it.
         """
+        mm.throw_exception_if_processing_interrupted()
         latents, cell = shrunk(latents, self.decoder.cell, self.side), self.decoder.cell
         height, width = latents.shape[-2:]
         top, bottom, left, right = self._part(height, width)
@@ -72,9 +85,15 @@ class DecodedLogWeight:
             self._boxes[size] = box_of(self.weight, *size)
         return self._boxes[size]
 
+    def _scored(self, images: Tensor) -> Tensor:
+        """strength * score [terms, B] of images; decoding them may have taken a while."""
+        mm.throw_exception_if_processing_interrupted()
+        with _failing_as(self.name):
+            return self.weight.by_term(images)
+
     def _noted(self, images: Tensor) -> Tensor:
         """log w [B] of images, its factors noted."""
-        by_term = self.weight.by_term(images)
+        by_term = self._scored(images)
         if by_term.ndim == 2:  # else a weight that breaks its contract, which is said later
             self._by_term.append(by_term.detach().float().cpu())
         return by_term.sum(dim=0)
@@ -83,8 +102,10 @@ class DecodedLogWeight:
         """log w [B] of model-space latents.
 
         Raises:
+            WeightError: the weight failed.
             torch.cuda.OutOfMemoryError: the decoder does not fit, not even for one picture.
         """
+        self._back_on_device(denoised.shape)
         latents = self.decoder.own_latents(denoised.float())
         rows = self._rows(latents)
         values = self._try_values(latents, rows)
@@ -98,18 +119,22 @@ class DecodedLogWeight:
     def _try_values(self, latents: Tensor, rows: int) -> Tensor | None:
         """log w, or None where memory ran out."""
         try:
-            return torch.cat([self.weight(self.images(part)) for part in latents.split(rows)])
-        except torch.cuda.OutOfMemoryError:
+            parts = [self._scored(self.images(part)).sum(dim=0) for part in latents.split(rows)]
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
             return None
+        return torch.cat(parts)
 
     def value_and_grad(self, denoised: Tensor) -> tuple[Tensor, Tensor]:
         """(log w [B], gradient like ``denoised``), float32, on its device.
 
         Raises:
-            WeightError: the weight's shape is wrong, or it has no gradient.
+            WeightError: the weight's shape is wrong, it has no gradient, or it failed.
             torch.cuda.OutOfMemoryError: the decoder's backward does not fit, not even one picture
                 at a time.
         """
+        self._back_on_device(denoised.shape)
         # own_latents is affine, so its derivative is a difference, taken without autograd: some
         # formats keep constants that autograd would refuse.
         zero = torch.zeros_like(denoised, dtype=torch.float32)
@@ -131,6 +156,12 @@ class DecodedLogWeight:
             *shrunk_size(*latent_shape[-2:], self.decoder.cell, self.side)
         )
         return self.decoder.bytes_per_picture(bottom - top, right - left, sparing)
+
+    def _back_on_device(self, shape: torch.Size) -> None:
+        """Load what was moved off since: by another node between two steps, or for lack of room."""
+        ours = patchers_of([*self.weight.modules, *self.decoder.modules])
+        if self.load is not None and not are_loaded([*self.decoder.patchers, *ours]):
+            self.load(self, shape)
 
     def _rows(self, latents: Tensor) -> int:
         """How many pictures fit at once if memory is spared; at least 1."""
@@ -164,10 +195,11 @@ class DecodedLogWeight:
         """ComfyUI's own kind of error, so that it unloads its models as for any other node."""
         needed = self.bytes_per_picture(latents.shape) / 2**30
         return torch.cuda.OutOfMemoryError(
-            f"The gradient through {self.decoder.name} needs about {needed:.1f} GB for one "
-            f"picture, and {mm.get_free_memory(self.decoder.device) / 2**30:.1f} GB are free. "
-            "Choose the decoder taesd or a decode size of 512 in LAGS Options, make the "
-            "picture smaller, or close other programs on the GPU."
+            f"There is not enough memory for weight '{self.name}' of one picture: its gradient "
+            f"through {self.decoder.name} alone needs about {needed:.2f} GB, and "
+            f"{mm.get_free_memory(self.decoder.device) / 2**30:.2f} GB are free. Choose the "
+            "decoder taesd or a decode size of 512 in LAGS Options, make the picture smaller, or "
+            "close other programs on the GPU."
         )
 
     def _try_in_parts(
@@ -178,7 +210,9 @@ class DecodedLogWeight:
         try:
             with self.decoder.differentiable(sparing):
                 parts = [self._value_and_grad(part) for part in latents.split(rows)]
-        except torch.cuda.OutOfMemoryError:
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
             return None
         return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
 
@@ -186,13 +220,34 @@ class DecodedLogWeight:
         with torch.inference_mode(False), torch.enable_grad():
             leaf = latents.detach().clone().requires_grad_()
             images = self.images(leaf)
-            log_w, grad = self.on_images.value_and_grad(images)
+            with _failing_as(self.name):
+                log_w, grad = self.on_images.value_and_grad(images)
             # The gradient of one pixel is tiny; divided by its largest entry, picture by picture,
             # it does not underflow in a decoder of half precision.
             peak = grad.abs().amax(dim=(1, 2, 3), keepdim=True)
             peak = torch.where(peak > 0, peak, 1.0)
             (pulled,) = torch.autograd.grad(images, leaf, grad / peak)
         return log_w, pulled.float() * peak.to(pulled.device)
+
+
+@contextmanager
+def _failing_as(name: str) -> Iterator[None]:
+    """Say of an error of whatever kind that it came out of this weight.
+
+    Raises:
+        WeightError: the weight failed; with the traceback of its own error.
+    """
+    try:
+        yield
+    except (WeightError, mm.InterruptProcessingException):
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        raise WeightError(
+            f"Weight '{name}' failed with {type(error).__name__}: {error}. The fault lies in the "
+            "weight function or its file, not in the model: leave it out, or ask its authors."
+        ).with_traceback(error.__traceback__) from error
 
 
 def _give_way(rows: int) -> None:

@@ -16,6 +16,7 @@ from ..guidance import VEView
 from ..guidance.finite_difference import rms
 from ..guidance.ve import per_sample
 from .autograd_safe import autograd_safe
+from .memory import GIGABYTE, is_out_of_memory, patchers_of_a_run
 from .patch import _Evaluations
 
 LISTS = (nn.ModuleList, nn.Sequential)
@@ -83,13 +84,9 @@ class DifferentiableModel:
                     stack.enter_context(_frozen(network))
                     stack.enter_context(recomputed(network))
                 yield
-        except torch.cuda.OutOfMemoryError as error:
-            raise torch.cuda.OutOfMemoryError(
-                "The gradient through the diffusion model does not fit into memory. Make the "
-                "picture or the batch smaller, or take LAGS without a method: it needs no such "
-                "gradient."
-            ) from error
         except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise self._no_room() from error
             if "nference tensor" not in str(error):
                 raise
             raise ValueError(
@@ -98,13 +95,20 @@ class DifferentiableModel:
                 f"patch, or take LAGS without a method, or LiDAR. PyTorch said: {error}"
             ) from error
 
+    def _no_room(self) -> torch.cuda.OutOfMemoryError:
+        guider, shape = self.at.guider, self.at.x.shape
+        free = mm.get_free_memory(guider.model_patcher.load_device)
+        return torch.cuda.OutOfMemoryError(
+            "The gradient through the diffusion model does not fit into memory: for "
+            f"{shape[0]} pictures it needs about {gradient_bytes(guider, shape) / GIGABYTE:.2f} "
+            f"GB, and {free / GIGABYTE:.2f} GB are free. Make the picture or the batch smaller, or "
+            "take LAGS without a method: it needs no such gradient."
+        )
+
 
 def networks_of(guider: Any) -> list[nn.Module]:
     """Everything that an evaluation of a guider runs, once each."""
-    patchers = [guider.model_patcher, *getattr(guider, "loaded_models", [])]
-    second = getattr(guider, "uncond_model_patcher", None)  # guiders with a model per branch
-    if second is not None:
-        patchers.append(second)
+    patchers = patchers_of_a_run(guider)
     networks = {id(p.model): p.model for p in patchers if isinstance(p.model, nn.Module)}
     return list(networks.values())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from torch import Tensor
 from ..guidance import LogWeight
 from ..guidance.particles import Ancestral, Chain
 from ..guidance.ve import SMALLEST_SIGNAL, per_sample, ve_view
+from .memory import back_on_device, is_out_of_memory, make_room, no_room_for_model
 
 # Samplers whose every step is one Gaussian around a mean that the model's answer there decides.
 SAMPLERS = ("euler_ancestral", "ddpm", "lcm")
@@ -191,14 +193,52 @@ class ParticleModel:
 
     def __call__(self, x: Tensor, sigma_ve: Tensor) -> Tensor:
         """D(x), [G N, ...]."""
+        back_on_device(self.guider, self._shape(x))
         return self.in_parts(lambda part: self.evaluated(part, sigma_ve), x)
 
     def in_parts(self, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-        """A function of some particles of every picture, over all of them [G N, ...]."""
+        """A function of some particles of every picture, over all of them [G N, ...].
+
+        Where memory runs out, once more with one particle of each picture at a time, and so from
+        then on.
+
+        Raises:
+            torch.cuda.OutOfMemoryError: it does not fit even so.
+        """
+        done = self._try_in_parts(function, *inputs)
+        if done is None:
+            logging.warning(
+                "LAGS: not enough memory for %d particles of each picture at once beside the "
+                "weight's models; trying again without them, and one particle at a time.",
+                self.at_once,
+            )
+            make_room(self.guider)
+            self.at_once = 1
+            done = self._try_in_parts(function, *inputs)
+        if done is None:
+            remedy = (
+                "Make the picture or the batch smaller, or choose method 'lags', 'fk' or 'smc': "
+                "they need no gradient through the model, which takes several times as much."
+            )
+            raise no_room_for_model(self.guider, self._shape(inputs[0]), remedy)
+        return done
+
+    def _shape(self, x: Tensor) -> torch.Size:
+        """Of what is evaluated at once."""
+        rows = min(len(x), self.at_once * len(self.inpainting.noise))
+        return torch.Size((rows, *x.shape[1:]))
+
+    def _try_in_parts(self, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor | None:
+        """As ``in_parts``, or None where memory ran out."""
         groups = len(self.inpainting.noise)
         by_particle = [rows.unflatten(0, (groups, -1)).transpose(0, 1) for rows in inputs]
         parts = zip(*(rows.split(self.at_once) for rows in by_particle), strict=True)
-        done = [function(*(rows.flatten(0, 1) for rows in part)) for part in parts]
+        try:
+            done = [function(*(rows.flatten(0, 1) for rows in part)) for part in parts]
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            return None
         return torch.cat(done).unflatten(0, (-1, groups)).transpose(0, 1).flatten(0, 1)
 
     def evaluated(self, x: Tensor, sigma_ve: Tensor) -> Tensor:

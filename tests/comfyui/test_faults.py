@@ -1,0 +1,131 @@
+"""Full runs in which memory runs out or the user stops: what is retried, told, and left behind."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import comfy.model_management as mm
+import pytest
+import torch
+from lags_pack.tests.comfyui.faults import Runs, leftovers, tapped
+from lags_pack.tests.comfyui.weighing import Run, case_of
+
+MODES = ("balanced", "fast", "paper")
+PLACES = ("model", "decode", "weight", "backward")
+
+
+@pytest.fixture(scope="module")
+def runs(run_node: Run, sd15: Any) -> Iterator[Runs]:
+    """Two pictures of 32 pixels in three steps, both branches of cfg."""
+    case = case_of(run_node, sd15, batch=2, steps=3)
+    with tapped(case) as places:
+        yield Runs(case, places)
+
+
+def out_of_memory() -> None:
+    raise torch.OutOfMemoryError("injected")
+
+
+def occurrences(order: list[str], place: str) -> list[int]:
+    """The first, a middle and the last time that a run comes by a place."""
+    numbers = [number for number, passed in enumerate(order) if passed == place]
+    return sorted({numbers[0], numbers[len(numbers) // 2], numbers[-1]})
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("way", [*MODES, "particles lags", "particles das"])
+def test_memory_that_runs_out_once_is_tried_again_in_less(
+    runs: Runs, caplog: pytest.LogCaptureFixture, way: str, place: str
+) -> None:
+    order, expected, before = runs.order(way), runs.whole(way), leftovers(runs.case)
+    plain = runs.plain(way)
+    change = (expected - plain).square().mean().sqrt()
+    for once in occurrences(order, place):
+
+        def fault(_: str, number: int, once: int = once) -> None:
+            if number == once:
+                out_of_memory()
+
+        caplog.clear()
+        with runs.places.failing(fault):
+            done = runs(way)
+        assert len(runs.places.passed) > len(order), "something was done again"
+        assert (done - expected).square().mean().sqrt() < 0.05 * change, once
+        (said,) = [r.message for r in caplog.records if "not enough memory" in r.message]
+        assert "trying" in said
+    runs.check_clean(way, before)
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("way", [*MODES, "DPS", "particles lags", "particles das"])
+def test_memory_that_never_suffices_is_told_with_what_takes_less(
+    runs: Runs, way: str, place: str
+) -> None:
+    order, before = runs.order(way), leftovers(runs.case)
+    first = order.index(place)
+    if place == "model" and way in MODES and way != "fast":
+        first = [number for number, passed in enumerate(order) if passed == "model"][1]
+
+    def fault(passed: str, number: int) -> None:
+        if passed == place and number >= first:
+            out_of_memory()
+
+    with runs.places.failing(fault), pytest.raises(mm.OOM_EXCEPTION) as caught:
+        runs(way)
+    assert len(runs.places.passed) <= first + 4, "tried again once, and no more"
+    message = str(caught.value)
+    assert re.search(r"needs about \d+\.\d\d GB", message) and "GB are free" in message
+    assert "smaller" in message
+    remedy = {"model": "mode 'fast'", "DPS": "without a method", "particles": "'smc'"}
+    where = (
+        "decode size of 512 in LAGS Options"
+        if place != "model"
+        else remedy[next((key for key in remedy if way.startswith(key)), "model")]
+    )
+    assert where in message
+    runs.check_clean(way, before)
+
+
+def test_memory_that_runs_out_by_another_name_is_known(runs: Runs) -> None:
+    """Newer ComfyUI takes an error of the accelerator for a lack of memory, too."""
+    known = hasattr(mm, "is_oom")
+
+    def fault(place: str, number: int) -> None:
+        if number == runs.order("paper").index("decode"):
+            raise torch.AcceleratorError("CUDA error: out of memory")
+
+    with runs.places.failing(fault):
+        if known:
+            done = runs("paper")
+            assert torch.allclose(done, runs.whole("paper"), atol=0.05)
+        else:
+            with pytest.raises(torch.AcceleratorError):
+                runs("paper")
+
+
+@pytest.mark.parametrize(
+    "way", [*MODES, "DPS", "LiDAR", "particles lags", "particles das", "particles fk"]
+)
+def test_the_stop_button_stops_everywhere_at_once(runs: Runs, way: str) -> None:
+    order, before = runs.order(way), leftovers(runs.case)
+    for k in range(len(order)):
+
+        def press(_: str, number: int, k: int = k) -> None:
+            if number == k:
+                mm.interrupt_current_processing()
+
+        with runs.places.failing(press):
+            try:
+                runs(way)
+            except mm.InterruptProcessingException:
+                pass
+            else:  # nothing was left to do: ComfyUI stops before the next node
+                assert k >= len(order) - 2
+                assert mm.processing_interrupted()
+                mm.interrupt_current_processing(False)
+        beyond = runs.places.passed[k + 1 :]
+        assert beyond == (["backward"] if order[k : k + 2] == ["weight", "backward"] else [])
+        assert leftovers(runs.case) == before
+    runs.check_clean(way, before)
