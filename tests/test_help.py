@@ -1,0 +1,176 @@
+"""The help in the app: a page for every node, in English and Chinese, that says what is there.
+
+The page of ComfyUI asks for docs/<node>/<language>.md, then for docs/<node>.md, and takes both
+pages' pictures from docs/: so English stands in the second place, where every language finds it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+from lags_pack.tests.published import files
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "web" / "docs"
+NODES = json.loads((ROOT / "locales" / "en" / "nodeDefs.json").read_text("utf-8"))
+EACH = pytest.mark.parametrize("node", NODES)
+SECTIONS = (
+    "Inputs",
+    "Outputs",
+    "A worked graph",
+    "When something is wrong",
+    "Where it comes from",
+)
+TEMPLATES = {path.stem for path in (ROOT / "workflows").glob("*.json")}
+
+PICTURE = re.compile(r"!\[([^\]]*)\]\(([^)\s]+)\)")
+LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
+CODE = re.compile(r"`([^`\n]+)`")
+TEMPLATE = re.compile(r"(?:\w+_demo|sd15_\w+|sdxl_\w+)")
+REMEDY = re.compile(r"^- \*\*.+\*\*", re.MULTILINE)
+NUMBERED = re.compile(r"(.*?)(\d+)")
+MOST_WORDS = 600
+LARGEST, ALL_PICTURES = 60_000, 1_000_000  # bytes
+
+
+def page(node: str, language: str = "en") -> Path:
+    """Where a node's page has to be."""
+    return DOCS / f"{node}.md" if language == "en" else DOCS / node / f"{language}.md"
+
+
+def sections(text: str) -> dict[str, str]:
+    """What stands below each heading of the second level; the beginning below ''."""
+    parts = re.split(r"^## (.+)$", text, flags=re.MULTILINE)
+    return {"": parts[0], **dict(zip(parts[1::2], parts[2::2], strict=True))}
+
+
+def named(entries: dict[str, dict[str, str]]) -> list[str]:
+    """Names of inputs or outputs as the page of ComfyUI shows them.
+
+    Of sockets that grow by number (weight0, weight1, ...) the first and the last.
+    """
+    names = [entry["name"] for entry in entries.values() if entry.get("name")]
+    rows: dict[str, list[int]] = {}
+    for name in names:
+        if found := NUMBERED.fullmatch(name):
+            rows.setdefault(found[1], []).append(int(found[2]))
+    between = {
+        f"{stem}{number}"
+        for stem, numbers in rows.items()
+        for number in range(min(numbers) + 1, max(numbers))
+    }
+    return [name for name in names if name not in between]
+
+
+def templates(text: str) -> set[str]:
+    """Workflow templates that a text names."""
+    return {word for word in CODE.findall(text) if TEMPLATE.fullmatch(word)}
+
+
+def pictures(text: str) -> list[str]:
+    """Pictures that a page shows, as it names them."""
+    return [target for _, target in PICTURE.findall(text)]
+
+
+def missing(names: Iterable[str], text: str) -> list[str]:
+    """Names that do not stand in a text as code."""
+    said = set(CODE.findall(text))
+    return [name for name in names if name not in said]
+
+
+def wrong(node: str, text: str, tracked: set[str]) -> list[str]:
+    """What is wrong with an English page, in words."""
+    found, entry = sections(text), NODES[node]
+    first = text.partition("\n")[0]
+    said = [] if first == f"# {entry['display_name']}" else [f"begins with {first!r}"]
+    if tuple(found)[1:] != SECTIONS:
+        return [*said, f"has sections {list(found)[1:]}, expected {SECTIONS}"]
+    said += [f"no input {one}" for one in missing(named(entry["inputs"]), found["Inputs"])]
+    said += [f"no output {one}" for one in missing(named(entry["outputs"]), found["Outputs"])]
+    said += wrong_links(text, tracked)
+    example = templates(found["A worked graph"])
+    said += [f"no template {one}" for one in templates(text) - TEMPLATES]
+    said += [] if example else ["no template in its worked graph"]
+    if len(REMEDY.findall(found["When something is wrong"])) < 2:
+        said.append("fewer than two remedies")
+    if "0" not in re.findall(r"\d+", found["Inputs"]) and "empty" not in found["Inputs"]:
+        said.append("does not say what 0 or empty means")
+    if not found["Where it comes from"].strip():
+        said.append("does not say where it comes from")
+    if (words := len(text.split())) > MOST_WORDS:
+        said.append(f"{words} words")
+    return said
+
+
+def wrong_links(text: str, tracked: set[str]) -> list[str]:
+    """Pictures and links of a page that lead nowhere."""
+    shown = PICTURE.findall(text)
+    said = [f"{target} has no words beside it" for words, target in shown if not words.strip()]
+    said += [f"no picture {one}" for _, one in shown if f"web/docs/{one}" not in tracked]
+    said += [f"link to {one}" for one in LINK.findall(text) if not one.startswith("https://")]
+    return said if shown else [*said, "no picture"]
+
+
+@pytest.fixture(scope="module")
+def tracked() -> set[str]:
+    """Files that are published."""
+    return set(files())
+
+
+@EACH
+def test_english_page(node: str, tracked: set[str]) -> None:
+    assert wrong(node, page(node).read_text("utf-8"), tracked) == []
+
+
+def test_no_page_is_of_an_unknown_node(tracked: set[str]) -> None:
+    pages = [Path(name) for name in tracked if re.match(r"web/docs/.*\.md$", name)]
+    named = {one.stem if one.parent.name == "docs" else one.parent.name for one in pages}
+    assert named == set(NODES)
+    assert {one.stem for one in pages if one.parent.name != "docs"} <= {"zh"}
+
+
+def test_every_picture_is_shown_and_small(tracked: set[str]) -> None:
+    shown = {name for node in NODES for name in pictures(page(node).read_text("utf-8"))}
+    there = {name.removeprefix("web/docs/") for name in tracked if "/docs/images/" in name}
+    assert shown == there
+    sizes = {name: (DOCS / name).stat().st_size for name in there}
+    assert max(sizes.values()) <= LARGEST, sizes
+    assert sum(sizes.values()) <= ALL_PICTURES
+
+
+GOOD = page("LAGSWeightColor").read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "complaint"),
+    [
+        ("# Weight: colour", "# Weight: color", "begins with '# Weight: color'"),
+        ("`automatic strength`", "automatic strength", "no input automatic strength"),
+        ("`weight`, for", "A weight, for", "no output weight"),
+        ("images/colour.webp", "images/color.webp", "no picture images/color.webp"),
+        ("images/colour.webp", "../images/colour.webp", "no picture ../images/colour.webp"),
+        ("![The node", "[The node", "no picture"),
+        ("`quickstart_demo`", "`quick_demo`", "no template quick_demo"),
+        ("\n## Outputs\n", "\n### Outputs\n", "has sections"),
+        ("- **Nothing happens?**", "- Nothing happens?", "fewer than two remedies"),
+        ("rewards/colour.py.", "[there](rewards/colour.py).", "link to rewards/colour.py"),
+        ("\n## Inputs\n", "\n## Inputs\n" + "word " * MOST_WORDS, "words"),
+    ],
+)
+def test_a_wrong_page_is_found(old: str, new: str, complaint: str, tracked: set[str]) -> None:
+    assert old in GOOD
+    text = GOOD.replace(old, new)
+    if complaint.startswith("fewer"):
+        text = re.sub(r"^- \*\*It burns.*\n- \*\*A cast.*$", "", text, flags=re.MULTILINE)
+    assert any(complaint in one for one in wrong("LAGSWeightColor", text, tracked))
+    assert wrong("LAGSWeightColor", GOOD, tracked) == []
+
+
+def test_sockets_that_grow_are_named_by_their_ends() -> None:
+    growing = {str(i): {"name": f"weight{i}"} for i in range(16)}
+    assert named({**growing, "e": {"name": "exponents"}}) == ["weight0", "weight15", "exponents"]
+    assert named({"0": {}, "1": {"name": "trace"}}) == ["trace"]
