@@ -5,6 +5,8 @@ python3 dev.py demo [ARGS]        sample the bundled model plainly and with LAGS
 python3 dev.py test [ARGS]        run the tests; ARGS go to pytest
 python3 dev.py bench NAME [ARGS]  run a benchmark; --json FILE also writes its rows
 python3 dev.py train [ARGS]       train the demo model again
+python3 dev.py matrix [COMFYUI ...] [--transformers 4 5]
+                                  run what hangs on them with each ComfyUI folder and transformers
 python3 dev.py lint               check style, format and types
 python3 dev.py workflows URL      check the workflows against a running ComfyUI that has this pack;
                                   --make first writes those of demo/make_workflows.py
@@ -406,6 +408,14 @@ def workflows(arguments: Sequence[str]) -> int:
     return module_main(["demo.check_workflows", *arguments])
 
 
+def matrix(arguments: Sequence[str]) -> int:
+    """Run the tests of what hangs on versions, on several ComfyUIs and transformers."""
+    spec = importlib.util.spec_from_file_location("matrix", ROOT / "tests" / "matrix.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.main(arguments, sys.modules[__name__])
+
+
 COMMANDS = {
     "demo": demo,
     "test": test,
@@ -413,6 +423,7 @@ COMMANDS = {
     "train": train,
     "lint": lint,
     "workflows": workflows,
+    "matrix": matrix,
 }
 INSIDE = {"_module": module_main, "_pytest": pytest_main}  # only dev.py itself runs these
 
