@@ -121,8 +121,8 @@ CLASSIFIER = Model(
 )
 SAVED_AS = "A browser saves some of them as *model.safetensors*: give them the names above."
 NATS = (
-    "*automatic strength* in the weight says how clearly, in nats: 1 is gentle, 3 clear, 10 strong; "
-    "the console says which strength that was."
+    "*automatic strength* in the weight says how clearly, in nats: 1 is gentle, 3 clear, 10 "
+    "strong; the console says which strength that was."
 )
 
 
@@ -186,8 +186,8 @@ class Graph:
     def _sockets(self, node: dict[str, Any], sources: dict[str, Source]) -> dict[str, bool]:
         """Names of the sockets, and whether they may stay open; a growing list has one to spare."""
         required = self.info[node["type"]]["input"].get("required", {})
-        growing = {n for n, s in both_kinds(self.info[node["type"]]["input"]).items()
-                   if s[0] == GROWING}
+        inputs = both_kinds(self.info[node["type"]]["input"])
+        growing = {name for name, spec in inputs.items() if spec[0] == GROWING}
         found, spare = {}, set(growing)
         for name, spec in node_inputs(node, self.info).items():
             if is_widget(spec):
@@ -200,7 +200,9 @@ class Graph:
                 spare -= set() if name in sources else {parent}
         return found
 
-    def _socket(self, node: dict[str, Any], name: str, may_stay_open: bool | None) -> dict[str, Any]:
+    def _socket(
+        self, node: dict[str, Any], name: str, may_stay_open: bool | None
+    ) -> dict[str, Any]:
         """An input; `may_stay_open` is None for that of a widget."""
         type_ = node_inputs(node, self.info)[name][0]
         socket = {"localized_name": name, "name": name}
@@ -253,16 +255,22 @@ class Scene:
     graph: Graph
     base: Base
     model: Source
-    clip: Source
     vae: Source
     positive: Source
     negative: Source
     latent: Source
-    text: Source
+    text: Source | None
 
     @classmethod
     def of(
-        cls, graph: Graph, base: Base, note: str, text: str, batch: int = 1, height: int = 400
+        cls,
+        graph: Graph,
+        base: Base,
+        note: str,
+        text: str,
+        batch: int = 1,
+        height: int = 400,
+        shared: bool = False,
     ) -> Scene:
         """The left side of a workflow.
 
@@ -270,37 +278,31 @@ class Scene:
             graph: an empty one.
             base: the diffusion model.
             note: what the reader must know.
-            text: the prompt; it goes to the model and to weights that judge by it.
+            text: the prompt.
             batch: pictures of a run.
             height: of the note.
+            shared: whether a weight reads the prompt too, so that it stands in a node of its own.
         """
         graph.note(note, (330, height))
-        y, checkpoint = height + 60, base.checkpoint
+        below, file = height + 60, base.checkpoint
         model, clip, vae = graph.add(
-            "CheckpointLoaderSimple",
-            (0, y),
-            (330, 98),
-            [checkpoint.name],
-            models=(checkpoint,),
+            "CheckpointLoaderSimple", (0, below), (330, 98), [file.name], models=(file,)
         )
         (latent,) = graph.add(
-            "EmptyLatentImage", (0, y + 180), (330, 106), [base.side, base.side, batch]
+            "EmptyLatentImage", (0, below + 180), (330, 106), [base.side, base.side, batch]
         )
-        (prompt,) = graph.add(
-            "PrimitiveStringMultiline", (390, 0), (360, 150), [text], title="Prompt"
-        )
-        (positive,) = graph.add(
-            "CLIPTextEncode", (390, 220), (360, 110), [""], {"clip": clip, "text": prompt}
-        )
+        kind, size, y, read = "CLIPTextEncode", (360, 140), 0, {"clip": clip}
+        if shared:
+            (read["text"],) = graph.add(
+                "PrimitiveStringMultiline", (390, 0), size, [text], title="Prompt"
+            )
+            text, y = "", 210
+        (positive,) = graph.add(kind, (390, y), size, [text], read, "Positive prompt")
+        negative_text = ["text, watermark, blurry"]
         (negative,) = graph.add(
-            "CLIPTextEncode",
-            (390, 400),
-            (360, 130),
-            ["text, watermark, blurry"],
-            {"clip": clip},
-            title="Negative prompt",
+            kind, (390, y + 210), size, negative_text, {"clip": clip}, "Negative prompt"
         )
-        return cls(graph, base, model, clip, vae, positive, negative, latent, prompt)
+        return cls(graph, base, model, vae, positive, negative, latent, read.get("text"))
 
     def settings(self, denoise: float = 1) -> list[Any]:
         """The values that all sampler nodes share."""
@@ -318,11 +320,10 @@ class Scene:
             "latent_image": self.latent,
         } | more
 
-    def plain(self, at: Place, **more: Source) -> Source:
+    def plain(self, at: Place, denoise: float = 1, **more: Source) -> Source:
         """ComfyUI's own sampler; its latents."""
-        (samples,) = self.graph.add(
-            "KSampler", at, (300, 262), self.settings(), self.sources(**more)
-        )
+        values, sources = self.settings(denoise), self.sources(**more)
+        (samples,) = self.graph.add("KSampler", at, (300, 262), values, sources)
         return samples
 
     def guided(
@@ -331,6 +332,7 @@ class Scene:
         weight: Source,
         strength: float = 1,
         c: float = 10,
+        denoise: float = 1,
         **more: Source,
     ) -> list[Source]:
         """Our sampler; its latents and its trace."""
@@ -338,7 +340,7 @@ class Scene:
             "LAGSKSampler",
             at,
             (300, 634),
-            [*self.settings(), strength, "balanced", c],
+            [*self.settings(denoise), strength, "balanced", c],
             self.sources(vae=self.vae, weight=weight, **more),
         )
 
@@ -369,9 +371,7 @@ class Scene:
 
     def judge(self, images: Source, weight: Source, at: Place) -> None:
         """The pictures' scores."""
-        self.graph.add(
-            "LAGSScoreImages", at, (470, 450), [0], {"images": images, "weight": weight}
-        )
+        self.graph.add("LAGSScoreImages", at, (470, 450), [0], {"images": images, "weight": weight})
 
     def two_rows(self, weight: Source, guided: str) -> None:
         """Plain and guided, each judged by the weight."""
@@ -390,13 +390,13 @@ class Scene:
     ) -> Source:
         """Load Weight Function, with the prompt where the reward reads one."""
         names = [file.name for file in files]
-        reads = reward != "aesthetic"
+        prompt = [] if reward == "aesthetic" else [""]
         (weight,) = self.graph.add(
             "LAGSLoadWeight",
             at,
             (360, 190),
-            [reward, *names, *([""] if reads else []), "auto", strength, nats],
-            {"reward.prompt": self.text} if reads else {},
+            [reward, *names, *prompt, "auto", strength, nats],
+            {"reward.prompt": self.text} if prompt else {},
             models=tuple(files),
         )
         return weight
@@ -430,7 +430,7 @@ def preference(graph: Graph, base: Base, reward: str, file: Model, strength: flo
         f"{needs(base.checkpoint, file)}{extra}\n\n{NATS} 0 there uses *strength*, whose default "
         f"is the published one and very strong. One seed proves little: change *seed* in both."
     )
-    scene = Scene.of(graph, base, note, FOX)
+    scene = Scene.of(graph, base, note, FOX, shared=True)
     weight = scene.load((390, 620), reward, [file], strength, 2.5)
     scene.two_rows(weight, f"Drawn by {reward}: w(x)·p(x)")
 
@@ -450,10 +450,10 @@ def combined(graph: Graph, base: Base) -> None:
     note = (
         f"**Two wishes at once.** {base.title}; w is the product of the aesthetic score and "
         "PickScore, so neither is bought with the other. Score Images lists both.\n\n"
-        f"{needs(base.checkpoint, PICKSCORE, AESTHETIC, CLIP_L)}\n\n{NATS} Each weight has its own; "
-        "write *1, 0.5* into *exponents* to halve the second."
+        f"{needs(base.checkpoint, PICKSCORE, AESTHETIC, CLIP_L)}\n\n{NATS} Each weight has its "
+        "own; write *1, 0.5* into *exponents* to halve the second."
     )
-    scene = Scene.of(graph, base, note, FOX, height=470)
+    scene = Scene.of(graph, base, note, FOX, height=470, shared=True)
     first = scene.load((390, 620), "PickScore", [PICKSCORE], 100, 2)
     second = scene.load((390, 920), "aesthetic", [AESTHETIC, CLIP_L], 200, 2)
     grown = {"weights.weight0": first, "weights.weight1": second}
@@ -495,34 +495,37 @@ def inpaint(graph: Graph, base: Base) -> None:
         f"instead. *denoise* says how much may change. {NATS}"
     )
     scene = Scene.of(graph, base, note, "photograph of a living room, sofa, window", height=430)
-    (black,) = graph.add("SolidMask", (0, 800), (330, 106), [0, side, side])
-    (white,) = graph.add("SolidMask", (0, 980), (330, 106), [1, side // 2, side // 2])
+    quarter, half = side // 4, side // 2
+    (black,) = graph.add("SolidMask", (0, 880), (330, 106), [0, side, side])
+    (white,) = graph.add("SolidMask", (0, 1080), (330, 106), [1, half, half])
     (mask,) = graph.add(
         "MaskComposite",
-        (0, 1160),
-        (330, 126),
-        [side // 4, side // 4, "add"],
+        (390, 1000),
+        (360, 126),
+        [quarter, quarter, "add"],
         {"destination": black, "source": white},
     )
     judged = scene.hue((390, 620), 220, 3)
-    (weight,) = graph.add(
-        "LAGSMaskWeight", (390, 880), (360, 46), None, {"weight": judged, "mask": mask}
-    )
     first = scene.plain((SAMPLER, 75))
     scene.picture(first, (SAMPLER + 350, 75), "first")
     graph.frame("First picture", (SAMPLER - 15, 0), (1040, 510), PLAIN)
     (part,) = graph.add(
-        "SetLatentNoiseMask", (390, 1000), (360, 46), None, {"samples": first, "mask": mask}
+        "SetLatentNoiseMask",
+        (SAMPLER, 620),
+        (300, 46),
+        None,
+        {"samples": first, "mask": mask},
     )
-    again = scene.plain((SAMPLER, 615), latent_image=part)
-    scene.picture(again, (SAMPLER + 350, 615), "plain")
-    graph.frame("Its middle again, plain", (SAMPLER - 15, 540), (1040, 510), PLAIN)
-    wished = scene.guided((SAMPLER, 1155), weight, latent_image=part)[0]
-    scene.picture(wished, (SAMPLER + 350, 1155), "guided")
-    graph.frame("Its middle again, with the weight", (SAMPLER - 15, 1080), (1040, ROW), GUIDED)
-    for node in graph.nodes:
-        if node["type"] in ("KSampler", "LAGSKSampler") and node["id"] != first[0]:
-            node["widgets_values"][6] = 0.85
+    (weight,) = graph.add(
+        "LAGSMaskWeight", (SAMPLER, 780), (300, 46), None, {"weight": judged, "mask": mask}
+    )
+    x = SAMPLER + 1090
+    again = scene.plain((x, 75), 0.85, latent_image=part)
+    scene.picture(again, (x + 350, 75), "plain")
+    graph.frame("Its middle again, plain", (x - 15, 0), (1040, 510), PLAIN)
+    wished = scene.guided((x, 615), weight, denoise=0.85, latent_image=part)[0]
+    scene.picture(wished, (x + 350, 615), "guided")
+    graph.frame("Its middle again, with the weight", (x - 15, 540), (1040, ROW), GUIDED)
 
 
 def methods(graph: Graph, base: Base) -> None:
@@ -532,8 +535,9 @@ def methods(graph: Graph, base: Base) -> None:
         "seed; the plot shows what each run did.\n\n"
         "*LAGS* never goes backward through the model. *DPS*, *FreeDoM*, *DAS* and *URGE* do, "
         f"which takes several times the memory: {base.memory}, or mute a frame (Ctrl+M). *DAS* and "
-        "*URGE* run four particles for the picture, four times the work. FreeDoM's *step*, not the "
-        f"weight's strength, says how far it goes.\n\n{needs(base.checkpoint)}\n\n{NATS}"
+        "*URGE* run four particles for the picture; their panels say what that costs. FreeDoM's "
+        "*step*, not the weight's strength, says how far it goes.\n\n"
+        f"{needs(base.checkpoint)}\n\n{NATS}"
     )
     scene = Scene.of(graph, base, note, TOWN, height=560)
     weight = scene.hue((390, 620), 30, 3)
@@ -554,9 +558,7 @@ def methods(graph: Graph, base: Base) -> None:
     plot(graph, traces, (SAMPLER + 2410, 75))
 
 
-def _method(
-    scene: Scene, title: str, at: Place, weight: Source
-) -> tuple[Source, Source | None]:
+def _method(scene: Scene, title: str, at: Place, weight: Source) -> tuple[Source, Source | None]:
     """Latents and trace of one of the six."""
     beside = (at[0] + 350, at[1])
     if title == "LAGS":
@@ -588,12 +590,12 @@ def particles(graph: Graph, base: Base) -> None:
     note = (
         f"**Several tries, weighed on the way.** {base.title}, PickScore. Above plain, then LAGS, "
         "then four *particles* for the picture: pushed by the weight, weighed during the run, the "
-        "good ones copied, the best one shown. Time is four times that of LAGS, memory hardly "
-        f"more.\n\n{needs(base.checkpoint, PICKSCORE)}\n\nThe text tells how many particles count "
+        "good ones copied, the best one shown. Memory is hardly more; the panel says how much "
+        f"time.\n\n{needs(base.checkpoint, PICKSCORE)}\n\nThe text tells how many particles count "
         "(*effective size*): raise *particles* where it is 1. *draw* gives fair samples of "
         f"w(x)·p(x), *all* every particle with its weight. {NATS}"
     )
-    scene = Scene.of(graph, base, note, FOX, height=500)
+    scene = Scene.of(graph, base, note, FOX, height=500, shared=True)
     weight = scene.load((390, 620), "PickScore", [PICKSCORE], 100, 2)
     scene.two_rows(weight, "LAGS: w(x)·p(x)")
     y = 560 + ROW + 60
@@ -616,8 +618,8 @@ def fairness(graph: Graph, base: Base) -> None:
     page = CLASSIFIER.path.split("/resolve/")[0]
     note = (
         f"**A fair mix.** {base.title} has a favourite cat. The classifier's *balance* measures on "
-        "the plain pictures how often each of four breeds comes, and draws the seeds of the lower "
-        "row so that all come equally often.\n\n"
+        "the plain pictures how often each of four breeds comes, and draws the same seeds so that "
+        "all come equally often.\n\n"
         f"{needs(base.checkpoint, CLASSIFIER)}\n- beside it config.json and "
         f"preprocessor_config.json of [the same page]({HUB}{page}/tree/main)\n\n"
         "For fairness of age or any other trait take an image classifier of it, name its classes, "
@@ -629,18 +631,18 @@ def fairness(graph: Graph, base: Base) -> None:
     samples = scene.plain((SAMPLER, 75))
     images = scene.picture(samples, (SAMPLER + 350, 75), "plain")
     graph.frame("Plain: p(x)", (SAMPLER - 15, 0), (1040, 510), PLAIN)
-    classes = "tabby, Persian cat, Siamese cat, Egyptian cat"
+    classes, x = "tabby, Persian cat, Siamese cat, Egyptian cat", SAMPLER + 1075
     (weight,) = graph.add(
         "LAGSWeightClassifier",
-        (390, 620),
-        (360, 250),
+        (x, 75),
+        (340, 250),
         [CLASSIFIER.name, "balance", classes, "", "", "auto", 1, 0],
         {"plain_images": images},
         models=(CLASSIFIER,),
     )
-    fair = scene.guided((SAMPLER, 615), weight)[0]
-    scene.picture(fair, (SAMPLER + 350, 615), "fair")
-    graph.frame("Each breed equally often", (SAMPLER - 15, 540), (1040, ROW), GUIDED)
+    fair = scene.guided((x + 390, 75), weight)[0]
+    scene.picture(fair, (x + 740, 75), "fair")
+    graph.frame("Each breed equally often", (x - 15, 0), (1430, ROW), GUIDED)
 
 
 def schedule(graph: Graph, base: Base) -> None:
@@ -698,15 +700,15 @@ def mmsold(graph: Graph) -> None:
     note = (
         "**Press Run.** Nothing to download. MM-SOLD makes new pictures from given ones, without "
         "any diffusion model: blends of neighbours, with the mean and the variation of the set.\n\n"
-        "The set here is 64 hearts, which the demo model draws first. The first row varies all of "
+        "The set here is 192 hearts, which the demo model draws first. The first row varies all of "
         "them; the second follows a weight (*blue*): blue ones count more.\n\n"
-        "For pictures of your own connect Load Image Batch or several Load Images: 8 at least, "
-        "better some dozens, of one size and alike (faces, icons, textures). *smoothing* below 0.4 "
+        "For pictures of your own connect a node that loads a folder of them: 8 at least, better "
+        "some dozens, of one size and alike (faces, icons, textures). *smoothing* below 0.4 "
         "copies the given ones, 0.5 to 0.8 blends neighbours, above 1 blends everything."
     )
     graph.note(note, (300, 430))
     model, positive, negative, _, latent = graph.add(
-        "LAGSDemoModel", (0, 500), (300, 186), ["heart", "any", 64]
+        "LAGSDemoModel", (0, 500), (300, 186), ["heart", "any", 192]
     )
     vae: Source = (model[0], 3)
     sources = {"model": model, "positive": positive, "negative": negative, "latent_image": latent}
@@ -714,19 +716,15 @@ def mmsold(graph: Graph) -> None:
     (samples,) = graph.add("KSampler", (380, 75), (300, 262), values, sources)
     given = _enlarged(graph, samples, vae, (730, 75), "given")
     graph.frame("The given pictures", (365, 0), (1310, 520), PLAIN)
-    (weight,) = graph.add(
-        "LAGSWeightColor", (0, 780), (300, 160), ["hue", 240, "#2060ff", 20, 0]
-    )
+    (weight,) = graph.add("LAGSWeightColor", (0, 780), (300, 160), ["hue", 240, "#2060ff", 20, 0])
     for y, name, title, more in (
-        (550, "varied", "New pictures", {}),
-        (1100, "blue", "New pictures, blue ones more often", {"weight": weight}),
+        (0, "varied", "New pictures", {}),
+        (550, "blue", "New pictures, blue ones more often", {"weight": weight}),
     ):
-        own = [1, 32, 100, 0.6, 0.05, 8, "exact", 0, 1, "fixed"]
-        images, _ = graph.add(
-            "LAGSMMSOLD", (380, y + 75), (300, 380), own, {"images": given} | more
-        )
-        _large(graph, images, (730, y + 75), name)
-        graph.frame(title, (365, y), (1310, 520), GUIDED)
+        own, x = [1, 32, 100, 0.5, 0.05, 8, "exact", 0, 1, "fixed"], 1720
+        images, _ = graph.add("LAGSMMSOLD", (x, y + 75), (300, 380), own, {"images": given} | more)
+        _large(graph, images, (x + 350, y + 75), name)
+        graph.frame(title, (x - 15, y), (1310, 520), GUIDED)
 
 
 def _enlarged(graph: Graph, samples: Source, vae: Source, at: Place, name: str) -> Source:

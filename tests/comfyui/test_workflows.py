@@ -15,25 +15,16 @@ import numpy as np
 import pytest
 import torch
 from comfyui_support.server import PromptError
+from lags_pack.demo.check_workflows import file_faults, main, workflow_faults
 from lags_pack.demo.comfy import run_workflow, to_tensor
-from lags_pack.demo.workflow import (
-    CHOICE,
-    GROWING,
-    NOTES,
-    branches,
-    is_widget,
-    node_inputs,
-    socket_names,
-    to_prompt,
-    widget_values,
-)
+from lags_pack.demo.make_workflows import MADE, workflows
+from lags_pack.demo.workflow import branches, to_prompt
 from lags_pack.rewards import ColourReward, SymmetryReward
 from PIL import Image
 
 FOLDER = Path(__file__).resolve().parents[2] / "workflows"
 FILES = sorted(FOLDER.glob("*.json"))
 EACH = pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-MODEL_FILES = {"ckpt_name"}  # choices that depend on what the user has downloaded
 MACHINE = re.compile(r"^/|^~|^[A-Za-z]:[\\/]|^\\\\|/(home|root|tmp|Users|mnt)/|localhost|127\.0\.0")
 
 
@@ -50,78 +41,20 @@ def texts(value: Any) -> Iterator[str]:
             yield from texts(item)
 
 
-def faults(workflow: dict[str, Any], info: dict[str, Any]) -> list[str]:
-    """What this server would not take, or would take otherwise than it was saved."""
-    found = []
-    for node in workflow["nodes"]:
-        if node["type"] in NOTES:
-            continue
-        try:
-            known, values = node_inputs(node, info), widget_values(node, info)
-        except ValueError as error:
-            found.append(str(error))
-            continue
-        sockets = {socket["name"]: socket for socket in node["inputs"]}
-        found += [f"{node['type']}: no input {name}" for name in sockets if name not in known]
-        for name, value in values.items():
-            found += value_faults(node["type"], name, value, known[name])
-        for name in needed_sockets(info[node["type"]]["input"], values):
-            if sockets.get(name, {}).get("link") is None:
-                found.append(f"{node['type']}: {name} is not connected")
-    return found + link_faults(workflow, info)
-
-
-def needed_sockets(
-    inputs: dict[str, Any], values: dict[str, Any], prefix: str = ""
-) -> Iterator[str]:
-    """The sockets that must be connected, with those of the choices made."""
-    for name, spec in inputs.get("required", {}).items():
-        name = prefix + name
-        if spec[0] == GROWING:
-            template = spec[1]["template"]
-            yield from (f"{name}.{n}" for n in socket_names(template)[: template["min"]])
-        elif spec[0] == CHOICE:
-            chosen = [o["inputs"] for o in spec[1]["options"] if o["key"] == values[name]]
-            yield from (found for i in chosen for found in needed_sockets(i, values, f"{name}."))
-        elif not is_widget(spec):
-            yield name
-
-
-def value_faults(kind: str, name: str, value: Any, spec: list[Any]) -> list[str]:
-    """Why a widget would refuse its value."""
-    options = spec[1] if len(spec) > 1 else {}
-    choices = spec[0] if isinstance(spec[0], list) else options.get("options")
-    if spec[0] == CHOICE:
-        choices = [option["key"] for option in choices]
-    if choices is not None:
-        return [] if value in choices or name in MODEL_FILES else [f"{kind}: {name} = {value!r}"]
-    types = {"INT": int, "FLOAT": (int, float), "STRING": str, "BOOLEAN": bool}
-    if not isinstance(value, types[spec[0]]):
-        return [f"{kind}: {name} = {value!r}, not {spec[0]}"]
-    if spec[0] in ("INT", "FLOAT"):
-        low, high = options.get("min", -math.inf), options.get("max", math.inf)
-        return [] if low <= value <= high else [f"{kind}: {name} = {value} outside {low}..{high}"]
-    return []
-
-
-def link_faults(workflow: dict[str, Any], info: dict[str, Any]) -> list[str]:
-    """Links between sockets of different types."""
-    nodes, found = {node["id"]: node for node in workflow["nodes"]}, []
-    for _, origin, slot, target, socket, _ in workflow["links"]:
-        source, kind = nodes[origin]["type"], nodes[target]["type"]
-        if not {source, kind} <= info.keys():
-            continue  # said already
-        name = nodes[target]["inputs"][socket]["name"]
-        given = dict(enumerate(info[source]["output"])).get(slot)
-        wanted = node_inputs(nodes[target], info).get(name, [None])[0]
-        if wanted not in (given, "*"):
-            found.append(f"{source} gives {given} to {name}, which takes {wanted}")
-    return found
-
-
 @pytest.fixture(scope="module")
 def info(server) -> dict[str, Any]:
     return server.object_info()
+
+
+@pytest.fixture(scope="module")
+def folders(server) -> list[str]:
+    return server._json("/models")
+
+
+@pytest.fixture(scope="module")
+def faults(info, folders) -> Callable[[dict[str, Any]], list[str]]:
+    """What is wrong with a workflow."""
+    return lambda workflow: workflow_faults(workflow, info, folders)
 
 
 @pytest.fixture(scope="module")
@@ -163,13 +96,34 @@ def wait_for(reached: Callable[[], bool], what: str, timeout: float) -> None:
 
 
 def test_there_are_the_promised_workflows():
-    promised = {"quickstart_demo", "combine_demo", "sd15_colour", "sdxl_colour"}
-    assert promised <= {file.stem for file in FILES}
+    promised = {f"{base}_{name}" for base in ("sd15", "sdxl") for name in ("colour", *MADE)}
+    promised |= {"quickstart_demo", "combine_demo", "particles_demo", "methods_demo"}
+    promised |= {"fairness_demo", "frequency_demo", "mmsold_demo"}
+    assert {file.stem for file in FILES} == promised
 
 
 @EACH
-def test_workflow_fits_the_server(file, info):
-    assert faults(json.loads(file.read_text("utf-8")), info) == []
+def test_workflow_fits_the_server(file, info, folders):
+    assert file_faults(file, info, folders) == []
+
+
+def test_the_command_checks_all(server, capsys):
+    assert main([server.url]) == 0
+    assert capsys.readouterr().out == f"{len(FILES)} workflows, 0 faults\n"
+    with pytest.raises(ValueError, match="'127.0.0.1'; expected one such as http"):
+        main(["127.0.0.1"])
+
+
+def _essence(workflow: dict[str, Any]) -> list[Any]:
+    """What the same drawing gives in every ComfyUI: newer ones have more outputs."""
+    nodes = [{k: v for k, v in node.items() if k != "outputs"} for node in workflow["nodes"]]
+    return [nodes, workflow["links"], workflow["groups"]]
+
+
+def test_made_workflows_are_as_they_are_drawn(info):
+    for graph in workflows(info):
+        drawn = {"nodes": graph.nodes, "links": graph.links, "groups": graph.groups}
+        assert _essence(load(graph.name)) == _essence(drawn), graph.name
 
 
 @EACH
@@ -221,11 +175,11 @@ def _break_link(node: dict[str, Any]) -> None:
         (_break_link, "model is not connected"),
     ],
 )
-def test_the_check_finds_faults(spoil, said, info):
+def test_the_check_finds_faults(spoil, said, faults):
     workflow = load("quickstart_demo")
     (sampler,) = [node for node in workflow["nodes"] if node["type"] == "LAGSKSampler"]
     spoil(sampler)
-    found = faults(workflow, info)
+    found = faults(workflow)
     assert any(said in fault for fault in found), found
 
 
@@ -240,11 +194,11 @@ def test_the_check_finds_faults(spoil, said, info):
         ("LAGSCombineWeights", "name", "weights.weight16", "no input weights.weight16"),
     ],
 )
-def test_the_check_looks_into_choices_and_growing_lists(kind, key, value, said, info):
+def test_the_check_looks_into_choices_and_growing_lists(kind, key, value, said, faults):
     workflow = load("combine_demo")
     (node,) = [node for node in workflow["nodes"] if node["type"] == kind]
     (node if key in node else node["inputs"][0])[key] = value
-    found = faults(workflow, info)
+    found = faults(workflow)
     assert any(said in fault for fault in found), found
 
 
@@ -258,13 +212,38 @@ def test_conversion_leaves_muted_nodes_out(info, quickstart):
     assert "weight" not in sampler["inputs"]
 
 
-@pytest.mark.parametrize(("name", "tiny"), [("sd15_colour", "sd15"), ("sdxl_colour", "sdxl")])
-def test_checkpoint_workflow_is_accepted(name, tiny, server, info, tiny_files):
-    """The tiny checkpoints have no text encoder: the run ends there, and only there."""
-    prompt = to_prompt(load(name), info)
-    prompt = changed(prompt, "CheckpointLoaderSimple", ckpt_name=tiny_files[tiny])
-    with pytest.raises(PromptError, match="CLIPTextEncode"):
-        server.queue(prompt)
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("name", "other.safetensors", "PickScore_v1.safetensors has no download"),
+        ("name", "other.safetensors", "other.safetensors is offered and not chosen"),
+        ("name", "PickScore_v1.pt", "is no safetensors file"),
+        ("url", "https://huggingface.co/a/b/resolve/main/model.pt", "is no safetensors file"),
+        ("url", "https://example.com/resolve/model.safetensors", "not from a file of"),
+        ("url", "https://huggingface.co/a/b/model.safetensors", "not from a file of"),
+        ("directory", "rewards", "the unknown folder 'rewards'"),
+    ],
+)
+def test_the_check_looks_at_downloads(key, value, said, faults):
+    workflow = load("sd15_pickscore")
+    (node,) = [node for node in workflow["nodes"] if node["type"] == "LAGSLoadWeight"]
+    node["properties"]["models"][0][key] = value
+    found = faults(workflow)
+    assert any(said in fault for fault in found), found
+    del node["properties"]["models"][0][key]
+    assert faults(workflow)
+
+
+def test_the_check_misses_downloads_and_pictures(faults, info, folders, tmp_path):
+    workflow = load("sd15_pickscore")
+    for node in workflow["nodes"]:
+        node.get("properties", {}).pop("models", None)
+    found = faults(workflow)
+    for name in ("v1-5-pruned-emaonly-fp16.safetensors", "PickScore_v1.safetensors"):
+        assert any(f"{name} has no download" in fault for fault in found), found
+    alone = tmp_path / "alone.json"
+    alone.write_text(json.dumps(load("quickstart_demo")), encoding="utf-8")
+    assert file_faults(alone, info, folders) == ["alone.json: there is no alone.jpg"]
 
 
 def test_quickstart_over_http(server, quickstart):

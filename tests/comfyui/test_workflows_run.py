@@ -1,0 +1,163 @@
+"""Every workflow runs from beginning to end, with small models under the names that it asks for.
+
+What is changed of a workflow is numbers (pictures of 64 pixels, few steps, few particles) and where
+its text encoder comes from: see text_encoder_pack.py.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from comfyui_support import server as support
+from comfyui_support import tiny
+from lags_pack.demo.make_workflows import AESTHETIC, BASES, CLASSIFIER, CLIP_L, HPS, PICKSCORE
+from lags_pack.demo.workflow import to_prompt
+from lags_pack.tests import reward_files
+
+FOLDER = Path(__file__).resolve().parents[2] / "workflows"
+NAMES = sorted(file.stem for file in FOLDER.glob("*.json"))
+ENCODERS = {  # what the checkpoint's UNet reads
+    BASES[0].checkpoint.name: {"width": 768, "pooled": 768},
+    BASES[1].checkpoint.name: {"width": 2048, "pooled": 1280},
+}
+BREEDS = ("tabby", "Persian cat", "Siamese cat", "Egyptian cat")
+SIDE, TEXT_ENCODER = 64, "text_encoder_pack.py"
+SMALL = {"steps": 3, "batch_size": 2, "particles": 2, "count": 4, "lookahead_steps": 2}
+FEWEST = 32  # pictures for MM-SOLD
+SIZED = {"EmptyLatentImage", "SolidMask", "MaskComposite"}
+
+
+class Server(support.Server):
+    """The tests' server with one more pack: the text encoder."""
+
+    def _flags(self) -> list[str]:
+        shutil.copy(Path(__file__).with_name(TEXT_ENCODER), self.base / "custom_nodes")
+        flags = super()._flags()
+        after = flags.index("--whitelist-custom-nodes") + 1
+        return [*flags[:after], TEXT_ENCODER, *flags[after:]]
+
+
+def make_models(models: Path, scratch: Path) -> None:
+    """A small model for every file that the workflows name."""
+    for base, make in zip(BASES, (tiny.make_sd15, tiny.make_sdxl), strict=True):
+        make(models / base.checkpoint.folder / base.checkpoint.name)
+    folder = models / "weight_functions"
+    for seed, model in ((0, PICKSCORE), (7, CLIP_L)):
+        # Of no published size, so config.json must lie beside it; both have the same.
+        reward_files.clip_folder(folder, seed).rename(folder / model.name)
+    reward_files.save(folder / HPS.name, dict(reward_files.open_clip_model().state_dict()))
+    sizes = {"model_cfg": reward_files.OPEN_CLIP}
+    reward_files.write_json(folder / "open_clip_config.json", sizes)
+    head = torch.load(reward_files.aesthetic(scratch), weights_only=True)
+    reward_files.save(folder / AESTHETIC.name, head)
+    made = reward_files.classifier(scratch).parent
+    config = json.loads((made / "config.json").read_text("utf-8"))
+    config |= {"id2label": dict(enumerate(BREEDS)), "label2id": {}}
+    reward_files.write_json(made / "config.json", config)
+    shutil.copytree(made, (folder / CLASSIFIER.name).parent)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory, comfy_root, pack) -> Iterator[Server]:
+    """A server of its own, whose models are those of the workflows and no others."""
+    base = tmp_path_factory.mktemp("workflows")
+    make_models(base / "models", tmp_path_factory.mktemp("scratch"))
+    (base / "custom_nodes").mkdir()
+    python = os.environ.get("COMFYUI_PYTHON") or sys.executable
+    running = Server(comfy_root, base, Path(pack.__file__).parent, python)
+    try:
+        running.start()
+        yield running
+    finally:
+        running.stop()
+
+
+@pytest.fixture(scope="module")
+def info(server) -> dict[str, Any]:
+    return server.object_info()
+
+
+def shortened(name: str, info: dict[str, Any]) -> dict[str, Any]:
+    """A workflow's prompt with smaller numbers, and with the stand-in for its text encoder."""
+    prompt = to_prompt(json.loads((FOLDER / f"{name}.json").read_text("utf-8")), info)
+    kinds = {node["class_type"]: node["inputs"] for node in prompt.values()}
+    full = kinds.get("EmptyLatentImage", {}).get("width", SIDE)
+    for node in prompt.values():
+        inputs = node["inputs"]
+        for key in SMALL.keys() & inputs.keys():
+            inputs[key] = min(SMALL[key], inputs[key])
+        if node["class_type"] in SIZED:
+            for key in {"width", "height", "x", "y"} & inputs.keys():
+                inputs[key] = inputs[key] * SIDE // full
+        if node["class_type"] == "LAGSDemoModel" and "LAGSMMSOLD" in kinds:
+            inputs["batch_size"] = FEWEST
+    return with_text_encoder(prompt)
+
+
+def with_text_encoder(prompt: dict[str, Any]) -> dict[str, Any]:
+    """The same with the stand-in wherever a checkpoint's text encoder was connected."""
+    loaders = [k for k, node in prompt.items() if node["class_type"] == "CheckpointLoaderSimple"]
+    for key in loaders:
+        made = {"class_type": "StandInTextEncoder"}
+        made["inputs"] = ENCODERS[prompt[key]["inputs"]["ckpt_name"]]
+        for node in prompt.values():
+            for name, value in node["inputs"].items():
+                if value == [key, 1]:
+                    node["inputs"][name] = [f"{key}0", 0]
+        prompt[f"{key}0"] = made
+    return prompt
+
+
+def pictures(server: Server, prompt: dict[str, Any]) -> dict[str, np.ndarray]:
+    """What a prompt saves, by the last part of its file names' prefix."""
+    entry, found = server.queue(prompt, timeout=300), {}
+    for key, node in prompt.items():
+        if node["class_type"] == "SaveImage":
+            images = [server.view(**image) for image in entry["outputs"][key]["images"]]
+            name = node["inputs"]["filename_prefix"].split("/")[-1]
+            found[name] = np.stack([np.array(image) for image in images])
+    return found
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_workflow_runs(name, server, info):
+    """Pictures come, and all of its runs give different ones."""
+    found = pictures(server, shortened(name, info))
+    assert len(found) >= 2
+    assert name == "mmsold_demo" or "plain" in found
+    for one, images in found.items():
+        assert images.std() > 1, f"{one} is of one colour"
+        for other, others in found.items():
+            same = images.shape == others.shape and np.array_equal(images, others)
+            assert one == other or not same, f"{one} is {other}"
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name.endswith("_inpaint")])
+def test_masked_runs_keep_what_is_around_the_mask(name, server, info):
+    """The saved pictures agree in a corner, which the decoder's view of the middle does not reach.
+
+    The latents are the same there, bit for bit; 16 of 64 pixels would be in the mask's frame.
+    """
+    found = pictures(server, shortened(name, info))
+    corners = [images[:, :4, :4] for images in found.values()]
+    assert len(corners) == 3
+    for corner in corners[1:]:
+        assert np.abs(corner.astype(int) - corners[0]).max() <= 1
+
+
+def test_scores_are_shown(server, info):
+    """A combined weight's table names both scores."""
+    prompt = shortened("sd15_aesthetic_pickscore", info)
+    judges = [key for key, node in prompt.items() if node["class_type"] == "LAGSScoreImages"]
+    prompt["0"] = {"class_type": "PreviewAny", "inputs": {"source": [judges[0], 1]}}
+    text = server.queue(prompt, timeout=300)["outputs"]["0"]["text"][0]
+    assert "PickScore" in text and "aesthetic" in text
