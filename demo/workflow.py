@@ -18,9 +18,10 @@ def to_prompt(workflow: dict[str, Any], info: dict[str, Any]) -> dict[str, Any]:
         info: the server's /object_info.
 
     Raises:
-        ValueError: a node that this ComfyUI does not have, that is bypassed, or whose values do
-            not fit its widgets.
+        ValueError: what no page saves, a node that this ComfyUI does not have, that is bypassed, or
+            whose values do not fit its widgets.
     """
+    check_saved(workflow)
     nodes = {node["id"]: node for node in real_nodes(workflow)}
     sources = {link[0]: link[1:3] for link in workflow["links"]}
     prompt = {}
@@ -32,6 +33,47 @@ def to_prompt(workflow: dict[str, Any], info: dict[str, Any]) -> dict[str, Any]:
                 inputs[socket["name"]] = [str(origin), slot]
         prompt[str(key)] = {"class_type": node["type"], "inputs": inputs}
     return prompt
+
+
+def check_saved(workflow: Any) -> None:
+    """Refuse what is no workflow of a page, or one that was damaged.
+
+    Raises:
+        ValueError: the part that is not as the page saves it.
+    """
+    if not isinstance(workflow, dict):
+        raise ValueError(f"A workflow is a {type(workflow).__name__}; expected a JSON object.")
+    for name in ("nodes", "links"):
+        if not isinstance(workflow.get(name), list):
+            raise ValueError(f"The workflow has no list of {name}: save it from the page, by Save.")
+    for link in workflow["links"]:
+        if not isinstance(link, list) or len(link) < 3 or not all(map(_is_id, link[:3])):
+            raise ValueError(f"Link {link!r:.80} is damaged; expected [id, from node, slot, ...].")
+    for node in workflow["nodes"]:
+        if not _is_node(node):
+            raise ValueError(
+                f"Node {node!r:.80} is damaged; expected id, type, inputs and widgets_values as "
+                "the page saves them."
+            )
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, (int, str))
+
+
+def _is_node(node: Any) -> bool:
+    """Whether a node has all that is read of it, in its own types."""
+    if not isinstance(node, dict) or not _is_id(node.get("id")):
+        return False
+    sockets, values = node.get("inputs", []), node.get("widgets_values")
+    if not isinstance(sockets, list) or not isinstance(values, (list, type(None))):
+        return False
+    return isinstance(node.get("type"), str) and all(
+        isinstance(socket, dict)
+        and isinstance(socket.get("name"), str)
+        and (socket.get("link") is None or _is_id(socket["link"]))
+        for socket in sockets
+    )
 
 
 def real_nodes(workflow: dict[str, Any]) -> list[dict[str, Any]]:

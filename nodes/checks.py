@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
+MOST_LEVELS = 1_000_000  # that 10000 steps at denoise 0.01 come from
+
 
 def check_connected(**sockets: Any) -> None:
     """Refuse what a prompt has written into a socket: ComfyUI hands any value of JSON on.
@@ -83,6 +85,21 @@ def check_latent(samples: Tensor) -> None:
         )
     if samples.shape[0] == 0:
         raise ValueError("The latent batch is empty; expected at least one picture.")
+
+
+def check_denoise(denoise: float, steps: int) -> None:
+    """Refuse a part of a run that ComfyUI would take from endlessly many noise levels.
+
+    Raises:
+        ValueError: not 0 to 1, or so little that all levels are too many.
+    """
+    if not 0 <= denoise <= 1:
+        raise ValueError(f"denoise is {denoise}; expected 0 to 1.")
+    if 0 < denoise * MOST_LEVELS < steps:
+        raise ValueError(
+            f"denoise is {denoise:g}, which makes {steps} steps the last of more than "
+            f"{MOST_LEVELS} noise levels. Raise denoise, or set it to 0."
+        )
 
 
 def check_mask(latent: dict[str, Any]) -> None:

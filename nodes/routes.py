@@ -30,8 +30,10 @@ def schedule(asked: dict[str, Any]) -> dict[str, Any]:
     Particle KSampler asks with particles, method, tempering, evaluate_every in place of mode, c.
 
     Raises:
-        ValueError, KeyError, TypeError: a value is missing or out of range.
+        ValueError, KeyError, TypeError, OverflowError: a value is missing or out of range.
     """
+    if not isinstance(asked, dict):
+        raise ValueError(f"What is asked is a {type(asked).__name__}; expected a JSON object.")
     sampling = sampling_of(str(asked["node"]))
     if "particles" in asked:
         return particles(sampling, asked)
@@ -113,5 +115,7 @@ def register() -> None:
         try:
             made = await asyncio.to_thread(schedule, await request.json())
             return web.json_response(made)
-        except (ValueError, KeyError, TypeError) as error:
+        except KeyError as error:
+            return web.json_response({"error": f"Input {error} is missing."}, status=400)
+        except (ValueError, TypeError, OverflowError) as error:
             return web.json_response({"error": str(error)}, status=400)

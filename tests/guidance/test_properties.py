@@ -1,0 +1,334 @@
+"""What holds for every method, whatever the shape, the precision, the schedule and the strength."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lags_pack.guidance import (
+    DPS,
+    LAGS,
+    AutogradLogWeight,
+    AutoSchedule,
+    ChordSchedule,
+    ConstantSchedule,
+    DifferenceStep,
+    HardGateSchedule,
+    LiDAR,
+    Lookahead,
+    Schedule,
+    StepRecord,
+    Trace,
+    UncertaintySchedule,
+    preset,
+)
+from lags_pack.guidance.particles import (
+    PRESETS,
+    autograd_vjp,
+    best,
+    everything,
+    group_seeds,
+    noisy_start,
+    particle_preset,
+)
+from torch import Tensor
+
+fixed = settings(deadline=None, max_examples=25, derandomize=True)
+
+SHAPES = st.tuples(
+    st.integers(1, 5), st.sampled_from([1, 3, 4, 16]), st.integers(1, 9), st.integers(1, 9)
+)
+LEVELS = st.floats(0.05, 20.0)
+STRENGTHS = st.sampled_from([0.0, 1e-6, 0.3, 1.0, -1.0, 50.0, -1e4, 1e6])
+DTYPES = st.sampled_from([torch.float32, torch.float16, torch.bfloat16])
+SCHEDULES = st.sampled_from(
+    [
+        UncertaintySchedule(10.0),
+        HardGateSchedule(),
+        AutoSchedule(0.1),
+        ChordSchedule(),
+        ConstantSchedule(),
+    ]
+)
+Method = Callable[..., tuple[Tensor, StepRecord]]
+
+
+def shrink(x: Tensor, sigma: Tensor) -> Tensor:
+    """The denoiser of N(0, 1/2): the posterior mean, sample by sample."""
+    noise = sigma.to(x.dtype).reshape(-1, 1, 1, 1) ** 2
+    return 0.5 * x / (0.5 + noise)
+
+
+def waves(strength: float, name: str = "waves") -> AutogradLogWeight:
+    """A weight that is neither linear nor the same in two places."""
+    return AutogradLogWeight(lambda d: strength * (2 * d).sin().flatten(1).mean(dim=1), name)
+
+
+def lookahead(shape: tuple[int, ...], seed: int = 3) -> LiDAR:
+    generator = torch.Generator().manual_seed(seed)
+    pictures = torch.randn(6, *shape[1:], generator=generator)
+    return LiDAR(Lookahead(pictures, torch.linspace(-1, 1, 6)), sigma_end=0.0)
+
+
+def methods(shape: tuple[int, ...]) -> dict[str, Method]:
+    """Every method that shifts a denoised picture."""
+    modes: dict[str, Method] = {mode: preset(mode) for mode in ("balanced", "fast", "paper")}
+    limited = replace(preset("paper"), shift_limit=0.5)
+    return {
+        **modes,
+        "limited": limited,
+        "DPS": DPS(),
+        "DPS, normalised": DPS(normalised=True),
+        "LiDAR": lookahead(shape),
+    }
+
+
+NAMES = list(methods((1, 1, 1, 1)))
+
+
+def noisy(shape: tuple[int, ...], level: float, seed: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    x = math.sqrt(0.5 + level**2) * torch.randn(shape, generator=generator)
+    return x, torch.full(shape[:1], level)
+
+
+def close(a: Tensor, b: Tensor) -> bool:
+    """Equal up to the rounding of two forwards divided by their distance."""
+    return torch.allclose(a.float(), b.float(), rtol=1e-3, atol=1e-4)
+
+
+# ---- one evaluation ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+@fixed
+@given(shape=SHAPES, level=LEVELS, dtype=DTYPES, seed=st.integers(0, 99))
+def test_shape_and_dtype_stay_and_nothing_is_nan(
+    name: str, shape: tuple[int, ...], level: float, dtype: torch.dtype, seed: int
+) -> None:
+    x, sigma = noisy(shape, level, seed)
+    denoised, record = methods(shape)[name](shrink, waves(1.0), x.to(dtype), sigma)
+    assert denoised.shape == shape and denoised.dtype == dtype
+    assert torch.isfinite(denoised).all()
+    for value in (record.alpha, record.log_w, record.shift_rms):
+        assert value is None or (value.shape == shape[:1] and torch.isfinite(value).all())
+
+
+@pytest.mark.parametrize("name", NAMES)
+@fixed
+@given(shape=SHAPES, level=LEVELS, seed=st.integers(0, 99))
+def test_a_batch_equals_its_singles(
+    name: str, shape: tuple[int, ...], level: float, seed: int
+) -> None:
+    x, sigma = noisy(shape, level, seed)
+    method = methods(shape)[name]
+    together, _ = method(shrink, waves(2.0), x, sigma)
+    for i in range(shape[0]):
+        only = slice(i, i + 1)
+        alone, _ = method(shrink, waves(2.0), x[only], sigma[only])
+        assert close(alone, together[only])
+
+
+@pytest.mark.parametrize("name", NAMES)
+@fixed
+@given(shape=SHAPES, data=st.data())
+def test_a_permuted_batch_is_the_permuted_answer(
+    name: str, shape: tuple[int, ...], data: Any
+) -> None:
+    x, _ = noisy(shape, 1.0, 5)
+    sigma = torch.tensor([data.draw(LEVELS) for _ in range(shape[0])])
+    order = data.draw(st.permutations(range(shape[0])))
+    method = methods(shape)[name]
+    straight, _ = method(shrink, waves(2.0), x, sigma)
+    permuted, _ = method(shrink, waves(2.0), x[order], sigma[order])
+    assert close(permuted, straight[order])
+
+
+@pytest.mark.parametrize("name", NAMES)
+@fixed
+@given(shape=SHAPES, level=LEVELS, strength=STRENGTHS, seed=st.integers(0, 99))
+def test_twice_the_same_is_the_same_bit_for_bit(
+    name: str, shape: tuple[int, ...], level: float, strength: float, seed: int
+) -> None:
+    x, sigma = noisy(shape, level, seed)
+    before = x.clone()
+    method = methods(shape)[name]
+    first, _ = method(shrink, waves(strength), x, sigma)
+    again, _ = method(shrink, waves(strength), x, sigma)
+    assert torch.equal(first, again) and torch.equal(x, before)
+    assert torch.isfinite(first).all()
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "LiDAR"])
+@fixed
+@given(shape=SHAPES, level=LEVELS, dtype=DTYPES, seed=st.integers(0, 99))
+def test_strength_0_is_the_plain_picture(
+    name: str, shape: tuple[int, ...], level: float, dtype: torch.dtype, seed: int
+) -> None:
+    """LiDAR does not ask the weight: its set has been weighed before."""
+    x, sigma = noisy(shape, level, seed)
+    x = x.to(dtype)
+    denoised, _ = methods(shape)[name](shrink, waves(0.0), x, sigma)
+    assert torch.equal(denoised, shrink(x, sigma))
+
+
+@fixed
+@given(
+    shape=SHAPES,
+    level=LEVELS,
+    schedule=st.sampled_from([UncertaintySchedule(10.0), ConstantSchedule()]),
+    factor=st.sampled_from([-2.0, 0.5, 3.0]),
+)
+def test_a_fixed_schedule_s_shift_is_linear_in_the_strength(
+    shape: tuple[int, ...], level: float, schedule: Schedule, factor: float
+) -> None:
+    """As published: no limit, and an absolute step's difference of a linear denoiser is exact."""
+    x, sigma = noisy(shape, level, 2)
+    method = LAGS(schedule, step=DifferenceStep(absolute=0.5), most_deviations=None)
+    plain = shrink(x, sigma)
+    one = method(shrink, waves(0.5), x, sigma)[0] - plain
+    many = method(shrink, waves(0.5 * factor), x, sigma)[0] - plain
+    assert torch.allclose(many, factor * one, rtol=1e-3, atol=1e-3 * float(one.abs().max()) + 1e-6)
+
+
+@fixed
+@given(shape=SHAPES, level=LEVELS, strength=st.sampled_from([0.1, 1.0, -5.0, 1e4, -1e6]))
+def test_dps_is_linear_in_the_strength(
+    shape: tuple[int, ...], level: float, strength: float
+) -> None:
+    x, sigma = noisy(shape, level, 2)
+    plain = shrink(x, sigma)
+    one = (DPS()(shrink, waves(1.0), x, sigma)[0] - plain).double()
+    many = (DPS()(shrink, waves(strength), x, sigma)[0] - plain).double()
+    rounding = 1e-5 * float(1 + plain.abs().max()) * max(1.0, abs(strength))
+    assert torch.allclose(many, strength * one, rtol=1e-4, atol=rounding)
+
+
+@fixed
+@given(shape=SHAPES, level=LEVELS, a=st.floats(-3, 3), b=st.floats(-3, 3))
+def test_a_sum_of_log_weights_shifts_by_the_sum(
+    shape: tuple[int, ...], level: float, a: float, b: float
+) -> None:
+    """A product of weights under a fixed schedule: their shifts add up."""
+    x, sigma = noisy(shape, level, 4)
+    plain, method = shrink(x, sigma), DPS()
+
+    def brightness(d: Tensor) -> Tensor:
+        return b * d.flatten(1).mean(dim=1)
+
+    both = AutogradLogWeight(lambda d: waves(a).function(d) + brightness(d), "both")
+    shifts = [
+        method(shrink, weight, x, sigma)[0] - plain
+        for weight in (waves(a), AutogradLogWeight(brightness, "brightness"), both)
+    ]
+    assert torch.allclose(shifts[0] + shifts[1], shifts[2], rtol=1e-3, atol=1e-5)
+
+
+@fixed
+@given(shape=SHAPES, level=LEVELS, schedule=SCHEDULES, strength=STRENGTHS)
+def test_the_trusted_share_lies_in_0_to_1(
+    shape: tuple[int, ...], level: float, schedule: Schedule, strength: float
+) -> None:
+    x, sigma = noisy(shape, level, 6)
+    _, record = LAGS(schedule)(shrink, waves(strength), x, sigma)
+    assert record.alpha is None or ((record.alpha >= 0) & (record.alpha <= 1)).all()
+
+
+@fixed
+@given(shape=SHAPES, level=LEVELS, seed=st.integers(0, 99))
+def test_what_the_weight_does_not_see_stays(
+    shape: tuple[int, ...], level: float, seed: int
+) -> None:
+    """A denoiser that mixes no pixels shifts none outside of a mask, bit for bit."""
+    x, sigma = noisy(shape, level, seed)
+    mask = torch.rand(shape[-2:], generator=torch.Generator().manual_seed(seed)) > 0.5
+    inside = AutogradLogWeight(lambda d: 3 * (d * mask).sin().flatten(1).mean(dim=1), "inside")
+    for name in ("fast", "paper", "DPS"):
+        denoised, _ = methods(shape)[name](shrink, inside, x, sigma)
+        assert torch.equal(denoised[..., ~mask], shrink(x, sigma)[..., ~mask]), name
+
+
+# ---- records -------------------------------------------------------------------------------
+
+NUMBERS = st.one_of(st.floats(), st.just(math.nan), st.just(-math.inf))
+
+
+@st.composite
+def records(draw: Any) -> StepRecord:
+    """Any record: every field that may be None is, now and then."""
+    count = draw(st.integers(1, 4))
+
+    def values() -> Tensor:
+        dtype = draw(st.sampled_from([torch.float32, torch.float16, torch.float64]))
+        return torch.tensor([draw(NUMBERS) for _ in range(count)], dtype=dtype)
+
+    def maybe() -> Tensor | None:
+        return values() if draw(st.booleans()) else None
+
+    flags = torch.tensor([draw(st.booleans()) for _ in range(count)])
+    terms = {draw(st.text(max_size=5)): values()} if draw(st.booleans()) else None
+    return StepRecord(
+        *(values(), draw(st.booleans()), maybe(), maybe(), maybe(), maybe(), maybe()),
+        *(draw(st.integers(0, 9)), draw(st.integers(0, 9)), draw(st.floats(0, 9))),
+        terms=terms,
+        realised=maybe(),
+        ess=maybe(),
+        resampled=flags if draw(st.booleans()) else None,
+    )
+
+
+@fixed
+@given(label=st.text(max_size=9), made=st.lists(records(), max_size=4), start=st.booleans())
+def test_a_trace_of_any_records_is_json(label: str, made: list[StepRecord], start: bool) -> None:
+    trace = Trace(label)
+    with torch.inference_mode():
+        for record in made:
+            trace.add(record)
+        if start and made:
+            trace.add_start(made[0])
+    read = json.loads(json.dumps(trace.to_dict()))
+    assert read["label"] == label and len(read["records"]) == len(made)
+    assert trace.model_calls == sum(r.model_calls for r in [*made, *(made[:1] if start else [])])
+    for record, kept in zip(made, read["records"], strict=True):
+        assert kept["active"] == record.active and (kept["alpha"] is None) == (record.alpha is None)
+
+
+# ---- particles -----------------------------------------------------------------------------
+
+PARTICLE_SHAPES = st.tuples(st.sampled_from([1, 4]), st.integers(1, 4), st.integers(1, 4))
+
+
+@pytest.mark.parametrize("name", PRESETS)
+@settings(fixed, max_examples=6)
+@given(
+    shape=PARTICLE_SHAPES,
+    count=st.integers(1, 4),
+    strength=st.sampled_from([0.0, 1.0, -20.0]),
+    seed=st.integers(0, 2**63),
+)
+def test_groups_alone_together_and_permuted(
+    name: str, shape: tuple[int, ...], count: int, strength: float, seed: int
+) -> None:
+    """Every group's particles hang on its own seed, whichever groups run beside it."""
+    levels, seeds = torch.tensor([4.0, 1.0, 0.3, 0.0]), group_seeds(seed, 3)
+    x = noisy_start(torch.zeros(3, *shape), count, 4.0, seeds)
+    sampler = particle_preset(name, 3, autograd_vjp(shrink))
+    together = sampler(shrink, waves(strength), x, levels, seeds)
+    assert torch.isfinite(together.x).all() and together.x.shape == x.shape
+    assert torch.allclose(together.weights.sum(dim=1), torch.ones(3, dtype=together.weights.dtype))
+    json.dumps([str(record) for record in together.trace.records])
+    order = [2, 0, 1]
+    mixed = sampler(shrink, waves(strength), x[order], levels, [seeds[i] for i in order])
+    assert close(mixed.x, together.x[order])
+    for choose in (best, everything):
+        assert torch.equal(choose(mixed), choose(together)[order])
+    alone = sampler(shrink, waves(strength), x[1:2], levels, seeds[1:2])
+    assert close(alone.x, together.x[1:2])
+    assert close(alone.log_weights, together.log_weights[1:2])
