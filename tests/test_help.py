@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from lags_pack.tests.published import files
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "web" / "docs"
 NODES = json.loads((ROOT / "locales" / "en" / "nodeDefs.json").read_text("utf-8"))
+CHINESE = json.loads((ROOT / "locales" / "zh" / "nodeDefs.json").read_text("utf-8"))
 EACH = pytest.mark.parametrize("node", NODES)
 SECTIONS = (
     "Inputs",
@@ -115,6 +117,29 @@ def wrong_links(text: str, tracked: set[str]) -> list[str]:
     return said if shown else [*said, "no picture"]
 
 
+def numbers(text: str) -> list[Counter[str]]:
+    """The numbers in each row of the table of inputs: range and default."""
+    table = sections(text).get("Inputs") or list(sections(text).values())[1]
+    cells = [line.split(" | ")[1] for line in table.splitlines() if line.startswith("| ")]
+    return [Counter(re.findall(r"-?\d+(?:\.\d+)?", cell)) for cell in cells]
+
+
+def wrong_translation(node: str, english: str, text: str) -> list[str]:
+    """What a Chinese page says otherwise than the English one, in words."""
+    heading, parts = text.partition("\n")[0], list(sections(text).values())
+    said = [] if heading == f"# {CHINESE[node]['display_name']}" else [f"begins with {heading!r}"]
+    if len(parts) != len(SECTIONS) + 1:
+        return [*said, f"has {len(parts) - 1} sections, expected {len(SECTIONS)}"]
+    inputs, outputs = NODES[node]["inputs"], NODES[node]["outputs"]
+    said += [f"no input {one}" for one in missing(named(inputs), parts[1])]
+    said += [f"no output {one}" for one in missing(named(outputs), parts[2])]
+    for what in (pictures, templates, LINK.findall, numbers):
+        if (here := what(text)) != (there := what(english)):
+            said.append(f"{here}, expected {there}")
+    said += ["it is English"] if not re.search("[\u4e00-\u9fff]", parts[4]) else []
+    return said
+
+
 @pytest.fixture(scope="module")
 def tracked() -> set[str]:
     """Files that are published."""
@@ -126,11 +151,17 @@ def test_english_page(node: str, tracked: set[str]) -> None:
     assert wrong(node, page(node).read_text("utf-8"), tracked) == []
 
 
+@EACH
+def test_chinese_page(node: str) -> None:
+    english, chinese = (page(node, one).read_text("utf-8") for one in ("en", "zh"))
+    assert wrong_translation(node, english, chinese) == []
+
+
 def test_no_page_is_of_an_unknown_node(tracked: set[str]) -> None:
     pages = [Path(name) for name in tracked if re.match(r"web/docs/.*\.md$", name)]
     named = {one.stem if one.parent.name == "docs" else one.parent.name for one in pages}
     assert named == set(NODES)
-    assert {one.stem for one in pages if one.parent.name != "docs"} <= {"zh"}
+    assert {one.stem for one in pages if one.parent.name != "docs"} == {"zh"}
 
 
 def test_every_picture_is_shown_and_small(tracked: set[str]) -> None:
@@ -168,6 +199,23 @@ def test_a_wrong_page_is_found(old: str, new: str, complaint: str, tracked: set[
         text = re.sub(r"^- \*\*It burns.*\n- \*\*A cast.*$", "", text, flags=re.MULTILINE)
     assert any(complaint in one for one in wrong("LAGSWeightColor", text, tracked))
     assert wrong("LAGSWeightColor", GOOD, tracked) == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("# 权重：颜色", "# Weight: colour"),
+        ("`automatic strength`", "automatic strength"),
+        ("images/colour.webp", "images/mask.webp"),
+        ("`sd15_colour`", "SD1.5"),
+        ("0 到 360（0）", "0 到 180（0）"),
+        ("\n## 输出\n", "\n"),
+    ],
+)
+def test_a_wrong_translation_is_found(old: str, new: str) -> None:
+    chinese = page("LAGSWeightColor", "zh").read_text("utf-8")
+    assert old in chinese
+    assert wrong_translation("LAGSWeightColor", GOOD, chinese.replace(old, new)) != []
 
 
 def test_sockets_that_grow_are_named_by_their_ends() -> None:
