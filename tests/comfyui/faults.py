@@ -10,8 +10,10 @@ import comfy.model_management as mm
 import torch
 from comfy.patcher_extension import WrappersMP
 from lags_pack.guidance.freedom import Window
+from lags_pack.nodes.decoders import DECODERS, Decoding
 from lags_pack.nodes.methods import DPSChoice, FreeDoMChoice, LiDARChoice
 from lags_pack.nodes.particles import LAGSParticleSampler
+from lags_pack.nodes.sampling import Options
 from lags_pack.rewards import ColourReward, Weight
 from torch import Tensor, nn
 
@@ -134,6 +136,17 @@ def between_steps(model: Any, act: Callable[[int], None]) -> Any:
     return clone
 
 
+def loaded_networks() -> list[nn.Module]:
+    """The networks that the memory manager has on their devices."""
+    patchers = [entry.model for entry in mm.current_loaded_models]
+    return [patcher.model for patcher in patchers if patcher is not None]
+
+
+def is_loaded(net: nn.Module) -> bool:
+    """Whether a network is among them."""
+    return any(one is net for one in loaded_networks())
+
+
 def leftovers(case: Case) -> list[Any]:
     """What a failed run could leave on the user's model and VAE, and in ComfyUI."""
     wrappers = {
@@ -174,12 +187,16 @@ class Runs:
         self._orders: dict[str, list[str]] = {}
 
     def __call__(self, way: str, **changes: Any) -> Tensor:
-        """The samples of a run: a mode of LAGS, a rival's name, or 'particles METHOD'."""
+        """The samples of a run: a mode, a rival's or a decoder's name, or 'particles METHOD'."""
         if way.startswith("particles"):
             inputs = {"model": self.case.model, "vae": self.case.vae, "weight": self.weight}
             inputs |= {**PARTICLES, "method": way.split()[1], **self.case.settings, **changes}
             return self.case.run_node(LAGSParticleSampler, **inputs)[0]["samples"]
-        chosen = {"method": RIVALS[way]()} if way in RIVALS else {"mode": way}
+        chosen: dict[str, Any] = {"mode": way}
+        if way in RIVALS:
+            chosen = {"method": RIVALS[way]()}
+        elif way in DECODERS:
+            chosen = {"options": Options(decoding=Decoding(way))}
         return self.case.lags(weight=self.weight, **chosen, **changes)[0]
 
     def whole(self, way: str) -> Tensor:

@@ -9,7 +9,8 @@ from typing import Any
 import comfy.model_management as mm
 import pytest
 import torch
-from lags_pack.tests.comfyui.faults import Runs, leftovers, tapped
+from comfy.patcher_extension import WrappersMP
+from lags_pack.tests.comfyui.faults import Runs, is_loaded, leftovers, tapped
 from lags_pack.tests.comfyui.weighing import Run, case_of
 
 MODES = ("balanced", "fast", "paper")
@@ -34,8 +35,13 @@ def occurrences(order: list[str], place: str) -> list[int]:
     return sorted({numbers[0], numbers[len(numbers) // 2], numbers[-1]})
 
 
-@pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize("way", [*MODES, "particles lags", "particles das"])
+@pytest.mark.parametrize(
+    ("way", "place"),
+    [
+        *((way, place) for way in (*MODES, "particles lags") for place in PLACES),
+        ("particles das", "model"),
+    ],
+)
 def test_memory_that_runs_out_once_is_tried_again_in_less(
     runs: Runs, caplog: pytest.LogCaptureFixture, way: str, place: str
 ) -> None:
@@ -58,8 +64,42 @@ def test_memory_that_runs_out_once_is_tried_again_in_less(
     runs.check_clean(way, before)
 
 
-@pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize("way", [*MODES, "DPS", "particles lags", "particles das"])
+def test_the_second_try_makes_room_and_takes_one_branch_after_the_other(runs: Runs) -> None:
+    order, seen, loaded = runs.order("paper"), [], []
+    second = [number for number, place in enumerate(order) if place == "model"][1]
+    vae = runs.case.vae.first_stage_model
+
+    def note(executor: Any, *arguments: Any, **named: Any) -> Any:
+        seen.append([cond is not None for cond in arguments[1]])
+        return executor(*arguments, **named)
+
+    def fault(_: str, number: int) -> None:
+        loaded.append(is_loaded(vae))
+        if number == second:
+            out_of_memory()
+
+    model = runs.case.model.clone()
+    model.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, "note", note)
+    with runs.places.failing(fault):
+        runs("paper", model=model)
+    both, first, other = [True, True], [True, False], [False, True]
+    # Each branch is where it was, as patches tell by its place which one it is.
+    assert seen == [both, both, first, other, *[both] * 4]
+    assert loaded[second] and not loaded[second + 1], "the VAE gives way to the second try"
+    assert all(loaded[n] for n, place in enumerate(runs.places.passed) if place == "decode")
+
+
+@pytest.mark.parametrize(
+    ("way", "place"),
+    [
+        *((way, place) for way in MODES for place in PLACES),
+        ("DPS", "model"),
+        ("DPS", "backward"),
+        ("particles lags", "model"),
+        ("particles lags", "weight"),
+        ("particles das", "model"),
+    ],
+)
 def test_memory_that_never_suffices_is_told_with_what_takes_less(
     runs: Runs, way: str, place: str
 ) -> None:
@@ -106,7 +146,7 @@ def test_memory_that_runs_out_by_another_name_is_known(runs: Runs) -> None:
 
 
 @pytest.mark.parametrize(
-    "way", [*MODES, "DPS", "LiDAR", "particles lags", "particles das", "particles fk"]
+    "way", [*MODES, "latent-rgb", "DPS", "LiDAR", "particles lags", "particles das"]
 )
 def test_the_stop_button_stops_everywhere_at_once(runs: Runs, way: str) -> None:
     order, before = runs.order(way), leftovers(runs.case)
