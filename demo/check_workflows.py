@@ -33,12 +33,16 @@ TYPES = {"INT": int, "FLOAT": (int, float), "STRING": str, "BOOLEAN": bool}
 
 
 def main(arguments: list[str]) -> int:
-    """Check every workflow and print what is wrong; 0 only where nothing is."""
+    """Check every workflow and print what is wrong; 0 where nothing is, 2 without a server."""
     options = argparse.ArgumentParser(prog="dev.py workflows", description=__doc__)
     options.add_argument("url", help="of a running ComfyUI that has this pack")
     options.add_argument("--make", action="store_true", help="write the made ones first")
     chosen = options.parse_args(arguments)
-    info, folders = (ask(chosen.url, path) for path in ("/object_info", "/models"))
+    try:
+        info, folders = (ask(chosen.url, path) for path in ("/object_info", "/models"))
+    except (OSError, ValueError) as error:
+        print(f"No ComfyUI answers at {chosen.url!r} ({error}); expected a running one's address.")
+        return 2
     if chosen.make:
         write_workflows(info, WORKFLOWS)
     files = sorted(WORKFLOWS.glob("*.json"))
@@ -54,7 +58,7 @@ def ask(url: str, path: str) -> Any:
         ValueError: the address is not one of http.
     """
     if not url.startswith(("http://", "https://")):
-        raise ValueError(f"The address is {url!r}; expected one such as http://127.0.0.1:8188.")
+        raise ValueError("it begins with neither http:// nor https://")
     with urllib.request.urlopen(url.rstrip("/") + path, timeout=60) as answer:  # noqa: S310
         return json.load(answer)
 

@@ -74,6 +74,23 @@ def test_every_workflow_opens(page, workflow_name, read_workflow):
     assert [node for node in nodes if not node["known"] or node["red"] or node["wrong"]] == []
 
 
+def test_page_queues_what_the_file_says(page, server, workflow_name, read_workflow):
+    from lags_pack.demo.workflow import real_nodes, to_prompt, widget_names
+
+    info, workflow = server.object_info(), read_workflow(workflow_name)
+    page.load(workflow)
+    queued = page.evaluate("async () => (await app.graphToPrompt()).output")
+    wanted = to_prompt(workflow, info)
+    silent = {str(n["id"]) for n in real_nodes(workflow) if not widget_names(n, info)}
+    assert queued.keys() == wanted.keys()
+    for key, node in wanted.items():
+        assert queued[key]["class_type"] == node["class_type"]
+        inputs = queued[key]["inputs"]
+        if key in silent:  # such as Preview as Text, which keeps what it showed
+            inputs = {name: inputs[name] for name in node["inputs"]}
+        assert inputs == node["inputs"], (key, node["class_type"])
+
+
 SHORTENED = """(seed) => {
     const values = { batch_size: 2, steps: 3, seed };
     for (const node of app.canvas.graph._nodes)

@@ -110,8 +110,9 @@ def test_workflow_fits_the_server(file, info, folders):
 def test_the_command_checks_all(server, capsys):
     assert main([server.url]) == 0
     assert capsys.readouterr().out == f"{len(FILES)} workflows, 0 faults\n"
-    with pytest.raises(ValueError, match="'127.0.0.1'; expected one such as http"):
-        main(["127.0.0.1"])
+    for address in ("127.0.0.1", "http://127.0.0.1:9"):  # not one, and nobody's
+        assert main([address]) == 2
+        assert f"No ComfyUI answers at '{address}'" in capsys.readouterr().out
 
 
 def _essence(workflow: dict[str, Any]) -> list[Any]:
