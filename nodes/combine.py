@@ -10,6 +10,7 @@ from torch import Tensor
 from ..rewards import Weight, product
 from ..rewards.masked import masked
 from .checks import check_connected, filled
+from .foreign import as_weight
 from .sockets import CATEGORY, WeightSocket
 from .weight_inputs import numbers, weight_output
 
@@ -47,7 +48,7 @@ class LAGSCombineWeights(io.ComfyNode):
     @classmethod
     def execute(cls, weights: dict[str, Weight], exponents: str) -> io.NodeOutput:
         check_connected(**filled(**weights))
-        connected = list(filled(**weights).values())
+        connected = [as_weight(weight) for weight in filled(**weights).values()]
         powers = numbers(exponents, "exponents") or [1.0] * len(connected)
         return io.NodeOutput(product(connected, powers))
 
@@ -74,7 +75,7 @@ class LAGSMaskWeight(io.ComfyNode):
     @classmethod
     def execute(cls, weight: Weight, mask: Any) -> io.NodeOutput:
         check_connected(weight=weight, mask=mask)
-        return io.NodeOutput(masked(weight, single(mask)))
+        return io.NodeOutput(masked(as_weight(weight), single(mask)))
 
 
 def single(mask: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor
 from ..guidance import MMSOLD, PrincipalSpace, effective_size, log_shares
 from ..rewards import Weight
 from .checks import check_connected, check_latent, filled
+from .foreign import as_weight
 from .images import to_pictures
 from .score import scores_of, with_strengths
 from .sockets import CATEGORY, WeightSocket
@@ -241,8 +242,9 @@ class LAGSMMSOLD(io.ComfyNode):
         method = MMSOLD(sigma_g, smoothing, draws, steps, nearest=NEAREST * (score == SCORES[1]))
         data = given(images, latents, vae)
         log_w = None
-        if weight is not None and strength != 0 and not weight.is_off:
-            log_w = weights_of(weight, strength, shown(images, data, vae))
+        asked = None if weight is None else as_weight(weight)
+        if asked is not None and strength != 0 and not asked.is_off:
+            log_w = weights_of(asked, strength, shown(images, data, vae))
         rows = new_points(data.float().cpu().flatten(1), log_w, rank, count, method, seed)
         made = rows.unflatten(1, data.shape[1:]).to(mm.intermediate_device())
         return io.NodeOutput(*outputs(made, latents is not None, vae))

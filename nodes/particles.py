@@ -13,8 +13,9 @@ from nodes import common_ksampler
 
 from ..guidance.particles import PRESETS, RESAMPLING, TEMPERING, Particles
 from ..rewards import Weight
-from .checks import check_connected, check_vae, filled
+from .checks import check_connected, check_denoise, check_vae, filled
 from .decoders import choose
+from .foreign import as_weight
 from .live import summary, watcher
 from .particle_model import SAMPLERS, check_sampler
 from .particle_run import (
@@ -135,6 +136,7 @@ class LAGSParticleSampler(io.ComfyNode):
             weight=weight,
             **filled(options=options),
         )
+        check_denoise(denoise, steps)
         check_sampler(sampler_name)
         check_input(latent_image)
         choices = Choices(
@@ -149,7 +151,7 @@ class LAGSParticleSampler(io.ComfyNode):
             count,
         )
         remember(cls.hidden.unique_id, model)
-        weight = weight.power(strength)
+        weight = as_weight(weight).power(strength)
         check_gradient(weight, method)
         title = PRESETS[method].title
         trace = ParticleRunTrace(f"{title}, {weight.name}", watcher=watcher(cls.hidden.unique_id))

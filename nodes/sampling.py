@@ -27,8 +27,9 @@ from ..guidance import (
 from ..guidance.lags import CAUTION_PER_C, KAPPA_PER_C
 from ..rewards import Weight
 from ..rewards.base import check_strength
-from .checks import check_connected, check_latent, check_mask, filled
+from .checks import check_connected, check_denoise, check_latent, check_mask, filled
 from .decoders import AS_NEEDED, DECODERS, Decoding
+from .foreign import as_choice, as_weight
 from .live import summary, watcher
 from .methods import Choice, with_method
 from .patch import GuidancePatch, difference_step
@@ -116,6 +117,7 @@ def guided(
         ValueError: a number out of range, or a VAE of another family than the model.
     """
     check_strength(strength, weight.name)
+    choice = None if choice is None else as_choice(choice)
     method = (options or Options()).applied_to(preset(mode, c, difference_step(model)), c)
     if strength == 0 or weight.is_off:
         return model
@@ -319,6 +321,8 @@ class LAGSKSampler(io.ComfyNode):
             weight=weight,
             **filled(options=options, method=method),
         )
+        check_denoise(denoise, steps)
+        weight = as_weight(weight)
         trace = Trace(f"LAGS {mode}, {weight.name}", watcher=watcher(cls.hidden.unique_id))
         remember(cls.hidden.unique_id, model)
         if strength != 0:
@@ -416,6 +420,7 @@ class LAGSKSamplerAdvanced(io.ComfyNode):
             weight=weight,
             **filled(options=options, method=method),
         )
+        weight = as_weight(weight)
         trace = Trace(f"LAGS {mode}, {weight.name}", watcher=watcher(cls.hidden.unique_id))
         remember(cls.hidden.unique_id, model)
         if strength != 0:
@@ -473,6 +478,7 @@ class LAGSGuidance(io.ComfyNode):
     ) -> io.NodeOutput:
         sockets = filled(options=options, method=method)
         check_connected(model=model, vae=vae, weight=weight, **sockets)
+        weight = as_weight(weight)
         trace = Trace(label=f"LAGS {mode}, {weight.name}")
         return io.NodeOutput(guided(model, vae, weight, strength, mode, c, options, trace, method))
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..rewards import Weight
 from . import models
 from .checks import check_connected
+from .foreign import as_weight
 from .images import to_pictures
 from .live import finite
 from .sockets import CATEGORY, WeightSocket
@@ -128,6 +129,7 @@ class LAGSScoreImages(io.ComfyNode):
     @classmethod
     def execute(cls, images: Tensor, weight: Weight, top_k: int) -> io.NodeOutput:
         check_connected(images=images, weight=weight)
+        weight = as_weight(weight)
         scores = scores_of(weight, to_pictures(images))
         weight = with_strengths(weight, scores)
         strengths = torch.tensor([term.strength for term in weight.terms])

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from ..guidance import AutogradLogWeight, Found, zero_order_search
 from ..rewards import Weight
-from .checks import check_connected
+from .checks import check_connected, check_denoise
+from .foreign import as_weight
 from .images import to_pictures
 from .sampling import (
     check_input,
@@ -127,7 +128,9 @@ class LAGSSearchSampler(io.ComfyNode):
             vae=vae,
             weight=weight,
         )
+        check_denoise(denoise, steps)
         check_input(latent_image)
+        weight = as_weight(weight)
         if not weight.is_measured:
             raise ValueError(
                 "The weight has an automatic strength, which a search has nothing to measure by: "

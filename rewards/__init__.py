@@ -6,6 +6,7 @@ from .classifier import BalanceReward, ClassReward
 from .clip_score import ClipScore
 from .colour import ColourReward
 from .frequency import FrequencyReward
+from .function import FunctionReward
 from .hps import HPSv2, HPSv21
 from .image_reward import ImageReward
 from .jpeg_size import JpegSizeReward
@@ -33,6 +34,7 @@ REWARDS: tuple[type[Reward], ...] = (
     SymmetryReward,
     JpegSizeReward,
     MaskedReward,
+    FunctionReward,
 )
 
 __all__ = [
@@ -43,6 +45,7 @@ __all__ = [
     "ClipScore",
     "ColourReward",
     "FrequencyReward",
+    "FunctionReward",
     "HPSv2",
     "HPSv21",
     "ImageReward",

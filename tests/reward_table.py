@@ -132,6 +132,7 @@ FORMULAS: dict[str, Reward] = {
     "sharpness": rewards.SharpnessReward(),
     "left-right": rewards.SymmetryReward("left-right"),
     "top-bottom": rewards.SymmetryReward("top-bottom"),
+    "function": rewards.FunctionReward(lambda images: images[:, 0].mean(dim=(1, 2))),
     "masked saturation": rewards.MaskedReward(rewards.ColourReward("saturation"), disc()),
 }
 BLACK_BOXES: dict[str, Reward] = {

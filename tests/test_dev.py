@@ -271,6 +271,8 @@ def test_paths_choose_the_part_and_options_go_to_both(dev, monkeypatch):
     plain, within = dev.split_arguments(["-k", "word"])
     assert plain == ["-k", "word", str(tests), f"--ignore={tests / 'browser'}", skip]
     assert within == ["-k", "word", str(tests / "comfyui")]
+    whole, _ = dev.split_arguments([])
+    assert whole == [str(tests), f"--ignore={tests / 'browser'}", *dev.COVERAGE, skip]
 
     assert dev.split_arguments([str(plain_file), "-x"]) == (["-x", str(plain_file), skip], [])
     assert dev.split_arguments([f"{comfy_file}::test_z"]) == ([], [f"{comfy_file}::test_z"])
@@ -405,7 +407,7 @@ def test_wrong_commands_get_a_sentence_and_a_list(pack):
         (["bench"], "Which benchmark? There are: cost, heart."),
         (["bench", "hart"], "There is no benchmark 'hart'. There are: cost, heart."),
         (["bench", "_shared"], "There is no benchmark '_shared'. There are: cost, heart."),
-        (["tset"], "There is no command 'tset'. There are: demo, test, bench, train, lint."),
+        (["tset"], "There is no command 'tset'. There are: " + ", ".join(dev.COMMANDS) + "."),
     ):
         done = dev_py(pack, *arguments)
         assert done.stderr.strip() == f"[dev.py] {words}"

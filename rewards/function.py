@@ -1,0 +1,46 @@
+"""A score that is any function of pictures: how other node packs bring theirs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from .base import Reward
+
+
+class FunctionReward(Reward):
+    """``function(images [B, 3, H, W] in 0..1) -> scores [B]``, and what it says of itself.
+
+    Attributes of the function are read where it has them: ``name``, ``scale``, ``differentiable``,
+    ``input_size`` (the side in pixels that its network sees, so that no larger picture is decoded)
+    and ``modules`` (its networks, for whoever manages memory).
+
+    Args:
+        function: the score; must not couple the pictures of a batch.
+    """
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        self.function = function
+        self.name = str(getattr(function, "name", getattr(function, "__name__", "function")))
+        self.scale = str(getattr(function, "scale", "as its author has it"))
+        self.differentiable = bool(getattr(function, "differentiable", True))
+        side = getattr(function, "input_size", None)
+        self.input_size = None if side is None else int(side)
+        self.modules: tuple[nn.Module, ...] = tuple(getattr(function, "modules", ()))
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Score [B], float32.
+
+        Raises:
+            ValueError: the function does not return one number for each picture.
+        """
+        scores = self.function(images.float())
+        if not isinstance(scores, torch.Tensor) or scores.shape != images.shape[:1]:
+            got = tuple(scores.shape) if isinstance(scores, torch.Tensor) else type(scores).__name__
+            raise ValueError(
+                f"Weight '{self.name}' returned {got} for {images.shape[0]} pictures; expected a "
+                f"tensor of shape ({images.shape[0]},): one score for each."
+            )
+        return scores.float()

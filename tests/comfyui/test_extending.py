@@ -1,0 +1,104 @@
+"""The worked example of docs/extending.md, run as it stands there, by ComfyUI's own loader."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from lags_pack.nodes.combine import LAGSCombineWeights, LAGSMaskWeight
+from lags_pack.nodes.demo import LAGSDemoModel
+from lags_pack.nodes.foreign import as_choice, as_weight
+from lags_pack.nodes.sampling import LAGSKSampler
+from lags_pack.nodes.score import LAGSScoreImages
+from lags_pack.rewards import ColourReward, Weight
+
+import nodes
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "extending.md"
+
+
+@pytest.fixture(scope="module")
+def example(tmp_path_factory, pack):
+    """The example's node classes, loaded from a file of that text alone."""
+    (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    file = tmp_path_factory.mktemp("custom_nodes") / "warm_pictures.py"
+    file.write_text(code, encoding="utf-8")
+    assert asyncio.run(nodes.load_custom_node(str(file))), "ComfyUI's loader refused the example"
+    return nodes.NODE_CLASS_MAPPINGS
+
+
+@pytest.fixture(scope="module")
+def warm(example, run_node):
+    """What its weight node puts out: a plain function."""
+    return run_node(example["ExampleWarmWeight"], strength=20.0)[0]
+
+
+@pytest.fixture(scope="module")
+def settings(run_node):
+    """A small run of the demo model."""
+    model, positive, negative, vae, latent = run_node(
+        LAGSDemoModel, subject="any", colour="any", batch_size=4
+    )[:5]
+    return {
+        "model": model,
+        "positive": positive,
+        "negative": negative,
+        "vae": vae,
+        "latent_image": latent,
+        "seed": 5,
+        "steps": 10,
+        "cfg": 1.0,
+        "scheduler": "karras",
+        "denoise": 1.0,
+    }
+
+
+def sampled(run_node, settings, weight, strength=1.0, **others):
+    guidance = {"weight": weight, "strength": strength, "mode": "balanced", "c": 10.0}
+    latent, trace = run_node(
+        LAGSKSampler, **settings, **guidance, sampler_name="euler_ancestral", **others
+    )
+    with torch.inference_mode():
+        return settings["vae"].decode(latent["samples"]).movedim(-1, 1), trace
+
+
+def test_the_weight_makes_warmer_pictures_and_off_is_off(run_node, settings, warm):
+    plain, _ = sampled(run_node, settings, warm, strength=0.0)
+    guided, trace = sampled(run_node, settings, warm)
+    assert (warm(guided).mean() - warm(plain).mean()) > 0.01
+    assert trace.label == "LAGS balanced, warmth" and trace.weight_calls > 5
+
+
+def test_the_method_runs_and_is_counted(run_node, settings, warm, example):
+    (push,) = run_node(example["ExampleFixedPush"], length=0.05)
+    plain, _ = sampled(run_node, settings, warm, strength=0.0)
+    guided, trace = sampled(run_node, settings, warm, method=push)
+    assert warm(guided).mean() > warm(plain).mean()
+    assert trace.label == "fixed push, warmth"
+    assert trace.model_calls == trace.weight_calls == 10
+    still, _ = sampled(
+        run_node, settings, warm, method=run_node(example["ExampleFixedPush"], length=0.0)[0]
+    )
+    assert torch.allclose(still, plain, atol=1e-5)
+
+
+def test_it_is_combined_masked_and_scored(run_node, settings, warm):
+    blue = Weight.of(ColourReward("hue", hue=240.0), 10.0)
+    (both,) = run_node(LAGSCombineWeights, weights={"weight0": warm, "weight1": blue}, exponents="")
+    assert both.strengths == {"warmth": 20.0, "colour (hue)": 10.0}
+    (part,) = run_node(LAGSMaskWeight, weight=warm, mask=torch.ones(1, 8, 8))
+    assert part.terms[0].strength == 20.0
+    images = torch.rand(3, 16, 16, 3)
+    scores = run_node(LAGSScoreImages, images=images, weight=warm, top_k=0)[3]
+    assert scores == pytest.approx(warm(images.movedim(-1, 1)).tolist(), abs=1e-6)
+
+
+@pytest.mark.parametrize("wrong", [torch.zeros(1), object()])
+def test_anything_else_in_a_socket_gets_a_sentence(wrong):
+    with pytest.raises(ValueError, match=f"A {type(wrong).__name__} came through the weight"):
+        as_weight(wrong)
+    with pytest.raises(ValueError, match=f"A {type(wrong).__name__} came through the method"):
+        as_choice(wrong)

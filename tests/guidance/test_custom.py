@@ -1,0 +1,77 @@
+"""A method of one function is sampled, counted and checked like any other."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from lags_pack.guidance import LAGS, AutogradLogWeight, ConstantSchedule
+from lags_pack.guidance.contracts import ModelError, WeightError
+from lags_pack.guidance.custom import CustomMethod
+from lags_pack.tests.analytic import noisy_draws, sigmas, unit_mixture
+from torch import Tensor
+
+WEIGHT = AutogradLogWeight(lambda x: -(x - 0.7).square().sum(dim=1), "quadratic")
+MIXTURE = unit_mixture(dim=6, components=4, variance=0.2, seed=1)
+LEVEL = 0.8
+
+
+def fast(denoiser, log_weight, x: Tensor, sigma_ve: Tensor) -> Tensor:
+    """LAGS without the Jacobian, alpha = 1."""
+    denoised = denoiser(x, sigma_ve)
+    _, v = log_weight.value_and_grad(denoised)
+    return denoised + sigma_ve[:, None] ** 2 * v
+
+
+@pytest.fixture
+def draws() -> tuple[Tensor, Tensor]:
+    return noisy_draws(MIXTURE, 5, LEVEL, seed=2), sigmas(5, LEVEL)
+
+
+def test_the_same_function_is_the_same_method(draws: tuple[Tensor, Tensor]) -> None:
+    lags = LAGS(ConstantSchedule(), jacobian=False, skip_below=0.0)
+    expected, theirs = lags(MIXTURE.denoise, WEIGHT, *draws)
+    guided, ours = CustomMethod(fast)(MIXTURE.denoise, WEIGHT, *draws)
+    assert torch.allclose(guided, expected, atol=1e-6)
+    for name in ("alpha", "log_w", "variance", "shift_rms", "denoised_rms"):
+        assert torch.allclose(getattr(ours, name), getattr(theirs, name), rtol=1e-4), name
+    assert (ours.model_calls, ours.weight_calls, ours.value_calls) == (1, 1, 0)
+    assert ours.active and ours.seconds > 0
+
+
+def test_every_call_is_counted_and_the_first_picture_is_the_plain_one(
+    draws: tuple[Tensor, Tensor],
+) -> None:
+    def greedy(denoiser, log_weight, x: Tensor, sigma_ve: Tensor) -> Tensor:
+        plain, other = denoiser(x, sigma_ve), denoiser(x + 0.1, sigma_ve)
+        better = log_weight(other) > log_weight(plain)
+        return torch.where(better[:, None], other, plain)
+
+    guided, record = CustomMethod(greedy)(MIXTURE.denoise, WEIGHT, *draws)
+    plain = MIXTURE.denoise(*draws)
+    assert (record.model_calls, record.weight_calls, record.value_calls) == (2, 0, 2)
+    assert record.variance is None
+    assert torch.equal(record.log_w, WEIGHT(MIXTURE.denoise(draws[0] + 0.1, draws[1])))
+    assert torch.allclose(record.shift_rms, (guided - plain).square().mean(dim=1).sqrt())
+    assert (WEIGHT(guided) >= WEIGHT(plain)).all() and not torch.equal(guided, plain)
+
+
+def test_a_step_without_the_weight_is_plain(draws: tuple[Tensor, Tensor]) -> None:
+    guided, record = CustomMethod(lambda d, w, x, s: d(x, s))(MIXTURE.denoise, WEIGHT, *draws)
+    assert torch.equal(guided, MIXTURE.denoise(*draws))
+    assert not record.active and record.log_w is None and (record.shift_rms == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("function", "error", "said"),
+    [
+        (lambda d, w, x, s: d(x, s)[:2], ModelError, r"shape \(2, 6\).* expected .*like x"),
+        (lambda d, w, x, s: d(x, s) / 0 * 0, ModelError, "not finite at noise level sigma = 0.8"),
+        (lambda d, w, x, s: w.value_and_grad(x[:, :0])[1], WeightError, "no gradient"),
+    ],
+)
+def test_what_would_spoil_a_picture_is_refused(function, error, said, draws) -> None:
+    weight = (
+        AutogradLogWeight(lambda x: torch.zeros(len(x)), "flat") if error is WeightError else WEIGHT
+    )
+    with pytest.raises(error, match=said):
+        CustomMethod(function)(MIXTURE.denoise, weight, *draws)

@@ -1,0 +1,48 @@
+"""Any function of pictures is a reward."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from lags_pack.rewards import FunctionReward, Weight
+from torch import Tensor, nn
+
+
+def redness(images: Tensor) -> Tensor:
+    return images[:, 0].mean(dim=(1, 2))
+
+
+def test_a_bare_function_has_its_own_name_and_every_default() -> None:
+    reward = FunctionReward(redness)
+    assert (reward.name, reward.differentiable, reward.input_size) == ("redness", True, None)
+    assert reward.modules == () and reward.needed_side is None and reward.scale
+
+
+def test_what_a_function_says_of_itself_is_read() -> None:
+    class Score:
+        name, scale, differentiable, input_size = "taste", "0 to 1", False, 224
+        modules = (nn.Linear(1, 1),)
+
+        def __call__(self, images: Tensor) -> Tensor:
+            return redness(images)
+
+    reward = FunctionReward(Score())
+    assert (reward.name, reward.scale, reward.differentiable) == ("taste", "0 to 1", False)
+    assert reward.needed_side == 448 and reward.modules == Score.modules
+    assert not Weight.of(reward, 2.0).differentiable
+
+
+def test_scores_are_the_functions_own_in_float32() -> None:
+    images = torch.rand(3, 3, 5, 4)
+    halves = FunctionReward(lambda pictures: redness(pictures).half())(images)
+    assert halves.dtype == torch.float32
+    assert torch.equal(FunctionReward(redness)(images), redness(images))
+
+
+@pytest.mark.parametrize(
+    ("returned", "said"),
+    [(torch.zeros(2), r"\(2,\)"), (torch.zeros(3, 1), r"\(3, 1\)"), (0.5, "float"), ([1], "list")],
+)
+def test_anything_but_one_number_for_each_picture_is_refused(returned: object, said: str) -> None:
+    with pytest.raises(ValueError, match=rf"returned {said} for 3 pictures; expected .*\(3,\)"):
+        FunctionReward(lambda images: returned)(torch.rand(3, 3, 4, 4))
