@@ -6,6 +6,7 @@ import csv
 import io as textio
 import json
 import os
+from contextlib import suppress
 from typing import Any
 
 import comfy.samplers
@@ -29,6 +30,7 @@ from ..guidance.ve import NoiseScaling
 from ..plots import schedule as schedule_plot
 from ..plots import trace as trace_plot
 from ..plots.style import AXES, THEMES
+from .checks import check_connected, check_denoise, filled
 from .live import shown
 from .patch import difference_step
 from .remembered import remember
@@ -58,6 +60,7 @@ def look_inputs() -> list[Any]:
 
 def as_sampled(model: Any, steps: int, sampler: str, scheduler: str, denoise: float) -> Tensor:
     """The noise levels that KSampler would go through, by its own code."""
+    check_denoise(denoise, steps)
     sigmas: Tensor = comfy.samplers.KSampler(
         model, steps, "cpu", sampler=sampler, scheduler=scheduler, denoise=denoise
     ).sigmas
@@ -159,6 +162,7 @@ class LAGSScheduleVisualizer(io.ComfyNode):
         sigmas: Tensor | None = None,
         options: Options | None = None,
     ) -> io.NodeOutput:
+        check_connected(**filled(model=model, sigmas=sigmas, options=options))
         if model is None and sigmas is None:
             raise ValueError("There are no noise levels: connect a model, or SIGMAS.")
         remember(cls.hidden.unique_id, model, None if sigmas is None else sigmas.detach().cpu())
@@ -237,7 +241,8 @@ class LAGSTracePlot(io.ComfyNode):
         export: str,
         filename_prefix: str,
     ) -> io.NodeOutput:
-        runs = [trace for trace in traces.values() if trace is not None]
+        check_connected(**filled(**traces))
+        runs = list(filled(**traces).values())
         image = trace_plot.draw(runs, axis, theme, scale)
         file = "" if export == EXPORTS[0] else write(runs, export, filename_prefix)
         return io.NodeOutput(image, file, ui={"text": [file]} if file else None)
@@ -248,10 +253,13 @@ def write(runs: list[Trace], export: str, prefix: str) -> str:
 
     Raises:
         ValueError: the prefix leads out of the output folder.
+        OSError: the disk is full, or the folder may not be written to; no part of a file stays.
     """
     output = folder_paths.get_output_directory()
     try:
         folder, name, number, below, _ = folder_paths.get_save_image_path(prefix, output)
+    except OSError as error:
+        raise _not_written(prefix, error) from error
     except Exception as error:  # ComfyUI raises a bare Exception
         raise ValueError(
             f"filename_prefix is {prefix!r}, which leads out of {output}; expected a name below it."
@@ -260,9 +268,26 @@ def write(runs: list[Trace], export: str, prefix: str) -> str:
         as_csv(runs) if export == "csv" else json.dumps([run.to_dict() for run in runs], indent=1)
     )
     file = f"{name}_{number:05}_.{export}"
-    with open(os.path.join(folder, file), "w", encoding="utf-8", newline="") as target:
-        target.write(text)
+    path = os.path.join(folder, file)
+    part = f"{path}.part"
+    try:
+        with open(part, "w", encoding="utf-8", newline="") as target:
+            target.write(text)
+        os.replace(part, path)
+    except OSError as error:
+        with suppress(OSError):
+            os.remove(part)
+        raise _not_written(path, error) from error
     return os.path.join(below, file).replace(os.sep, "/")
+
+
+def _not_written(path: str, error: OSError) -> OSError:
+    """What keeps a file from being written, and what that means for the run."""
+    return OSError(
+        f"The trace could not be written to {path}: {error.strerror or error}. Make room there, "
+        "choose another filename_prefix, or set export to none. The run itself is kept: queue "
+        "again, and nothing is sampled anew."
+    )
 
 
 def as_csv(runs: list[Trace]) -> str:
