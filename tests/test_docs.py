@@ -1,0 +1,57 @@
+"""What README and docs/ point to is there: files, commands, nodes, templates."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "demo").glob("*.md")])
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_files(page: Path) -> None:
+    targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8"))
+    missing = [
+        target
+        for target in targets
+        if "://" not in target and not (page.parent / target).resolve().exists()
+    ]
+    assert missing == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_are_ones_that_dev_py_has(page: Path) -> None:
+    source = (ROOT / "dev.py").read_text(encoding="utf-8")
+    benchmarks = {file.stem for file in (ROOT / "benchmarks").glob("[a-z]*.py")}
+    for command, argument in re.findall(
+        r"python3? dev\.py (\w+)(?: ([\w/]+))?", page.read_text(encoding="utf-8")
+    ):
+        assert f'"{command}": {command}' in source, command
+        if command == "bench" and argument != "NAME":
+            assert argument in benchmarks, argument
+        if command == "test" and argument:
+            assert (ROOT / argument).exists(), argument
+
+
+def test_readme_names_every_node() -> None:
+    texts = json.loads((ROOT / "locales" / "en" / "nodeDefs.json").read_text(encoding="utf-8"))
+    table = README[README.index("## Nodes") : README.index("## See what it does")]
+    methods = table.replace(
+        "Method: DPS, FreeDoM, LiDAR", "Method: DPS Method: FreeDoM Method: LiDAR"
+    )
+    assert [n["display_name"] for n in texts.values() if n["display_name"] not in methods] == []
+
+
+def test_readme_names_every_template_and_no_other() -> None:
+    table = README[README.index("## Templates") : README.index("## Nodes")]
+    named = set()
+    for name in re.findall(r"`([a-z0-9_.]+)`", table):
+        family = name.startswith("...")
+        named |= {"sd15" + name[3:], "sdxl" + name[3:]} if family else {name}
+    there = {file.stem for file in (ROOT / "workflows").glob("*.json")}
+    assert named - {"sd15_", "sdxl_"} == there
