@@ -43,13 +43,14 @@ CAPS = {
     "decode_size": 64,
 }
 SMALL = {"batch_size": 1, "steps": 1, "width": 32, "height": 32, "count": 2, "scale": 0.25}
+ENOUGH = 9  # pictures for MM-SOLD
 # A node that puts out what a socket takes: class, slot.
 SOURCES = {
     "MODEL": ("LAGSDemoModel", 0),
     "CONDITIONING": ("LAGSDemoModel", 1),
     "VAE": ("LAGSDemoModel", 3),
     "LATENT": ("LAGSDemoModel", 4),
-    "IMAGE": ("EmptyImage", 0),
+    "IMAGE": ("VAEDecode", 0),
     "MASK": ("SolidMask", 0),
     "SIGMAS": ("BasicScheduler", 0),
     "LAGS_WEIGHT": ("LAGSWeightColor", 0),
@@ -150,6 +151,12 @@ def _source(prompt: Prompt, kind: str, info: Info, rng: random.Random) -> list[A
     key = f"a {source}"
     if key not in prompt:
         add_node(prompt, key, source, info, rng)
+        if kind == "IMAGE":  # pictures that differ, and enough of them to learn from
+            add_node(prompt, "a RepeatLatentBatch", "RepeatLatentBatch", info, rng)
+            prompt["a RepeatLatentBatch"]["inputs"]["amount"] = ENOUGH
+            add_node(prompt, "a KSampler", "KSampler", info, rng)
+            prompt["a KSampler"]["inputs"]["latent_image"] = ["a RepeatLatentBatch", 0]
+            prompt[key]["inputs"]["samples"] = ["a KSampler", 0]
     return [key, slot]
 
 

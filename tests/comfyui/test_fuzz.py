@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import http.client
 import json
+import math
 import random
 import re
 import time
@@ -19,9 +20,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from comfyui_support import mutants
 from comfyui_support.server import Server
 from lags_pack.demo.workflow import to_prompt
+from lags_pack.nodes.checks import check_connected, check_denoise, filled
 
 SEED, COUNT, PORTION = 7, 10_000, 100
 BODIES, PAGES = 600, 1500
@@ -272,3 +275,26 @@ def test_a_spoiled_workflow_is_converted_or_refused_in_words(info: dict[str, Any
     for whole in (None, [], "x", {}, {"nodes": []}, {"nodes": {}, "links": []}):
         with pytest.raises(ValueError, match="expected|no list"):
             to_prompt(whole, info)
+
+
+# ---- what the prompts have found -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [None, 3, "x", True, [], {}, [1, ["x"]], {"samples": [0.5]}])
+def test_what_is_written_into_a_socket_is_refused(value: Any) -> None:
+    with pytest.raises(ValueError, match="Input weight is .*; expected .*connect weight"):
+        check_connected(weight=value)
+
+
+def test_what_nodes_put_out_is_connected() -> None:
+    latent, conditioning = {"samples": torch.zeros(1)}, [[torch.zeros(1), {"pooled_output": None}]]
+    check_connected(latent_image=latent, positive=conditioning, vae=object())
+    check_connected(**filled(options=None, method=None))
+
+
+@pytest.mark.parametrize("denoise", [math.nan, -0.1, 1.1, 1e-300])
+def test_a_part_of_endlessly_many_levels_is_refused(denoise: float) -> None:
+    with pytest.raises(ValueError, match="denoise is"):
+        check_denoise(denoise, 20)
+    for fine in (0.0, 0.01, 1.0):
+        check_denoise(fine, 10000)

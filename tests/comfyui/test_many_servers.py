@@ -62,6 +62,11 @@ def prompt(sampler: dict[str, Any], first: int, length: int, auto_nats: float) -
             **{"count": 4, "lookahead_steps": 2, "scale": 1.0, "sigma_end": 0.57},
             lookahead_seed=0,
         ),
+        "freedom": node(
+            "LAGSMethodFreeDoM",
+            **{"step": 0.2, "plain_step": 0.02, "first": 0.7, "last": 0.3},
+            **{"travel_until": 0.4, "repeats": 1},
+        ),
         "sample": node(sampler["class_type"], **sampled, **extra, **sampler["inputs"]),
         "decode": node("VAEDecode", samples=["sample", 0], vae=["demo", 3]),
         "save": node("SaveImage", images=["decode", 0], filename_prefix="many"),
@@ -74,11 +79,13 @@ def lags(sampler_name: str, mode: str = "balanced", **inputs: Any) -> dict[str, 
     )
 
 
-def particles(method: str, sampler_name: str, output: str, count: int = 1) -> dict[str, Any]:
+def particles(
+    method: str, sampler_name: str, output: str, count: int = 1, group: int = 4
+) -> dict[str, Any]:
     return node(
         "LAGSParticleSampler",
         **{"sampler_name": sampler_name, "method": method, "output": output, "count": count},
-        **{"strength": 1.0, "particles": 4, "resampling": "from method", "ess_threshold": -1.0},
+        **{"strength": 1.0, "particles": group, "resampling": "from method", "ess_threshold": -1.0},
         **{"tempering": "from method", "evaluate_every": 0, "particles_at_once": 0},
     )
 
@@ -99,6 +106,7 @@ EQUAL = {
     "particles lags, euler_ancestral": particles("lags", "euler_ancestral", "best"),
     "particles smc, ddpm": particles("smc", "ddpm", "draw", 2),
     "particles urge, euler_ancestral": particles("urge", "euler_ancestral", "diverse", 2),
+    "one particle, euler_ancestral": particles("smc", "euler_ancestral", "best", group=1),
     "search, euler": search("euler", 0.0),
     "search around, dpmpp_2m": search("dpmpp_2m", 0.3),
 }
@@ -107,6 +115,7 @@ UNEQUAL = {
     "KSampler, euler_ancestral": node("KSampler", sampler_name="euler_ancestral"),
     "LAGS, euler_ancestral": lags("euler_ancestral"),
     "LAGS, dpmpp_2m_sde": lags("dpmpp_2m_sde"),
+    "FreeDoM, euler_ancestral": lags("euler_ancestral", method=["freedom", 0]),
     "search, euler_ancestral": search("euler_ancestral", 0.0),
 }
 
