@@ -26,6 +26,7 @@ from ..guidance.freedom import FIRST, LAST, PLAIN_STEP, REPEATS, STEP, TRAVEL_UN
 from ..guidance.freedom import time_travel as travel
 from ..guidance.lidar import SIGMA_END, STEPS, LiDAR, Lookahead
 from ..rewards import Weight
+from .caches import past_caches
 from .decoders import Decoding
 from .model_gradient import DifferentiableModel, gradient_bytes, networks_of
 from .patch import GuidancePatch, Run, difference_step
@@ -162,7 +163,7 @@ class LiDARChoice:
 
     def _weighed(self, pictures: Tensor, setting: Setting) -> tuple[Lookahead, int]:
         """The pictures with log w, a batch of the run's size at a time; and how many batches."""
-        log_weight = setting.patch._decoded(setting.patch.weight)
+        log_weight = setting.patch._decoded(setting.patch.weight, setting.guider)
         zero, log_w = setting.sigmas.new_zeros(1), []
         shape = pictures.shape[: pictures.ndim - setting.noise.ndim + 1]  # [n] or [B, n]
         for part in pictures.flatten(0, len(shape) - 1).split(setting.noise.shape[0]):
@@ -191,6 +192,7 @@ class LiDARChoice:
             )
             kept, mask, highest = torch.zeros_like(kept), None, float(sampling.sigma_max)
         lowest = min(float(sampling.sigma_min), highest / 10)
+        options = setting.extra_args["model_options"]
         sigmas = k_sampling.get_sigmas_karras(self.steps, lowest, highest, device=device)
         done = []
         for number in range(self._rounds(setting)):
@@ -203,7 +205,7 @@ class LiDARChoice:
             samples = sampler.sample(
                 setting.guider,
                 sigmas,
-                dict(setting.extra_args),
+                {**setting.extra_args, "model_options": past_caches(options)},
                 None,
                 noise.to(device),
                 kept,
@@ -249,6 +251,10 @@ class Bound:
     def jacobian(self) -> bool:
         """Whether reused outputs would spoil it."""
         return self.through_model
+
+    def is_active(self, sigma_ve: Tensor) -> Tensor:
+        """Which noise levels it may guide: [B] booleans."""
+        return torch.ones_like(sigma_ve, dtype=torch.bool)
 
     def __call__(
         self,
@@ -408,7 +414,7 @@ class MethodPatch(GuidancePatch):
 
     def _make_room(self, guider: Any, shape: torch.Size) -> None:
         """Free what the gradient takes: its graph is there while the weight's is made too."""
-        log_weight = self._decoded(self.weight)
+        log_weight = self._decoded(self.weight, guider)
         decoder, model = log_weight.decoder, guider.model_patcher
         memory = gradient_bytes(guider, shape)
         helpers = [m for m in getattr(guider, "loaded_models", []) if m is not model]

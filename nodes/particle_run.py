@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import comfy.model_management as mm
@@ -14,7 +15,7 @@ from comfy.sampler_helpers import estimate_memory
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..guidance import LAGS, DifferenceStep, LogWeight, StepRecord, Trace, score_deviation
+from ..guidance import DifferenceStep, LogWeight, StepRecord, Trace, score_deviation
 from ..guidance.particles import (
     PRESETS,
     RESAMPLING,
@@ -33,6 +34,7 @@ from ..guidance.particles import (
 )
 from ..guidance.particles.resampling import draw
 from ..rewards import Weight
+from .caches import past_caches, warn_of_caches
 from .checks import check_latent
 from .decoded_weight import DecodedLogWeight
 from .decoders import Decoder, Decoding
@@ -48,12 +50,16 @@ from .particle_model import (
     start,
 )
 from .patch import _announce as announce
-from .patch import _check_caches as check_caches
 from .patch import _load_together as load_together
+from .patch import at_step
 
 FROM_METHOD = "from method"
 OUTPUTS = ("best", "draw", "diverse", "all")
 NEED_GRADIENT = ("lags", *(name for name, preset in PRESETS.items() if preset.needs_vjp))
+CACHES_AND_PARTICLES = (
+    "Particles change places between steps, where it would give one another's answer, so the whole "
+    "run goes past it and takes its full time. Removing that node changes nothing here."
+)
 ROOM = 0.8  # of the free memory, for particles at once
 
 
@@ -225,20 +231,27 @@ class ParticleRun:
         kept = torch.zeros_like(noise) if latent_image is None else latent_image.float()
         inpainting = Inpainting.of(noise, kept, denoise_mask)
         at_once = self._loaded(guider, noise.shape)
+        if not self.weight.is_off or at_once < self.choices.particles:
+            options = extra_args["model_options"]
+            warn_of_caches(options, CACHES_AND_PARTICLES)
+            extra_args = {**extra_args, "model_options": past_caches(options)}
         model = ParticleModel(guider, levels, inpainting, extra_args, at_once)
         # The first particle begins as KSampler would; the others with noise of their own.
         more = noisy_start(torch.zeros_like(noise), self.choices.particles - 1, 1.0, self.seeds)
         noises = torch.cat([noise[:, None], more], dim=1)
         full = executor.class_obj.max_denoise(guider, levels.sigma)
         x = start(sampling, levels, noises, kept, full)
-        log_weight = self._log_weight(model, sampling)
         steps = len(levels.sigma) - 1
+        with at_step(lambda: 1, steps):
+            log_weight = self._log_weight(model, sampling)
         engine = replace(self._engine(guider, model, steps), chain=chain)
         with tqdm(total=steps, disable=disable_pbar) as bar:
             shown = _shown(self.trace, callback, bar)
-            self.particles = engine(
-                model, log_weight, x, levels.sigma_ve, self.seeds, callback=shown
-            )
+            # After the last step the weight looks at the finished pictures.
+            with at_step(lambda: min(len(self.trace.records) + 1, steps), steps):
+                self.particles = engine(
+                    model, log_weight, x, levels.sigma_ve, self.seeds, callback=shown
+                )
         self.trace.particles = self.particles.trace
         self.index = self.choices.picked(self.particles, self.seeds)
         groups = torch.arange(len(noise))[:, None].to(x.device)
@@ -257,9 +270,7 @@ class ParticleRun:
         own, _ = estimate_memory(guider.model_patcher, shape, guider.conds)
         copies = 1.0
         if not self.weight.is_off:
-            if self.choices.method == "lags" or not self.weight.is_measured:
-                check_caches(guider, LAGS(), self.weight)
-            log_weight = self._decoded(self.weight)
+            log_weight = self._decoded(self.weight, guider)
             announce(log_weight, shape)
             if PRESETS[self.choices.method].needs_vjp:
                 copies = KEPT
@@ -276,8 +287,9 @@ class ParticleRun:
         free = ROOM * mm.get_free_memory(guider.model_patcher.load_device)
         return int(min(max(1, free // max(1.0, own)), self.choices.particles))
 
-    def _decoded(self, weight: Weight) -> DecodedLogWeight:
-        return DecodedLogWeight(self.decoder, weight, self.decoding.side_for(self.weight))
+    def _decoded(self, weight: Weight, guider: Any) -> DecodedLogWeight:
+        side = self.decoding.side_for(self.weight)
+        return DecodedLogWeight(self.decoder, weight, side, partial(load_together, guider))
 
     def _log_weight(self, model: ParticleModel, sampling: Any) -> LogWeight:
         """log w of all particles; automatic strengths are chosen here."""
@@ -292,7 +304,7 @@ class ParticleRun:
         mask = model.inpainting.mask
         rows = model.at_once * len(model.inpainting.noise)
         spread = None if mask is None else mask.repeat_interleave(copies, 0)
-        return ParticleWeight(self._decoded(weight), rows, spread)
+        return ParticleWeight(self._decoded(weight, model.guider), rows, spread)
 
     def _measured(self, model: ParticleModel, sampling: Any) -> Weight:
         """The weight with its automatic strengths chosen, at the first level that shows anything.

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import comfy.model_management as mm
@@ -18,19 +21,30 @@ from ..guidance import (
     DifferenceStep,
     HeldLogWeight,
     LogWeight,
+    ModelError,
     StepRecord,
     Trace,
     VEView,
+    WeightError,
     ancestral_keep,
     score_deviation,
     ve_view,
 )
 from ..rewards import Weight
 from ..rewards.masked import region, stretched
+from .caches import past_caches, past_other_packs, warn_of_caches
 from .checks import check_latent, check_vae
 from .decoded_weight import DecodedLogWeight, MaskedLogWeight
 from .decoders import Decoder, Decoding, choose
+from .memory import (
+    back_on_device,
+    is_out_of_memory,
+    make_room,
+    no_room_for_model,
+    patchers_of_a_run,
+)
 from .models import load
+from .repeatable import Before
 
 
 def difference_step(model: Any) -> DifferenceStep:
@@ -67,6 +81,10 @@ class Run:
             return 1.0
         return ancestral_keep(self.sigmas, float(timestep.flatten()[0]))
 
+    def step(self, timestep: Tensor) -> int:
+        """Which step of the sampler an evaluation is in, from 1; samplers also look in between."""
+        return int((self.sigmas[:-1] >= float(timestep.flatten()[0]) * (1 - 1e-4)).sum())
+
 
 # The samplers of first order whose step is the exact posterior of the next noise level given D.
 ANCESTRAL = ("sample_euler_ancestral", "sample_ddpm")
@@ -77,6 +95,13 @@ def _is_ancestral(sampler: Any) -> bool:
     name = getattr(getattr(sampler, "sampler_function", None), "__name__", "")
     settings = getattr(sampler, "extra_options", {})
     return name in ANCESTRAL and all(settings.get(key, 1) == 1 for key in ("eta", "s_noise"))
+
+
+CACHES_AND_GUIDANCE = (
+    "A guided step compares evaluations, so it goes past that and takes its full time; steps that "
+    "are not guided use it as ever. For more of its speed choose mode 'fast', with the strength of "
+    "the weight set by hand, or remove that node for the exact picture."
+)
 
 
 class GuidancePatch:
@@ -140,8 +165,11 @@ class GuidancePatch:
     ) -> Tensor:
         """Around a whole run: load the VAE beside the model, and note mask and kept picture."""
         check_latent(noise)
-        _check_caches(guider, self.method, self.weight)
-        log_weight = self._decoded(self.weight)
+        options = extra_args["model_options"]
+        if self.method.jacobian or not self.weight.is_measured:
+            warn_of_caches(options, CACHES_AND_GUIDANCE)
+            options = past_other_packs(options)
+        log_weight = self._decoded(self.weight, guider)
         _announce(log_weight, noise.shape)
         _load_together(guider, log_weight, noise.shape)
         region = _region(self.weight, noise)
@@ -152,14 +180,14 @@ class GuidancePatch:
         if self.method.tilt_start and bool(noise.any()):  # no noise: another sampler's run goes on
             full = executor.class_obj.max_denoise(guider, sigmas)
             noise = self._tilted(noise, guider, run, extra_args, full)
-        options = {**extra_args["model_options"], self.key: run}
-        extra_args = {**extra_args, "model_options": options}
+        extra_args = {**extra_args, "model_options": {**options, self.key: run}}
         return executor(
             guider, sigmas, extra_args, callback, noise, latent_image, denoise_mask, disable_pbar
         )
 
-    def _decoded(self, weight: Weight) -> DecodedLogWeight:
-        return DecodedLogWeight(self.decoder, weight, self.decoding.side_for(self.weight))
+    def _decoded(self, weight: Weight, guider: Any) -> DecodedLogWeight:
+        side = self.decoding.side_for(self.weight)
+        return DecodedLogWeight(self.decoder, weight, side, partial(_load_together, guider))
 
     def _held(self, log_weight: DecodedLogWeight) -> HeldLogWeight:
         return HeldLogWeight(log_weight, self.method.reuse)
@@ -174,7 +202,7 @@ class GuidancePatch:
         view = ve_view(scaling, timestep)
         if not view.is_usable or not bool(self.method.is_active(view.sigma_ve).any()):
             return noise
-        options = extra_args["model_options"]  # without the run: plain evaluations
+        options = past_caches(extra_args["model_options"])  # without the run: plain evaluations
         x = scaling(sigma, noise, run.kept, full)
 
         def plain(*arguments: Any) -> Tensor:
@@ -184,9 +212,12 @@ class GuidancePatch:
 
         seed = extra_args.get("seed")
         denoiser = _Evaluations(plain, guider, x, timestep, view, options, seed)
-        log_weight = self._log_weight(run, denoiser)
-        taken = run.held.taken
-        moved, record = self.method.tilted_start(denoiser, log_weight, denoiser.x_ve, view.sigma_ve)
+        with at_step(lambda: 1, len(run.sigmas) - 1):
+            log_weight = self._log_weight(run, denoiser)
+            taken = run.held.taken
+            moved, record = self.method.tilted_start(
+                denoiser, log_weight, denoiser.x_ve, view.sigma_ve
+            )
         self.trace.add_start(_counted(record, run, taken))
         run.held = self._held(run.log_weight)  # the first step is at another x
         shift = view.from_ve(moved - denoiser.x_ve)
@@ -208,11 +239,12 @@ class GuidancePatch:
         scores, deviations = {}, {}
         for i, term in enumerate(self.weight.terms):
             if not term.is_known:
-                scores[i] = self._held(self._decoded(Weight.of(term.reward, 1.0)))
+                alone = Weight.of(term.reward, 1.0)
+                scores[i] = self._held(self._decoded(alone, denoiser.guider))
                 score_here = _under_masks(scores[i], run, denoiser)
                 deviations[i] = score_deviation(denoiser, score_here, x, sigma, step)
         weight = self.weight.measured(deviations)
-        run.log_weight = self._decoded(weight)
+        run.log_weight = self._decoded(weight, denoiser.guider)
         run.held = self._held(run.log_weight)
         if len(scores) == len(weight.terms):
             _recall(run, list(scores.values()))
@@ -243,16 +275,26 @@ class GuidancePatch:
         if run is None or not view.is_usable:  # no run to guide, or a flow model at pure noise
             return executor(x, timestep, options, seed)
 
+        if self._compares(run, view):
+            options = past_caches(options)
+        back_on_device(guider, x.shape)
         denoiser = _Evaluations(executor, guider, x, timestep, view, options, seed)
-        log_weight = self._log_weight(run, denoiser)
-        keep, taken = run.keep(timestep, view), run.held.taken
-        denoised, record = self.method(denoiser, log_weight, denoiser.x_ve, view.sigma_ve, keep)
+        with at_step(lambda: run.step(timestep), len(run.sigmas) - 1):
+            log_weight = self._log_weight(run, denoiser)
+            keep, taken = run.keep(timestep, view), run.held.taken
+            denoised, record = self.method(denoiser, log_weight, denoiser.x_ve, view.sigma_ve, keep)
         self.trace.add(_counted(record, run, taken))
         if run.region is None or not record.active:
             return denoised
         # J v spreads what is asked for to where it is likely too; a masked weight is to stay put.
         plain = denoiser(denoiser.x_ve, view.sigma_ve)
         return torch.lerp(plain, denoised, run.region.to(denoised))
+
+    def _compares(self, run: Run, view: VEView) -> bool:
+        """Whether answers of the model at a noise level are compared, or gone back through."""
+        if not run.log_weight.weight.is_measured:
+            return True
+        return self.method.jacobian and bool(self.method.is_active(view.sigma_ve).any())
 
 
 class _Evaluations:
@@ -273,12 +315,14 @@ class _Evaluations:
         self.x_ve = view.to_ve(x)
         self.own: Tensor | None = None
         self.branches: list[Tensor] = []  # of the own call: with and without the prompt
+        self.before = Before(self._options_of_the_user(), x.device)
+        self.is_short = False  # of memory: the branches are evaluated one after the other
 
     def __call__(self, x_ve: Tensor, sigma_ve: Tensor) -> Tensor:
         if x_ve is self.x_ve:
             if self.own is None:
                 options = self._branch_by(self.options, self._both)
-                self.own = self.model(self.x, self.timestep, options, self.seed)
+                self.own = self._evaluated(self.x, options)
             return self.own
         return self._further(x_ve, self._options_of_the_user())
 
@@ -295,9 +339,41 @@ class _Evaluations:
 
     def _further(self, x_ve: Tensor, options: dict[str, Any]) -> Tensor:
         mm.throw_exception_if_processing_interrupted()
-        x = self.view.from_ve(x_ve)
-        result: Tensor = self.model(x, self.timestep, options, self.seed)
-        return result
+        with self.before.again(options) as again:
+            return self._evaluated(self.view.from_ve(x_ve), again)
+
+    def _evaluated(self, x: Tensor, options: dict[str, Any]) -> Tensor:
+        """The model's answer; where memory runs out, once more with as little of it as will do.
+
+        Raises:
+            torch.cuda.OutOfMemoryError: it does not fit even so.
+        """
+        answer = self._try(x, options)
+        if answer is None:
+            logging.warning(
+                "LAGS: not enough memory for the diffusion model beside the weight's models; "
+                "trying again without them, and one branch at a time."
+            )
+            make_room(self.guider)
+            self.is_short = True
+            answer = self._try(x, self._branch_by(options, self._each))
+        if answer is None:
+            remedy = (
+                "Make the picture or the batch smaller, or choose mode 'fast', which evaluates the "
+                "model once a step."
+            )
+            raise no_room_for_model(self.guider, x.shape, remedy)
+        return answer
+
+    def _try(self, x: Tensor, options: dict[str, Any]) -> Tensor | None:
+        """The model's answer, or None where memory ran out."""
+        try:
+            answer: Tensor = self.model(x, self.timestep, options, self.seed)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            return None
+        return answer
 
     @staticmethod
     def _branch_by(options: dict[str, Any], function: Any) -> dict[str, Any]:
@@ -305,14 +381,27 @@ class _Evaluations:
         return {"sampler_calc_cond_batch_function": function, **options}
 
     def _both(self, args: dict[str, Any]) -> list[Tensor]:
-        """ComfyUI's own evaluation of the branches, remembered where there are two."""
-        conds, options = args["conds"], self._without(args["model_options"])
-        outputs: list[Tensor] = comfy.samplers.calc_cond_batch(
-            args["model"], conds, args["input"], args["sigma"], options
-        )
+        """The branches, remembered where there are two."""
+        conds, outputs = args["conds"], self._each(args)
         if len(conds) == 2 and conds[1] is not None:
             self.branches = [output.clone() for output in outputs]
         return outputs
+
+    def _each(self, args: dict[str, Any]) -> list[Tensor]:
+        """ComfyUI's own evaluation of the branches; short of memory, one after the other."""
+        conds, options = args["conds"], self._without(args["model_options"])
+
+        def outputs(conds: list[Any]) -> list[Tensor]:
+            found: list[Tensor] = comfy.samplers.calc_cond_batch(
+                args["model"], conds, args["input"], args["sigma"], options
+            )
+            return found
+
+        if not self.is_short:
+            return outputs(conds)
+        # Each keeps its place: patches tell the branches by it.
+        alone = [[c if i == k else None for i, c in enumerate(conds)] for k in range(len(conds))]
+        return [outputs(branches)[k] for k, branches in enumerate(alone)]
 
     def _one(self, args: dict[str, Any]) -> list[Tensor]:
         """The branch with the prompt; the other is taken to move as far."""
@@ -330,18 +419,28 @@ class _Evaluations:
         return {key: value for key, value in options.items() if key != name}
 
     def _options_of_the_user(self) -> dict[str, Any]:
-        """model_options without what the sampler put in for its own call.
+        """model_options without caches, and without what the sampler put in for its own call.
 
         CFG++ samplers hook the call to catch the unconditional prediction; a further call must not
         overwrite what they caught.
         """
         own = self.guider.model_options
-        options = dict(self.options)
+        options = dict(past_caches(self.options))
         for name in ("sampler_post_cfg_function", "disable_cfg1_optimization"):
             options.pop(name, None)
             if name in own:
                 options[name] = own[name]
         return options
+
+
+@contextmanager
+def at_step(step: Callable[[], int], steps: int) -> Iterator[None]:
+    """Say at which step it was, from 1, that a weight or the model broke its contract."""
+    try:
+        yield
+    except (WeightError, ModelError) as error:
+        error.args = (f"{error} It was in step {step()} of {steps}.",)
+        raise
 
 
 def _under_masks(log_weight: LogWeight, run: Run, at: _Evaluations) -> LogWeight:
@@ -393,12 +492,8 @@ def _load_together(guider: Any, log_weight: DecodedLogWeight, shape: torch.Size)
     """
     model, decoder = guider.model_patcher, log_weight.decoder
     weight_bytes = log_weight.bytes_per_picture(shape)
-    helpers = [m for m in getattr(guider, "loaded_models", []) if m is not model]
-    second_model = getattr(guider, "uncond_model_patcher", None)  # guiders with a model per branch
-    if second_model is not None:
-        helpers.append(second_model)
     own, _ = estimate_memory(model, shape, guider.conds)
-    beside = [model, *helpers]
+    beside = patchers_of_a_run(guider)
     if decoder.device != model.load_device:  # a VAE on the CPU takes nothing from the GPU
         mm.load_models_gpu([*decoder.patchers], memory_required=weight_bytes)
     else:
@@ -423,18 +518,3 @@ def _announce(log_weight: DecodedLogWeight, shape: torch.Size) -> None:
         kept,
         least,
     )
-
-
-def _check_caches(guider: Any, method: LAGS, weight: Weight) -> None:
-    """Refuse caching wrappers: they would answer the second forward from the first."""
-    if not method.jacobian and weight.is_measured:
-        return
-    wrappers = guider.model_options.get("transformer_options", {}).get("wrappers", {})
-    keys = {key for kind in wrappers.values() for key in kind if isinstance(key, str)}
-    caches = sorted(keys & {"easycache", "lazycache"})
-    if caches:
-        raise ValueError(
-            f"The model carries {', '.join(caches)}, which reuses outputs for similar inputs: the "
-            "difference of two forwards would be lost. Remove that node, or choose mode 'fast' and "
-            "set the weight's strength by hand."
-        )

@@ -144,26 +144,6 @@ def test_color_node(run_node: Run, demo: Case) -> None:
 # ---- where it must not, or cannot -------------------------------------------------------------
 
 
-@pytest.mark.parametrize("node", ["EasyCache", "LazyCache"])
-def test_caches_are_refused(run_node: Run, case: Case, pick: Weight, node: str) -> None:
-    """In `fast` mode too, which needs no second forward but for measuring."""
-    from comfy_extras import nodes_easycache
-
-    (cached,) = run_node(
-        getattr(nodes_easycache, f"{node}Node"),
-        model=case.model,
-        reuse_threshold=0.2,
-        start_percent=0.15,
-        end_percent=0.95,
-        verbose=False,
-    )
-    with pytest.raises(ValueError, match=f"{node.lower()}.*strength by hand"):
-        case.lags(model=cached, weight=pick, mode="fast")
-    weight = load_weight(run_node, "PickScore", strength=0.3)
-    guided, _ = case.lags(model=cached, weight=weight, mode="fast")
-    assert torch.isfinite(guided).all()
-
-
 class Constant(ColourReward):
     """A score that pictures do not change."""
 

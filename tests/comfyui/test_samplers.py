@@ -197,26 +197,6 @@ def test_guidance_twice_asks_for_both(cases: dict[str, Case], run_node: Any) -> 
     assert case.score(both).mean() > case.score(plain).mean()
 
 
-@pytest.mark.parametrize("node", ["EasyCache", "LazyCache"])
-def test_caches_are_refused_where_they_would_lie(
-    cases: dict[str, Case], run_node: Any, node: str
-) -> None:
-    easycache = pytest.importorskip("comfy_extras.nodes_easycache")
-    case = cases["sd15"]
-    (cached,) = run_node(
-        getattr(easycache, f"{node}Node"),
-        model=case.model,
-        reuse_threshold=0.2,
-        start_percent=0.15,
-        end_percent=0.95,
-        verbose=False,
-    )
-    with pytest.raises(ValueError, match=f"{node.lower()}.*mode 'fast'"):
-        case.lags(model=cached)
-    guided, _ = case.lags(model=cached, mode="fast")
-    assert torch.isfinite(guided).all()
-
-
 @pytest.mark.parametrize("kind", ["sd15", "sdxl", "demo"])
 @pytest.mark.parametrize("mode", ["paper", "balanced", "fast"])
 def test_same_seed_same_picture(cases: dict[str, Case], kind: str, mode: str) -> None:

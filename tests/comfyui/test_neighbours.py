@@ -1,0 +1,567 @@
+"""Other nodes' patches beside guidance: alone as ever at strength 0, and in either order the same.
+
+ComfyUI's own nodes where it has them; for other packs, small ones of the kind that they are.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import logging
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from comfy.patcher_extension import WrappersMP
+from comfyui_support import tiny
+from comfyui_support.guided import REWARD, Case, state_of
+from comfyui_support.weighing import Run, case_of
+from lags_pack.guidance import StepRecord, Trace
+from lags_pack.nodes.caches import caches_on
+from lags_pack.nodes.methods import LAGSMethodDPS, LAGSMethodLiDAR
+from lags_pack.nodes.particles import LAGSParticleSampler
+from lags_pack.nodes.patch import GuidancePatch
+from lags_pack.nodes.sampling import LAGSGuidance
+from lags_pack.nodes.search import LAGSSearchSampler
+from lags_pack.rewards import Weight
+from torch import Tensor
+
+import nodes
+
+STRENGTH = 20.0
+# An SD1.5 with a middle block, which PAG and SAG hook.
+WHOLE = tiny._SD15 | {
+    "transformer_depth_middle": 1,
+    "transformer_depth_output": [0] * 2,
+    "out_channels": 4,
+}
+Patch = Callable[[Run, Any], Any]
+# Every MODEL, as in a graph: ComfyUI looks for memory at each run once one has gone that it loaded.
+ALIVE: list[Any] = []
+
+
+def kept(model: Any) -> Any:
+    """A MODEL that stays."""
+    ALIVE.append(model)
+    return model
+
+
+@pytest.fixture(scope="module")
+def case(run_node: Run, comfy_base: Any) -> Iterator[Case]:
+    """A picture of 64 x 64 in two steps, on a model with all that patches look for."""
+    name = "tiny_whole_sd15.safetensors"
+    tiny._save_checkpoint(comfy_base / "models" / "checkpoints" / name, WHOLE, 5, 0.18215)
+    model, _, vae = run_node(nodes.CheckpointLoaderSimple, ckpt_name=name)
+    prompts = (tiny.make_conditioning(768, None, seed) for seed in (1, 2))
+    loaded = tiny.TinyModel(name, model, vae, *prompts)
+    found = case_of(run_node, loaded, batch=1, size=8, steps=2, cfg=4.0)
+    found.strength = STRENGTH
+    yield found
+    ALIVE.clear()
+
+
+def guidance(case: Case, model: Any, mode: str = "balanced", **changes: Any) -> Any:
+    """LAGS Guidance on a MODEL."""
+    inputs = {
+        "model": model,
+        "vae": case.vae,
+        "weight": Weight.of(REWARD, case.strength),
+        "strength": 1.0,
+        "mode": mode,
+        "c": 10.0,
+    }
+    return kept(case.run_node(LAGSGuidance, **{**inputs, **changes})[0])
+
+
+# ---- the neighbours ---------------------------------------------------------------------------
+
+
+def of_comfyui(module: str, node: str, **inputs: Any) -> Patch:
+    """A node of ComfyUI that patches a MODEL."""
+
+    def patch(run_node: Run, model: Any) -> Any:
+        found = importlib.import_module(f"comfy_extras.{module}")
+        return kept(run_node(getattr(found, node), model=model, **inputs)[0])
+
+    return patch
+
+
+def on_clone(change: Callable[[Any], None]) -> Patch:
+    """Another pack's patch: a change of a clone of the MODEL."""
+
+    def patch(run_node: Run, model: Any) -> Any:
+        clone = kept(model.clone())
+        change(clone)
+        return clone
+
+    return patch
+
+
+def dynamic_thresholding(args: dict[str, Any]) -> Tensor:
+    """A sampler_cfg_function as that pack's: no further out than the prompt's branch goes."""
+    cond, uncond = args["cond"], args["uncond"]
+    limit = cond.abs().amax(dim=(2, 3), keepdim=True)
+    return (uncond + args["cond_scale"] * (cond - uncond)).clamp(-limit, limit)
+
+
+def tiled(apply: Callable[..., Tensor], args: dict[str, Any]) -> Tensor:
+    """A model_function_wrapper that evaluates each half of the picture by itself."""
+    x, at, others = args["input"], args["timestep"], args["c"]
+    return torch.cat([apply(half, at, **others) for half in x.chunk(2, dim=2)], dim=2)
+
+
+def louder(executor: Any, *args: Any, **kwargs: Any) -> Tensor:
+    """A wrapper of any kind."""
+    return executor(*args, **kwargs) * 1.05
+
+
+def sharper(q: Tensor, k: Tensor, v: Tensor, extra: dict[str, Any]) -> tuple[Tensor, ...]:
+    return q * 1.5, k, v
+
+
+def turned(out: Tensor, extra: dict[str, Any]) -> Tensor:
+    return out.roll(1, dims=1)
+
+
+def as_freeu(h: Tensor, skip: Tensor, extra: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    """FreeU scales half of the channels; its own node knows only levels that this model lacks."""
+    h[:, : h.shape[1] // 2] *= 1.3
+    return h, skip * 0.9
+
+
+def image_prompt(q: Tensor, k: Tensor, v: Tensor, extra: dict[str, Any]) -> Tensor:
+    """An attn2_replace as IPAdapter's: attention over more tokens."""
+    more = k.roll(3, dims=1)
+    heads = extra["n_heads"]
+    parts = [t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (q, k, v, more)]
+    attend = torch.nn.functional.scaled_dot_product_attention
+    out = attend(*parts[:3]) + 0.5 * attend(parts[0], parts[3], parts[2])
+    return out.transpose(1, 2).flatten(2)
+
+
+NEIGHBOURS: dict[str, Patch] = {
+    "PAG": of_comfyui("nodes_pag", "PerturbedAttentionGuidance", scale=2.0),
+    "SAG": of_comfyui("nodes_sag", "SelfAttentionGuidance", scale=0.5, blur_sigma=2.0),
+    "APG": of_comfyui("nodes_apg", "APG", eta=0.5, norm_threshold=5.0, momentum=0.0),
+    "APG with momentum": of_comfyui("nodes_apg", "APG", eta=0.5, norm_threshold=5.0, momentum=-0.5),
+    "TCFG": of_comfyui("nodes_tcfg", "TCFG"),
+    "CFGZeroStar": of_comfyui("nodes_cfg", "CFGZeroStar"),
+    "RescaleCFG": of_comfyui("nodes_model_advanced", "RescaleCFG", multiplier=0.7),
+    "Mahiro": of_comfyui("nodes_mahiro", "Mahiro"),
+    "EpsilonScaling": of_comfyui("nodes_eps", "EpsilonScaling", scaling_factor=1.01),
+    "FreSca": of_comfyui("nodes_fresca", "FreSca", scale_low=1.0, scale_high=1.25, freq_cutoff=2),
+    "output block patch": on_clone(lambda m: m.set_model_output_block_patch(as_freeu)),
+    "HyperTile": of_comfyui(
+        "nodes_hypertile", "HyperTile", tile_size=32, swap_size=2, max_depth=0, scale_depth=False
+    ),
+    "ToMe": of_comfyui("nodes_tomesd", "TomePatchModel", ratio=0.3),
+    "Deep Shrink": of_comfyui(
+        "nodes_model_downscale",
+        "PatchModelAddDownscale",
+        block_number=1,
+        downscale_factor=2.0,
+        start_percent=0.0,
+        end_percent=0.6,
+        downscale_after_skip=True,
+        downscale_method="bicubic",
+        upscale_method="bicubic",
+    ),
+    "ModelSamplingContinuousEDM": of_comfyui(
+        "nodes_model_advanced",
+        "ModelSamplingContinuousEDM",
+        sampling="eps",
+        sigma_max=20.0,
+        sigma_min=0.05,
+    ),
+    "attention multiply": of_comfyui(
+        "nodes_attention_multiply", "UNetSelfAttentionMultiply", q=1.2, k=1.0, v=0.9, out=1.0
+    ),
+    "dynamic thresholding": on_clone(
+        lambda m: m.set_model_sampler_cfg_function(dynamic_thresholding)
+    ),
+    "function wrapper": on_clone(lambda m: m.set_model_unet_function_wrapper(tiled)),
+    "attn1 patch": on_clone(lambda m: m.set_model_attn1_patch(sharper)),
+    "attn output patch": on_clone(lambda m: m.set_model_attn1_output_patch(turned)),
+    "attn2 replace": on_clone(lambda m: m.set_model_attn2_replace(image_prompt, "input", 1)),
+    "apply_model wrapper": on_clone(
+        lambda m: m.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "louder", louder)
+    ),
+}
+
+
+if importlib.util.find_spec("comfy_extras.nodes_multigpu"):
+    NEIGHBOURS["MultiGPU"] = of_comfyui("nodes_multigpu", "MultiGPUCFGSplitNode", max_gpus=2)
+SILENT = ("MultiGPU",)  # it finds no second device here
+
+
+@pytest.fixture(scope="module")
+def plain(case: Case) -> Tensor:
+    """Without any patch, everything loaded."""
+    case.lags()
+    return case.ksampler()
+
+
+@pytest.mark.parametrize("name", NEIGHBOURS)
+def test_a_neighbour_before_and_after(case: Case, plain: Tensor, run_node: Run, name: str) -> None:
+    """Bit for bit alone at strength 0, the same picture in both orders, and nothing left behind."""
+    patch = NEIGHBOURS[name]
+    neighbour = patch(run_node, case.model)
+    alone = case.ksampler(model=neighbour)
+    assert torch.equal(alone, plain) == (name in SILENT), "the neighbour is at work"
+    left = left_on(case)
+    assert torch.equal(case.ksampler(model=guidance(case, neighbour, strength=0.0)), alone)
+    after = case.ksampler(model=guidance(case, neighbour))
+    before = case.ksampler(model=patch(run_node, guidance(case, case.model)))
+    assert torch.isfinite(after).all() and not torch.equal(after, alone)
+    assert torch.equal(before, after)
+    assert torch.equal(case.ksampler(model=neighbour), alone)
+    assert left_on(case) == left
+
+
+def left_on(case: Case) -> list[Any]:
+    """What guidance could leave, but for the weights, which patches of weights put in anew."""
+    model = case.model
+    carried = [str(part) for part in (model.wrappers, model.model_options, model.object_patches)]
+    state = state_of(model.model, case.vae.first_stage_model)
+    return [*carried, *(entry for entry in state if not isinstance(entry[-1], int))]
+
+
+def test_a_wrapper_of_whole_evaluations_is_the_one_whose_place_matters(case: Case) -> None:
+    """Before guidance it gets the guided picture, after it the plain ones that are compared."""
+    patch = on_clone(lambda m: m.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, "louder", louder))
+    neighbour = patch(case.run_node, case.model)
+    alone = case.ksampler(model=neighbour)
+    assert torch.equal(case.ksampler(model=guidance(case, neighbour, strength=0.0)), alone)
+    after = case.ksampler(model=guidance(case, neighbour))
+    before = case.ksampler(model=patch(case.run_node, guidance(case, case.model)))
+    for guided in (before, after):
+        assert torch.isfinite(guided).all() and not torch.equal(guided, alone)
+    assert not torch.equal(before, after)
+
+
+@pytest.mark.parametrize("name", ["APG with momentum", "ToMe"])
+def test_what_a_neighbour_remembers_or_draws_is_alike_in_both_forwards(
+    case: Case, plain: Tensor, run_node: Run, name: str
+) -> None:
+    """Else their difference would be the neighbour's, divided by a small step.
+
+    Without care APG's momentum moves the picture 10,000 times as far, ToMe's random draws 5 times.
+    """
+    neighbour = NEIGHBOURS[name](run_node, case.model)
+    alone = case.ksampler(model=neighbour)
+    change = (case.ksampler(model=guidance(case, neighbour, "paper")) - alone).norm()
+    usual = (case.ksampler(model=guidance(case, case.model, "paper")) - plain).norm()
+    assert 0.3 * usual < change < 3 * usual
+    nothing = guidance(case, NEIGHBOURS[name](run_node, case.model), "paper", strength=1e-9)
+    torch.testing.assert_close(case.ksampler(model=nothing), alone, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["PAG", "APG", "TCFG", "dynamic thresholding", "function wrapper"])
+def test_cfg_1_is_still_one_branch(case: Case, run_node: Run, name: str) -> None:
+    neighbour = NEIGHBOURS[name](run_node, case.model)
+    rows: list[list[int]] = []
+
+    def note(executor: Any, *args: Any, **kwargs: Any) -> Tensor:
+        rows.append(args[5]["cond_or_uncond"])
+        return executor(*args, **kwargs)
+
+    neighbour.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "rows", note)
+    alone = case.ksampler(model=neighbour, cfg=1.0)
+    calls = len(rows)
+    guided = case.ksampler(model=guidance(case, neighbour, "paper"), cfg=1.0)
+    assert len(rows) == 3 * calls and all(branches == [0] for branches in rows)
+    assert not torch.equal(guided, alone)
+
+
+# ---- caches -----------------------------------------------------------------------------------
+
+CACHES = {
+    name: lambda threshold, name=name: of_comfyui(
+        "nodes_easycache",
+        f"{name}Node",
+        reuse_threshold=threshold,
+        start_percent=0.0,
+        end_percent=1.0,
+        verbose=False,
+    )
+    for name in ("EasyCache", "LazyCache")
+}
+STEPS = 6
+
+
+def skipped(caplog: pytest.LogCaptureFixture) -> list[int]:
+    """How many steps the caches say that they left out, run by run."""
+    found = re.findall(r"Cache - skipped (\d+)/", caplog.text)
+    caplog.clear()
+    return [int(number) for number in found]
+
+
+@pytest.fixture
+def told(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    caplog.set_level(logging.INFO)
+    return caplog
+
+
+@pytest.mark.parametrize("name", CACHES)
+@pytest.mark.parametrize("mode", ["balanced", "paper"])
+def test_a_cache_that_never_skips_changes_nothing(
+    case: Case, run_node: Run, name: str, mode: str
+) -> None:
+    patch = CACHES[name](0.0)
+    expected = case.ksampler(model=guidance(case, case.model, mode))
+    after = case.ksampler(model=guidance(case, patch(run_node, case.model), mode))
+    before = case.ksampler(model=patch(run_node, guidance(case, case.model, mode)))
+    assert torch.equal(after, expected) and torch.equal(before, expected)
+
+
+@pytest.mark.parametrize("name", CACHES)
+def test_guided_steps_go_past_a_cache(
+    case: Case, run_node: Run, told: pytest.LogCaptureFixture, name: str
+) -> None:
+    """In mode `paper` all are guided, so a cache that would skip most steps skips none."""
+    patch = CACHES[name](3.0)
+    settings = {"steps": STEPS, "sampler_name": "euler"}
+    case.ksampler(model=patch(run_node, case.model), **settings)
+    assert skipped(told)[0] >= 2
+    expected = case.ksampler(model=guidance(case, case.model, "paper"), **settings)
+    guided = case.ksampler(model=patch(run_node, guidance(case, case.model, "paper")), **settings)
+    said = [r.message for r in told.records if "this model carries" in r.message]
+    assert len(said) == 1 and name.lower() in said[0] and "mode 'fast'" in said[0]
+    assert skipped(told) == [0]
+    assert torch.equal(guided, expected)
+
+
+@pytest.mark.parametrize("name", CACHES)
+def test_a_cache_goes_on_where_nothing_is_compared(
+    case: Case, run_node: Run, told: pytest.LogCaptureFixture, name: str
+) -> None:
+    patch = CACHES[name](3.0)
+    settings = {"steps": STEPS, "sampler_name": "euler"}
+    guided = case.ksampler(model=guidance(case, patch(run_node, case.model), "fast"), **settings)
+    assert "past" not in told.text and skipped(told)[0] >= 2
+    assert torch.isfinite(guided).all()
+
+
+def test_lazycache_around_guidance_skips_guided_steps_whole(
+    case: Case, run_node: Run, told: pytest.LogCaptureFixture
+) -> None:
+    """Where it comes before; what it repeats is a guided picture, as near as to a plain one."""
+    patch = CACHES["LazyCache"](3.0)
+    settings = {"steps": STEPS, "sampler_name": "euler"}
+    plain, cached = (
+        case.ksampler(model=m, **settings) for m in (case.model, patch(run_node, case.model))
+    )
+    exact = case.ksampler(model=guidance(case, case.model, "paper"), **settings)
+    told.clear()
+    guided = case.ksampler(model=guidance(case, patch(run_node, case.model), "paper"), **settings)
+    assert skipped(told)[0] >= 2
+    assert (guided - exact).norm() < 1.5 * (cached - plain).norm()
+
+
+class _Looks:
+    """A method that compares evaluations, and guides nothing."""
+
+    tilt_start, jacobian, reuse = False, True, 1
+
+    def is_active(self, sigma: Tensor) -> Tensor:
+        return torch.zeros_like(sigma, dtype=torch.bool)
+
+    def __call__(
+        self, denoiser: Any, log_weight: Any, x: Tensor, sigma: Tensor, keep: float
+    ) -> tuple[Tensor, StepRecord]:
+        denoised = denoiser(x, sigma)
+        denoiser(x + 0.1, sigma)
+        denoiser.conditional(x - 0.1, sigma)
+        return denoised, StepRecord.skipped(sigma, 0.0)
+
+
+@pytest.mark.parametrize("name", CACHES)
+@pytest.mark.parametrize("threshold", [0.5, 3.0])
+def test_further_forwards_neither_read_nor_write_a_cache(
+    case: Case, run_node: Run, told: pytest.LogCaptureFixture, name: str, threshold: float
+) -> None:
+    patch = CACHES[name](threshold)
+    settings = {"steps": STEPS, "sampler_name": "euler"}
+    expected = case.ksampler(model=patch(run_node, case.model), **settings)
+    counted = skipped(told)
+    looking = GuidancePatch(_Looks(), Weight.of(REWARD, 1.0), case.vae, Trace())  # type: ignore
+    for order in (
+        lambda: looking.apply(patch(run_node, case.model)),
+        lambda: patch(run_node, looking.apply(case.model)),
+    ):
+        assert torch.equal(case.ksampler(model=order(), **settings), expected)
+        assert skipped(told) == counted
+
+
+class DeepCache:
+    """A cache as that pack's: it counts the noise levels and gives the last answer at every other.
+
+    Attributes:
+        levels: noise levels seen.
+    """
+
+    def __init__(self) -> None:
+        self.levels: list[float] = []
+        self.last: Tensor | None = None
+
+    def apply(self, model: Any) -> Any:
+        clone = kept(model.clone())
+
+        def apply_model(function: Callable[..., Tensor], args: dict[str, Any]) -> Tensor:
+            level = float(args["timestep"][0])
+            if level not in self.levels:
+                self.levels.append(level)
+            if self.last is None or len(self.levels) % 2:
+                self.last = function(args["input"], args["timestep"], **args["c"])
+            return self.last
+
+        clone.set_model_unet_function_wrapper(apply_model)
+        return clone
+
+
+def test_another_packs_cache_is_left_out_of_runs_that_compare(
+    case: Case, told: pytest.LogCaptureFixture
+) -> None:
+    """It counts steps, so it must see all of them or none."""
+    cache = DeepCache()
+    expected = case.ksampler(model=guidance(case, case.model))
+    guided = case.ksampler(model=guidance(case, cache.apply(case.model)))
+    assert torch.equal(guided, expected) and not cache.levels
+    assert "carries deepcache" in told.text
+    case.ksampler(model=guidance(case, cache.apply(case.model), "fast"))
+    assert len(cache.levels) == 2
+
+
+def test_a_function_wrapper_of_no_cache_stays() -> None:
+    def in_a_users_cache_folder(*_: Any) -> None: ...
+
+    in_a_users_cache_folder.__module__ = "/home/teacache/ComfyUI/custom_nodes/tiles"
+    in_a_users_cache_folder.__qualname__ = "Tiles.apply.<locals>.wrapper"
+    assert caches_on({"model_function_wrapper": in_a_users_cache_folder}) == []
+    in_a_users_cache_folder.__module__ = "/home/me/ComfyUI/custom_nodes/ComfyUI-TeaCache.nodes"
+    assert caches_on({"model_function_wrapper": in_a_users_cache_folder}) == ["teacache"]
+
+
+@pytest.mark.parametrize("name", CACHES)
+def test_the_gradient_through_the_model_goes_past_a_cache(
+    case: Case, run_node: Run, name: str
+) -> None:
+    (method,) = run_node(LAGSMethodDPS, rho=1.0, normalised=False)
+    patch = CACHES[name](3.0)
+    expected = case.ksampler(model=guidance(case, case.model, method=method))
+    guided = case.ksampler(model=patch(run_node, guidance(case, case.model, method=method)))
+    assert torch.equal(guided, expected)
+
+
+def test_lidars_quick_pictures_go_past_a_cache(case: Case, run_node: Run) -> None:
+    pictures = []
+    for model in (case.model, CACHES["LazyCache"](3.0)(run_node, case.model)):
+        (method,) = run_node(
+            LAGSMethodLiDAR,
+            count=2,
+            lookahead_steps=4,
+            scale=1.0,
+            sigma_end=0.1,
+            lookahead_seed=0,
+        )
+        case.ksampler(model=guidance(case, model, method=method))
+        pictures += method.kept.values()
+    assert torch.equal(*pictures)
+
+
+def test_automatic_strength_is_measured_past_a_cache(
+    case: Case, run_node: Run, told: pytest.LogCaptureFixture
+) -> None:
+    """In `fast` mode too, which compares nothing else."""
+    weight = Weight.of(REWARD, 1.0, 3.0)
+    strengths = []
+    for model in (case.model, CACHES["EasyCache"](3.0)(run_node, case.model)):
+        _, trace = case.lags(model=model, weight=weight, mode="fast", steps=STEPS)
+        strengths.append(trace.strengths)
+    assert strengths[0] == strengths[1] and "carries easycache" in told.text
+
+
+# ---- compiled models, and the other samplers --------------------------------------------------
+
+
+def test_a_compiled_model(case: Case, plain: Tensor, run_node: Run) -> None:
+    """ComfyUI's own node; 'eager' traces as every other backend does, and needs no C compiler."""
+    compiled = of_comfyui("nodes_torch_compile", "TorchCompileModel", backend="eager")
+    model = compiled(run_node, case.model)
+    alone = case.ksampler(model=model)
+    torch.testing.assert_close(alone, plain, rtol=1e-4, atol=1e-3)
+    assert torch.equal(case.ksampler(model=guidance(case, model, strength=0.0)), alone)
+    after = case.ksampler(model=guidance(case, model))
+    before = case.ksampler(model=compiled(run_node, guidance(case, case.model)))
+    assert torch.equal(before, after)
+    expected = case.ksampler(model=guidance(case, case.model))
+    assert (after - expected).norm() < 0.01 * (expected - plain).norm()
+
+
+OTHERS = ["PAG", "APG", "dynamic thresholding", "function wrapper"]
+PARTICLES = {
+    "strength": 1.0,
+    "method": "lags",
+    "particles": 2,
+    "resampling": "from method",
+    "ess_threshold": -1.0,
+    "tempering": "from method",
+    "evaluate_every": 0,
+    "particles_at_once": 0,
+    "output": "best",
+    "count": 1,
+}
+
+
+def particles(case: Case, model: Any, **changes: Any) -> Tensor:
+    """Particle KSampler's latents."""
+    weight = Weight.of(REWARD, case.strength)
+    inputs = {"vae": case.vae, "weight": weight, **PARTICLES, **case.settings, **changes}
+    return case.run_node(LAGSParticleSampler, model=model, **inputs)[0]["samples"]
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_particles_beside_a_neighbour(case: Case, run_node: Run, name: str) -> None:
+    neighbour = NEIGHBOURS[name](run_node, case.model)
+    case.ksampler(model=neighbour)
+    left = left_on(case)
+    guided = particles(case, neighbour)
+    assert torch.isfinite(guided).all()
+    assert not torch.equal(guided, particles(case, neighbour, strength=0.0))
+    assert not torch.equal(guided, particles(case, case.model))
+    case.ksampler(model=neighbour)
+    assert left_on(case) == left
+
+
+def test_particles_go_past_a_cache(
+    case: Case, run_node: Run, told: pytest.LogCaptureFixture
+) -> None:
+    expected = particles(case, case.model, steps=STEPS)
+    for name, make in CACHES.items():
+        told.clear()
+        guided = particles(case, make(3.0)(run_node, case.model), steps=STEPS)
+        assert torch.equal(guided, expected)
+        assert told.text.count(f"carries {name.lower()}") == 1
+    cached = CACHES["EasyCache"](3.0)(run_node, case.model)
+    one = {"particles": 1, "strength": 0.0, "steps": STEPS}
+    told.clear()
+    particles(case, cached, **one)
+    assert skipped(told)[0] >= 2, "nothing is weighed, so all is as ever"
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_search_beside_a_neighbour(case: Case, run_node: Run, name: str) -> None:
+    neighbour = NEIGHBOURS[name](run_node, case.model)
+    inputs = {"vae": case.vae, "weight": Weight.of(REWARD, 1.0), "radius": 0.0, **case.settings}
+
+    def searched(rounds: int) -> tuple[Tensor, float]:
+        latent, (log_w,), _ = case.run_node(
+            LAGSSearchSampler, model=neighbour, rounds=rounds, neighbours=2, **inputs
+        )
+        return latent["samples"], log_w
+
+    (first, least), (_, most) = searched(0), searched(1)
+    assert torch.equal(first, case.ksampler(model=neighbour))
+    assert most >= least
