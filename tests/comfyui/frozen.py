@@ -1,0 +1,225 @@
+"""The record of what a release has promised to saved workflows, and what breaks a promise.
+
+    COMFYUI_PATH=... PYTHON_OF_COMFYUI tests/comfyui/frozen.py
+
+writes tests/frozen/<version of pyproject.toml>.json from the pack as it is. That is done before a
+release, for its own version only: records of earlier releases are never written again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER = ROOT / "tests" / "frozen"
+CHOICE, GROWING = "COMFY_DYNAMICCOMBO_V3", "COMFY_AUTOGROW_V3"  # inputs that bring others
+WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", CHOICE}
+FILES = {"file", "text_file", "clip"}  # lists of what the user has
+NOTES = ("Note", "MarkdownNote")  # a page's own nodes, free to be rewritten
+
+Description = dict[str, Any]
+
+
+# ---- describing --------------------------------------------------------------------------------
+
+
+def describe(info: dict[str, Any], workflows: Path) -> Description:
+    """What a release promises.
+
+    Args:
+        info: nodes by id, each as ComfyUI's /object_info has it.
+        workflows: the folder of saved workflows.
+    """
+    nodes = {name: describe_node(node) for name, node in sorted(info.items())}
+    return {
+        "nodes": nodes,
+        "sockets": sorted(sockets(nodes)),
+        "workflows": {
+            path.stem: describe_workflow(path) for path in sorted(workflows.glob("*.json"))
+        },
+    }
+
+
+def describe_node(node: dict[str, Any]) -> Description:
+    """A node's category, inputs in order, and outputs in order."""
+    return {
+        "category": node["category"],
+        "inputs": describe_inputs(node["input"]),
+        "outputs": [list(pair) for pair in zip(node["output"], node["output_name"], strict=True)],
+    }
+
+
+def describe_inputs(inputs: dict[str, Any]) -> Description:
+    """Inputs by name, in the order in which a page draws them and saves their values."""
+    return {
+        name: describe_input(name, spec, kind == "required")
+        for kind in ("required", "optional")
+        for name, spec in inputs.get(kind, {}).items()
+    }
+
+
+def describe_input(name: str, spec: list[Any], required: bool) -> Description:
+    """Type, whether it must be given, range, options, and what it brings."""
+    kind, options = spec[0], spec[1] if len(spec) > 1 else {}
+    found: Description = {"type": kind, "required": required}
+    if kind in ("INT", "FLOAT"):
+        found |= {limit: options[limit] for limit in ("min", "max") if limit in options}
+    elif kind == "COMBO" and name not in FILES and options["options"]:
+        found["options"] = list(options["options"])
+    elif kind == CHOICE:
+        found["choices"] = {o["key"]: describe_inputs(o["inputs"]) for o in options["options"]}
+    elif kind == GROWING:
+        template = options["template"]
+        found["each"] = describe_inputs(template["input"])
+        found |= {
+            key: template[key] for key in ("prefix", "min", "max", "names") if key in template
+        }
+    return found
+
+
+def sockets(nodes: dict[str, Description]) -> set[str]:
+    """The pack's own socket types."""
+    kinds = {kind for node in nodes.values() for kind, _ in node["outputs"]}
+    return {kind for kind in kinds if kind.startswith("LAGS_")}
+
+
+def describe_workflow(path: Path) -> list[list[Any]]:
+    """Type and number of saved widget values of each node, sorted."""
+    nodes = json.loads(path.read_text("utf-8"))["nodes"]
+    real = [node for node in nodes if node["type"] not in NOTES]
+    return sorted([node["type"], len(node.get("widgets_values") or [])] for node in real)
+
+
+# ---- comparing ---------------------------------------------------------------------------------
+
+
+def breaks(old: Description, new: Description) -> list[str]:
+    """What a workflow that was saved with the old release would no longer find."""
+    found = []
+    for name, node in old["nodes"].items():
+        if name not in new["nodes"]:
+            found.append(f"node {name} is gone")
+        else:
+            found += [f"{name}: {fault}" for fault in node_breaks(node, new["nodes"][name])]
+    found += [f"socket {kind} is gone" for kind in old["sockets"] if kind not in new["sockets"]]
+    for name, nodes in old["workflows"].items():
+        if name not in new["workflows"]:
+            found.append(f"workflow {name} is gone")
+            continue
+        lost = Counter(map(tuple, nodes)) - Counter(map(tuple, new["workflows"][name]))
+        found += [f"workflow {name}: no {kind} with {count} values" for kind, count in lost]
+    return found
+
+
+def node_breaks(old: Description, new: Description) -> Iterator[str]:
+    """Of one node."""
+    if old["category"] != new["category"]:
+        yield f"category {old['category']} became {new['category']}"
+    if new["outputs"][: len(old["outputs"])] != old["outputs"]:
+        yield f"outputs {old['outputs']} became {new['outputs']}"
+    yield from inputs_break(old["inputs"], new["inputs"])
+    for chosen in selections(old["inputs"]):
+        before, now = widgets(old["inputs"], chosen), widgets(new["inputs"], chosen)
+        if now[: len(before)] != before:
+            yield f"saved values stand for {before}, and would be read as {now}"
+
+
+def inputs_break(old: Description, new: Description, prefix: str = "") -> Iterator[str]:
+    """Of a list of inputs."""
+    for name, spec in old.items():
+        if name not in new:
+            yield f"input {prefix}{name} is gone"
+        else:
+            yield from (f"{prefix}{name}: {fault}" for fault in input_breaks(spec, new[name]))
+    for name, spec in new.items():
+        if name not in old and spec["required"]:
+            yield f"input {prefix}{name} is new and required"
+
+
+def input_breaks(old: Description, new: Description) -> Iterator[str]:
+    """Of one input."""
+    if old["type"] != new["type"]:
+        yield f"{old['type']} became {new['type']}"
+        return
+    if new["required"] and not old["required"]:
+        yield "is required now"
+    if "min" in old and not new.get("min", old["min"]) <= old["min"]:
+        yield f"min {old['min']} became {new['min']}"
+    if "max" in old and not new.get("max", old["max"]) >= old["max"]:
+        yield f"max {old['max']} became {new['max']}"
+    gone = [value for value in old.get("options", []) if value not in new.get("options", [])]
+    if gone:
+        yield f"options {gone} are gone"
+    for key in ("prefix", "names"):
+        if old.get(key) != new.get(key):
+            yield f"{key} {old.get(key)} became {new.get(key)}"
+    yield from inputs_break(old.get("each", {}), new.get("each", {}), "each ")
+    for key, inputs in old.get("choices", {}).items():
+        if key not in new["choices"]:
+            yield f"choice {key} is gone"
+        else:
+            yield from inputs_break(inputs, new["choices"][key], f"{key}.")
+
+
+def selections(inputs: Description) -> list[dict[str, str]]:
+    """Each choice once, the others at their first; one empty selection where there are none."""
+    choosing = {name: list(spec["choices"]) for name, spec in inputs.items() if "choices" in spec}
+    first = {name: keys[0] for name, keys in choosing.items()}
+    return [first, *({**first, name: key} for name, keys in choosing.items() for key in keys[1:])]
+
+
+def widgets(inputs: Description, chosen: dict[str, str]) -> list[str]:
+    """The names of saved values, in the page's order."""
+    found = []
+    for name, spec in inputs.items():
+        if spec["type"] in WIDGETS:
+            found.append(name)
+        if name in chosen:
+            brought = spec.get("choices", {}).get(chosen[name], {})
+            found += [f"{name}.{inner}" for inner in widgets(brought, {})]
+    return found
+
+
+# ---- writing -----------------------------------------------------------------------------------
+
+
+def node_info(nodes: list[Any]) -> dict[str, Any]:
+    """Node classes as ComfyUI's /object_info has them, less the lists that are ComfyUI's own."""
+    from comfy.samplers import KSampler
+
+    found = {node.GET_SCHEMA().node_id: node.GET_NODE_INFO_V1() for node in nodes}
+    for info in found.values():
+        for kind, options in info["input"].get("required", {}).values():
+            if kind == "COMBO" and options["options"] in (KSampler.SAMPLERS, KSampler.SCHEDULERS):
+                options["options"] = []
+    return found
+
+
+def main() -> None:
+    """Import ComfyUI and the pack, and write the record of pyproject.toml's version."""
+    here = Path(__file__).resolve().parent
+    sys.path[:] = [str(here), *(entry for entry in sys.path if Path(entry).resolve() != here)]
+    from import_cost import import_comfyui, import_pack
+
+    with tempfile.TemporaryDirectory(prefix="lags-frozen-") as base:
+        import_comfyui(Path(os.environ["COMFYUI_PATH"]).expanduser().resolve(), Path(base))
+        import_pack(ROOT)
+        from lags_pack.nodes import NODES
+        from lags_pack.tests import published
+
+        record = describe(node_info(NODES), ROOT / "workflows")
+    path = FOLDER / f"{published.pyproject()['project']['version']}.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(record, indent=1) + "\n", "utf-8")
+    print(f"{path}: {len(record['nodes'])} nodes, {len(record['workflows'])} workflows")
+
+
+if __name__ == "__main__":
+    main()
