@@ -369,21 +369,23 @@ class Scene:
         )
         return images
 
-    def judge(self, images: Source, weight: Source, at: Place) -> None:
-        """The pictures' scores."""
-        self.graph.add("LAGSScoreImages", at, (470, 450), [0], {"images": images, "weight": weight})
+    def judge(self, runs: list[Source], weight: Source) -> None:
+        """The scores of all runs' pictures, ranked together, to the right of them."""
+        x = SAMPLER + 1075
+        grown = {f"images.image{i}": images for i, images in enumerate(runs)}
+        (batch,) = self.graph.add("BatchImagesNode", (x, 75), (230, 110), None, grown)
+        sources = {"images": batch, "weight": weight}
+        self.graph.add("LAGSScoreImages", (x + 280, 75), (470, 450), [0], sources)
+        self.graph.frame("Which scores higher", (x - 15, 0), (780, 560), OTHER)
 
-    def two_rows(self, weight: Source, guided: str) -> None:
-        """Plain and guided, each judged by the weight."""
-        runs = (("Plain: p(x)", "plain", PLAIN, 560), (guided, "guided", GUIDED, ROW))
-        y = 0
-        for title, name, colour, height in runs:
-            at = (SAMPLER, y + 75)
-            samples = self.plain(at) if name == "plain" else self.guided(at, weight)[0]
-            images = self.picture(samples, (SAMPLER + 350, at[1]), name)
-            self.judge(images, weight, (SAMPLER + 1050, at[1]))
-            self.graph.frame(title, (SAMPLER - 15, y), (1570, height), colour)
-            y += height + 30
+    def two_rows(self, weight: Source, guided: str) -> list[Source]:
+        """A plain run and a guided one; their pictures."""
+        above, below = (SAMPLER, 75), (SAMPLER, 665)
+        self.graph.frame("Plain: p(x)", (SAMPLER - 15, 0), (1040, 560), PLAIN)
+        plain = self.picture(self.plain(above), (SAMPLER + 350, above[1]), "plain")
+        self.graph.frame(guided, (SAMPLER - 15, 590), (1040, ROW), GUIDED)
+        samples = self.guided(below, weight)[0]
+        return [plain, self.picture(samples, (SAMPLER + 350, below[1]), "guided")]
 
     def load(
         self, at: Place, reward: str, files: list[Model], strength: float, nats: float
@@ -426,13 +428,13 @@ def preference(graph: Graph, base: Base, reward: str, file: Model, strength: flo
     extra = "\n\nIt also needs the package open_clip_torch." if file is HPS else ""
     note = (
         f"**Pictures that people would prefer.** {base.title}, the same seed plain and drawn from "
-        f"w(x)·p(x), where w is {reward} for the prompt. Score Images shows both scores.\n\n"
+        f"w(x)·p(x), where w is {reward} for the prompt. Score Images ranks both.\n\n"
         f"{needs(base.checkpoint, file)}{extra}\n\n{NATS} 0 there uses *strength*, whose default "
         f"is the published one and very strong. One seed proves little: change *seed* in both."
     )
     scene = Scene.of(graph, base, note, FOX, shared=True)
     weight = scene.load((390, 620), reward, [file], strength, 2.5)
-    scene.two_rows(weight, f"Drawn by {reward}: w(x)·p(x)")
+    scene.judge(scene.two_rows(weight, f"Drawn by {reward}: w(x)·p(x)"), weight)
 
 
 def pickscore(graph: Graph, base: Base) -> None:
@@ -449,7 +451,8 @@ def combined(graph: Graph, base: Base) -> None:
     """Two weights."""
     note = (
         f"**Two wishes at once.** {base.title}; w is the product of the aesthetic score and "
-        "PickScore, so neither is bought with the other. Score Images lists both.\n\n"
+        "PickScore, so neither is bought with the other. Score Images lists both scores of both "
+        "pictures.\n\n"
         f"{needs(base.checkpoint, PICKSCORE, AESTHETIC, CLIP_L)}\n\n{NATS} Each weight has its "
         "own; write *1, 0.5* into *exponents* to halve the second."
     )
@@ -458,7 +461,7 @@ def combined(graph: Graph, base: Base) -> None:
     second = scene.load((390, 920), "aesthetic", [AESTHETIC, CLIP_L], 200, 2)
     grown = {"weights.weight0": first, "weights.weight1": second}
     (weight,) = graph.add("LAGSCombineWeights", (390, 1220), (360, 118), [""], grown)
-    scene.two_rows(weight, "Drawn by both weights")
+    scene.judge(scene.two_rows(weight, "Drawn by both weights"), weight)
 
 
 def frequency(graph: Graph, base: Base) -> None:
@@ -597,11 +600,10 @@ def particles(graph: Graph, base: Base) -> None:
     )
     scene = Scene.of(graph, base, note, FOX, height=500, shared=True)
     weight = scene.load((390, 620), "PickScore", [PICKSCORE], 100, 2)
-    scene.two_rows(weight, "LAGS: w(x)·p(x)")
+    runs = scene.two_rows(weight, "LAGS: w(x)·p(x)")
     y = 560 + ROW + 60
     samples, _, _, summary = scene.particles((SAMPLER, y + 75), weight)
-    images = scene.picture(samples, (SAMPLER + 350, y + 75), "particles")
-    scene.judge(images, weight, (SAMPLER + 1050, y + 75))
+    runs.append(scene.picture(samples, (SAMPLER + 350, y + 75), "particles"))
     graph.add(
         "PreviewAny",
         (SAMPLER + 350, y + 585),
@@ -610,7 +612,8 @@ def particles(graph: Graph, base: Base) -> None:
         {"source": summary},
         title="Summary",
     )
-    graph.frame("Particles", (SAMPLER - 15, y), (1570, 980), OTHER)
+    graph.frame("Particles", (SAMPLER - 15, y), (1040, 980), GUIDED)
+    scene.judge(runs, weight)
 
 
 def fairness(graph: Graph, base: Base) -> None:

@@ -31,7 +31,7 @@ ENCODERS = {  # what the checkpoint's UNet reads
 }
 BREEDS = ("tabby", "Persian cat", "Siamese cat", "Egyptian cat")
 SIDE, TEXT_ENCODER = 64, "text_encoder_pack.py"
-SMALL = {"steps": 3, "batch_size": 2, "particles": 2, "count": 4, "lookahead_steps": 2}
+SMALL = {"steps": 5, "batch_size": 2, "particles": 2, "count": 4, "lookahead_steps": 2}
 FEWEST = 32  # pictures for MM-SOLD
 SIZED = {"EmptyLatentImage", "SolidMask", "MaskComposite"}
 
@@ -112,8 +112,8 @@ def with_text_encoder(prompt: dict[str, Any]) -> dict[str, Any]:
         for node in prompt.values():
             for name, value in node["inputs"].items():
                 if value == [key, 1]:
-                    node["inputs"][name] = [f"{key}0", 0]
-        prompt[f"{key}0"] = made
+                    node["inputs"][name] = [f"{key} stand-in", 0]
+        prompt[f"{key} stand-in"] = made
     return prompt
 
 
@@ -155,9 +155,11 @@ def test_masked_runs_keep_what_is_around_the_mask(name, server, info):
 
 
 def test_scores_are_shown(server, info):
-    """A combined weight's table names both scores."""
+    """A combined weight's table names both scores, for plain and guided."""
     prompt = shortened("sd15_aesthetic_pickscore", info)
     judges = [key for key, node in prompt.items() if node["class_type"] == "LAGSScoreImages"]
-    prompt["0"] = {"class_type": "PreviewAny", "inputs": {"source": [judges[0], 1]}}
-    text = server.queue(prompt, timeout=300)["outputs"]["0"]["text"][0]
-    assert "PickScore" in text and "aesthetic" in text
+    prompt["table"] = {"class_type": "PreviewAny", "inputs": {"source": [judges[0], 1]}}
+    text = server.queue(prompt, timeout=300)["outputs"]["table"]["text"][0]
+    head, *rows = text.splitlines()
+    assert "PickScore" in head and "aesthetic" in head
+    assert len(rows) == 2  # plain and guided
