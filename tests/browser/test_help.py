@@ -1,0 +1,79 @@
+"""The help pages as a user sees them: opened with the node's info button."""
+
+from __future__ import annotations
+
+import pytest
+
+NODE = "LAGSKSampler"
+
+SELECT = """(type) => {
+    app.canvas.selectItems(app.canvas.graph._nodes.filter((one) => one.type === type));
+}"""
+BUTTON = "() => document.querySelector('[data-testid=info-button]') !== null"
+PRESS = "() => document.querySelector('[data-testid=info-button]').click()"
+HEADING = """(heading) =>
+    document.querySelector('.node-help-content h1')?.textContent === heading"""
+# A picture on its way has no width yet, one that is missing never gets any.
+LOADED = """() => {
+    const found = [...document.querySelectorAll('.node-help-content img')];
+    return found.length > 0 && found.every((one) => one.complete && one.naturalWidth > 0);
+}"""
+SEEN = """() => {
+    const help = document.querySelector('.node-help-content');
+    return {
+        sections: [...help.querySelectorAll('h2')].map((one) => one.textContent),
+        rows: [...help.querySelectorAll('table tr')].map((one) => one.cells[0].textContent),
+        pictures: [...help.querySelectorAll('img')].map((one) => new URL(one.src).pathname),
+        links: [...help.querySelectorAll('a')].map((one) => one.href),
+        raw: /\\]\\(|^\\||\\*\\*|^#/m.test(help.innerText),
+    };
+}"""
+
+
+@pytest.fixture(scope="module")
+def asked(browser, server):
+    """A page of this module's own: a missing page is asked for first, which the console reports."""
+    from lags_browser_chromium import Page
+
+    made = Page(browser, server.url)
+    yield made
+    made.close()
+
+
+@pytest.fixture(params=["en", "ja"])
+def language(request, asked):
+    """English, and a language that has no page of its own."""
+    asked.set("Comfy.Locale", request.param)
+    yield request.param
+    asked.set("Comfy.Locale", "en")
+
+
+def open_help(page, read_workflow, heading):
+    page.load(read_workflow("quickstart_demo"))
+    page.evaluate(SELECT, NODE)
+    page.wait(BUTTON, seconds=40)
+    page.evaluate(PRESS)
+    page.wait(HEADING, heading, seconds=40)
+    page.wait(LOADED, seconds=40)
+    return page.evaluate(SEEN)
+
+
+def test_help_opens_with_its_picture(asked, language, read_workflow):
+    seen = open_help(asked, read_workflow, "KSampler (LAGS)")
+    assert seen["sections"] == [
+        "Inputs",
+        "Outputs",
+        "A worked graph",
+        "When something is wrong",
+        "Where it comes from",
+    ]
+    assert {"model", "strength", "confidence c"} <= set(seen["rows"])
+    assert seen["pictures"] == ["/extensions/lags/docs/images/ksampler.webp"]
+    assert all(link.startswith("https://") for link in seen["links"]) and seen["links"]
+    assert not seen["raw"]  # no markdown is left as it was written
+
+
+def test_nothing_of_the_help_is_missing(asked):
+    """Beside the first address of a page, which only translated ones have."""
+    missed = [one for one in asked.complaints() if f"/docs/{NODE}/" not in one]
+    assert missed == []
