@@ -25,6 +25,7 @@ PROJECT = published.pyproject()["project"]
 COMFY = published.pyproject()["tool"]["comfy"]
 # What the pack consists of; another kind (.pt, .csv, .pyc ...) has to be thought about first.
 KINDS = {"", ".py", ".js", ".css", ".json", ".md", ".jpg", ".png", ".safetensors", ".toml", ".txt"}
+KINDS |= {".webp"}
 NEEDED = ("nodes", "guidance", "rewards", "plots", "web", "workflows", "locales")
 NEEDED += ("demo/weight_functions",)
 # The top level of ComfyUI, and what the requirements.txt of 0.8.0 and of 0.33.0 both bring.
@@ -33,6 +34,7 @@ COMFYUI_BRINGS = {"torch", "numpy", "PIL", "safetensors", "transformers", "token
 COMFYUI_BRINGS |= {"aiohttp", "tqdm"}
 # For HPS only, with an error that says how to get it; and for the tests, which check shapes by it.
 OPTIONAL = {"open_clip", "jaxtyping"}
+HELP = ROOT / "web" / "docs"
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 
 
@@ -95,14 +97,16 @@ def pictures(page: str) -> set[str]:
     text = (ROOT / page).read_text("utf-8")
     shown = re.findall(r"!\[[^\]]*\]\(([^)\s]+)", text) + re.findall(r"""src=["']([^"']+)""", text)
     local = [link for link in shown if "://" not in link and not link.startswith("/")]
-    found = {(ROOT / page).parent.joinpath(link).resolve() for link in local}
-    return {path.relative_to(ROOT).as_posix() for path in found}
+    # ComfyUI's page reads the links of a node's help from docs/ on, in every language.
+    base = HELP if (ROOT / page).is_relative_to(HELP) else (ROOT / page).parent
+    return {(base / link).resolve().relative_to(ROOT).as_posix() for link in local}
 
 
 def test_pages_and_pictures_of_docs_belong_together() -> None:
     shown = set().union(*map(pictures, PAGES))
     assert shown <= set(FILES), "a published page shows a picture that is not published"
-    drawn = {name for name in FILES if name.startswith("docs/") and name.endswith((".png", ".jpg"))}
+    folders, endings = ("docs/", "web/docs/"), (".png", ".jpg", ".webp")
+    drawn = {name for name in FILES if name.startswith(folders) and name.endswith(endings)}
     assert drawn <= shown, "name it in .comfyignore: no published page shows it"
 
 

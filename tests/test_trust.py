@@ -54,11 +54,20 @@ SHARED = {
         "locale.setlocale",
     ),
     *("torch.hub.", "torch.jit.load", "torch.package.", "torch.set_", "torch.use_deterministic"),
-    *("torch.manual_seed", "torch.seed", "torch.random.", "torch.backends.", "numpy.random.seed"),
+    *(
+        "torch.manual_seed",
+        "torch.seed",
+        "torch.cuda.set_",
+        "torch.cuda.manual_seed",
+        "torch.random.set_",
+        "torch.random.manual_seed",
+        "torch.backends.",
+        "numpy.random.seed",
+    ),
     *("random.seed", "warnings.filterwarnings", "warnings.simplefilter", "logging.basicConfig"),
     *("logging.disable", "logging.setLoggerClass", "atexit.register", "gc.disable"),
 }
-UNDONE = {"catch_warnings"}  # a `with` that puts back what is changed inside
+UNDONE = {"catch_warnings", "fork_rng"}  # a `with` that puts back what is changed inside
 REGISTRY = "S102,S307"  # what the registry's action looks for
 
 
@@ -291,6 +300,8 @@ def test_the_registrys_own_check_finds_nothing() -> None:
         "import sys\nsys.path[:] = []",
         "import torch\ntorch.set_default_dtype(torch.float64)",
         "import torch\ntorch.manual_seed(0)",
+        "import torch\ntorch.set_rng_state(state)",
+        "import torch\ntorch.random.set_rng_state(state)",
         "import torch\ntorch.backends.cudnn.benchmark = True",
         "import torch\ntorch.Tensor.cuda = None",
         "import warnings\nwarnings.filterwarnings('ignore')",
@@ -320,6 +331,7 @@ def test_a_fault_is_seen(source: str) -> None:
         "from aiohttp import web",
         "import warnings\nwith warnings.catch_warnings():\n    warnings.simplefilter('ignore')",
         "import torch\nx = torch.zeros(3)\nx[0] = 1\nx.requires_grad = True",
+        "import torch\nwith torch.random.fork_rng([]):\n    torch.set_rng_state(state)",
         "import torch\ngenerator = torch.Generator().manual_seed(0)",
         "import os\nos.makedirs(os.path.join('a', 'b'), exist_ok=True)",
         "setattr(module, name, value)",
