@@ -205,7 +205,9 @@ class Graph:
     ) -> dict[str, Any]:
         """An input; `may_stay_open` is None for that of a widget."""
         type_ = node_inputs(node, self.info)[name][0]
-        socket = {"localized_name": name, "name": name}
+        grown = may_stay_open is not None and "." in name
+        socket: dict[str, Any] = {"label": name.split(".")[1]} if grown else {}
+        socket |= {"localized_name": name, "name": name}
         socket |= {"shape": 7} if may_stay_open else {}
         socket |= {"type": "COMBO" if isinstance(type_, list) else type_}
         socket |= {"widget": {"name": name}} if may_stay_open is None else {}
