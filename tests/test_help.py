@@ -94,6 +94,8 @@ def wrong(node: str, text: str, tracked: set[str]) -> list[str]:
     said += [f"no input {one}" for one in missing(named(entry["inputs"]), found["Inputs"])]
     said += [f"no output {one}" for one in missing(named(entry["outputs"]), found["Outputs"])]
     said += wrong_links(text, tracked)
+    # The page shows help in a column of some 250 pixels, which cuts a table off.
+    said += ["a table"] if re.search(r"^\|", text, re.MULTILINE) else []
     example = templates(found["A worked graph"])
     said += [f"no template {one}" for one in templates(text) - TEMPLATES]
     said += [] if example else ["no template in its worked graph"]
@@ -118,10 +120,11 @@ def wrong_links(text: str, tracked: set[str]) -> list[str]:
 
 
 def numbers(text: str) -> list[Counter[str]]:
-    """The numbers in each row of the table of inputs: range and default."""
-    table = sections(text).get("Inputs") or list(sections(text).values())[1]
-    cells = [line.split(" | ")[1] for line in table.splitlines() if line.startswith("| ")]
-    return [Counter(re.findall(r"-?\d+(?:\.\d+)?", cell)) for cell in cells]
+    """The numbers before the colon of each entry in the list of inputs: range and default."""
+    inputs = sections(text).get("Inputs") or list(sections(text).values())[1]
+    entries = [line for line in inputs.splitlines() if line.startswith("- ")]
+    heads = [re.split(": |\uff1a", line)[0].rpartition("`")[2] for line in entries]
+    return [Counter(re.findall(r"-?\d+(?:\.\d+)?", head)) for head in heads]
 
 
 def wrong_translation(node: str, english: str, text: str) -> list[str]:
@@ -189,6 +192,7 @@ GOOD = page("LAGSWeightColor").read_text("utf-8")
         ("\n## Outputs\n", "\n### Outputs\n", "has sections"),
         ("- **Nothing happens?**", "- Nothing happens?", "fewer than two remedies"),
         ("rewards/colour.py.", "[there](rewards/colour.py).", "link to rewards/colour.py"),
+        ("\n## Outputs\n", "\n## Outputs\n| a | b |\n", "a table"),
         ("\n## Inputs\n", "\n## Inputs\n" + "word " * MOST_WORDS, "words"),
     ],
 )

@@ -22,7 +22,7 @@ SEEN = """() => {
     const help = document.querySelector('.node-help-content');
     return {
         sections: [...help.querySelectorAll('h2')].map((one) => one.textContent),
-        rows: [...help.querySelectorAll('table tr')].map((one) => one.cells[0].textContent),
+        inputs: [...help.querySelectorAll('li > code:first-child')].map((one) => one.textContent),
         pictures: [...help.querySelectorAll('img')].map((one) => new URL(one.src).pathname),
         links: [...help.querySelectorAll('a')].map((one) => one.href),
         raw: /\\]\\(|^\\||\\*\\*|^#/m.test(help.innerText),
@@ -67,7 +67,7 @@ def test_help_opens_with_its_picture(asked, language, read_workflow):
         "When something is wrong",
         "Where it comes from",
     ]
-    assert {"model", "strength", "confidence c"} <= set(seen["rows"])
+    assert {"model", "strength", "confidence c"} <= set(seen["inputs"])
     assert seen["pictures"] == ["/extensions/lags/docs/images/ksampler.webp"]
     assert all(link.startswith("https://") for link in seen["links"]) and seen["links"]
     assert not seen["raw"]  # no markdown is left as it was written

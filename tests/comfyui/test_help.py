@@ -12,20 +12,15 @@ import pytest
 DOCS = Path(__file__).resolve().parents[2] / "web" / "docs"
 ALL = sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*") if path.is_file())
 PAGES = sorted(DOCS.glob("*.md"))
-ROW = re.compile(r"^\| (`.+?) \| (.*?) \| .* \|$", re.MULTILINE)
+ENTRY = re.compile(r"^- `([^`]+)`(?: (.*?))?: ", re.MULTILINE)
 DEFAULT = re.compile(r"\(([^()]+)\)$")
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 
 
-def rows(text: str) -> dict[str, str]:
-    """The second cell of the table of inputs, of each input that has a row of its own."""
-    table = text.partition("\n## Inputs\n")[2].partition("\n## ")[0]
-    found = {}
-    for names, cell in ROW.findall(table):
-        inputs = re.findall(r"`([^`]+)`", names)
-        if len(inputs) == 1:
-            found[inputs[0]] = cell.strip()
-    return found
+def ranges(text: str) -> dict[str, str]:
+    """Range and default as the list of inputs has them, of each input with an entry of its own."""
+    listed = text.partition("\n## Inputs\n")[2].partition("\n## ")[0]
+    return dict(ENTRY.findall(listed))
 
 
 def widgets(info: dict[str, Any]) -> dict[str, tuple[str, dict[str, Any]]]:
@@ -41,19 +36,19 @@ def widgets(info: dict[str, Any]) -> dict[str, tuple[str, dict[str, Any]]]:
     return found
 
 
-def said_wrongly(cell: str, kind: str, settings: dict[str, Any]) -> str:
-    """What is wrong in a cell such as '0.3 to 3 (1)'; empty where nothing is."""
-    default = DEFAULT.search(cell)
+def said_wrongly(said: str, kind: str, settings: dict[str, Any]) -> str:
+    """What is wrong in a text such as '0.3 to 3 (1)'; empty where nothing is."""
+    default = DEFAULT.search(said)
     if kind in ("INT", "FLOAT"):
         if default is None or float(default[1]) != settings["default"]:
-            return f"{cell!r}: the default is {settings['default']}"
-        numbers = [float(one) for one in NUMBER.findall(cell[: default.start()])]
+            return f"{said!r}: the default is {settings['default']}"
+        numbers = [float(one) for one in NUMBER.findall(said[: default.start()])]
         if any(not settings["min"] <= one <= settings["max"] for one in numbers):
-            return f"{cell!r}: allowed are {settings['min']} to {settings['max']}"
+            return f"{said!r}: allowed are {settings['min']} to {settings['max']}"
     elif kind == "COMBO" and default is not None:
         wanted = settings.get("default", settings["options"][0])
         if default[1] != wanted:
-            return f"{cell!r}: the default is {wanted}"
+            return f"{said!r}: the default is {wanted}"
     return ""
 
 
@@ -77,7 +72,7 @@ def test_the_folder_is_that_of_the_module(server: Any) -> None:
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
 def test_numbers_are_the_nodes(server: Any, path: Path) -> None:
-    found = rows(path.read_text("utf-8"))
+    found = ranges(path.read_text("utf-8"))
     known = widgets(server.object_info(path.stem)[path.stem])
     wrong = {
         name: said
@@ -88,7 +83,7 @@ def test_numbers_are_the_nodes(server: Any, path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("cell", "fault"),
+    ("said", "fault"),
     [
         ("0.3 to 3 (1)", ""),
         ("(1)", ""),
@@ -97,6 +92,6 @@ def test_numbers_are_the_nodes(server: Any, path: Path) -> None:
         ("0.3 to 30 (1)", "allowed"),
     ],
 )
-def test_a_wrong_number_is_found(cell: str, fault: str) -> None:
-    said = said_wrongly(cell, "FLOAT", {"default": 1.0, "min": -5.0, "max": 5.0})
+def test_a_wrong_number_is_found(said: str, fault: str) -> None:
+    said = said_wrongly(said, "FLOAT", {"default": 1.0, "min": -5.0, "max": 5.0})
     assert fault in said and bool(said) == bool(fault)
