@@ -495,7 +495,7 @@ def inpaint(graph: Graph, base: Base) -> None:
     note = (
         f"**A wish for a part of the picture.** {base.title} draws a room, then paints its middle "
         "again: plainly, and with a weight that judges the middle alone (*blue*). Around the mask "
-        f"the three pictures are the same.\n\n{needs(base.checkpoint)}\n\nThe mask is made by "
+        f"nothing is painted.\n\n{needs(base.checkpoint)}\n\nThe mask is made by "
         "three nodes; for a picture and a mask of your own connect Load Image (and VAE Encode) "
         f"instead. *denoise* says how much may change. {NATS}"
     )
