@@ -29,7 +29,7 @@ class Before:
     """
 
     def __init__(self, options: dict[str, Any], device: torch.device) -> None:
-        self.options, self.cuda = options, device if device.type == "cuda" else None
+        self.cuda = device if device.type == "cuda" else None
         self.random = torch.get_rng_state()
         self.random_cuda = None if self.cuda is None else torch.cuda.get_rng_state(self.cuda)
         functions = [*(f for name in SEVERAL for f in options.get(name, ())), options.get(SINGLE)]
