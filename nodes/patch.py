@@ -339,8 +339,8 @@ class _Evaluations:
 
     def _further(self, x_ve: Tensor, options: dict[str, Any]) -> Tensor:
         mm.throw_exception_if_processing_interrupted()
-        with self.before.again(options) as again:
-            return self._evaluated(self.view.from_ve(x_ve), again)
+        with self.before.again():
+            return self._evaluated(self.view.from_ve(x_ve), options)
 
     def _evaluated(self, x: Tensor, options: dict[str, Any]) -> Tensor:
         """The model's answer; where memory runs out, once more with as little of it as will do.
