@@ -117,5 +117,8 @@ def register() -> None:
             return web.json_response(made)
         except KeyError as error:
             return web.json_response({"error": f"Input {error} is missing."}, status=400)
+        except RecursionError:
+            deep = "The request is nested too deeply to be read; expected the widgets of one node."
+            return web.json_response({"error": deep}, status=400)
         except (ValueError, TypeError, OverflowError) as error:
             return web.json_response({"error": str(error)}, status=400)
