@@ -152,8 +152,8 @@ class ChordSchedule:
     Where it bends down, a shorter one is. For a parabola the slope at the end of a shift alpha
     times as long is 1 - 2 alpha d, and the mean slope on the way (that of the chord) 1 - alpha d;
     the shift that its own slope gives has caution 2 by the first and 1 by the second. Half the
-    chord's is what serves weights of all kinds best (docs/benchmarks.md). Where log w was looked at on
-    both sides, alpha is at most the mean slope over both, as a share of the gradient. Not in the
+    chord's is what serves weights of all kinds best (docs/benchmarks.md). Where log w was looked at
+    on both sides, alpha is at most the mean slope over both, as a share of the gradient. Not in the
     paper.
 
     Attributes:
