@@ -46,10 +46,21 @@ PACKAGES = (
     "transformers>=4.50",
     "open_clip_torch",
     *("numpy", "safetensors", "pillow", "scipy", "scikit-learn"),
-    *("pytest", "pytest-cov", "hypothesis", "jaxtyping", "beartype", "ruff", "mypy"),
+    *(
+        "pytest",
+        "pytest-cov",
+        "pytest-xdist",
+        "hypothesis",
+        "jaxtyping",
+        "beartype",
+        "ruff",
+        "mypy",
+    ),
 )
-# How much of guidance/ and rewards/ the tests must run: see [tool.coverage] in pyproject.toml.
-COVERAGE = ("--cov", "--cov-config=pyproject.toml", "--cov-report=term:skip-covered")
+# A whole run: two modules at a time, and how much of guidance/ and rewards/ the tests have run; the
+# least is in pyproject.toml.
+WHOLE = ("--numprocesses=2", "--dist=loadscope")
+WHOLE += ("--cov", "--cov-config=pyproject.toml", "--cov-report=term:skip-covered")
 TEST_TOOLS = ("pytest", "hypothesis")  # what the tests need and a ComfyUI lacks
 COMFYUI_BENCHMARKS = ("cost",)  # those that count ComfyUI's own networks
 COMFYUI_NEEDS = "import torch, aiohttp, safetensors, transformers, einops, torchsde, yaml"
@@ -276,7 +287,7 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
             chosen.append("::".join([str(path), *names]))
     if not plain and not within:
         plain, within = [str(tests), f"--ignore={tests / 'browser'}"], [str(comfy)]
-        plain += [] if arguments else COVERAGE
+        plain += [] if arguments else WHOLE
     part = [*options, *plain, f"--ignore={comfy}"] if plain else []
     return part, [*options, *within] if within else []
 

@@ -26,6 +26,7 @@ else:
 Latents = Float[Tensor, "batch *latent"]  # pictures, or what is shaped like them
 PerSample = Float[Tensor, "batch"]  # a number for each picture: sigma_ve, log w, alpha
 Levels = Float[Tensor, "levels"]  # falling noise levels of a run, the last 0
+Numbers = Float[Tensor, "_"]  # as many as there are, whatever else stands in the signature
 PerStep = Float[Tensor, "steps"]  # a number for each noise level of a plan
 
 # Particles: groups of them, one group for each picture that is asked for.

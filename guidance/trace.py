@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .shapes import PerSample
+from .shapes import Numbers, PerSample
 
 
 @dataclass(frozen=True)
@@ -37,21 +37,21 @@ class StepRecord:
         resampled: whether each group was resampled, likewise.
     """
 
-    sigma_ve: PerSample
+    sigma_ve: Numbers
     active: bool
-    alpha: PerSample | None
-    log_w: PerSample | None
-    variance: PerSample | None
-    shift_rms: PerSample | None
-    denoised_rms: PerSample | None
+    alpha: Numbers | None
+    log_w: Numbers | None
+    variance: Numbers | None
+    shift_rms: Numbers | None
+    denoised_rms: Numbers | None
     model_calls: int
     weight_calls: int
     seconds: float
-    terms: dict[str, PerSample] | None = None
+    terms: dict[str, Numbers] | None = None
     value_calls: int = 0
-    realised: PerSample | None = None
+    realised: Numbers | None = None
     model_backwards: int = 0
-    ess: PerSample | None = None
+    ess: Numbers | None = None
     resampled: Tensor | None = None
 
     @classmethod

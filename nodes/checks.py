@@ -9,6 +9,9 @@ from torch import Tensor
 MOST_LEVELS = 1_000_000  # that 10000 steps at denoise 0.01 come from
 
 
+NO_VAE = "This VAE is empty: the checkpoint has none. Load one with Load VAE and connect it."
+
+
 def check_connected(**sockets: Any) -> None:
     """Refuse what a prompt has written into a socket: ComfyUI hands any value of JSON on.
 
@@ -19,6 +22,8 @@ def check_connected(**sockets: Any) -> None:
         ValueError: a value that no output of a node is.
     """
     for name, value in sockets.items():
+        if name == "vae" and value is None:
+            raise ValueError(NO_VAE)  # what a checkpoint without one puts out
         if _is_written(value):
             raise ValueError(
                 f"Input {name} is {repr(value)[:80]}; expected what another node puts out: "
@@ -47,9 +52,7 @@ def check_vae(vae: Any, model: Any) -> None:
         ValueError: no VAE, a video or audio VAE, or another number of channels or scale.
     """
     if vae is None or getattr(vae, "first_stage_model", None) is None:
-        raise ValueError(
-            "This VAE is empty: the checkpoint has none. Load one with Load VAE and connect it."
-        )
+        raise ValueError(NO_VAE)
     latent = model.get_model_object("latent_format")
     if vae.latent_dim != 2 or getattr(latent, "latent_dimensions", 2) != 2:
         raise ValueError(

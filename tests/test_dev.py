@@ -272,7 +272,7 @@ def test_paths_choose_the_part_and_options_go_to_both(dev, monkeypatch):
     assert plain == ["-k", "word", str(tests), f"--ignore={tests / 'browser'}", skip]
     assert within == ["-k", "word", str(tests / "comfyui")]
     whole, _ = dev.split_arguments([])
-    assert whole == [str(tests), f"--ignore={tests / 'browser'}", *dev.COVERAGE, skip]
+    assert whole == [str(tests), f"--ignore={tests / 'browser'}", *dev.WHOLE, skip]
 
     assert dev.split_arguments([str(plain_file), "-x"]) == (["-x", str(plain_file), skip], [])
     assert dev.split_arguments([f"{comfy_file}::test_z"]) == ([], [f"{comfy_file}::test_z"])
@@ -400,7 +400,7 @@ def test_nodes_is_not_ours():
     assert dev_py(pack, "_pytest", "", "tests").returncode == 5
 
 
-def test_wrong_commands_get_a_sentence_and_a_list(pack):
+def test_wrong_commands_get_a_sentence_and_a_list(dev, pack):
     make_file(pack / "benchmarks" / "heart.py")
     make_file(pack / "benchmarks" / "cost.py")
     for arguments, words in (

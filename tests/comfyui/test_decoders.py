@@ -207,7 +207,7 @@ def test_out_of_memory_is_tried_once_more_and_then_said(
         raise torch.cuda.OutOfMemoryError("no")
 
     monkeypatch.setattr(decoder, "images", too_much)
-    with pytest.raises(torch.cuda.OutOfMemoryError, match=r"the VAE needs about .*taesd"):
+    with pytest.raises(torch.cuda.OutOfMemoryError, match=r"the VAE alone needs about .*taesd"):
         weight.value_and_grad(latents(2))
     assert attempts == [(2, False), (1, True)]
 
