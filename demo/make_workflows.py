@@ -27,7 +27,7 @@ HUB = "https://huggingface.co/"
 
 @dataclass(frozen=True)
 class Model:
-    """A published model file, as a page offers it."""
+    """A published model file; a page offers it if it is a safetensors file."""
 
     name: str
     path: str
@@ -37,6 +37,11 @@ class Model:
     def entry(self) -> dict[str, str]:
         """For a node's properties."""
         return {"name": self.name, "url": HUB + self.path, "directory": self.folder}
+
+    @property
+    def is_offered(self) -> bool:
+        """Whether a page may offer the download."""
+        return self.name.endswith(".safetensors")
 
     @property
     def needed(self) -> str:
@@ -103,9 +108,8 @@ PICKSCORE = Model(
     "PickScore_v1.safetensors", "yuvalkirstain/PickScore_v1/resolve/main/model.safetensors"
 )
 HPS = Model(
-    "HPS_v2.1_compressed.safetensors",
-    "DiffSynth-Studio/QualityMetric_reward_pretrained/resolve/main/HPS_v2/"
-    "HPS_v2.1_compressed.safetensors",
+    "HPS_v2.1_compressed.pt",  # published so and not otherwise; only its tensors are read
+    "xswu/HPSv2/resolve/main/HPS_v2.1_compressed.pt",
 )
 AESTHETIC = Model(
     "sac+logos+ava1-l14-linearMSE.safetensors",
@@ -393,7 +397,7 @@ class Scene:
         self, at: Place, reward: str, files: list[Model], strength: float, nats: float
     ) -> Source:
         """Load Weight Function, with the prompt where the reward reads one."""
-        names = [file.name for file in files]
+        names = [file.name if file.is_offered else "auto" for file in files]
         prompt = [] if reward == "aesthetic" else [""]
         (weight,) = self.graph.add(
             "LAGSLoadWeight",
@@ -401,7 +405,7 @@ class Scene:
             (360, 190),
             [reward, *names, *prompt, "auto", strength, nats],
             {"reward.prompt": self.text} if prompt else {},
-            models=tuple(files),
+            models=tuple(file for file in files if file.is_offered),
         )
         return weight
 
@@ -427,7 +431,12 @@ FOX = "a fox reading a book under a tree, detailed illustration, soft light"
 
 def preference(graph: Graph, base: Base, reward: str, file: Model, strength: float) -> None:
     """One preference model."""
-    extra = "\n\nIt also needs the package open_clip_torch." if file is HPS else ""
+    extra = (
+        "\n\nComfyUI offers no download of a .pt file: save it from the link. HPS also needs the "
+        "package open_clip_torch."
+        if file is HPS
+        else ""
+    )
     note = (
         f"**Pictures that people would prefer.** {base.title}, the same seed plain and drawn from "
         f"w(x)·p(x), where w is {reward} for the prompt. Score Images ranks both.\n\n"

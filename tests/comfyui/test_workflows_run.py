@@ -56,9 +56,7 @@ def make_models(models: Path, scratch: Path) -> None:
     for seed, model in ((0, PICKSCORE), (7, CLIP_L)):
         # Of no published size, so config.json must lie beside it; both have the same.
         reward_files.clip_folder(folder, seed).rename(folder / model.name)
-    reward_files.save(folder / HPS.name, dict(reward_files.open_clip_model().state_dict()))
-    sizes = {"model_cfg": reward_files.OPEN_CLIP}
-    reward_files.write_json(folder / "open_clip_config.json", sizes)
+    assert reward_files.hps(folder).name == HPS.name
     head = torch.load(reward_files.aesthetic(scratch), weights_only=True)
     reward_files.save(folder / AESTHETIC.name, head)
     made = reward_files.classifier(scratch).parent
