@@ -1,6 +1,6 @@
 """Mutated prompts to a running server: refused, failed with a sentence, or made.
 
-LAGS_FUZZ_PROMPTS says how many, for a release 10000 (5 minutes); without it the first 2,500 of them.
+LAGS_FUZZ_PROMPTS says how many: 10000 (5 minutes) for a release, without it the first 2,500.
 
 Prompts come from comfyui_support.mutants, which also keeps small what is accepted. They go in
 portions through one connection, and what became of a portion comes back as one history.
