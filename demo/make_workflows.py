@@ -21,7 +21,7 @@ from .workflow import GROWING, both_kinds, is_widget, node_inputs, widget_names
 Source = tuple[int, int]  # a node's id, and the number of its output
 Place = tuple[int, int]
 PLAIN, GUIDED, OTHER = "#3f789e", "#b58b2a", "#8a4b5c"  # colours of frames
-SAMPLER, ROW, WIDE = 830, 740, 2080  # where rows begin, and their usual height and width
+SAMPLER, ROW, WIDE = 830, 760, 2080  # where rows begin, and their usual height and width
 HUB = "https://huggingface.co/"
 
 

@@ -31,6 +31,19 @@ def check_connected(**sockets: Any) -> None:
             )
 
 
+def check_chosen(name: str, chosen: Any) -> None:
+    """Refuse what is no choice of a node's list; older ComfyUIs hand a wrong link's None on.
+
+    Raises:
+        ValueError: not one of them with its widgets.
+    """
+    if not isinstance(chosen, dict) or not isinstance(chosen.get(name), str):
+        raise ValueError(
+            f"Input {name} is {repr(chosen)[:80]}; expected a choice of the node's own list. "
+            "Choose there; nothing can be connected to it."
+        )
+
+
 def filled(**sockets: Any) -> dict[str, Any]:
     """The optional sockets that hold anything."""
     return {name: value for name, value in sockets.items() if value is not None}

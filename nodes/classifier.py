@@ -12,7 +12,7 @@ from torch import Tensor
 from ..rewards import BalanceReward, ClassReward, Reward, Weight
 from ..rewards.classifier import GOALS, Classifier, among, class_numbers, classifier
 from . import models
-from .checks import check_connected, filled
+from .checks import check_chosen, check_connected, filled
 from .images import to_pictures
 from .sockets import CATEGORY
 from .weight_inputs import (
@@ -110,6 +110,7 @@ class LAGSWeightClassifier(io.ComfyNode):
         plain_images: Tensor | None = None,
     ) -> io.NodeOutput:
         check_connected(**filled(plain_images=plain_images))
+        check_chosen("goal", goal)
         model = models.shared(classifier, FILES["classifier"].path(file), precision)
         classes = class_numbers(model.names, goal["classes"])
         reward: Reward

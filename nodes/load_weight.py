@@ -29,6 +29,7 @@ from ..rewards.hps import hps_encoder
 from ..rewards.image_reward import image_reward_model
 from ..rewards.symmetry import AXES
 from . import models
+from .checks import check_chosen
 from .model_files import tokenizer_folder
 from .sockets import CATEGORY
 from .weight_inputs import (
@@ -188,5 +189,6 @@ class LAGSLoadWeight(io.ComfyNode):
 
     @classmethod
     def execute(cls, reward: dict[str, Any]) -> io.NodeOutput:
+        check_chosen("reward", reward)
         made = MAKERS[reward["reward"]](reward)
         return io.NodeOutput(Weight.of(made, reward["strength"], reward.get("auto_nats", 0.0)))

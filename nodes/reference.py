@@ -12,7 +12,7 @@ from ..rewards import ReferenceReward, Reward, StyleReward, Weight
 from ..rewards.clip import early_layers
 from ..rewards.reference import picture_encoder, reference_features
 from . import models
-from .checks import check_connected
+from .checks import check_chosen, check_connected
 from .images import to_pictures
 from .sockets import CATEGORY
 from .weight_inputs import FILES, file_input, precision_input, reward_option, weight_output
@@ -75,6 +75,7 @@ class LAGSWeightReference(io.ComfyNode):
     @classmethod
     def execute(cls, image: Tensor, like: dict[str, Any]) -> io.NodeOutput:
         check_connected(image=image)
+        check_chosen("like", like)
         makers = {"content": content, "style": style}
         reward = makers[like["like"]](like, to_pictures(image))
         return io.NodeOutput(Weight.of(reward, like["strength"], like["auto_nats"]))

@@ -146,7 +146,7 @@ def test_no_node_lies_on_another(page, workflow_name, read_workflow):
         for node in nodes:
             shared = overlap(node, group)
             inside = shared == pytest.approx(tuple(node["rectangle"][2:]), abs=1)
-            assert inside or min(shared) <= 0, (node["name"], group["name"])
+            assert inside or min(shared) <= 0, (node, group)
 
 
 def test_titles_and_units(quickstart):

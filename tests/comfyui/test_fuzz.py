@@ -27,7 +27,7 @@ import torch
 from comfyui_support import mutants
 from comfyui_support.server import Server
 from lags_pack.demo.workflow import to_prompt
-from lags_pack.nodes.checks import check_connected, check_denoise, filled
+from lags_pack.nodes.checks import check_chosen, check_connected, check_denoise, filled
 
 SEED, PORTION = 7, 100
 COUNT = int(os.environ.get("LAGS_FUZZ_PROMPTS", "2500"))
@@ -294,6 +294,13 @@ def test_what_nodes_put_out_is_connected() -> None:
     latent, conditioning = {"samples": torch.zeros(1)}, [[torch.zeros(1), {"pooled_output": None}]]
     check_connected(latent_image=latent, positive=conditioning, vae=object())
     check_connected(**filled(options=None, method=None))
+
+
+@pytest.mark.parametrize("chosen", [None, "content", [], {}, {"like": None}, {"goal": "class"}])
+def test_what_is_no_choice_is_refused(chosen: Any) -> None:
+    with pytest.raises(ValueError, match="Input like is .*; expected a choice"):
+        check_chosen("like", chosen)
+    check_chosen("like", {"like": "content", "file": "auto"})
 
 
 @pytest.mark.parametrize("denoise", [math.nan, -0.1, 1.1, 1e-300])
