@@ -10,7 +10,7 @@ import pytest
 
 CURVES = ("alpha", "log_w", "ratio", "seconds")
 SEEDS = itertools.count(5000)  # so that nothing is cached
-LONG = 400  # steps, so that a page on a busy machine sees the run before it has ended
+LONG = 1500  # steps, so that a page on a busy machine sees the run before it has ended
 
 
 def trace_of(server, prompt_id, node="5"):
