@@ -35,8 +35,10 @@ SIDE, TEXT_ENCODER = 64, "text_encoder_pack.py"
 SMALL = {"steps": 5, "batch_size": 2, "particles": 2, "count": 4, "lookahead_steps": 2}
 FEWEST = 32  # pictures for MM-SOLD
 # Another for each run, so that nothing is cached: ComfyUI 0.8 says nothing of cached pictures. With
-# 27 the small SDXL's first picture is beyond 0..1 all over, so that no weight has a gradient.
-SEEDS = (seed for seed in itertools.count(1) if seed != 27)
+# some, the small SDXL's first picture is beyond 0..1 wherever the weight looks, which leaves no
+# gradient: 27 is one of them, and 29 is not one for a masked weight.
+MASKED_SEED = 29
+SEEDS = (seed for seed in itertools.count(1) if seed not in (27, MASKED_SEED))
 SIZED = {"EmptyLatentImage", "SolidMask", "MaskComposite"}
 
 
@@ -88,11 +90,11 @@ def info(server) -> dict[str, Any]:
     return server.object_info()
 
 
-def shortened(name: str, info: dict[str, Any]) -> dict[str, Any]:
+def shortened(name: str, info: dict[str, Any], seed: int | None = None) -> dict[str, Any]:
     """A workflow's prompt with smaller numbers, and with the stand-in for its text encoder."""
     prompt = to_prompt(json.loads((FOLDER / f"{name}.json").read_text("utf-8")), info)
     kinds = {node["class_type"]: node["inputs"] for node in prompt.values()}
-    full, seed = kinds.get("EmptyLatentImage", {}).get("width", SIDE), next(SEEDS)
+    full, seed = kinds.get("EmptyLatentImage", {}).get("width", SIDE), seed or next(SEEDS)
     for node in prompt.values():
         inputs = node["inputs"]
         for key in SMALL.keys() & inputs.keys():
@@ -151,7 +153,7 @@ def test_masked_runs_keep_what_is_around_the_mask(name, server, info):
 
     The latents around the mask are the same; what changes there is the tiny decoder's wide view.
     """
-    found = pictures(server, shortened(name, info))
+    found = pictures(server, shortened(name, info, MASKED_SEED))
     assert found.keys() == {"first", "plain", "guided"}
     for again in ("plain", "guided"):
         change = np.abs(found[again].astype(float) - found["first"])
