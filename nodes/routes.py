@@ -59,6 +59,8 @@ def particles(sampling: Sampling, asked: dict[str, Any]) -> dict[str, Any]:
         interval=int(asked["evaluate_every"]),
     )
     sigmas = sampled_levels(sampling, asked)
+    if not len(sigmas):
+        raise ValueError(f"No step is run: denoise is {asked['denoise']}.")
     levels = Levels.of(sampling.model_sampling, sigmas)
     steps = len(levels.sigma) - 1
     # What is planned asks no model.

@@ -9,6 +9,7 @@ import comfy.samplers
 import pytest
 import torch
 from comfyui_support.guided import REWARD, Case, counted, state_of
+from lags_pack.guidance import WeightError
 from lags_pack.nodes.demo import LAGSDemoModel
 from lags_pack.nodes.sampling import LAGSGuidance
 from lags_pack.rewards import ColourReward, Weight
@@ -441,7 +442,7 @@ def test_second_run_after_an_error_is_a_first_run(cases: dict[str, Case]) -> Non
         def __call__(self, images: torch.Tensor) -> torch.Tensor:
             raise _Stop
 
-    with pytest.raises(_Stop):
+    with pytest.raises(WeightError, match="failed with _Stop"):
         case.lags(weight=Weight.of(Failing("hue"), 1.0))
     assert state_of(case.model.model, case.vae.first_stage_model) == before
     again, _ = case.lags()
