@@ -70,6 +70,10 @@ class Probe:
         self.differences: list[Tensor] = []
         self.compare = compare
 
+    def is_active(self, sigma: Tensor) -> Tensor:
+        """Everywhere."""
+        return torch.ones_like(sigma, dtype=torch.bool)
+
     def __call__(
         self, denoiser: Any, log_weight: Any, x: Tensor, sigma: Tensor, keep: float
     ) -> tuple[Tensor, StepRecord]:
