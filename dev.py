@@ -57,11 +57,12 @@ PACKAGES = (
         "mypy",
     ),
 )
-# A whole run: two modules at a time, and how much of guidance/ and rewards/ the tests have run; the
+# A whole run: two files at a time, and how much of guidance/ and rewards/ the tests have run; the
 # least is in pyproject.toml.
-WHOLE = ("--numprocesses=2", "--dist=loadscope")
-WHOLE += ("--cov", "--cov-config=pyproject.toml", "--cov-report=term:skip-covered")
-TEST_TOOLS = ("pytest", "hypothesis")  # what the tests need and a ComfyUI lacks
+PARALLEL = ("--numprocesses=2", "--dist=loadfile")
+COVERAGE = ("--cov", "--cov-config=pyproject.toml", "--cov-report=term:skip-covered")
+# What the tests need and a ComfyUI lacks: modules, and the packages that bring them.
+TEST_TOOLS = {"pytest": "pytest", "hypothesis": "hypothesis", "xdist": "pytest-xdist"}
 COMFYUI_BENCHMARKS = ("cost",)  # those that count ComfyUI's own networks
 COMFYUI_NEEDS = "import torch, aiohttp, safetensors, transformers, einops, torchsde, yaml"
 
@@ -287,7 +288,8 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
             chosen.append("::".join([str(path), *names]))
     if not plain and not within:
         plain, within = [str(tests), f"--ignore={tests / 'browser'}"], [str(comfy)]
-        plain += [] if arguments else WHOLE
+        if not arguments:
+            plain, within = [*plain, *PARALLEL, *COVERAGE], [*within, *PARALLEL]
     part = [*options, *plain, f"--ignore={comfy}"] if plain else []
     return part, [*options, *within] if within else []
 
@@ -301,7 +303,7 @@ def borrowed_tools(python: Path) -> Path:
     _, version = ask(python, "import sys; print('%d.%d' % sys.version_info[:2])")
     folder = environment_folder() / "comfyui-test-tools" / version
     look = f"import sys; sys.path.append({str(folder)!r}); import "
-    missing = [name for name in TEST_TOOLS if not ask(python, look + name)[0]]
+    missing = [pack for name, pack in TEST_TOOLS.items() if not ask(python, look + name)[0]]
     if missing:
         say(f"{python} lacks {' and '.join(missing)}: installing into {folder}")
         _, ours = ask(python_of(environment_folder()), "import pip; print(pip.__path__[0])")

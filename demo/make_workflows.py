@@ -375,6 +375,19 @@ class Scene:
         )
         return images
 
+    def framed(
+        self,
+        title: str,
+        at: Place,
+        samples: Source,
+        name: str,
+        height: int = ROW,
+        colour: str = GUIDED,
+    ) -> Source:
+        """Picture and frame of the run whose sampler stands there; the pictures."""
+        self.graph.frame(title, (at[0] - 15, at[1] - 75), (1040, height), colour)
+        return self.picture(samples, (at[0] + 350, at[1]), name)
+
     def judge(self, runs: list[Source], weight: Source) -> None:
         """The scores of all runs' pictures, ranked together, to the right of them."""
         x = SAMPLER + 1075
@@ -387,11 +400,9 @@ class Scene:
     def two_rows(self, weight: Source, guided: str) -> list[Source]:
         """A plain run and a guided one; their pictures."""
         above, below = (SAMPLER, 75), (SAMPLER, 665)
-        self.graph.frame("Plain: p(x)", (SAMPLER - 15, 0), (1040, 560), PLAIN)
-        plain = self.picture(self.plain(above), (SAMPLER + 350, above[1]), "plain")
-        self.graph.frame(guided, (SAMPLER - 15, 590), (1040, ROW), GUIDED)
+        plain = self.framed("Plain: p(x)", above, self.plain(above), "plain", 560, PLAIN)
         samples = self.guided(below, weight)[0]
-        return [plain, self.picture(samples, (SAMPLER + 350, below[1]), "guided")]
+        return [plain, self.framed(guided, below, samples, "guided")]
 
     def load(
         self, at: Place, reward: str, files: list[Model], strength: float, nats: float
@@ -493,8 +504,7 @@ def frequency(graph: Graph, base: Base) -> None:
     ):
         at, height = (SAMPLER, y + 75), ROW if strength else 510
         samples = scene.guided(at, weight, strength)[0] if strength else scene.plain(at)
-        scene.picture(samples, (SAMPLER + 350, at[1]), name)
-        graph.frame(title, (SAMPLER - 15, y), (1040, height), GUIDED if strength else PLAIN)
+        scene.framed(title, at, samples, name, height, GUIDED if strength else PLAIN)
         y += height + 30
 
 
@@ -520,9 +530,9 @@ def inpaint(graph: Graph, base: Base) -> None:
         {"destination": black, "source": white},
     )
     judged = scene.hue((390, 620), 220, 3)
-    first = scene.plain((SAMPLER, 75))
-    scene.picture(first, (SAMPLER + 350, 75), "first")
-    graph.frame("First picture", (SAMPLER - 15, 0), (1040, 510), PLAIN)
+    at = (SAMPLER, 75)
+    first = scene.plain(at)
+    scene.framed("First picture", at, first, "first", 510, PLAIN)
     (part,) = graph.add(
         "SetLatentNoiseMask",
         (SAMPLER, 620),
@@ -533,13 +543,11 @@ def inpaint(graph: Graph, base: Base) -> None:
     (weight,) = graph.add(
         "LAGSMaskWeight", (SAMPLER, 780), (300, 46), None, {"weight": judged, "mask": mask}
     )
-    x = SAMPLER + 1090
-    again = scene.plain((x, 75), 0.85, latent_image=part)
-    scene.picture(again, (x + 350, 75), "plain")
-    graph.frame("Its middle again, plain", (x - 15, 0), (1040, 510), PLAIN)
-    wished = scene.guided((x, 615), weight, denoise=0.85, latent_image=part)[0]
-    scene.picture(wished, (x + 350, 615), "guided")
-    graph.frame("Its middle again, with the weight", (x - 15, 540), (1040, ROW), GUIDED)
+    above, below = (SAMPLER + 1090, 75), (SAMPLER + 1090, 615)
+    again = scene.plain(above, 0.85, latent_image=part)
+    scene.framed("Its middle again, plain", above, again, "plain", 510, PLAIN)
+    wished = scene.guided(below, weight, denoise=0.85, latent_image=part)[0]
+    scene.framed("Its middle again, with the weight", below, wished, "guided")
 
 
 def methods(graph: Graph, base: Base) -> None:
@@ -642,9 +650,8 @@ def fairness(graph: Graph, base: Base) -> None:
         "a classifier that never saw blurred pictures pushes little, so up to 2 may be needed."
     )
     scene = Scene.of(graph, base, note, "photo of a cat", batch=base.batch, height=620)
-    samples = scene.plain((SAMPLER, 75))
-    images = scene.picture(samples, (SAMPLER + 350, 75), "plain")
-    graph.frame("Plain: p(x)", (SAMPLER - 15, 0), (1040, 510), PLAIN)
+    at = (SAMPLER, 75)
+    images = scene.framed("Plain: p(x)", at, scene.plain(at), "plain", 510, PLAIN)
     classes, x = "tabby, Persian cat, Siamese cat, Egyptian cat", SAMPLER + 1075
     (weight,) = graph.add(
         "LAGSWeightClassifier",
@@ -678,8 +685,8 @@ def schedule(graph: Graph, base: Base) -> None:
         (360, 270),
         ["hard gate", 0.56, -1, 0, 0, 0, "auto", -1, "from mode", 0],
     )
-    scene.picture(scene.plain((SAMPLER, 75)), (SAMPLER + 350, 75), "plain")
-    graph.frame("Plain: p(x)", (SAMPLER - 15, 0), (1040, 510), PLAIN)
+    at = (SAMPLER, 75)
+    scene.framed("Plain: p(x)", at, scene.plain(at), "plain", 510, PLAIN)
     traces, y = [], 540
     for title, name, c in (
         ("c = 10, the default", "c10", 10.0),
@@ -687,9 +694,9 @@ def schedule(graph: Graph, base: Base) -> None:
         ("Hard gate: late", "gate", 10.0),
     ):
         more = {"options": gate} if name == "gate" else {}
-        samples, trace = scene.guided((SAMPLER, y + 75), weight, c=c, **more)
-        scene.picture(samples, (SAMPLER + 350, y + 75), name)
-        graph.frame(title, (SAMPLER - 15, y), (1040, ROW), GUIDED)
+        at = (SAMPLER, y + 75)
+        samples, trace = scene.guided(at, weight, c=c, **more)
+        scene.framed(title, at, samples, name)
         traces.append(trace)
         y += ROW + 30
     x = SAMPLER + 1100

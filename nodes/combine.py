@@ -47,10 +47,10 @@ class LAGSCombineWeights(io.ComfyNode):
 
     @classmethod
     def execute(cls, weights: dict[str, Weight], exponents: str) -> io.NodeOutput:
-        check_connected(**filled(**weights))
-        connected = [as_weight(weight) for weight in filled(**weights).values()]
+        connected = filled(**weights)
+        check_connected(**connected)
         powers = numbers(exponents, "exponents") or [1.0] * len(connected)
-        return io.NodeOutput(product(connected, powers))
+        return io.NodeOutput(product([as_weight(w) for w in connected.values()], powers))
 
 
 class LAGSMaskWeight(io.ComfyNode):

@@ -16,7 +16,7 @@ from ..guidance import AutogradLogWeight, LogWeight, WeightError
 from ..rewards import Weight
 from ..rewards.masked import box_of
 from .decoders import Decoder, shrunk, shrunk_size
-from .memory import are_loaded, is_out_of_memory
+from .memory import GIGABYTE, are_loaded, is_out_of_memory, unless_out_of_memory
 from .models import patchers_of
 
 
@@ -118,13 +118,12 @@ class DecodedLogWeight:
 
     def _try_values(self, latents: Tensor, rows: int) -> Tensor | None:
         """log w, or None where memory ran out."""
-        try:
-            parts = [self._scored(self.images(part)).sum(dim=0) for part in latents.split(rows)]
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            return None
-        return torch.cat(parts)
+
+        def attempt() -> Tensor:
+            parts = latents.split(rows)
+            return torch.cat([self._scored(self.images(part)).sum(dim=0) for part in parts])
+
+        return unless_out_of_memory(attempt)
 
     def value_and_grad(self, denoised: Tensor) -> tuple[Tensor, Tensor]:
         """(log w [B], gradient like ``denoised``), float32, on its device.
@@ -193,11 +192,12 @@ class DecodedLogWeight:
 
     def _no_room(self, latents: Tensor) -> torch.cuda.OutOfMemoryError:
         """ComfyUI's own kind of error, so that it unloads its models as for any other node."""
-        needed = self.bytes_per_picture(latents.shape) / 2**30
+        needed = self.bytes_per_picture(latents.shape) / GIGABYTE
+        free = mm.get_free_memory(self.decoder.device) / GIGABYTE
         return torch.cuda.OutOfMemoryError(
             f"There is not enough memory for weight '{self.name}' of one picture: its gradient "
             f"through {self.decoder.name} alone needs about {needed:.2f} GB, and "
-            f"{mm.get_free_memory(self.decoder.device) / 2**30:.2f} GB are free. Choose the "
+            f"{free:.2f} GB are free. Choose the "
             "decoder taesd or a decode size of 512 in LAGS Options, make the picture smaller, or "
             "close other programs on the GPU."
         )
@@ -207,14 +207,13 @@ class DecodedLogWeight:
     ) -> tuple[Tensor, Tensor] | None:
         """(log_w, gradient), or None where memory ran out."""
         self._by_term = []
-        try:
+
+        def attempt() -> tuple[Tensor, Tensor]:
             with self.decoder.differentiable(sparing):
                 parts = [self._value_and_grad(part) for part in latents.split(rows)]
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            return None
-        return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+            return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+
+        return unless_out_of_memory(attempt)
 
     def _value_and_grad(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         with torch.inference_mode(False), torch.enable_grad():

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
 import comfy.model_management as mm
 import torch
@@ -11,11 +11,23 @@ from comfy.sampler_helpers import estimate_memory
 
 GIGABYTE = 2**30
 
+T = TypeVar("T")
+
 
 def is_out_of_memory(error: Exception) -> bool:
     """Whether an error is what ComfyUI itself takes for a lack of memory."""
     known = getattr(mm, "is_oom", None)  # newer ones also know other errors of the GPU for it
     return bool(known(error)) if known else isinstance(error, mm.OOM_EXCEPTION)
+
+
+def unless_out_of_memory(attempt: Callable[[], T]) -> T | None:
+    """What an attempt comes to; None where memory ran out, with all that it held let go."""
+    try:
+        return attempt()
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        return None
 
 
 def are_loaded(patchers: Iterable[Any]) -> bool:

@@ -28,9 +28,9 @@ from ..guidance.lidar import SIGMA_END, STEPS, LiDAR, Lookahead
 from ..rewards import Weight
 from .caches import past_caches
 from .decoders import Decoding
+from .memory import GIGABYTE, patchers_of_a_run
 from .model_gradient import DifferentiableModel, gradient_bytes, networks_of
-from .patch import GuidancePatch, Run, difference_step
-from .patch import _is_ancestral as is_ancestral
+from .patch import GuidancePatch, Run, difference_step, is_ancestral
 from .sockets import CATEGORY, MethodSocket
 
 Guided = Callable[..., tuple[Tensor, StepRecord]]
@@ -383,7 +383,7 @@ class MethodPatch(GuidancePatch):
                 "LAGS: %s goes backward through the diffusion model, with its blocks computed "
                 "again: about %.2f GB for this batch, beside the models and the weight's gradient.",
                 self.choice.name,
-                gradient_bytes(guider, noise.shape) / 2**30,
+                gradient_bytes(guider, noise.shape) / GIGABYTE,
             )
 
         def begin(*args: Any) -> Tensor:
@@ -417,8 +417,7 @@ class MethodPatch(GuidancePatch):
         log_weight = self._decoded(self.weight, guider)
         decoder, model = log_weight.decoder, guider.model_patcher
         memory = gradient_bytes(guider, shape)
-        helpers = [m for m in getattr(guider, "loaded_models", []) if m is not model]
-        beside = [model, *helpers]
+        beside = patchers_of_a_run(guider)
         if decoder.device == model.load_device:
             memory += log_weight.bytes_per_picture(shape)
             beside += decoder.patchers

@@ -17,7 +17,7 @@ from ..guidance.finite_difference import rms
 from ..guidance.ve import per_sample
 from .autograd_safe import autograd_safe
 from .memory import GIGABYTE, is_out_of_memory, patchers_of_a_run
-from .patch import _Evaluations
+from .patch import Evaluations
 
 LISTS = (nn.ModuleList, nn.Sequential)
 
@@ -31,7 +31,7 @@ class DifferentiableModel:
         cfg: scale of classifier-free guidance.
     """
 
-    def __init__(self, evaluations: _Evaluations, networks: list[nn.Module], cfg: float) -> None:
+    def __init__(self, evaluations: Evaluations, networks: list[nn.Module], cfg: float) -> None:
         self.at, self.networks, self.cfg = evaluations, networks, cfg
 
     def __call__(self, x_ve: Tensor, sigma_ve: Tensor) -> Tensor:

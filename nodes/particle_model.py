@@ -17,7 +17,7 @@ from torch import Tensor
 from ..guidance import LogWeight
 from ..guidance.particles import Ancestral, Chain
 from ..guidance.ve import SMALLEST_SIGNAL, per_sample, ve_view
-from .memory import back_on_device, is_out_of_memory, make_room, no_room_for_model
+from .memory import back_on_device, make_room, no_room_for_model, unless_out_of_memory
 
 # Samplers whose every step is one Gaussian around a mean that the model's answer there decides.
 SAMPLERS = ("euler_ancestral", "ddpm", "lcm")
@@ -233,13 +233,12 @@ class ParticleModel:
         groups = len(self.inpainting.noise)
         by_particle = [rows.unflatten(0, (groups, -1)).transpose(0, 1) for rows in inputs]
         parts = zip(*(rows.split(self.at_once) for rows in by_particle), strict=True)
-        try:
+
+        def attempt() -> Tensor:
             done = [function(*(rows.flatten(0, 1) for rows in part)) for part in parts]
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            return None
-        return torch.cat(done).unflatten(0, (-1, groups)).transpose(0, 1).flatten(0, 1)
+            return torch.cat(done).unflatten(0, (-1, groups)).transpose(0, 1).flatten(0, 1)
+
+        return unless_out_of_memory(attempt)
 
     def evaluated(self, x: Tensor, sigma_ve: Tensor) -> Tensor:
         """D of some particles of every picture, by particle: [n G, ...]."""

@@ -38,6 +38,7 @@ from .caches import past_caches, warn_of_caches
 from .checks import check_latent
 from .decoded_weight import DecodedLogWeight
 from .decoders import Decoder, Decoding
+from .memory import GIGABYTE
 from .model_gradient import KEPT, networks_of
 from .particle_gradient import ModelVJP
 from .particle_model import (
@@ -49,9 +50,7 @@ from .particle_model import (
     chain_of,
     start,
 )
-from .patch import _announce as announce
-from .patch import _load_together as load_together
-from .patch import at_step
+from .patch import announce, at_step, load_together
 
 FROM_METHOD = "from method"
 OUTPUTS = ("best", "draw", "diverse", "all")
@@ -277,7 +276,7 @@ class ParticleRun:
                 logging.info(
                     "LAGS: method '%s' goes backward through the model: about %.2f GB for one "
                     "particle of %d pictures, its blocks computed again. 'lags' needs none of it.",
-                    *(self.choices.method, KEPT * own / 2**30, shape[0]),
+                    *(self.choices.method, KEPT * own / GIGABYTE, shape[0]),
                 )
             # As if for more pictures: the backward pass of one takes the memory of several.
             load_together(guider, log_weight, torch.Size((round(copies * shape[0]), *shape[1:])))

@@ -37,11 +37,12 @@ from .checks import check_latent, check_vae
 from .decoded_weight import DecodedLogWeight, MaskedLogWeight
 from .decoders import Decoder, Decoding, choose
 from .memory import (
+    GIGABYTE,
     back_on_device,
-    is_out_of_memory,
     make_room,
     no_room_for_model,
     patchers_of_a_run,
+    unless_out_of_memory,
 )
 from .models import load
 from .repeatable import Before
@@ -90,7 +91,7 @@ class Run:
 ANCESTRAL = ("sample_euler_ancestral", "sample_ddpm")
 
 
-def _is_ancestral(sampler: Any) -> bool:
+def is_ancestral(sampler: Any) -> bool:
     """Whether a sampler is one of these, with its noise as it should be."""
     name = getattr(getattr(sampler, "sampler_function", None), "__name__", "")
     settings = getattr(sampler, "extra_options", {})
@@ -170,10 +171,10 @@ class GuidancePatch:
             warn_of_caches(options, CACHES_AND_GUIDANCE)
             options = past_other_packs(options)
         log_weight = self._decoded(self.weight, guider)
-        _announce(log_weight, noise.shape)
-        _load_together(guider, log_weight, noise.shape)
+        announce(log_weight, noise.shape)
+        load_together(guider, log_weight, noise.shape)
         region = _region(self.weight, noise)
-        ancestral = _is_ancestral(executor.class_obj)
+        ancestral = is_ancestral(executor.class_obj)
         held = self._held(log_weight)
         run = Run(log_weight, sigmas, denoise_mask, latent_image, region, ancestral, held)
         self.trace.clear()
@@ -187,7 +188,7 @@ class GuidancePatch:
 
     def _decoded(self, weight: Weight, guider: Any) -> DecodedLogWeight:
         side = self.decoding.side_for(self.weight)
-        return DecodedLogWeight(self.decoder, weight, side, partial(_load_together, guider))
+        return DecodedLogWeight(self.decoder, weight, side, partial(load_together, guider))
 
     def _held(self, log_weight: DecodedLogWeight) -> HeldLogWeight:
         return HeldLogWeight(log_weight, self.method.reuse)
@@ -211,7 +212,7 @@ class GuidancePatch:
             return result
 
         seed = extra_args.get("seed")
-        denoiser = _Evaluations(plain, guider, x, timestep, view, options, seed)
+        denoiser = Evaluations(plain, guider, x, timestep, view, options, seed)
         with at_step(lambda: 1, len(run.sigmas) - 1):
             log_weight = self._log_weight(run, denoiser)
             taken = run.held.taken
@@ -225,14 +226,14 @@ class GuidancePatch:
             shift = shift if mask is None else shift * mask
         return noise + shift / scaling(sigma, torch.ones_like(noise), noise * 0, full)
 
-    def _log_weight(self, run: Run, denoiser: _Evaluations) -> LogWeight:
+    def _log_weight(self, run: Run, denoiser: Evaluations) -> LogWeight:
         """log w under all masks, at a noise level; automatic strengths are chosen at the first."""
         if not run.log_weight.weight.is_measured:
             self._measure(run, denoiser)
         self.trace.strengths.update(run.log_weight.weight.strengths)
         return _under_masks(run.held, run, denoiser)
 
-    def _measure(self, run: Run, denoiser: _Evaluations) -> None:
+    def _measure(self, run: Run, denoiser: Evaluations) -> None:
         """Choose the weight's automatic strengths by the run's first denoised pictures."""
         x, sigma = denoiser.x_ve, denoiser.view.sigma_ve
         step = replace(self.method.step, whole=False)  # how a score varies here, not how far off
@@ -278,7 +279,7 @@ class GuidancePatch:
         if self._compares(run, view):
             options = past_caches(options)
         back_on_device(guider, x.shape)
-        denoiser = _Evaluations(executor, guider, x, timestep, view, options, seed)
+        denoiser = Evaluations(executor, guider, x, timestep, view, options, seed)
         with at_step(lambda: run.step(timestep), len(run.sigmas) - 1):
             log_weight = self._log_weight(run, denoiser)
             keep, taken = run.keep(timestep, view), run.held.taken
@@ -297,7 +298,7 @@ class GuidancePatch:
         return self.method.jacobian and bool(self.method.is_active(view.sigma_ve).any())
 
 
-class _Evaluations:
+class Evaluations:
     """The model as a denoiser on x_ve: the sampler's own call first, further ones on moved x."""
 
     def __init__(
@@ -367,13 +368,12 @@ class _Evaluations:
 
     def _try(self, x: Tensor, options: dict[str, Any]) -> Tensor | None:
         """The model's answer, or None where memory ran out."""
-        try:
+
+        def attempt() -> Tensor:
             answer: Tensor = self.model(x, self.timestep, options, self.seed)
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            return None
-        return answer
+            return answer
+
+        return unless_out_of_memory(attempt)
 
     @staticmethod
     def _branch_by(options: dict[str, Any], function: Any) -> dict[str, Any]:
@@ -443,7 +443,7 @@ def at_step(step: Callable[[], int], steps: int) -> Iterator[None]:
         raise
 
 
-def _under_masks(log_weight: LogWeight, run: Run, at: _Evaluations) -> LogWeight:
+def _under_masks(log_weight: LogWeight, run: Run, at: Evaluations) -> LogWeight:
     """A log-weight restricted to its region, and to what the sampler may paint at this level."""
     if run.region is not None:
         log_weight = MaskedLogWeight(log_weight, run.region)
@@ -485,7 +485,7 @@ def _counted(record: StepRecord, run: Run, taken: int) -> StepRecord:
     return replace(record, terms=terms, weight_calls=run.held.taken - taken)
 
 
-def _load_together(guider: Any, log_weight: DecodedLogWeight, shape: torch.Size) -> None:
+def load_together(guider: Any, log_weight: DecodedLogWeight, shape: torch.Size) -> None:
     """Model, its helpers, VAE and reward models in one call, so that none of them evicts another.
 
     The forward of the model and the backward of the decoder take turns, so the larger need counts.
@@ -502,11 +502,11 @@ def _load_together(guider: Any, log_weight: DecodedLogWeight, shape: torch.Size)
     load([*log_weight.weight.modules, *decoder.modules], beside, own)
 
 
-def _announce(log_weight: DecodedLogWeight, shape: torch.Size) -> None:
+def announce(log_weight: DecodedLogWeight, shape: torch.Size) -> None:
     """Say before a run what the weight will see, and what that takes."""
     height, width = log_weight.decoded_size(shape)
     kept, spared = (
-        log_weight.bytes_per_picture(shape, sparing) / 2**30 for sparing in (False, True)
+        log_weight.bytes_per_picture(shape, sparing) / GIGABYTE for sparing in (False, True)
     )
     least = f", or {spared:.2f} GB if less is free" if spared < kept else ""
     logging.info(

@@ -18,6 +18,7 @@ from torch import Tensor
 # Those that combine the branches. Functions after them are left alone: SAG's reads what attention
 # patches have written in the very evaluation, also where only one branch was evaluated.
 SEVERAL, SINGLE = "sampler_pre_cfg_function", "sampler_cfg_function"
+REMEMBERED = (Tensor, int, float)  # what of them is put back
 
 
 class Before:
@@ -55,10 +56,7 @@ def _variables(function: Callable[..., Any] | None) -> list[CellType]:
     """The variables of outer functions in which one may remember: they hold numbers or tensors."""
     cells = getattr(function, "__closure__", None) or ()
     held = [cell for cell in cells if cell != CellType()]  # none is empty
-    return [c for c in held if c.cell_contents is None or isinstance(c.cell_contents, _VALUES)]
-
-
-_VALUES = (Tensor, int, float)
+    return [c for c in held if c.cell_contents is None or isinstance(c.cell_contents, REMEMBERED)]
 
 
 def _noted(cells: list[CellType]) -> list[tuple[CellType, Any]]:

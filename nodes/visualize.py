@@ -241,8 +241,9 @@ class LAGSTracePlot(io.ComfyNode):
         export: str,
         filename_prefix: str,
     ) -> io.NodeOutput:
-        check_connected(**filled(**traces))
-        runs = list(filled(**traces).values())
+        connected = filled(**traces)
+        check_connected(**connected)
+        runs = list(connected.values())
         image = trace_plot.draw(runs, axis, theme, scale)
         file = "" if export == EXPORTS[0] else write(runs, export, filename_prefix)
         return io.NodeOutput(image, file, ui={"text": [file]} if file else None)

@@ -271,8 +271,10 @@ def test_paths_choose_the_part_and_options_go_to_both(dev, monkeypatch):
     plain, within = dev.split_arguments(["-k", "word"])
     assert plain == ["-k", "word", str(tests), f"--ignore={tests / 'browser'}", skip]
     assert within == ["-k", "word", str(tests / "comfyui")]
-    whole, _ = dev.split_arguments([])
-    assert whole == [str(tests), f"--ignore={tests / 'browser'}", *dev.WHOLE, skip]
+    plain, within = dev.split_arguments([])
+    assert plain[:2] == [str(tests), f"--ignore={tests / 'browser'}"]
+    assert plain[2:] == [*dev.PARALLEL, *dev.COVERAGE, skip]
+    assert within == [str(tests / "comfyui"), *dev.PARALLEL]
 
     assert dev.split_arguments([str(plain_file), "-x"]) == (["-x", str(plain_file), skip], [])
     assert dev.split_arguments([f"{comfy_file}::test_z"]) == ([], [f"{comfy_file}::test_z"])
@@ -334,16 +336,16 @@ def test_pytest_is_borrowed_with_their_python_and_our_pip_into_our_folder(dev, m
         if "pip.__path__" in code:
             assert python == dev.python_of(dev.ROOT / ".venv")
             return True, "/ours/pip"
-        return "import hypothesis" not in code or bool(installed), ""
+        return code.endswith("import pytest") or bool(installed), ""
 
     monkeypatch.setattr(dev, "ask", ask)
     monkeypatch.setattr(dev, "pip", lambda *command: installed.append(command))
     folder = dev.ROOT / ".venv" / "comfyui-test-tools" / "3.13"
     assert dev.borrowed_tools(theirs) == folder
-    command = (theirs, "/ours/pip", "install", "--upgrade", "--target", folder, "hypothesis")
-    assert installed == [command]
+    command = (theirs, "/ours/pip", "install", "--upgrade", "--target", folder)
+    assert installed == [(*command, "hypothesis", "pytest-xdist")]
     assert dev.borrowed_tools(theirs) == folder
-    assert installed == [command]
+    assert len(installed) == 1
 
 
 # ---- commands, as real processes in a pack of their own -------------------------------------

@@ -106,7 +106,7 @@ def test_gradient_is_the_models_own(cases: dict[str, Case]) -> None:
     """
     from lags_pack.guidance import VEView
     from lags_pack.nodes.model_gradient import DifferentiableModel
-    from lags_pack.nodes.patch import _Evaluations
+    from lags_pack.nodes.patch import Evaluations
 
     case = cases["sd15"]
     net = case.model.model
@@ -125,7 +125,7 @@ def test_gradient_is_the_models_own(cases: dict[str, Case]) -> None:
             model_options: dict[str, Any] = {}
 
         view = VEView(torch.ones(1), sigma)
-        at = _Evaluations(evaluate, Guider(), x, sigma, view, {}, 0)
+        at = Evaluations(evaluate, Guider(), x, sigma, view, {}, 0)
         denoised, pull = DifferentiableModel(at, [net], 1.0).vjp(at.x_ve, sigma)
         gradient = pull(v)
         torch.testing.assert_close(denoised, evaluate(x, sigma, {}, 0), atol=1e-4, rtol=1e-4)

@@ -10,6 +10,7 @@ import statistics
 import subprocess
 import sys
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +31,18 @@ INSTALL = "pip install open_clip_torch"
 
 
 @pytest.fixture
-def alone(tmp_path: Path, weight_files: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A weight_functions of its own with a PickScore in it, and no model loaded."""
+def alone(tmp_path: Path, weight_files: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A weight_functions of its own with a PickScore in it, and no model loaded.
+
+    ComfyUI keeps entries of models whose clones are gone; those of other tests stay out of sight.
+    """
     shutil.copytree(weight_files / "PickScore_v1", tmp_path / "PickScore_v1")
     monkeypatch.setitem(folder_paths.folder_names_and_paths, FOLDER, ([str(tmp_path)], set()))
     monkeypatch.setattr(folder_paths, "filename_list_cache", {})
     unload()
-    return tmp_path / "PickScore_v1" / "model.safetensors"
+    monkeypatch.setattr(mm, "current_loaded_models", [])
+    yield tmp_path / "PickScore_v1" / "model.safetensors"
+    unload()
 
 
 def unload() -> None:

@@ -149,7 +149,7 @@ def test_other_noise_is_another_kernel() -> None:
 
     def ancestral(**settings: float) -> bool:
         sampler = comfy.samplers.KSAMPLER(k_diffusion.sample_euler_ancestral, settings)
-        return patch._is_ancestral(sampler)
+        return patch.is_ancestral(sampler)
 
     assert ancestral() and ancestral(eta=1.0, s_noise=1.0)
     assert not ancestral(eta=0.5) and not ancestral(s_noise=1.01)
