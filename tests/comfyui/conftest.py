@@ -153,6 +153,25 @@ def executor_mode() -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def nothing_loaded(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The memory manager without any model, before and after.
+
+    It keeps entries of models whose clones are gone; those of other tests stay out of sight.
+    """
+    import comfy.model_management as mm
+    import torch
+
+    def unload() -> None:
+        with torch.inference_mode():
+            mm.unload_all_models()
+
+    unload()
+    monkeypatch.setattr(mm, "current_loaded_models", [])
+    yield
+    unload()
+
+
 @pytest.fixture(name="run_node", scope="session")
 def _run_node() -> Callable[..., tuple[Any, ...]]:
     """The function run_node(node_class, **inputs) -> outputs."""

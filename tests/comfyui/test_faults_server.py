@@ -84,6 +84,7 @@ def test_a_stopped_prompt_between_two_good_ones(server: Server) -> None:
     assert shown(server, server.queue(good(81))) == expected
 
 
+@pytest.mark.usefixtures("nothing_loaded")
 @pytest.mark.parametrize("place", ["decoder", "model"])
 def test_out_of_memory_is_comfyuis_own_kind(
     executed: Executor, monkeypatch: pytest.MonkeyPatch, place: str

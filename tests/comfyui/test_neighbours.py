@@ -17,6 +17,7 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from comfyui_support import tiny
 from comfyui_support.guided import REWARD, Case, state_of
+from comfyui_support.prompts import PARTICLES
 from comfyui_support.weighing import Run, case_of
 from lags_pack.guidance import StepRecord, Trace
 from lags_pack.nodes.caches import caches_on
@@ -504,24 +505,13 @@ def test_a_compiled_model(case: Case, run_node: Run) -> None:
 
 
 OTHERS = ["PAG", "APG", "dynamic thresholding", "function wrapper"]
-PARTICLES = {
-    "strength": 1.0,
-    "method": "lags",
-    "particles": 2,
-    "resampling": "from method",
-    "ess_threshold": -1.0,
-    "tempering": "from method",
-    "evaluate_every": 0,
-    "particles_at_once": 0,
-    "output": "best",
-    "count": 1,
-}
 
 
 def particles(case: Case, model: Any, **changes: Any) -> Tensor:
     """Particle KSampler's latents."""
     weight = Weight.of(REWARD, case.strength)
-    inputs = {"vae": case.vae, "weight": weight, **PARTICLES, **case.settings, **changes}
+    own = {**PARTICLES, "strength": 1.0, "method": "lags"}
+    inputs = {"vae": case.vae, "weight": weight, **own, **case.settings, **changes}
     return case.run_node(LAGSParticleSampler, model=model, **inputs)[0]["samples"]
 
 

@@ -16,6 +16,7 @@ import comfy.utils
 import pytest
 import torch
 from comfyui_support.guided import Case, state_of
+from comfyui_support.prompts import PARTICLES
 from comfyui_support.weighing import Run, case_of, demo_case, load_weight
 from lags_pack.benchmarks._memory import peak_bytes
 from lags_pack.guidance import Trace, WeightError
@@ -36,18 +37,7 @@ from torch import Tensor
 import nodes
 
 KINDS = ("demo", "sd15", "sdxl")
-WIDGETS = {
-    "strength": 1.0,
-    "method": "lags",
-    "particles": 3,
-    "resampling": "from method",
-    "ess_threshold": -1.0,
-    "tempering": "from method",
-    "evaluate_every": 0,
-    "particles_at_once": 0,
-    "output": "best",
-    "count": 1,
-}
+WIDGETS = {**PARTICLES, "strength": 1.0, "method": "lags", "particles": 3}
 RED = Weight.of(ColourReward("hue", 0.0), 60.0)
 
 

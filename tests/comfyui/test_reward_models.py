@@ -10,7 +10,6 @@ import statistics
 import subprocess
 import sys
 import weakref
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,18 +30,14 @@ INSTALL = "pip install open_clip_torch"
 
 
 @pytest.fixture
-def alone(tmp_path: Path, weight_files: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A weight_functions of its own with a PickScore in it, and no model loaded.
-
-    ComfyUI keeps entries of models whose clones are gone; those of other tests stay out of sight.
-    """
+def alone(
+    tmp_path: Path, weight_files: Path, monkeypatch: pytest.MonkeyPatch, nothing_loaded: None
+) -> Path:
+    """A weight_functions of its own with a PickScore in it, and no model loaded."""
     shutil.copytree(weight_files / "PickScore_v1", tmp_path / "PickScore_v1")
     monkeypatch.setitem(folder_paths.folder_names_and_paths, FOLDER, ([str(tmp_path)], set()))
     monkeypatch.setattr(folder_paths, "filename_list_cache", {})
-    unload()
-    monkeypatch.setattr(mm, "current_loaded_models", [])
-    yield tmp_path / "PickScore_v1" / "model.safetensors"
-    unload()
+    return tmp_path / "PickScore_v1" / "model.safetensors"
 
 
 def unload() -> None:
