@@ -448,11 +448,12 @@ def preference(graph: Graph, base: Base, reward: str, file: Model, strength: flo
         if file is HPS
         else ""
     )
+    default = "is PickScore's, none being published," if file is HPS else "is the published one"
     note = (
         f"**Pictures that people would prefer.** {base.title}, the same seed plain and drawn from "
         f"w(x)·p(x), where w is {reward} for the prompt. Score Images ranks both.\n\n"
         f"{needs(base.checkpoint, file)}{extra}\n\n{NATS} 0 there uses *strength*, whose default "
-        f"is the published one and very strong. One seed proves little: change *seed* in both."
+        f"{default} and very strong. One seed proves little: change *seed* in both."
     )
     scene = Scene.of(graph, base, note, FOX, shared=True)
     weight = scene.load((390, 620), reward, [file], strength, 2.5)

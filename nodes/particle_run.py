@@ -50,7 +50,7 @@ from .particle_model import (
     chain_of,
     start,
 )
-from .patch import announce, at_step, load_together
+from .patch import announce, announce_strengths, at_step, load_together
 
 FROM_METHOD = "from method"
 OUTPUTS = ("best", "draw", "diverse", "all")
@@ -327,6 +327,7 @@ class ParticleRun:
         }
         weight = self.weight.measured(deviations)
         self.trace.measured = tuple(weight.labels[i] for i in deviations)
+        announce_strengths(self.weight, weight, deviations)
         return weight
 
 

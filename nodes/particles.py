@@ -248,7 +248,7 @@ def method_inputs() -> list[Any]:
             min=0,
             max=10000,
             tooltip="Steps between two weighings; 0 as the method has it (fk: five in all, others "
-            "every step). Fewer are cheaper, and as exact.",
+            "every step). Fewer weighings are cheaper, and as exact.",
         ),
         io.Int.Input(
             "particles_at_once",

@@ -250,15 +250,7 @@ class GuidancePatch:
         if len(scores) == len(weight.terms):
             _recall(run, list(scores.values()))
         self.trace.measured = tuple(weight.labels[i] for i in deviations)
-        for i, deviation in deviations.items():
-            logging.info(
-                "LAGS: the strength of weight '%s' is %.6g: %g nats for a standard deviation of "
-                "%.4g in its score.",
-                weight.labels[i],
-                weight.terms[i].strength,
-                self.weight.terms[i].spread,
-                deviation,
-            )
+        announce_strengths(self.weight, weight, deviations)
 
     def predict_noise(
         self,
@@ -500,6 +492,19 @@ def load_together(guider: Any, log_weight: DecodedLogWeight, shape: torch.Size) 
         beside += decoder.patchers
         own = max(own, weight_bytes)
     load([*log_weight.weight.modules, *decoder.modules], beside, own)
+
+
+def announce_strengths(asked: Weight, weight: Weight, deviations: dict[int, float]) -> None:
+    """Say which strengths were chosen, for the terms whose score was measured to vary by that."""
+    for i, deviation in deviations.items():
+        logging.info(
+            "LAGS: the strength of weight '%s' is %.6g: %g nats for a standard deviation of %.4g "
+            "in its score.",
+            weight.labels[i],
+            weight.terms[i].strength,
+            asked.terms[i].spread,
+            deviation,
+        )
 
 
 def announce(log_weight: DecodedLogWeight, shape: torch.Size) -> None:

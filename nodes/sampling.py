@@ -537,8 +537,9 @@ class LAGSOptions(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.005,
-                    tooltip="Finite-difference step relative to the noise level. 0 chooses by "
-                    "precision: 0.01 in float32, 0.05 in float16, 0.1 in bfloat16.",
+                    tooltip="Finite-difference step relative to the noise level, in paper mode and "
+                    "where an automatic strength is measured; balanced goes the whole way instead. "
+                    "0 chooses by precision: 0.01 in float32, 0.05 in float16, 0.1 in bfloat16.",
                 ),
                 io.Float.Input(
                     "epsilon",
@@ -548,13 +549,13 @@ class LAGSOptions(io.ComfyNode):
                     step=0.0001,
                     round=False,
                     tooltip="The paper's absolute finite-difference step; overrides the relative "
-                    "one. 0 is off.",
+                    "one, and the whole way of balanced. 0 is off.",
                 ),
                 io.Combo.Input(
                     "decoder",
                     options=list(DECODERS),
                     default=DECODERS[0],
-                    tooltip="What shows the weight the picture. vae: exact, up to 14 GB at "
+                    tooltip="What shows the weight the picture. vae: exact, up to 15 GB at "
                     "1024x1024. taesd: nearly the same, 2 GB; needs its file in models/vae_approx. "
                     "latent-rgb: colours only, at 1/8 size, nearly free. auto: taesd where its "
                     "file is there, else vae; in paper mode vae.",

@@ -348,11 +348,15 @@ def test_gradient_through_the_model(cases: dict[str, Case]) -> None:
     assert not found["masked"].any() and not found["denoised"].any()
 
 
-def test_automatic_strength_and_a_weight_without_gradient(cases: dict[str, Case]) -> None:
+def test_automatic_strength_and_a_weight_without_gradient(
+    cases: dict[str, Case], caplog: pytest.LogCaptureFixture
+) -> None:
     case, run_node = cases["demo"], cases["demo"].run_node
+    caplog.set_level("INFO")
     auto = ran(case, weight=Weight.of(ColourReward("hue", 0.0), 1.0, 3.0))
     (strength,) = auto.trace.strengths.values()
     assert auto.trace.measured and 1 < strength < 1000
+    assert f"the strength of weight 'colour (hue)' is {strength:.6g}: 3 nats" in caplog.text
     more = ran(case, weight=Weight.of(ColourReward("hue", 0.0), 1.0, 3.0), particles=6)
     (same,) = more.trace.strengths.values()
     assert same == pytest.approx(strength, rel=1e-3), "whatever the number of particles"
