@@ -102,7 +102,7 @@ def moved(before: Mapping[str, float], now: Mapping[str, float]) -> list[str]:
     for name, value in now.items():
         if name not in before:
             lines.append(f"{name} = {value:.4g} was never recorded")
-        elif abs(value - before[name]) > max(TOLERANCE * abs(before[name]), LEAST):
+        elif not abs(value - before[name]) <= max(TOLERANCE * abs(before[name]), LEAST):  # or NaN
             lines.append(f"{name} was {before[name]:.4g} and is {value:.4g}")
     return sorted(lines)
 

@@ -11,6 +11,7 @@ import json
 import math
 import urllib.request
 from collections.abc import Iterator
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def main(arguments: list[str]) -> int:
     chosen = options.parse_args(arguments)
     try:
         info, folders = (ask(chosen.url, path) for path in ("/object_info", "/models"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, HTTPException) as error:
         print(f"No ComfyUI answers at {chosen.url!r} ({error}); expected a running one's address.")
         return 2
     if chosen.make:

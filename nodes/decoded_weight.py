@@ -251,8 +251,9 @@ def _failing_as(name: str) -> Iterator[None]:
 
 def _give_way(rows: int) -> None:
     """Free what a failed attempt held: only once it is left is its memory no longer in use."""
+    how = "one at a time" if rows > 1 else "again, keeping less of it"
     logging.warning(
-        "LAGS: not enough memory for the weight of %d pictures at once; trying one at a time.", rows
+        "LAGS: not enough memory for the weight of %d pictures at once; trying %s.", rows, how
     )
     mm.soft_empty_cache()
 

@@ -41,6 +41,7 @@ class CustomChoice:
 
     function: Callable[..., Any]
     own_sampler = False
+    compares = True  # it may, and nobody can tell
 
     @property
     def name(self) -> str:

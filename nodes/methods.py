@@ -77,12 +77,14 @@ class Choice(Protocol):
         name: for labels and errors.
         needs_gradient: whether it asks for the gradient of the weight.
         through_model: whether it goes backward through the model.
+        compares: whether it compares evaluations of the model, which no cache may answer then.
         own_sampler: whether it samples by itself.
     """
 
     name: str
     needs_gradient: bool
     through_model: bool
+    compares: bool
     own_sampler: bool
 
     def begun(self, setting: Setting) -> Guided:
@@ -97,7 +99,7 @@ class DPSChoice:
     rho: float
     normalised: bool
     name = "DPS"
-    needs_gradient = through_model = True
+    needs_gradient = through_model = compares = True
     own_sampler = False
 
     def begun(self, setting: Setting) -> Guided:
@@ -113,7 +115,7 @@ class FreeDoMChoice:
     plain_step: float
     window: Window
     name = "FreeDoM"
-    needs_gradient = through_model = own_sampler = True
+    needs_gradient = through_model = compares = own_sampler = True
 
     def begun(self, setting: Setting) -> Guided:
         """As a choice."""
@@ -135,7 +137,7 @@ class LiDARChoice:
     seed: int
     kept: dict[str, Tensor] = field(default_factory=dict, repr=False)
     name = "LiDAR"
-    needs_gradient = through_model = own_sampler = False
+    needs_gradient = through_model = compares = own_sampler = False
 
     def begun(self, setting: Setting) -> Guided:
         """As a choice; makes the lookahead pictures where the prompt is a new one.
@@ -235,22 +237,19 @@ class Bound:
         method: what to do at a noise level; None until the run begins.
         step: how a strength is measured.
         through_model: whether the method goes backward through the model.
+        jacobian: whether outputs that a cache remembers would spoil it.
         networks: all that autograd must pass.
         cfg: scale of classifier-free guidance.
     """
 
     step: DifferenceStep
     through_model: bool
+    jacobian: bool
     method: Guided | None = None
     networks: list[Any] = field(default_factory=list)
     cfg: float = 1.0
     tilt_start = False
     reuse = 1
-
-    @property
-    def jacobian(self) -> bool:
-        """Whether reused outputs would spoil it."""
-        return self.through_model
 
     def is_active(self, sigma_ve: Tensor) -> Tensor:
         """Which noise levels it may guide: [B] booleans."""
@@ -291,7 +290,7 @@ class MethodPatch(GuidancePatch):
         trace: Trace,
         decoding: Decoding | None = None,
     ) -> None:
-        self.choice, self.bound = choice, Bound(step, choice.through_model)
+        self.choice, self.bound = choice, Bound(step, choice.through_model, choice.compares)
         super().__init__(self.bound, weight, vae, trace, decoding)  # type: ignore[arg-type]
 
     def apply(self, model: Any) -> Any:

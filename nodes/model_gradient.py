@@ -59,7 +59,9 @@ class DifferentiableModel:
             leaf = x_ve.detach().clone().requires_grad_()
             options = at._branch_by(at.options, at._both)
             denoised = at.model(view.from_ve(leaf), at.timestep.clone(), options, at.seed)
-        at.own = denoised.detach()  # an evaluation of the same x again costs nothing
+        plain = denoised.detach()
+        if x_ve is at.x_ve:
+            at.own = plain  # an evaluation of the same x again costs nothing
 
         def pull(v: Tensor) -> Tensor:
             mm.throw_exception_if_processing_interrupted()
@@ -70,7 +72,7 @@ class DifferentiableModel:
                 (gradient,) = torch.autograd.grad(denoised, leaf, unit)
             return gradient.float() * size
 
-        return at.own, pull
+        return plain, pull
 
     @contextmanager
     def _followed(self) -> Iterator[None]:

@@ -17,6 +17,7 @@ from torch import Tensor
 from ..guidance import LogWeight
 from ..guidance.particles import Ancestral, Chain
 from ..guidance.ve import SMALLEST_SIGNAL, per_sample, ve_view
+from .caches import past_caches
 from .memory import back_on_device, make_room, no_room_for_model, unless_out_of_memory
 
 # Samplers whose every step is one Gaussian around a mean that the model's answer there decides.
@@ -214,6 +215,9 @@ class ParticleModel:
             )
             make_room(self.guider)
             self.at_once = 1
+            # A cache of another node remembers more rows than come from now on.
+            past = past_caches(self.options["model_options"])
+            self.options = {**self.options, "model_options": past}
             done = self._try_in_parts(function, *inputs)
         if done is None:
             remedy = (

@@ -349,12 +349,15 @@ class Evaluations:
             )
             make_room(self.guider)
             self.is_short = True
+            self.before.rewind()
             answer = self._try(x, self._branch_by(options, self._each))
         if answer is None:
-            remedy = (
-                "Make the picture or the batch smaller, or choose mode 'fast', which evaluates the "
-                "model once a step."
-            )
+            remedy = "Make the picture or the batch smaller."
+            if self.own is not None:  # it was a further one that did not fit
+                remedy = (
+                    "Make the picture or the batch smaller, or take LAGS in mode 'fast', which "
+                    "evaluates the model once a step."
+                )
             raise no_room_for_model(self.guider, x.shape, remedy)
         return answer
 
@@ -393,7 +396,11 @@ class Evaluations:
             return outputs(conds)
         # Each keeps its place: patches tell the branches by it.
         alone = [[c if i == k else None for i, c in enumerate(conds)] for k in range(len(conds))]
-        return [outputs(branches)[k] for k, branches in enumerate(alone)]
+        found = []
+        for k, branches in enumerate(alone):
+            self.before.rewind()  # in one batch patches draw once for both
+            found.append(outputs(branches)[k])
+        return found
 
     def _one(self, args: dict[str, Any]) -> list[Tensor]:
         """The branch with the prompt; the other is taken to move as far."""
@@ -473,7 +480,8 @@ def _region(weight: Weight, noise: Tensor) -> Tensor | None:
 
 def _counted(record: StepRecord, run: Run, taken: int) -> StepRecord:
     """A record with the gradients that were really taken since, and log w factor by factor."""
-    terms = run.log_weight.terms if record.active and run.held.fresh else None
+    asked = record.active and record.weight_calls > 0  # for the gradient: terms are noted with it
+    terms = run.log_weight.terms if asked and run.held.fresh else None
     return replace(record, terms=terms, weight_calls=run.held.taken - taken)
 
 

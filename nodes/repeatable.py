@@ -41,15 +41,19 @@ class Before:
     def again(self) -> Iterator[None]:
         """For one more evaluation; then the user's functions remember what they did before it."""
         after = _noted(self.cells)
-        _put_back(self.remembered)
         try:
             with torch.random.fork_rng([] if self.cuda is None else [self.cuda]):
-                torch.set_rng_state(self.random)
-                if self.random_cuda is not None:
-                    torch.cuda.set_rng_state(self.random_cuda, self.cuda)
+                self.rewind()
                 yield
         finally:
             _put_back(after)
+
+    def rewind(self) -> None:
+        """Back to that beginning: for a try in the place of one that failed."""
+        _put_back(self.remembered)
+        torch.set_rng_state(self.random)
+        if self.random_cuda is not None:
+            torch.cuda.set_rng_state(self.random_cuda, self.cuda)
 
 
 def _variables(function: Callable[..., Any] | None) -> list[CellType]:

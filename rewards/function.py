@@ -15,7 +15,7 @@ class FunctionReward(Reward):
 
     Attributes of the function are read where it has them: ``name``, ``scale``, ``differentiable``,
     ``input_size`` (the side in pixels that its network sees, so that no larger picture is decoded)
-    and ``modules`` (its networks, for whoever manages memory).
+    and ``modules`` (its networks, for whoever manages memory; of a network itself, that network).
 
     Args:
         function: the score; must not couple the pictures of a batch.
@@ -28,7 +28,11 @@ class FunctionReward(Reward):
         self.differentiable = bool(getattr(function, "differentiable", True))
         side = getattr(function, "input_size", None)
         self.input_size = None if side is None else int(side)
-        self.modules: tuple[nn.Module, ...] = tuple(getattr(function, "modules", ()))
+        self.modules: tuple[nn.Module, ...]
+        if isinstance(function, nn.Module):  # whose own `modules` is a method
+            self.modules = (function,)
+        else:
+            self.modules = tuple(getattr(function, "modules", ()))
 
     def __call__(self, images: Tensor) -> Tensor:
         """Score [B], float32.

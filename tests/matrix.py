@@ -37,8 +37,8 @@ class Part(NamedTuple):
 
     @property
     def failed(self) -> bool:
-        """Whether anything but a skipped test is among the others."""
-        return not re.fullmatch(r"(\d+ skipped)?", self.others)
+        """Whether none passed, or anything but a skipped test is among the others."""
+        return not self.passed or not re.fullmatch(r"(\d+ skipped)?", self.others)
 
 
 def main(arguments: Sequence[str], dev: ModuleType) -> int:
@@ -103,6 +103,9 @@ def _part(dev: ModuleType, comfyui: object, version: str) -> Part:
         report = Path(scratch) / "report.xml"
         told = [*tests, "-q", "-p", "no:cacheprovider", f"--junitxml={report}"]
         try:
+            _, used = dev.ask(python, "import transformers as t; print(t.__version__)")
+            if used != exact:
+                raise dev.Problem(f"{python} does not read PYTHONPATH: it would run {used}.")
             if comfyui is None:
                 dev.call(python, dev.ROOT / "dev.py", "_pytest", "", *told, cwd=dev.ROOT)
             else:

@@ -30,6 +30,8 @@ REPORT = f'<testsuites><testsuite name="pytest" {COUNTS} time="12.5">'
         (0, 0, 0, 9, (9, "", 12.5), False),
         (0, 0, 2, 9, (7, "2 skipped", 12.5), False),
         (1, 2, 0, 9, (6, "2 failures, 1 errors", 12.5), True),
+        (0, 0, 0, 0, (0, "", 12.5), True),
+        (0, 0, 9, 9, (0, "9 skipped", 12.5), True),
     ],
 )
 def test_counts_of_a_report(

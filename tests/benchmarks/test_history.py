@@ -21,7 +21,7 @@ def test_nothing_has_moved_since_the_last_recording(numbers: dict[str, float]) -
 
 def test_a_move_either_way_is_seen(numbers: dict[str, float]) -> None:
     name = "heart, balanced: sliced W2"
-    for factor in (0.9, 1.1):
+    for factor in (0.9, 1.1, float("nan")):
         (line,) = history.moved(numbers, numbers | {name: factor * numbers[name]})
         assert line.startswith(name)
     fewer = {key: value for key, value in numbers.items() if key != name}

@@ -11,6 +11,7 @@ import torch
 from lags_pack.nodes.combine import LAGSCombineWeights, LAGSMaskWeight
 from lags_pack.nodes.demo import LAGSDemoModel
 from lags_pack.nodes.foreign import as_choice, as_weight
+from lags_pack.nodes.methods import LAGSMethodDPS
 from lags_pack.nodes.sampling import LAGSKSampler
 from lags_pack.nodes.score import LAGSScoreImages
 from lags_pack.rewards import ColourReward, Weight
@@ -102,3 +103,32 @@ def test_anything_else_in_a_socket_gets_a_sentence(wrong):
         as_weight(wrong)
     with pytest.raises(ValueError, match=f"A {type(wrong).__name__} came through the method"):
         as_choice(wrong)
+
+
+def test_a_function_through_the_model_is_the_dps_node(run_node, settings, warm):
+    def dps(denoiser, log_weight, x, sigma_ve):
+        denoised, pull = denoiser.vjp(x, sigma_ve)
+        _, v = log_weight.value_and_grad(denoised)
+        return denoised + sigma_ve.reshape(-1, 1, 1, 1) ** 2 * pull(v)
+
+    dps.through_model = True
+    (node,) = run_node(LAGSMethodDPS, rho=1.0, normalised=False)
+    expected, theirs = sampled(run_node, settings, warm, method=node)
+    guided, ours = sampled(run_node, settings, warm, method=dps)
+    assert torch.allclose(guided, expected, atol=1e-4)
+    assert ours.model_calls == theirs.model_calls == 10
+    assert [s.model_backwards for s in ours.records] == [s.model_backwards for s in theirs.records]
+
+
+def test_a_function_that_only_looks_leaves_no_factors_of_another_step(run_node, settings):
+    """An automatic strength takes a gradient once; what it found is not every step's."""
+
+    def look(denoiser, log_weight, x, sigma_ve):
+        denoised = denoiser(x, sigma_ve)
+        log_weight(denoised)
+        return denoised
+
+    weight = Weight.of(ColourReward("hue", hue=240.0), 1.0, 2.0)
+    _, trace = sampled(run_node, settings, weight, method=look)
+    assert len(trace.records) == 10 and all(step.active for step in trace.records)
+    assert all(step.terms is None for step in trace.records)

@@ -10,6 +10,7 @@ import comfy.model_management as mm
 import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
+from comfy.samplers import calc_cond_batch
 from lags_pack.tests.comfyui.faults import Runs, is_loaded, leftovers, tapped
 from lags_pack.tests.comfyui.weighing import Run, case_of
 
@@ -89,6 +90,42 @@ def test_the_second_try_makes_room_and_takes_one_branch_after_the_other(runs: Ru
     assert all(loaded[n] for n, place in enumerate(runs.places.passed) if place == "decode")
 
 
+@pytest.mark.parametrize("theirs", [False, True])
+@pytest.mark.parametrize("evaluation", [0, 1])
+def test_a_second_try_draws_the_numbers_of_the_first(
+    runs: Runs, evaluation: int, theirs: bool
+) -> None:
+    """Of patches that draw at random, once for both branches: the run compares evaluations.
+
+    Also where a function of theirs evaluates the branches, which are together then.
+    """
+    model, order = runs.case.model.clone(), runs.order("paper")
+    if theirs:
+        names = ("model", "conds", "input", "sigma", "model_options")
+        model.set_model_sampler_calc_cond_batch_function(
+            lambda args: calc_cond_batch(*(args[name] for name in names))
+        )
+
+    def drawn(apply: Any, args: dict[str, Any]) -> torch.Tensor:
+        number = torch.randn(1)
+        return apply(args["input"], args["timestep"], **args["c"]) * (1 + 0.02 * number)
+
+    model.set_model_unet_function_wrapper(drawn)
+    once = [number for number, place in enumerate(order) if place == "model"][evaluation]
+
+    def fault(_: str, number: int) -> None:
+        if number == once:
+            out_of_memory()
+
+    torch.manual_seed(5)
+    with runs.places.failing(None):
+        expected, plain = runs("paper", model=model), runs("paper", model=model, strength=0.0)
+    torch.manual_seed(5)
+    with runs.places.failing(fault):
+        done = runs("paper", model=model)
+    assert (done - expected).abs().max() < 0.02 * (expected - plain).abs().max()
+
+
 @pytest.mark.parametrize(
     ("way", "place"),
     [
@@ -119,6 +156,9 @@ def test_memory_that_never_suffices_is_told_with_what_takes_less(
     assert re.search(r"needs about \d+\.\d\d GB", message) and "GB are free" in message
     assert "smaller" in message
     remedy = {"model": "mode 'fast'", "DPS": "without a method", "particles": "'smc'"}
+    if way == "fast" and place == "model":
+        assert "mode 'fast'" not in message, "it is in that mode"
+        remedy["model"] = "the batch smaller"
     where = (
         "decode size of 512 in LAGS Options"
         if place != "model"

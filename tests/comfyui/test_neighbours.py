@@ -450,9 +450,26 @@ def test_the_gradient_through_the_model_goes_past_a_cache(
     case: Case, run_node: Run, name: str
 ) -> None:
     (method,) = run_node(LAGSMethodDPS, rho=1.0, normalised=False)
-    patch = CACHES[name](3.0)
-    expected = case.ksampler(model=guidance(case, case.model, method=method))
-    guided = case.ksampler(model=patch(run_node, guidance(case, case.model, method=method)))
+    patch, settings = CACHES[name](3.0), {"steps": STEPS, "sampler_name": "euler_ancestral"}
+    expected = case.ksampler(model=guidance(case, case.model, method=method), **settings)
+    cached = patch(run_node, guidance(case, case.model, method=method))
+    guided = case.ksampler(model=cached, **settings)
+    assert torch.equal(guided, expected)
+
+
+@pytest.mark.parametrize("name", CACHES)
+def test_a_function_that_compares_goes_past_a_cache(case: Case, run_node: Run, name: str) -> None:
+    """Of another pack: nobody can tell whether it does."""
+
+    def method(denoiser: Any, log_weight: Any, x: Tensor, sigma_ve: Tensor) -> Tensor:
+        denoised = denoiser(x, sigma_ve)
+        _, v = log_weight.value_and_grad(denoised)
+        return denoised + 100 * (denoiser(x + 1e-2 * v, sigma_ve) - denoised)
+
+    patch, settings = CACHES[name](3.0), {"steps": STEPS, "sampler_name": "euler"}
+    expected = case.ksampler(model=guidance(case, case.model, method=method), **settings)
+    cached = patch(run_node, guidance(case, case.model, method=method))
+    guided = case.ksampler(model=cached, **settings)
     assert torch.equal(guided, expected)
 
 

@@ -7,6 +7,7 @@ import torch
 from lags_pack.guidance import LAGS, AutogradLogWeight, ConstantSchedule
 from lags_pack.guidance.contracts import ModelError, WeightError
 from lags_pack.guidance.custom import CustomMethod
+from lags_pack.guidance.dps import DPS
 from lags_pack.tests.analytic import noisy_draws, sigmas, unit_mixture
 from torch import Tensor
 
@@ -65,7 +66,12 @@ def test_a_step_without_the_weight_is_plain(draws: tuple[Tensor, Tensor]) -> Non
     ("function", "error", "said"),
     [
         (lambda d, w, x, s: d(x, s)[:2], ModelError, r"shape \(2, 6\).* expected .*like x"),
-        (lambda d, w, x, s: d(x, s) / 0 * 0, ModelError, "not finite at noise level sigma = 0.8"),
+        (lambda d, w, x, s: d(x, s) / 0 * 0, ModelError, r"sigma = 0.8.* fault lies in the method"),
+        (lambda d, w, x, s: d(x / 0, s), ModelError, "model's own output is not finite"),
+        (lambda d, w, x, s: None, ModelError, r"type NoneType for x of shape \(5, 6\)"),
+        (lambda d, w, x, s: (d(x, s), None), ModelError, "type tuple"),
+        (lambda d, w, x, s: d(x, s / 2), ModelError, "asks for noise level 0.4, .* 0.8 only"),
+        (lambda d, w, x, s: d.vjp(x, s / 2)[0], ModelError, "asks for noise level 0.4"),
         (lambda d, w, x, s: w.value_and_grad(x[:, :0])[1], WeightError, "no gradient"),
     ],
 )
@@ -75,3 +81,41 @@ def test_what_would_spoil_a_picture_is_refused(function, error, said, draws) -> 
     )
     with pytest.raises(error, match=said):
         CustomMethod(function)(MIXTURE.denoise, weight, *draws)
+
+
+class Following:
+    """The mixture's denoiser, as one that can be gone back through."""
+
+    def __call__(self, x: Tensor, sigma_ve: Tensor) -> Tensor:
+        return MIXTURE.denoise(x, sigma_ve)
+
+    def vjp(self, x: Tensor, sigma_ve: Tensor):
+        denoised, pull = torch.func.vjp(lambda x: MIXTURE.denoise(x, sigma_ve), x)
+        return denoised, lambda v: pull(v)[0]
+
+
+def test_a_method_through_the_model_is_dps(draws: tuple[Tensor, Tensor]) -> None:
+    def dps(denoiser, log_weight, x: Tensor, sigma_ve: Tensor) -> Tensor:
+        denoised, pull = denoiser.vjp(x, sigma_ve)
+        _, v = log_weight.value_and_grad(denoised)
+        return denoised + sigma_ve[:, None] ** 2 * pull(v)
+
+    expected, theirs = DPS()(MIXTURE.denoise, WEIGHT, *draws)
+    guided, ours = CustomMethod(dps)(Following(), WEIGHT, *draws)
+    assert torch.allclose(guided, expected, atol=1e-5)
+    counts = (ours.model_calls, ours.model_backwards, ours.weight_calls)
+    assert counts == (theirs.model_calls, theirs.model_backwards, theirs.weight_calls) == (1, 1, 1)
+
+
+def test_more_pictures_than_the_batch_may_be_weighed(draws: tuple[Tensor, Tensor]) -> None:
+    """Two of each, say; what stands in the trace is of the batch."""
+
+    def antithetic(denoiser, log_weight, x: Tensor, sigma_ve: Tensor) -> Tensor:
+        denoised = denoiser(x, sigma_ve)
+        both = torch.cat([denoised + 0.1, denoised - 0.1])
+        log_w = log_weight(both).unflatten(0, (2, -1)) + 0 * log_weight.value_and_grad(both)[0][0]
+        return torch.where((log_w[0] > log_w[1])[:, None], denoised + 0.1, denoised - 0.1)
+
+    _, record = CustomMethod(antithetic)(MIXTURE.denoise, WEIGHT, *draws)
+    assert record.log_w is None and record.variance is None
+    assert (record.weight_calls, record.value_calls) == (1, 1)

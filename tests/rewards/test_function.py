@@ -46,3 +46,14 @@ def test_scores_are_the_functions_own_in_float32() -> None:
 def test_anything_but_one_number_for_each_picture_is_refused(returned: object, said: str) -> None:
     with pytest.raises(ValueError, match=rf"returned {said} for 3 pictures; expected .*\(3,\)"):
         FunctionReward(lambda images: returned)(torch.rand(3, 3, 4, 4))
+
+
+def test_a_network_is_a_function_that_is_moved_with_its_weights() -> None:
+    class Mean(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return images.mean(dim=(1, 2, 3))
+
+    network = Mean()
+    reward = FunctionReward(network)
+    assert reward.modules == (network,)
+    assert torch.equal(reward(torch.ones(2, 3, 4, 4)), torch.ones(2))
