@@ -566,6 +566,28 @@ def test_particles_go_past_a_cache(
     assert skipped(told)[0] >= 2, "nothing is weighed, so all is as ever"
 
 
+def test_particles_leave_a_cache_that_was_filled_by_more_of_them(
+    case: Case, run_node: Run, told: pytest.LogCaptureFixture
+) -> None:
+    """Memory runs out in the middle of plain particles, and each goes on alone."""
+    calls = 0
+
+    def once(apply: Any, args: dict[str, Any]) -> Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == 4:
+            raise torch.OutOfMemoryError("injected")
+        return apply(args["input"], args["timestep"], **args["c"])
+
+    model = CACHES["EasyCache"](3.0)(run_node, case.model)
+    model.set_model_unet_function_wrapper(once)
+    plain = {"particles": 2, "strength": 0.0, "steps": STEPS, "output": "all"}
+    done = particles(case, model, **plain)
+    assert calls > 4 and "one particle at a time" in told.text
+    expected = particles(case, case.model, **plain)
+    assert (done - expected).abs().mean() < 0.5 * expected.std()
+
+
 @pytest.mark.parametrize("name", OTHERS)
 def test_search_beside_a_neighbour(case: Case, run_node: Run, name: str) -> None:
     neighbour = NEIGHBOURS[name](run_node, case.model)
