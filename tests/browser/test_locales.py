@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import time
 from pathlib import Path
 
 import pytest
@@ -76,15 +77,19 @@ def speak(page, language):
 
 
 def shown_by(page, *types):
-    """What one node of each type shows."""
+    """What one node of each type shows, once that no longer changes."""
     page.evaluate(ADD, list(types))
     page.wait(
         """(count) => !LiteGraph.vueNodesMode
             || document.querySelectorAll("[data-node-id]").length === count""",
         len(types),
     )
-    page.settle()
-    return page.evaluate(SHOWN)
+    before, shown = None, page.evaluate(SHOWN)
+    while shown != before:  # Nodes 2.0 draws a widget when its code has come
+        time.sleep(0.5)
+        page.settle()
+        before, shown = shown, page.evaluate(SHOWN)
+    return shown
 
 
 def test_nodes_are_french(foreign):
