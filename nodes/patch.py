@@ -349,8 +349,8 @@ class Evaluations:
             )
             make_room(self.guider)
             self.is_short = True
-            self.before.rewind()
-            answer = self._try(x, self._branch_by(options, self._each))
+            with self.before.rewound():
+                answer = self._try(x, self._branch_by(options, self._each))
         if answer is None:
             remedy = "Make the picture or the batch smaller."
             if self.own is not None:  # it was a further one that did not fit
@@ -398,8 +398,8 @@ class Evaluations:
         alone = [[c if i == k else None for i, c in enumerate(conds)] for k in range(len(conds))]
         found = []
         for k, branches in enumerate(alone):
-            self.before.rewind()  # in one batch patches draw once for both
-            found.append(outputs(branches)[k])
+            with self.before.rewound():  # in one batch patches draw once for both
+                found.append(outputs(branches)[k])
         return found
 
     def _one(self, args: dict[str, Any]) -> list[Tensor]:

@@ -42,18 +42,20 @@ class Before:
         """For one more evaluation; then the user's functions remember what they did before it."""
         after = _noted(self.cells)
         try:
-            with torch.random.fork_rng([] if self.cuda is None else [self.cuda]):
-                self.rewind()
+            with self.rewound():
                 yield
         finally:
             _put_back(after)
 
-    def rewind(self) -> None:
-        """Back to that beginning: for a try in the place of one that failed."""
+    @contextmanager
+    def rewound(self) -> Iterator[None]:
+        """From that beginning: for a try in the place of one that failed."""
         _put_back(self.remembered)
-        torch.set_rng_state(self.random)
-        if self.random_cuda is not None:
-            torch.cuda.set_rng_state(self.random_cuda, self.cuda)
+        with torch.random.fork_rng([] if self.cuda is None else [self.cuda]):
+            torch.set_rng_state(self.random)
+            if self.random_cuda is not None:
+                torch.cuda.set_rng_state(self.random_cuda, self.cuda)
+            yield
 
 
 def _variables(function: Callable[..., Any] | None) -> list[CellType]:
