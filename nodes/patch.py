@@ -352,13 +352,10 @@ class Evaluations:
             with self.before.rewound():
                 answer = self._try(x, self._branch_by(options, self._each))
         if answer is None:
-            remedy = "Make the picture or the batch smaller."
+            remedy = "Make the picture or the batch smaller"
             if self.own is not None:  # it was a further one that did not fit
-                remedy = (
-                    "Make the picture or the batch smaller, or take LAGS in mode 'fast', which "
-                    "evaluates the model once a step."
-                )
-            raise no_room_for_model(self.guider, x.shape, remedy)
+                remedy += ", or take LAGS in mode 'fast', which evaluates the model once a step"
+            raise no_room_for_model(self.guider, x.shape, f"{remedy}.")
         return answer
 
     def _try(self, x: Tensor, options: dict[str, Any]) -> Tensor | None:
