@@ -104,7 +104,7 @@ def decoder(name: str, family: str, side: int, decode_side: int) -> Work:
         side: of the picture in pixels.
         decode_side: as in LAGS Options; 0 for full size.
     """
-    from ..nodes.decoders import shrunk
+    from ..runtime.decoders import shrunk
 
     made, weights = _made(name, family)
 
@@ -122,7 +122,7 @@ def _made(name: str, family: str) -> tuple[Any, list[Tensor]]:
     from comfy.ldm.models.autoencoder import AutoencoderKL
     from comfy.taesd.taesd import TAESD
 
-    from ..nodes.decoders import LatentRGBDecoder, TAESDDecoder, VAEDecoder
+    from ..runtime.decoders import LatentRGBDecoder, TAESDDecoder, VAEDecoder
 
     if name == "latent-rgb":
         formats = {"SD1.5": comfy.latent_formats.SD15, "SDXL": comfy.latent_formats.SDXL}

@@ -24,19 +24,11 @@ import torch
 from torch import Tensor
 
 from ..demo.sampler import karras_sigmas, sample_ancestral
-from ..guidance import (
-    LAGS,
-    AutogradLogWeight,
-    Denoiser,
-    LogWeight,
-    Trace,
-    ancestral_keep,
-    preset,
-)
-from ..guidance.dps import DPS
-from ..guidance.freedom import FreeDoM, time_travel
-from ..guidance.lidar import STEPS as LOOKAHEAD_STEPS
-from ..guidance.lidar import LiDAR, Lookahead, look_ahead
+from ..guidance import LAGS, AutogradLogWeight, Denoiser, LogWeight, Trace, ancestral_keep, preset
+from ..guidance.methods.dps import DPS
+from ..guidance.methods.freedom import FreeDoM, time_travel
+from ..guidance.methods.lidar import STEPS as LOOKAHEAD_STEPS
+from ..guidance.methods.lidar import LiDAR, Lookahead, look_ahead
 from ..guidance.particles import (
     PRESETS,
     Particles,

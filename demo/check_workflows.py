@@ -16,15 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from .make_workflows import write_workflows
-from .workflow import (
-    CHOICE,
-    GROWING,
-    NOTES,
-    is_widget,
-    node_inputs,
-    socket_names,
-    widget_values,
-)
+from .workflow import CHOICE, GROWING, NOTES, is_widget, node_inputs, socket_names, widget_values
 
 WORKFLOWS = Path(__file__).resolve().parents[1] / "workflows"
 MODEL_FILES = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin")  # what a page takes for one

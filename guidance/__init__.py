@@ -1,13 +1,12 @@
 """Weighted sampling in pure torch: guidance on a denoiser and a log-weight, no ComfyUI needed."""
 
+from .cached_gradient import HeldLogWeight
 from .contracts import AutogradLogWeight, Denoiser, LogWeight, ModelError, WeightError
-from .dps import DPS
 from .finite_difference import DifferenceStep, jacobian_vector_product
-from .freedom import FreeDoM, Window, time_travel
-from .held import HeldLogWeight
-from .kernel import ancestral_keep, kernel_share
-from .lags import LAGS, MODES, preset
-from .lidar import LiDAR, Lookahead, look_ahead
+from .methods.dps import DPS
+from .methods.freedom import FreeDoM, Window, time_travel
+from .methods.lags import LAGS, MODES, preset
+from .methods.lidar import LiDAR, Lookahead, look_ahead
 from .mmsold import MMSOLD, Moments, PrincipalSpace, SmoothedScore, effective_size, log_shares
 from .plan import Plan, compared, plan
 from .schedules import (
@@ -19,8 +18,9 @@ from .schedules import (
     Schedule,
     UncertaintySchedule,
 )
+from .score_std import score_deviation
 from .search import Found, best_of, zero_order_search
-from .spread import score_deviation
+from .step_correction import ancestral_keep, kernel_share
 from .trace import StepRecord, Trace
 from .ve import VEView, ve_view
 

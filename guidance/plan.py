@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .lags import LAGS
+from .methods.lags import LAGS
 from .schedules import Measured, Schedule
 from .shapes import Levels, PerSample, PerStep
 from .ve import NoiseScaling, ve_view

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from .classifier import LAGSWeightClassifier
-from .combine import LAGSCombineWeights, LAGSMaskWeight
-from .demo import LAGSDemoModel
-from .load_weight import LAGSLoadWeight
-from .methods import LAGSMethodDPS, LAGSMethodFreeDoM, LAGSMethodLiDAR
-from .mmsold import LAGSMMSOLD
-from .model_files import register_folder
-from .particles import LAGSParticleSampler
-from .reference import LAGSWeightReference
-from .routes import register as register_routes
-from .sampling import LAGSGuidance, LAGSKSampler, LAGSKSamplerAdvanced, LAGSOptions
-from .score import LAGSScoreImages
-from .search import LAGSSearchSampler
-from .visualize import LAGSScheduleVisualizer, LAGSTracePlot
-from .weights import LAGSWeightColor, LAGSWeightFrequency
+from ..runtime.model_files import register_folder
+from ..runtime.page_plan import register as register_routes
+from .methods.rivals import LAGSMethodDPS, LAGSMethodFreeDoM, LAGSMethodLiDAR
+from .samplers.ksampler import LAGSGuidance, LAGSKSampler, LAGSKSamplerAdvanced, LAGSOptions
+from .samplers.mmsold import LAGSMMSOLD
+from .samplers.particles import LAGSParticleSampler
+from .samplers.search import LAGSSearchSampler
+from .tools.demo import LAGSDemoModel
+from .tools.score import LAGSScoreImages
+from .tools.visualize import LAGSScheduleVisualizer, LAGSTracePlot
+from .weights.classifier import LAGSWeightClassifier
+from .weights.combine import LAGSCombineWeights, LAGSMaskWeight
+from .weights.load_weight import LAGSLoadWeight
+from .weights.reference import LAGSWeightReference
+from .weights.simple import LAGSWeightColor, LAGSWeightFrequency
 
 register_folder()
 register_routes()

@@ -1,15 +1,7 @@
 """Particle methods: sequential Monte Carlo on any Gaussian chain, and who lives on."""
 
-from .chain import Ancestral, Chain
-from .drift import (
-    DenoiserVJP,
-    Drift,
-    GradientDrift,
-    MethodDrift,
-    NoDrift,
-    Proposal,
-    autograd_vjp,
-)
+from ..ancestral import Ancestral, Chain
+from .drift import DenoiserVJP, Drift, GradientDrift, MethodDrift, NoDrift, Proposal, autograd_vjp
 from .engine import ParticleSampler, Progress, group_seeds, noisy_start
 from .plan import ParticlePlan, particle_plan
 from .presets import PRESETS, Preset, particle_preset

@@ -24,10 +24,10 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from ..ancestral import Ancestral, Chain
 from ..contracts import Denoiser, LogWeight, WeightError, check_shape
 from ..shapes import Chosen, Due, GroupLatents, GroupWeights, Latents, PerGroup, PerSample
 from ..ve import per_sample
-from .chain import Ancestral, Chain
 from .drift import Drift, NoDrift
 from .record import ParticleRecord, Particles, ParticleTrace, Weighing
 from .resampling import Resampling, effective_size, log_mean_weight, normalised, systematic

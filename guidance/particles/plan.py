@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..lags import LAGS
+from ..methods.lags import LAGS
 from ..shapes import Levels, PerStep
 from .drift import GradientDrift, MethodDrift
 from .engine import ParticleSampler

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from ..finite_difference import DifferenceStep
-from ..lags import preset
+from ..methods.lags import preset
 from ..schedules import ChordSchedule
 from ..shapes import PerGroup
 from .drift import DenoiserVJP, GradientDrift, MethodDrift

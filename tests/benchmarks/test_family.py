@@ -12,15 +12,7 @@ import torch
 from lags_pack.benchmarks import _tilt_family as table
 from lags_pack.benchmarks import heart, tilt
 from lags_pack.benchmarks._classifier import ShapeClassifier, trained
-from lags_pack.benchmarks._family import (
-    SEVERAL,
-    Drawn,
-    Task,
-    at_least,
-    family,
-    price,
-    rehearsal,
-)
+from lags_pack.benchmarks._family import SEVERAL, Drawn, Task, at_least, family, price, rehearsal
 from lags_pack.demo import heart as plane
 from lags_pack.guidance.particles import PRESETS
 from lags_pack.rewards import ColourReward

@@ -17,8 +17,8 @@ from comfyui_support.weighing import (
     pictures,
     scores,
 )
-from lags_pack.nodes.combine import LAGSCombineWeights
-from lags_pack.nodes.weights import LAGSWeightColor
+from lags_pack.nodes.weights.combine import LAGSCombineWeights
+from lags_pack.nodes.weights.simple import LAGSWeightColor
 from lags_pack.rewards import ColourReward, Weight
 
 NATS = 3.0

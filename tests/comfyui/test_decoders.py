@@ -18,13 +18,15 @@ from comfyui_support import tiny
 from comfyui_support.guided import Case, state_of
 from comfyui_support.weighing import case_of, demo_case
 from lags_pack.benchmarks._memory import saved_bytes
-from lags_pack.nodes import decoders, patch, sampling
-from lags_pack.nodes.decoded_weight import DecodedLogWeight
-from lags_pack.nodes.decoders import Decoding, LatentRGBDecoder, TAESDDecoder, VAEDecoder
-from lags_pack.nodes.model_files import ModelFileError
+from lags_pack.nodes.samplers import ksampler as sampling
 from lags_pack.rewards import ColourReward, FrequencyReward, Reward, Weight
 from lags_pack.rewards.checkpoint import CheckpointError
 from lags_pack.rewards.masked import masked
+from lags_pack.runtime import decoders
+from lags_pack.runtime import run as patch
+from lags_pack.runtime.decoded_weight import DecodedLogWeight
+from lags_pack.runtime.decoders import Decoding, LatentRGBDecoder, TAESDDecoder, VAEDecoder
+from lags_pack.runtime.model_files import ModelFileError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -69,7 +71,7 @@ def choose(name: str, vae: Any, latent_format: Any = None) -> Any:
 
 def loaded(name: str, vae: Any) -> Any:
     """A decoder on the device."""
-    from lags_pack.nodes.models import load
+    from lags_pack.runtime.models import load
 
     made = choose(name, vae)
     load(made.modules, made.patchers)

@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from lags_pack.guidance import WeightError
-from lags_pack.nodes import sampling
-from lags_pack.nodes.demo import LAGSDemoModel
-from lags_pack.nodes.weights import LAGSWeightColor, LAGSWeightFrequency
+from lags_pack.nodes.samplers import ksampler as sampling
+from lags_pack.nodes.tools.demo import LAGSDemoModel
+from lags_pack.nodes.weights.simple import LAGSWeightColor, LAGSWeightFrequency
 from lags_pack.rewards import ColourReward, Reward, Weight
 from torch import Tensor
 
@@ -75,7 +75,7 @@ def test_vae_of_another_scale(refused: Callable[..., str], sd15: Any) -> None:
     latent = sd15.model.get_model_object("latent_format")
     if not hasattr(latent, "spacial_downscale_ratio"):
         # This ComfyUI's latents do not say their scale: nothing to compare, nothing refused.
-        from lags_pack.nodes.checks import check_vae
+        from lags_pack.runtime.checks import check_vae
 
         assert check_vae(Enlarged(), sd15.model) is None
         return

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from lags_pack.nodes.combine import LAGSCombineWeights, LAGSMaskWeight
-from lags_pack.nodes.demo import LAGSDemoModel
-from lags_pack.nodes.foreign import as_choice, as_weight
-from lags_pack.nodes.methods import LAGSMethodDPS
-from lags_pack.nodes.sampling import LAGSKSampler
-from lags_pack.nodes.score import LAGSScoreImages
+from lags_pack.nodes.methods.rivals import LAGSMethodDPS
+from lags_pack.nodes.samplers.ksampler import LAGSKSampler
+from lags_pack.nodes.tools.demo import LAGSDemoModel
+from lags_pack.nodes.tools.score import LAGSScoreImages
+from lags_pack.nodes.weights.combine import LAGSCombineWeights, LAGSMaskWeight
 from lags_pack.rewards import ColourReward, Weight
+from lags_pack.runtime.adapters import as_choice, as_weight
 
 import nodes
 

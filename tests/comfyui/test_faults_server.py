@@ -16,7 +16,8 @@ from comfyui_support.executing import Executor
 from comfyui_support.prompts import Prompt, colour, lags, node, sampled
 from comfyui_support.server import Server
 from lags_pack.guidance import Trace
-from lags_pack.nodes import decoders, visualize
+from lags_pack.nodes.tools import visualize
+from lags_pack.runtime import decoders
 
 LOOK = {"axis": "step", "theme": "dark", "scale": 0.25}
 ENOSPC = os.strerror(errno.ENOSPC)

@@ -27,7 +27,7 @@ import torch
 from comfyui_support import mutants
 from comfyui_support.server import Server
 from lags_pack.demo.workflow import to_prompt
-from lags_pack.nodes.checks import check_chosen, check_connected, check_denoise, filled
+from lags_pack.runtime.checks import check_chosen, check_connected, check_denoise, filled
 
 SEED, PORTION = 7, 100
 COUNT = int(os.environ.get("LAGS_FUZZ_PROMPTS", "2500"))

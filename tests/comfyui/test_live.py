@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 import torch
 from lags_pack.guidance import StepRecord, Trace
-from lags_pack.nodes import live
-from lags_pack.nodes.demo import LAGSDemoModel
-from lags_pack.nodes.remembered import remember
-from lags_pack.nodes.routes import schedule
-from lags_pack.nodes.sampling import LAGSKSampler
-from lags_pack.nodes.score import LAGSScoreImages
+from lags_pack.nodes.samplers.ksampler import LAGSKSampler
+from lags_pack.nodes.tools.demo import LAGSDemoModel
+from lags_pack.nodes.tools.score import LAGSScoreImages
 from lags_pack.rewards import ColourReward, Weight
+from lags_pack.runtime import page as live
+from lags_pack.runtime.last_model import remember
+from lags_pack.runtime.page_plan import schedule
 
 ASKED = {
     "node": "never run",

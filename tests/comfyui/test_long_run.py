@@ -14,7 +14,8 @@ import torch
 from comfyui_support.executing import Executor
 from comfyui_support.prompts import Prompt, colour, lags, node, particles, sampled, search
 from comfyui_support.server import Server
-from lags_pack.nodes import live, remembered
+from lags_pack.runtime import last_model as remembered
+from lags_pack.runtime import page as live
 
 RUNS, PERIOD = 200, 10
 EARLY, LATE = slice(40, 60), slice(180, 200)

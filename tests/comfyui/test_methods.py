@@ -10,8 +10,8 @@ import pytest
 import torch
 from comfyui_support.guided import REWARD, Case, counted, state_of
 from comfyui_support.weighing import case_of, demo_case
-from lags_pack.nodes.methods import LAGSMethodDPS, LAGSMethodFreeDoM, LAGSMethodLiDAR
-from lags_pack.nodes.sampling import LAGSGuidance
+from lags_pack.nodes.methods.rivals import LAGSMethodDPS, LAGSMethodFreeDoM, LAGSMethodLiDAR
+from lags_pack.nodes.samplers.ksampler import LAGSGuidance
 from lags_pack.rewards import ColourReward, Weight
 
 import nodes
@@ -105,8 +105,8 @@ def test_gradient_is_the_models_own(cases: dict[str, Case]) -> None:
     along it must find the same slope as its length says.
     """
     from lags_pack.guidance import VEView
-    from lags_pack.nodes.model_gradient import DifferentiableModel
-    from lags_pack.nodes.patch import Evaluations
+    from lags_pack.runtime.model_gradient import DifferentiableModel
+    from lags_pack.runtime.run import Evaluations
 
     case = cases["sd15"]
     net = case.model.model

@@ -13,7 +13,7 @@ from comfy_execution.graph_utils import ExecutionBlocker
 from comfyui_support.tiny import TinyModel
 from comfyui_support.weighing import Run, load_weight, noise
 from lags_pack.demo.shapes import draw
-from lags_pack.nodes.mmsold import LAGSMMSOLD
+from lags_pack.nodes.samplers.mmsold import LAGSMMSOLD
 from lags_pack.rewards import ColourReward, Weight
 from torch import Tensor
 

@@ -20,13 +20,13 @@ from comfyui_support.guided import REWARD, Case, state_of
 from comfyui_support.prompts import PARTICLES
 from comfyui_support.weighing import Run, case_of
 from lags_pack.guidance import StepRecord, Trace
-from lags_pack.nodes.caches import caches_on
-from lags_pack.nodes.methods import LAGSMethodDPS, LAGSMethodLiDAR
-from lags_pack.nodes.particles import LAGSParticleSampler
-from lags_pack.nodes.patch import GuidancePatch
-from lags_pack.nodes.sampling import LAGSGuidance
-from lags_pack.nodes.search import LAGSSearchSampler
+from lags_pack.nodes.methods.rivals import LAGSMethodDPS, LAGSMethodLiDAR
+from lags_pack.nodes.samplers.ksampler import LAGSGuidance
+from lags_pack.nodes.samplers.particles import LAGSParticleSampler
+from lags_pack.nodes.samplers.search import LAGSSearchSampler
 from lags_pack.rewards import Weight
+from lags_pack.runtime.caches import caches_on
+from lags_pack.runtime.run import GuidancePatch
 from torch import Tensor
 
 import nodes

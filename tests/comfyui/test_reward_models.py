@@ -18,11 +18,12 @@ import folder_paths
 import pytest
 import torch
 from comfyui_support.weighing import Run, case_of, load_weight, noise, reference, scores
-from lags_pack.nodes import NODES, models
-from lags_pack.nodes.model_files import FOLDER
-from lags_pack.nodes.models import WholePatcher
-from lags_pack.nodes.score import LAGSScoreImages
+from lags_pack.nodes import NODES
+from lags_pack.nodes.tools.score import LAGSScoreImages
 from lags_pack.rewards import Weight, clip
+from lags_pack.runtime import models
+from lags_pack.runtime.model_files import FOLDER
+from lags_pack.runtime.models import WholePatcher
 from lags_pack.tests import reward_files
 
 CPU, META = torch.device("cpu"), torch.device("meta")

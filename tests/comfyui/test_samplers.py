@@ -10,8 +10,8 @@ import pytest
 import torch
 from comfyui_support.guided import REWARD, Case, counted, state_of
 from lags_pack.guidance import WeightError
-from lags_pack.nodes.demo import LAGSDemoModel
-from lags_pack.nodes.sampling import LAGSGuidance
+from lags_pack.nodes.samplers.ksampler import LAGSGuidance
+from lags_pack.nodes.tools.demo import LAGSDemoModel
 from lags_pack.rewards import ColourReward, Weight
 
 import nodes
@@ -145,7 +145,7 @@ def test_a_model_in_half_precision(cases: dict[str, Case], kind: str, dtype: tor
 
 def test_step_follows_precision_and_parametrisation(cases: dict[str, Case], run_node: Any) -> None:
     import comfy_extras.nodes_model_advanced as advanced
-    from lags_pack.nodes.patch import difference_step
+    from lags_pack.runtime.run import difference_step
 
     model = cases["sd15"].model.clone()
     assert difference_step(model).output_gain == pytest.approx((0.1, 10.0))
@@ -159,8 +159,8 @@ def test_step_follows_precision_and_parametrisation(cases: dict[str, Case], run_
 def test_gradient_survives_a_decoder_in_half_precision(dtype: torch.dtype) -> None:
     """A tiny strength gives the direction of a large one: nothing underflows on the way back."""
     from comfyui_support import tiny
-    from lags_pack.nodes.decoded_weight import DecodedLogWeight
-    from lags_pack.nodes.decoders import VAEDecoder
+    from lags_pack.runtime.decoded_weight import DecodedLogWeight
+    from lags_pack.runtime.decoders import VAEDecoder
 
     latents = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(8))
     found = []

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 from comfyui_support.weighing import PROMPT, Run, load_weight, noise, rows_of
-from lags_pack.nodes.combine import LAGSCombineWeights
-from lags_pack.nodes.score import LAGSScoreImages
+from lags_pack.nodes.tools.score import LAGSScoreImages
+from lags_pack.nodes.weights.combine import LAGSCombineWeights
 from lags_pack.rewards import ColourReward, PickScore, Weight, clip
 from torch import Tensor
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from comfyui_support.guided import Case
 from comfyui_support.weighing import Run, case_of, demo_case, load_weight
-from lags_pack.nodes.search import LAGSSearchSampler
+from lags_pack.nodes.samplers.search import LAGSSearchSampler
 from lags_pack.rewards import ColourReward, Weight
 from torch import Tensor
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
 from lags_pack.guidance import StepRecord, Trace, ancestral_keep
-from lags_pack.nodes import patch
-from lags_pack.nodes.sampling import LAGSOptions
+from lags_pack.nodes.samplers.ksampler import LAGSOptions
 from lags_pack.rewards import Weight
+from lags_pack.runtime import run as patch
 from lags_pack.tests.comfyui.guided import REWARD, Case
 from lags_pack.tests.comfyui.weighing import case_of
 from torch import Tensor

@@ -13,11 +13,11 @@ import pytest
 import torch
 from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete, ModelSamplingSD3
 from lags_pack.guidance import Trace
-from lags_pack.nodes import visualize
-from lags_pack.nodes.live import STEP, shown, summary
-from lags_pack.nodes.routes import schedule
-from lags_pack.nodes.sampling import LAGSKSampler, LAGSOptions
+from lags_pack.nodes.samplers.ksampler import LAGSKSampler, LAGSOptions
+from lags_pack.nodes.tools import visualize
 from lags_pack.rewards import ColourReward, Weight
+from lags_pack.runtime.page import STEP, shown, summary
+from lags_pack.runtime.page_plan import schedule
 
 LOOK = {"axis": "step", "theme": "light", "scale": 0.5}
 RUN = {"sampler_name": "euler", "scheduler": "karras", "steps": 6, "denoise": 1.0}
@@ -142,7 +142,7 @@ def test_bad_input(run_node: Callable[..., Any], inputs: dict[str, Any], said: s
 
 
 def test_route_knows_the_model_after_a_run(run_node: Callable[..., Any], sd15: Any) -> None:
-    from lags_pack.nodes.remembered import remember
+    from lags_pack.runtime.last_model import remember
 
     asked = {"node": "77", **RUN, "mode": "paper", "c": 10.0}
     before = schedule(asked)
@@ -226,7 +226,7 @@ def test_files_stay_in_the_output_folder(
 def test_page_gets_one_event_per_evaluation_and_the_same_numbers_at_the_end(
     run_node: Callable[..., Any], sd15: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lags_pack.nodes import live
+    from lags_pack.runtime import page as live
 
     class Page:
         client_id = "me"

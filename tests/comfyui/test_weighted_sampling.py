@@ -19,8 +19,8 @@ from comfyui_support.weighing import (
     scores,
 )
 from lags_pack.guidance import Trace
-from lags_pack.nodes.classifier import LAGSWeightClassifier
-from lags_pack.nodes.combine import LAGSCombineWeights, LAGSMaskWeight
+from lags_pack.nodes.weights.classifier import LAGSWeightClassifier
+from lags_pack.nodes.weights.combine import LAGSCombineWeights, LAGSMaskWeight
 from lags_pack.rewards import Weight
 from torch import Tensor
 
@@ -311,7 +311,7 @@ def test_differential_diffusion(run_node: Run, cases: dict[str, Case], pick: Wei
 def test_guided_pictures_win_in_score_images(
     run_node: Run, cases: dict[str, Case], plain: dict[str, Tensor], pick: Weight
 ) -> None:
-    from lags_pack.nodes.score import LAGSScoreImages
+    from lags_pack.nodes.tools.score import LAGSScoreImages
 
     guided, _ = cases["sd15"].lags(weight=pick)
     (image,) = run_node(nodes.VAEDecode, vae=cases["sd15"].vae, samples={"samples": guided})

@@ -10,9 +10,9 @@ import pytest
 import torch
 from comfyui_support.weighing import LOAD, PROMPT, Run, load_weight, noise, reference, scores
 from lags_pack import rewards
-from lags_pack.nodes.classifier import LAGSWeightClassifier
-from lags_pack.nodes.combine import LAGSCombineWeights, LAGSMaskWeight
-from lags_pack.nodes.load_weight import MAKERS, LAGSLoadWeight
+from lags_pack.nodes.weights.classifier import LAGSWeightClassifier
+from lags_pack.nodes.weights.combine import LAGSCombineWeights, LAGSMaskWeight
+from lags_pack.nodes.weights.load_weight import MAKERS, LAGSLoadWeight
 from lags_pack.rewards import Reward, Weight, aesthetic, clip, hps, image_reward
 from lags_pack.rewards.classifier import classifier
 from lags_pack.tests.reward_files import LABELS

@@ -10,9 +10,9 @@ import torch
 from comfyui_support.guided import Case
 from comfyui_support.tiny import TinyModel
 from lags_pack.guidance import Trace
-from lags_pack.nodes.demo import LAGSDemoModel
-from lags_pack.nodes.load_weight import LAGSLoadWeight
-from lags_pack.nodes.reference import LAGSWeightReference
+from lags_pack.nodes.tools.demo import LAGSDemoModel
+from lags_pack.nodes.weights.load_weight import LAGSLoadWeight
+from lags_pack.nodes.weights.reference import LAGSWeightReference
 from lags_pack.rewards import Weight
 from torch import Tensor
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from lags_pack.guidance import LAGS, AutogradLogWeight, ConstantSchedule
 from lags_pack.guidance.contracts import ModelError, WeightError
-from lags_pack.guidance.custom import CustomMethod
-from lags_pack.guidance.dps import DPS
+from lags_pack.guidance.methods.custom import CustomMethod
+from lags_pack.guidance.methods.dps import DPS
 from lags_pack.tests.analytic import noisy_draws, sigmas, unit_mixture
 from torch import Tensor
 

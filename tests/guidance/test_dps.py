@@ -12,7 +12,7 @@ from lags_pack.guidance import (
     WeightError,
 )
 from lags_pack.guidance.contracts import ModelError
-from lags_pack.guidance.dps import DPS
+from lags_pack.guidance.methods.dps import DPS
 from lags_pack.tests.analytic import (
     Counted,
     LinearLogWeight,

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from lags_pack.guidance import AutogradLogWeight, StepRecord, WeightError
-from lags_pack.guidance.freedom import FreeDoM, Window, time_travel
+from lags_pack.guidance.methods.freedom import FreeDoM, Window, time_travel
 from lags_pack.tests.analytic import (
     Counted,
     LinearLogWeight,

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from lags_pack.guidance import AutogradLogWeight, HeldLogWeight, plan, preset
-from lags_pack.guidance.lags import LAGS
+from lags_pack.guidance.methods.lags import LAGS
 from torch import Tensor
 
 POINTS = [torch.randn(3, 4, generator=torch.Generator().manual_seed(i)) for i in range(7)]

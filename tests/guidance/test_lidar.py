@@ -8,7 +8,7 @@ import pytest
 import torch
 from lags_pack.demo.heart import Mixture
 from lags_pack.guidance import AutogradLogWeight, WeightError
-from lags_pack.guidance.lidar import LiDAR, Lookahead, few_steps, look_ahead
+from lags_pack.guidance.methods.lidar import LiDAR, Lookahead, few_steps, look_ahead
 from lags_pack.guidance.particles import Ancestral
 from lags_pack.tests.analytic import Counted, LinearLogWeight, noisy_draws, sigmas, unit_mixture
 from torch import Tensor

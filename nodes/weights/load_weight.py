@@ -10,7 +10,7 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..rewards import (
+from ...rewards import (
     Aesthetic,
     ClipScore,
     HPSv2,
@@ -23,16 +23,16 @@ from ..rewards import (
     SymmetryReward,
     Weight,
 )
-from ..rewards.aesthetic import aesthetic_head
-from ..rewards.clip import TextEncoder, image_encoder, text_encoder
-from ..rewards.hps import hps_encoder
-from ..rewards.image_reward import image_reward_model
-from ..rewards.symmetry import AXES
-from . import models
-from .checks import check_chosen
-from .model_files import tokenizer_folder
-from .sockets import CATEGORY
-from .weight_inputs import (
+from ...rewards.aesthetic import aesthetic_head
+from ...rewards.clip import TextEncoder, image_encoder, text_encoder
+from ...rewards.hps import hps_encoder
+from ...rewards.image_reward import image_reward_model
+from ...rewards.symmetry import AXES
+from ...runtime import models
+from ...runtime.checks import check_chosen
+from ...runtime.model_files import tokenizer_folder
+from ..sockets import CATEGORY
+from .inputs import (
     FILES,
     SAME_FILE,
     file_input,

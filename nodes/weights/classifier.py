@@ -9,20 +9,13 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..rewards import BalanceReward, ClassReward, Reward, Weight
-from ..rewards.classifier import GOALS, Classifier, among, class_numbers, classifier
-from . import models
-from .checks import check_chosen, check_connected, filled
-from .images import to_pictures
-from .sockets import CATEGORY
-from .weight_inputs import (
-    FILES,
-    file_input,
-    numbers,
-    precision_input,
-    strength_inputs,
-    weight_output,
-)
+from ...rewards import BalanceReward, ClassReward, Reward, Weight
+from ...rewards.classifier import GOALS, Classifier, among, class_numbers, classifier
+from ...runtime import models
+from ...runtime.checks import check_chosen, check_connected, filled
+from ...runtime.images import to_pictures
+from ..sockets import CATEGORY
+from .inputs import FILES, file_input, numbers, precision_input, strength_inputs, weight_output
 
 
 def measured_rates(model: Classifier, classes: Sequence[int], plain: Tensor | None) -> list[float]:

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from ..shapes import Latents
+from .shapes import Latents
 
 
 @runtime_checkable

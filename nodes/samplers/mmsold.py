@@ -12,13 +12,13 @@ from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
 from torch import Tensor
 
-from ..guidance import MMSOLD, PrincipalSpace, effective_size, log_shares
-from ..rewards import Weight
-from .checks import check_connected, check_latent, filled
-from .foreign import as_weight
-from .images import to_pictures
-from .score import scores_of, with_strengths
-from .sockets import CATEGORY, WeightSocket
+from ...guidance import MMSOLD, PrincipalSpace, effective_size, log_shares
+from ...rewards import Weight
+from ...runtime.adapters import as_weight
+from ...runtime.checks import check_connected, check_latent, filled
+from ...runtime.images import to_pictures
+from ..sockets import CATEGORY, WeightSocket
+from ..tools.score import scores_of, with_strengths
 
 FEWEST = 8  # pictures, in effect, below which there is nothing to learn from
 PARTICLES_PER_DIRECTION = 4  # with hardly more particles than directions the constraint is a cage

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from .contracts import Denoiser, LogWeight, ModelError, check_finite_model
-from .finite_difference import rms
-from .shapes import Latents, PerSample
-from .trace import StepRecord
+from ..contracts import Denoiser, LogWeight, ModelError, check_finite_model
+from ..finite_difference import rms
+from ..shapes import Latents, PerSample
+from ..trace import StepRecord
 
 Function = Callable[[Denoiser, LogWeight, Latents, PerSample], Latents]
 

@@ -13,7 +13,7 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
-from ..demo.model import (
+from ...demo.model import (
     PIXEL_SCALE,
     SIGMA_DATA,
     SIGMA_MAX,
@@ -22,8 +22,8 @@ from ..demo.model import (
     labels_to_context,
     load_network,
 )
-from ..demo.shapes import COLOURS, SHAPES
-from .sockets import CATEGORY
+from ...demo.shapes import COLOURS, SHAPES
+from ..sockets import CATEGORY
 
 ANY = "any"
 

@@ -10,7 +10,7 @@ import comfy.model_sampling
 from torch import Tensor
 
 from ..guidance import DifferenceStep
-from .patch import difference_step
+from .run import difference_step
 
 KEPT = 64  # nodes whose model is remembered
 

@@ -8,14 +8,14 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..rewards import ReferenceReward, Reward, StyleReward, Weight
-from ..rewards.clip import early_layers
-from ..rewards.reference import picture_encoder, reference_features
-from . import models
-from .checks import check_chosen, check_connected
-from .images import to_pictures
-from .sockets import CATEGORY
-from .weight_inputs import FILES, file_input, precision_input, reward_option, weight_output
+from ...rewards import ReferenceReward, Reward, StyleReward, Weight
+from ...rewards.clip import early_layers
+from ...rewards.reference import picture_encoder, reference_features
+from ...runtime import models
+from ...runtime.checks import check_chosen, check_connected
+from ...runtime.images import to_pictures
+from ..sockets import CATEGORY
+from .inputs import FILES, file_input, precision_input, reward_option, weight_output
 
 
 def content(chosen: dict[str, Any], picture: Tensor) -> Reward:

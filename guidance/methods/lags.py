@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from .contracts import (
+from ..contracts import (
     BranchedDenoiser,
     Denoiser,
     LogWeight,
@@ -21,12 +21,12 @@ from .contracts import (
     checked_value,
     checked_value_and_grad,
 )
-from .finite_difference import DifferenceStep, jacobian_vector_product, rms
-from .kernel import kernel_share
-from .schedules import ChordSchedule, Measured, Schedule, UncertaintySchedule, is_active
-from .shapes import Latents, PerSample
-from .trace import StepRecord
-from .ve import per_sample
+from ..finite_difference import DifferenceStep, jacobian_vector_product, rms
+from ..schedules import ChordSchedule, Measured, Schedule, UncertaintySchedule, is_active
+from ..shapes import Latents, PerSample
+from ..step_correction import kernel_share
+from ..trace import StepRecord
+from ..ve import per_sample
 
 
 @dataclass(frozen=True)

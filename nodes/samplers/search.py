@@ -13,12 +13,14 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..guidance import AutogradLogWeight, Found, zero_order_search
-from ..rewards import Weight
-from .checks import check_connected, check_denoise
-from .foreign import as_weight
-from .images import to_pictures
-from .sampling import (
+from ...guidance import AutogradLogWeight, Found, zero_order_search
+from ...rewards import Weight
+from ...runtime.adapters import as_weight
+from ...runtime.checks import check_connected, check_denoise
+from ...runtime.images import to_pictures
+from ..sockets import CATEGORY, WeightSocket
+from ..tools.score import scores_of
+from .ksampler import (
     check_input,
     conditioning_inputs,
     denoise_input,
@@ -26,8 +28,6 @@ from .sampling import (
     seed_input,
     steps_and_cfg,
 )
-from .score import scores_of
-from .sockets import CATEGORY, WeightSocket
 
 SEEDS = 2**64
 

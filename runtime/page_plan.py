@@ -9,12 +9,12 @@ from torch import Tensor
 
 from ..guidance import plan, preset
 from ..guidance.particles import autograd_vjp, particle_plan
-from .live import finite, page_server
+from ..nodes.samplers.ksampler import Options
+from ..nodes.tools.visualize import as_sampled, curve
+from .last_model import Sampling, sampling_of
+from .page import finite, page_server
 from .particle_model import Levels, chain_of
 from .particle_run import Choices
-from .remembered import Sampling, sampling_of
-from .sampling import Options
-from .visualize import as_sampled, curve
 
 PATH = "/lags/schedule"
 

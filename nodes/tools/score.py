@@ -9,13 +9,13 @@ import torch
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from ..rewards import Weight
-from . import models
-from .checks import check_connected
-from .foreign import as_weight
-from .images import to_pictures
-from .live import finite
-from .sockets import CATEGORY, WeightSocket
+from ...rewards import Weight
+from ...runtime import models
+from ...runtime.adapters import as_weight
+from ...runtime.checks import check_connected
+from ...runtime.images import to_pictures
+from ...runtime.page import finite
+from ..sockets import CATEGORY, WeightSocket
 
 CHUNK = 8  # pictures at once
 SHOWN = 64  # pictures that the page shows with their scores

@@ -14,7 +14,7 @@ import folder_paths
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..guidance import (
+from ...guidance import (
     MODES,
     ConstantSchedule,
     HardGateSchedule,
@@ -26,17 +26,17 @@ from ..guidance import (
     plan,
     preset,
 )
-from ..guidance.ve import NoiseScaling
-from ..plots import schedule as schedule_plot
-from ..plots import trace as trace_plot
-from ..plots.style import AXES, THEMES
-from .checks import check_connected, check_denoise, filled
-from .live import shown
-from .patch import difference_step
-from .remembered import remember
-from .sampling import Options, confidence_input, options_input, sampler_inputs
-from .sockets import CATEGORY, TraceSocket
-from .weight_inputs import numbers
+from ...guidance.ve import NoiseScaling
+from ...plots import schedule as schedule_plot
+from ...plots import trace as trace_plot
+from ...plots.style import AXES, THEMES
+from ...runtime.checks import check_connected, check_denoise, filled
+from ...runtime.last_model import remember
+from ...runtime.page import shown
+from ...runtime.run import difference_step
+from ..samplers.ksampler import Options, confidence_input, options_input, sampler_inputs
+from ..sockets import CATEGORY, TraceSocket
+from ..weights.inputs import numbers
 
 EXPORTS = ("none", "csv", "json")
 MOST_TRACES = 8

@@ -11,14 +11,15 @@ from comfy_api.latest import io
 # ComfyUI's own nodes.py, not this folder.
 from nodes import common_ksampler
 
-from ..guidance.particles import PRESETS, RESAMPLING, TEMPERING, Particles
-from ..rewards import Weight
-from .checks import check_connected, check_denoise, check_vae, filled
-from .decoders import choose
-from .foreign import as_weight
-from .live import summary, watcher
-from .particle_model import SAMPLERS, check_sampler
-from .particle_run import (
+from ...guidance.particles import PRESETS, RESAMPLING, TEMPERING, Particles
+from ...rewards import Weight
+from ...runtime.adapters import as_weight
+from ...runtime.checks import check_connected, check_denoise, check_vae, filled
+from ...runtime.decoders import choose
+from ...runtime.last_model import remember
+from ...runtime.page import summary, watcher
+from ...runtime.particle_model import SAMPLERS, check_sampler
+from ...runtime.particle_run import (
     FROM_METHOD,
     NEED_GRADIENT,
     OUTPUTS,
@@ -26,9 +27,9 @@ from .particle_run import (
     ParticleRun,
     ParticleRunTrace,
 )
-from .patch import difference_step
-from .remembered import remember
-from .sampling import (
+from ...runtime.run import difference_step
+from ..sockets import CATEGORY, TraceSocket, WeightSocket
+from .ksampler import (
     Options,
     check_input,
     conditioning_inputs,
@@ -37,7 +38,6 @@ from .sampling import (
     seed_input,
     steps_and_cfg,
 )
-from .sockets import CATEGORY, TraceSocket, WeightSocket
 
 METHODS = list(PRESETS)
 

@@ -12,7 +12,7 @@ from comfy_api.latest import io
 # ComfyUI's own nodes.py, not this folder: the drop-in samplers run exactly KSampler's code.
 from nodes import common_ksampler
 
-from ..guidance import (
+from ...guidance import (
     LAGS,
     MODES,
     AutoSchedule,
@@ -24,17 +24,17 @@ from ..guidance import (
     UncertaintySchedule,
     preset,
 )
-from ..guidance.lags import CAUTION_PER_C, KAPPA_PER_C
-from ..rewards import Weight
-from ..rewards.base import check_strength
-from .checks import check_connected, check_denoise, check_latent, check_mask, filled
-from .decoders import AS_NEEDED, DECODERS, Decoding
-from .foreign import as_choice, as_weight
-from .live import summary, watcher
-from .methods import Choice, with_method
-from .patch import GuidancePatch, difference_step
-from .remembered import remember
-from .sockets import CATEGORY, MethodSocket, OptionsSocket, TraceSocket, WeightSocket
+from ...guidance.methods.lags import CAUTION_PER_C, KAPPA_PER_C
+from ...rewards import Weight
+from ...rewards.base import check_strength
+from ...runtime.adapters import as_choice, as_weight
+from ...runtime.checks import check_connected, check_denoise, check_latent, check_mask, filled
+from ...runtime.decoders import AS_NEEDED, DECODERS, Decoding
+from ...runtime.last_model import remember
+from ...runtime.page import summary, watcher
+from ...runtime.run import GuidancePatch, difference_step
+from ..methods.rivals import Choice, with_method
+from ..sockets import CATEGORY, MethodSocket, OptionsSocket, TraceSocket, WeightSocket
 
 SCHEDULES = ("from mode", "chord", "auto", "uncertainty", "hard gate", "constant")
 SECOND_FORWARDS = ("from mode", "full", "conditional")

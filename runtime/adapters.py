@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ..guidance.custom import CustomMethod
+from ..guidance.methods.custom import CustomMethod
+from ..nodes.methods.rivals import Choice, Guided, Setting
 from ..rewards import FunctionReward, Weight
-from .methods import Choice, Guided, Setting
 
 
 def as_weight(connected: Any) -> Weight:

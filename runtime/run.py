@@ -45,7 +45,7 @@ from .memory import (
     unless_out_of_memory,
 )
 from .models import load
-from .repeatable import Before
+from .rng_snapshot import Before
 
 
 def difference_step(model: Any) -> DifferenceStep:

@@ -7,7 +7,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..rewards import (
+from ...rewards import (
     Aesthetic,
     ClipScore,
     HPSv2,
@@ -17,9 +17,9 @@ from ..rewards import (
     Published,
     Reward,
 )
-from .model_files import BUNDLED, ModelFile
-from .models import PRECISIONS
-from .sockets import WeightSocket
+from ...runtime.model_files import BUNDLED, ModelFile
+from ...runtime.models import PRECISIONS
+from ..sockets import WeightSocket
 
 CLIP_L = ("*clip-vit-large-patch14/model.safetensors", "*clip-vit-large-patch14.safetensors")
 CLIP_L += ("*clip_vision_l*.safetensors", "*clip-vit-l-14*.safetensors")

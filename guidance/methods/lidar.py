@@ -15,11 +15,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .contracts import Denoiser, LogWeight, check_finite_model, checked_value
-from .finite_difference import rms
-from .shapes import Latents, Levels, PerSample
-from .trace import StepRecord
-from .ve import per_sample
+from ..contracts import Denoiser, LogWeight, check_finite_model, checked_value
+from ..finite_difference import rms
+from ..shapes import Latents, Levels, PerSample
+from ..trace import StepRecord
+from ..ve import per_sample
 
 # The paper stops at t = 200 of 1000: this noise level in Stable Diffusion's schedule.
 SIGMA_END = 0.57

@@ -17,7 +17,7 @@ from ..guidance.finite_difference import rms
 from ..guidance.ve import per_sample
 from .autograd_safe import autograd_safe
 from .memory import GIGABYTE, is_out_of_memory, patchers_of_a_run
-from .patch import Evaluations
+from .run import Evaluations
 
 LISTS = (nn.ModuleList, nn.Sequential)
 

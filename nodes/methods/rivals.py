@@ -19,19 +19,28 @@ from comfy.patcher_extension import WrappersMP
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..guidance import DifferenceStep, LogWeight, StepRecord, Trace, ve_view
-from ..guidance.contracts import checked_value
-from ..guidance.dps import DPS
-from ..guidance.freedom import FIRST, LAST, PLAIN_STEP, REPEATS, STEP, TRAVEL_UNTIL, FreeDoM, Window
-from ..guidance.freedom import time_travel as travel
-from ..guidance.lidar import SIGMA_END, STEPS, LiDAR, Lookahead
-from ..rewards import Weight
-from .caches import past_caches
-from .decoders import Decoding
-from .memory import GIGABYTE, patchers_of_a_run
-from .model_gradient import DifferentiableModel, gradient_bytes, networks_of
-from .patch import GuidancePatch, Run, difference_step, is_ancestral
-from .sockets import CATEGORY, MethodSocket
+from ...guidance import DifferenceStep, LogWeight, StepRecord, Trace, ve_view
+from ...guidance.contracts import checked_value
+from ...guidance.methods.dps import DPS
+from ...guidance.methods.freedom import (
+    FIRST,
+    LAST,
+    PLAIN_STEP,
+    REPEATS,
+    STEP,
+    TRAVEL_UNTIL,
+    FreeDoM,
+    Window,
+)
+from ...guidance.methods.freedom import time_travel as travel
+from ...guidance.methods.lidar import SIGMA_END, STEPS, LiDAR, Lookahead
+from ...rewards import Weight
+from ...runtime.caches import past_caches
+from ...runtime.decoders import Decoding
+from ...runtime.memory import GIGABYTE, patchers_of_a_run
+from ...runtime.model_gradient import DifferentiableModel, gradient_bytes, networks_of
+from ...runtime.run import GuidancePatch, Run, difference_step, is_ancestral
+from ..sockets import CATEGORY, MethodSocket
 
 Guided = Callable[..., tuple[Tensor, StepRecord]]
 

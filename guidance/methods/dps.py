@@ -13,12 +13,12 @@ from dataclasses import dataclass
 
 import torch
 
-from .contracts import Denoiser, LogWeight, check_finite_model, checked_value_and_grad
-from .finite_difference import rms
-from .particles.drift import DenoiserVJP, autograd_vjp
-from .shapes import Latents, PerSample
-from .trace import StepRecord
-from .ve import per_sample
+from ..contracts import Denoiser, LogWeight, check_finite_model, checked_value_and_grad
+from ..finite_difference import rms
+from ..particles.drift import DenoiserVJP, autograd_vjp
+from ..shapes import Latents, PerSample
+from ..trace import StepRecord
+from ..ve import per_sample
 
 # What makes a denoiser one that can be gone back through. One forward serves both directions.
 Differentiable = Callable[[Denoiser], DenoiserVJP]

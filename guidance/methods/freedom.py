@@ -21,14 +21,14 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from .contracts import Denoiser, LogWeight
+from ..contracts import Denoiser, LogWeight
+from ..finite_difference import rms
+from ..particles.drift import autograd_vjp
+from ..shapes import Latents, Levels, PerSample
+from ..step_correction import ancestral_keep
+from ..trace import StepRecord
+from ..ve import per_sample
 from .dps import Differentiable, gradient_through, shifted
-from .finite_difference import rms
-from .kernel import ancestral_keep
-from .particles.drift import autograd_vjp
-from .shapes import Latents, Levels, PerSample
-from .trace import StepRecord
-from .ve import per_sample
 
 # Of the published settings: style transfer with classifier-free guidance, 100 steps, of which those
 # from index 70 down to 30 are guided (100 is pure noise), and those above 40 done three times.

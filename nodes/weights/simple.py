@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..rewards import ColourReward, FrequencyReward, Weight
-from ..rewards.colour import ATTRIBUTES
-from .sockets import CATEGORY
-from .weight_inputs import auto_input, weight_output
+from ...rewards import ColourReward, FrequencyReward, Weight
+from ...rewards.colour import ATTRIBUTES
+from ..sockets import CATEGORY
+from .inputs import auto_input, weight_output
 
 
 class LAGSWeightColor(io.ComfyNode):

@@ -7,12 +7,12 @@ from typing import Any
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..rewards import Weight, product
-from ..rewards.masked import masked
-from .checks import check_connected, filled
-from .foreign import as_weight
-from .sockets import CATEGORY, WeightSocket
-from .weight_inputs import numbers, weight_output
+from ...rewards import Weight, product
+from ...rewards.masked import masked
+from ...runtime.adapters import as_weight
+from ...runtime.checks import check_connected, filled
+from ..sockets import CATEGORY, WeightSocket
+from .inputs import numbers, weight_output
 
 MOST = 16
 

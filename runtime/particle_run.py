@@ -50,7 +50,7 @@ from .particle_model import (
     chain_of,
     start,
 )
-from .patch import announce, announce_strengths, at_step, load_together
+from .run import announce, announce_strengths, at_step, load_together
 
 FROM_METHOD = "from method"
 OUTPUTS = ("best", "draw", "diverse", "all")

@@ -1,0 +1,1 @@
+"""Rival methods, for the method socket."""

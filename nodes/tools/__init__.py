@@ -1,0 +1,1 @@
+"""Nodes that show, score and set up."""

@@ -1,0 +1,1 @@
+"""What runs inside ComfyUI and is no node: every access to a ComfyUI internal lies here."""
