@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ..guidance import LAGS, AutogradLogWeight, Denoiser, HeldLogWeight, Trace, ancestral_keep
+from ..guidance import LAGS, AutogradLogWeight, Denoiser, CachedGradient, Step, Trace, ancestral_keep
 from ..rewards import Weight
 from .model import (
     SIGMA_MAX,
@@ -97,12 +97,12 @@ def guided_denoiser(
     """
     if method is None or weight is None:
         return plain
-    log_weight = HeldLogWeight(on_latents(weight), method.reuse)
+    log_weight = CachedGradient(on_latents(weight), method.reuse)
 
     def denoiser(x: Tensor, sigma: Tensor) -> Tensor:
-        keep, taken = ancestral_keep(sigmas, float(sigma[0])), log_weight.taken
-        denoised, record = method(plain, log_weight, x, sigma, keep)
-        trace.add(replace(record, weight_calls=log_weight.taken - taken))
+        keep, computed = ancestral_keep(sigmas, float(sigma[0])), log_weight.computed
+        denoised, record = method(plain, log_weight, x, sigma, Step(keep))
+        trace.add(replace(record, weight_calls=log_weight.computed - computed))
         return denoised
 
     return denoiser

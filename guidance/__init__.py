@@ -1,12 +1,40 @@
 """Weighted sampling in pure torch: guidance on a denoiser and a log-weight, no ComfyUI needed."""
 
-from .cached_gradient import HeldLogWeight
-from .contracts import AutogradLogWeight, Denoiser, LogWeight, ModelError, WeightError
+from .ancestral import Ancestral, Chain, ancestral_keep, euler_ancestral
+from .autograd import AutogradDenoiser, scaled_vjp
+from .cached_gradient import CachedGradient
+from .contracts import (
+    AutogradLogWeight,
+    Denoiser,
+    DifferentiableDenoiser,
+    LogWeight,
+    ModelError,
+    WeightError,
+    checked_value,
+)
 from .finite_difference import DifferenceStep, jacobian_vector_product
-from .methods.dps import DPS
-from .methods.freedom import FreeDoM, Window, time_travel
-from .methods.lags import LAGS, MODES, preset
-from .methods.lidar import LiDAR, Lookahead, look_ahead
+from .methods import (
+    AUTO_DAMPING_PER_C,
+    CHORD_DAMPING_PER_C,
+    DPS,
+    LAGS,
+    METHODS,
+    MODES,
+    MPGD,
+    Balanced,
+    CustomMethod,
+    Fast,
+    FreeDoM,
+    LiDAR,
+    Lookahead,
+    Method,
+    Paper,
+    Step,
+    Window,
+    look_ahead,
+    preset,
+    time_travel,
+)
 from .mmsold import MMSOLD, Moments, PrincipalSpace, SmoothedScore, effective_size, log_shares
 from .plan import Plan, compared, plan
 from .schedules import (
@@ -18,37 +46,51 @@ from .schedules import (
     Schedule,
     UncertaintySchedule,
 )
-from .score_std import score_deviation
+from .score_std import score_std
 from .search import Found, best_of, zero_order_search
-from .step_correction import ancestral_keep, kernel_share
+from .step_correction import step_correction
 from .trace import StepRecord, Trace
-from .ve import VEView, ve_view
+from .ve import VEView, per_sample, ve_view
 
 __all__ = [
+    "AUTO_DAMPING_PER_C",
+    "CHORD_DAMPING_PER_C",
     "DPS",
     "LAGS",
+    "METHODS",
     "MMSOLD",
     "MODES",
+    "MPGD",
+    "Ancestral",
     "AutoSchedule",
+    "AutogradDenoiser",
     "AutogradLogWeight",
+    "Balanced",
+    "CachedGradient",
+    "Chain",
     "ChordSchedule",
     "ConstantSchedule",
+    "CustomMethod",
     "Denoiser",
     "DifferenceStep",
+    "DifferentiableDenoiser",
+    "Fast",
     "Found",
     "FreeDoM",
     "HardGateSchedule",
-    "HeldLogWeight",
     "LiDAR",
     "LogWeight",
     "Lookahead",
     "Measured",
+    "Method",
     "ModelError",
     "Moments",
+    "Paper",
     "Plan",
     "PrincipalSpace",
     "Schedule",
     "SmoothedScore",
+    "Step",
     "StepRecord",
     "Trace",
     "UncertaintySchedule",
@@ -57,15 +99,19 @@ __all__ = [
     "Window",
     "ancestral_keep",
     "best_of",
+    "checked_value",
     "compared",
     "effective_size",
+    "euler_ancestral",
     "jacobian_vector_product",
-    "kernel_share",
     "log_shares",
     "look_ahead",
+    "per_sample",
     "plan",
     "preset",
-    "score_deviation",
+    "scaled_vjp",
+    "score_std",
+    "step_correction",
     "time_travel",
     "ve_view",
     "zero_order_search",

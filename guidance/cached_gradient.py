@@ -8,7 +8,7 @@ from .contracts import LogWeight
 from .shapes import Latents, PerSample
 
 
-class HeldLogWeight:
+class CachedGradient:
     """log w of one run, whose gradient v is taken anew at every ``every``-th time only.
 
     Between two gradients v stays, and log w goes on along it: log w(D) ~ log w(D0) + <v, D - D0>.
@@ -19,8 +19,8 @@ class HeldLogWeight:
         every: evaluations that one gradient serves, 1 or more.
 
     Attributes:
-        taken: gradients taken so far.
-        fresh: whether the last answer was of the picture at which its gradient was taken.
+        computed: gradients computed so far.
+        is_fresh: whether the last answer was of the sample at which its gradient was computed.
 
     Raises:
         ValueError: every is below 1.
@@ -30,8 +30,8 @@ class HeldLogWeight:
         if every < 1:
             raise ValueError(f"A gradient is to serve {every} evaluations; expected 1 or more.")
         self.log_weight, self.every, self.name = log_weight, every, log_weight.name
-        self.taken, self.fresh = 0, True
-        self.known: tuple[Latents, PerSample, Latents] | None = None  # D0, log w there, v
+        self.computed, self.is_fresh = 0, True
+        self.last: tuple[Latents, PerSample, Latents] | None = None  # D0, log w there, v
         self._served = 0
 
     def __call__(self, denoised: Latents) -> PerSample:
@@ -39,25 +39,25 @@ class HeldLogWeight:
         return self.log_weight(denoised)
 
     def value_and_grad(self, denoised: Latents) -> tuple[PerSample, Latents]:
-        """(log w [B], v like ``denoised``), float32; as new or as kept."""
-        denoised, known = denoised.float(), self.known
-        if known is None or not self._serves(known[0], denoised):
-            known = denoised, *self.log_weight.value_and_grad(denoised)
-            self.know(*known)
-            self.taken += 1
+        """(log w [B], v like ``denoised``), float32; as new or as cached."""
+        denoised, last = denoised.float(), self.last
+        if last is None or not self._serves(last[0], denoised):
+            last = denoised, *self.log_weight.value_and_grad(denoised)
+            self.remember(*last)
+            self.computed += 1
         self._served += 1
-        before, log_w, v = known
-        self.fresh = self._served == 1
-        if self.fresh:
+        before, log_w, v = last
+        self.is_fresh = self._served == 1
+        if self.is_fresh:
             return log_w, v
         return log_w + (v * (denoised - before)).flatten(1).sum(dim=1), v
 
-    def know(self, denoised: Latents, log_w: PerSample, v: Latents) -> None:
-        """Note log w and v at a picture, for when it is the next one asked for."""
-        self.known, self._served = (denoised, log_w, v), 0
+    def remember(self, denoised: Latents, log_w: PerSample, v: Latents) -> None:
+        """Note log w and v at a sample, for when it is the next one asked for."""
+        self.last, self._served = (denoised, log_w, v), 0
 
     def _serves(self, before: Latents, denoised: Latents) -> bool:
-        """Whether what is known answers for a picture: at first only for its own."""
+        """Whether what is cached answers for a sample: at first only for its own."""
         if self._served == 0:
             return torch.equal(before, denoised)
         return self._served < self.every

@@ -23,12 +23,15 @@ class Denoiser(Protocol):
     def __call__(self, x: Latents, sigma_ve: PerSample, /) -> Latents: ...
 
 
-@runtime_checkable
-class BranchedDenoiser(Protocol):
-    """A denoiser with classifier-free guidance, which can tell its branches apart.
+# What a denoiser can do beyond that is declared by these; a method asks for what it needs.
 
-    ``conditional(x, sigma_ve)`` is what the last call returned, plus how far the conditional branch
-    alone moves from that call's x to this one: half the cost of another call.
+
+@runtime_checkable
+class ConditionalDenoiser(Protocol):
+    """A denoiser with classifier-free guidance that can evaluate one branch alone.
+
+    ``conditional(x, sigma_ve)`` is D of the run's own x, plus how far the conditional branch alone
+    moves from there to this x: half the cost of another evaluation.
     """
 
     def __call__(self, x: Latents, sigma_ve: PerSample, /) -> Latents: ...
@@ -37,8 +40,33 @@ class BranchedDenoiser(Protocol):
 
 
 @runtime_checkable
+class CorrectedDenoiser(Protocol):
+    """A denoiser that knows what classifier-free guidance did in its last evaluation."""
+
+    def __call__(self, x: Latents, sigma_ve: PerSample, /) -> Latents: ...
+
+    def correction(self) -> Latents | None:
+        """cfg (D_conditional - D_unconditional), [B, ...]; None where there is one branch."""
+        ...
+
+
+Pull = Callable[[Latents], Latents]  # v -> J^T v, to be called once
+
+
+@runtime_checkable
+class DifferentiableDenoiser(Protocol):
+    """A denoiser that a gradient can go back through; one forward serves both directions."""
+
+    def __call__(self, x: Latents, sigma_ve: PerSample, /) -> Latents: ...
+
+    def vjp(self, x: Latents, sigma_ve: PerSample, /) -> tuple[Latents, Pull]:
+        """(D(x), the map from v to J^T v)."""
+        ...
+
+
+@runtime_checkable
 class LogWeight(Protocol):
-    """log w on denoised pictures, per sample, with its gradient.
+    """log w on denoised samples, per sample, with its gradient.
 
     ``name`` is what errors call it. ``value_and_grad`` returns (log_w [B], grad like its input),
     both float32; sample b's values depend on sample b alone.
@@ -60,12 +88,12 @@ class ModelError(ArithmeticError):
 
 
 def check_finite_model(output: Latents, sigma_ve: Tensor) -> None:
-    """Refuse a denoiser's output that would end as a black picture.
+    """Refuse a denoiser's output that would end as a black image.
 
     Raises:
         ModelError: a value is NaN or infinite; the message names the first noise level.
     """
-    if not _is_finite(output):
+    if not is_finite(output):
         raise ModelError(
             "The diffusion model's own output is not finite at noise level sigma = "
             f"{float(sigma_ve.flatten()[0]):.4g}: its precision overflowed. Run the model in "
@@ -123,7 +151,7 @@ def check_shape(log_w: Tensor, denoised: Tensor, name: str) -> None:
 def checked_value_and_grad(
     log_weight: LogWeight, denoised: Latents, sigma_ve: PerSample
 ) -> tuple[PerSample, Latents]:
-    """``log_weight.value_and_grad``, refusing what would silently spoil a picture.
+    """``log_weight.value_and_grad``, refusing what would silently spoil a sample.
 
     Raises:
         WeightError: wrong shape, or a value or gradient that is not finite; the message names the
@@ -137,25 +165,25 @@ def checked_value_and_grad(
             f"expected {tuple(denoised.shape)}."
         )
     for what, value in (("value", log_w), ("gradient", grad)):
-        if not _is_finite(value):
+        if not is_finite(value):
             raise _not_finite(log_weight.name, what, sigma_ve)
     return log_w, grad
 
 
-def checked_value(log_weight: LogWeight, pictures: Latents, sigma_ve: Tensor) -> PerSample:
-    """log w [B] of pictures that were only tried; minus infinity, a weight of zero, is an answer.
+def checked_value(log_weight: LogWeight, samples: Latents, sigma_ve: Tensor) -> PerSample:
+    """log w [B] without a gradient; minus infinity, a weight of zero, is an answer.
 
     Raises:
         WeightError: wrong shape, or a value that is NaN or plus infinity.
     """
-    log_w = log_weight(pictures)
-    check_shape(log_w, pictures, log_weight.name)
+    log_w = log_weight(samples)
+    check_shape(log_w, samples, log_weight.name)
     if bool(torch.isnan(log_w).any() or torch.isposinf(log_w).any()):
         raise _not_finite(log_weight.name, "value", sigma_ve)
     return log_w.float()
 
 
-def _is_finite(values: Tensor) -> bool:
+def is_finite(values: Tensor) -> bool:
     """Whether all values are finite."""
     # A sum with NaN or infinity in it is never finite, and takes a third of the time of a look at
     # each value. Many large ones can leave the dtype's range together: then each is looked at.

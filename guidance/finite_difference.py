@@ -37,43 +37,43 @@ class DifferenceStep:
         dtype: what the denoiser computes in, not what it returns.
         output_gain: what the network's output is multiplied by to make D, at noise levels 0.1 and
             10: (0.1, 10) for noise prediction, (1, 1) where D itself is the output.
-        whole: whether h is sigma_ve^2. Then sigma_ve^2 J v stands for D(x + sigma_ve^2 v) - D(x):
-            the whole way in one difference, no derivative. For a log w with the slope v everywhere
-            this is exact, whatever p is: the posterior of x0 at x, times exp(v . x0), is the
-            posterior at x + sigma_ve^2 v. Nor is rounding divided by a small step: its error in the
-            shift is no more than D's own. Not in the paper.
-        reach: how far the whole way may lead, in standard deviations of the noise: the length of
-            sigma_ve v. A network knows nothing of what lies further (the noise of a picture of SD
-            at 512 pixels is 128 of them long), and weights of sense ask for 1 to 10.
+        full: the full step, h = sigma_ve^2. Then sigma_ve^2 J v stands for
+            D(x + sigma_ve^2 v) - D(x): one difference, no derivative. For a log w with the slope v
+            everywhere this is exact, whatever p is: the posterior of x0 at x, times exp(v . x0), is
+            the posterior at x + sigma_ve^2 v. Nor is rounding divided by a small step: its error in
+            the shift is no more than D's own. Not in the paper.
+        max_step: greatest length of a full step in standard deviations of the noise: the length of
+            sigma_ve v. A network knows nothing of what lies further (the noise of an image of SD
+            at 512 pixels is 128 of them long), and sensible weights take 1 to 10.
     """
 
     relative: float | None = None
     absolute: float | None = None
     dtype: torch.dtype = torch.float32
     output_gain: tuple[float, float] = (1.0, 1.0)
-    whole: bool = False
-    reach: float = 30.0
+    full: bool = False
+    max_step: float = 30.0
 
     def __post_init__(self) -> None:
-        for name in ("relative", "absolute", "reach"):
+        for name in ("relative", "absolute", "max_step"):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{name} step is {value}; expected a finite number above 0.")
 
-    def within_reach(self, v: Latents, sigma_ve: PerSample) -> Latents:
-        """v, shortened per sample where sigma_ve^2 v would lead further than ``reach``."""
-        if not self.whole:
+    def within_max_step(self, v: Latents, sigma_ve: PerSample) -> Latents:
+        """v, shortened per sample where sigma_ve^2 v would be longer than ``max_step``."""
+        if not self.full:
             return v
         length = sigma_ve.float() * rms(v) * math.sqrt(v[0].numel())
-        return v.float() * per_sample((self.reach / length.clamp(min=1e-30)).clamp(max=1), v)
+        return v.float() * per_sample((self.max_step / length.clamp(min=1e-30)).clamp(max=1), v)
 
     @property
     def is_half(self) -> bool:
         """Whether the denoiser computes in less than float32."""
         return self.dtype not in (torch.float32, torch.float64)
 
-    def is_drowned(self, sigma_ve: PerSample) -> Tensor:
-        """Where rounding would drown the difference: [B] booleans."""
+    def is_below_rounding(self, sigma_ve: PerSample) -> Tensor:
+        """Where the difference would be mostly rounding: [B] booleans."""
         if self.is_half and self.output_gain[0] > 0.5 and self.absolute is None:
             return sigma_ve < HALF_PRECISION_FLOOR
         return torch.zeros_like(sigma_ve, dtype=torch.bool)
@@ -93,7 +93,7 @@ class DifferenceStep:
         if self.absolute is not None:
             return torch.full_like(sigma_ve, self.absolute, dtype=torch.float32)
         norm = rms(v)
-        if self.whole:
+        if self.full:
             return torch.where(norm > 0, sigma_ve.float() ** 2, 0.0)
         scale = self._relative(sigma_ve) * sigma_ve.float().clamp(min=SMALLEST_SCALE)
         # A vanishing gradient may take a shorter step: the full one would leave float32.

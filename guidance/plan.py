@@ -8,10 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .methods.lags import LAGS
+from .methods.base import Method, StartCost
 from .schedules import Measured, Schedule
 from .shapes import Levels, PerSample, PerStep
 from .ve import NoiseScaling, ve_view
+
+# A backward pass in forwards: the denoiser once more, its blocks again while autograd goes back
+# through them, and the gradients of the inputs, which are as many products as a forward.
+BACKWARD = 3.0
 
 
 @dataclass(frozen=True)
@@ -21,26 +25,32 @@ class Plan:
     Attributes:
         sigma: the sampler's own noise level.
         sigma_ve: variance-exploding noise level.
-        alpha: trust in the guidance, 0..1; 0 where the step stays plain.
-        trust: alpha as if no step were skipped.
+        alpha: factor of the guidance, 0..1; 0 where the step stays plain.
+        unskipped_alpha: alpha as if no step were skipped.
         active: whether the step is guided.
         model_calls: forwards of the denoiser, at one evaluation per step.
-        start_calls: forwards that tilt the first noise.
+        second_calls: of these, second evaluations.
+        model_backwards: backward passes through the denoiser.
+        start_calls: forwards before the first step, over the run.
+        start_second_calls: of these, second evaluations.
         weight_calls: gradients of the weight, over the run.
         value_calls: values of the weight without a gradient, over the run.
-        second_cost: of a second forward, in plain evaluations.
+        second_share: of a second evaluation in plain ones.
     """
 
     sigma: PerStep
     sigma_ve: PerStep
     alpha: PerStep
-    trust: PerStep
+    unskipped_alpha: PerStep
     active: Tensor
     model_calls: Tensor
+    second_calls: Tensor
+    model_backwards: Tensor
     start_calls: int
+    start_second_calls: int
     weight_calls: int
     value_calls: int
-    second_cost: float
+    second_share: float
 
     @property
     def shift_factor(self) -> PerStep:
@@ -53,33 +63,36 @@ class Plan:
         return int(self.model_calls.sum()) + self.start_calls
 
     @property
-    def second_calls(self) -> int:
-        """Second forwards over the run, among ``total_calls``."""
-        return self.total_calls - len(self.sigma) - self.start_calls // 2
+    def total_backwards(self) -> int:
+        """Backward passes through the denoiser over the run."""
+        return int(self.model_backwards.sum())
 
     @property
     def relative_cost(self) -> float:
         """Arithmetic of the model over that of plain sampling; the weight comes on top."""
-        first = self.total_calls - self.second_calls
-        return (first + self.second_cost * self.second_calls) / len(self.sigma)
+        second = int(self.second_calls.sum()) + self.start_second_calls
+        forwards = self.total_calls - second + self.second_share * second
+        return (forwards + BACKWARD * self.total_backwards) / len(self.sigma)
 
 
 def plan(
-    method: LAGS,
+    method: Method,
     sigmas: Levels,
     noise_scaling: NoiseScaling,
-    deviation: float = 3.0,
+    score_std: float = 3.0,
     branches: int = 2,
+    adds_noise: bool = True,
 ) -> Plan:
     """What a method does at each noise level, by the same rules as in a run.
 
     Args:
-        method: guidance.
+        method: guidance, bound to the run where it needs that.
         sigmas: the sampler's noise levels, falling, usually down to 0.
         noise_scaling: the model's forward process.
-        deviation: standard deviation of log w over what the model draws, in nats, from which a
-            schedule that measures what it goes by has to guess it beforehand.
+        score_std: standard deviation of log w over what the model draws, from which a schedule that
+            measures what it goes by has to guess it beforehand.
         branches: of the model under classifier-free guidance, 2; 1 at cfg 1.
+        adds_noise: whether the run draws its initial noise; else it goes on with another's.
 
     Raises:
         ValueError: no noise level above 0, or one that is not finite.
@@ -92,42 +105,46 @@ def plan(
     views = [ve_view(noise_scaling, level[None]) for level in sigma]
     sigma_ve = torch.cat([view.sigma_ve for view in views])
     usable = torch.tensor([view.is_usable for view in views])
-    trust = method.schedule.alpha(sigma_ve, expected(sigma_ve, deviation))
-    active = method.is_active(sigma_ve) & usable
-    second = active & ~method.step.is_drowned(sigma_ve) & method.jacobian
-    tilts = method.tilt_start and bool(active[0])
+    cost = method.cost(sigma_ve)
+    alpha = method.alpha(sigma_ve, expected(sigma_ve, score_std))
+    active, repeats = cost.active & usable, method.repeats(sigma_ve)
+    second, guided = (cost.second & usable).int() * repeats, int((active * repeats).sum())
+    start = method.start_cost(sigma_ve[:1]) if adds_noise and bool(usable[0]) else StartCost()
     return Plan(
         sigma=sigma,
         sigma_ve=sigma_ve,
-        alpha=trust * active,
-        trust=trust,
+        alpha=alpha * active,
+        unskipped_alpha=alpha,
         active=active,
-        model_calls=1 + second.int(),
-        start_calls=2 if tilts else 0,
-        weight_calls=math.ceil(int(active.sum()) / method.reuse) + tilts,
-        value_calls=(int(active.sum()) + 2 * tilts) if method.schedule.needs_gain else 0,
-        second_cost=1 / branches if method.conditional else 1.0,
+        model_calls=repeats + second,
+        second_calls=second,
+        model_backwards=cost.backwards * active.int() * repeats,
+        start_calls=start.model_calls,
+        start_second_calls=start.second_calls,
+        weight_calls=math.ceil(cost.gradients * guided / method.reuse) + start.weight_calls,
+        value_calls=cost.values * guided + start.value_calls,
+        second_share=1.0 if branches == 1 else cost.second_share,
     )
 
 
 HEADROOM = 2.0  # standard deviations that a score is taken to rise at most
 
 
-def expected(sigma_ve: PerSample, deviation: float) -> Measured:
+def expected(sigma_ve: PerSample, score_std: float) -> Measured:
     """What a run would measure of a log w that levels off.
 
-    Its promised gain is the posterior variance of a linear log w for data of unit variance,
-    deviation^2 sigma^2 / (1 + sigma^2); what comes of it approaches ``HEADROOM`` deviations.
+    Its predicted gain is the posterior variance of a linear log w for data of unit variance,
+    score_std^2 sigma^2 / (1 + sigma^2); what comes of it approaches ``HEADROOM`` deviations.
     """
     s2 = sigma_ve.float() ** 2
-    promised = deviation**2 * s2 / (1 + s2)
-    most = max(HEADROOM * deviation, 1e-6)
-    return Measured(promised, -most * torch.expm1(-promised / most))
+    predicted = score_std**2 * s2 / (1 + s2)
+    most = max(HEADROOM * score_std, 1e-6)
+    return Measured(predicted, -most * torch.expm1(-predicted / most))
 
 
 def compared(
-    schedules: dict[str, Schedule], sigma_ve: PerStep, deviation: float = 3.0
+    schedules: dict[str, Schedule], sigma_ve: PerStep, score_std: float = 3.0
 ) -> dict[str, PerStep]:
     """alpha of several schedules at the same noise levels, [N] each, nothing skipped."""
-    measured = expected(sigma_ve, deviation)
+    measured = expected(sigma_ve, score_std)
     return {name: schedule.alpha(sigma_ve, measured) for name, schedule in schedules.items()}

@@ -1,4 +1,4 @@
-"""alpha(sigma): how far to trust the guidance, and where it is not worth its cost.
+"""alpha(sigma): how certain the guidance is, and where it is not worth its cost.
 
 All are functions of the noise level and of the current evaluation, never of the step index:
 samplers with several stages call between the steps.
@@ -18,17 +18,17 @@ from .shapes import PerSample
 
 @dataclass(frozen=True)
 class Measured:
-    """What one evaluation found out about log w around the denoised picture.
+    """What one evaluation found out about log w around the denoised sample.
 
     Attributes:
-        predicted: [B] gain of log w that its gradient promises for the whole shift sigma_ve^2 J v,
+        predicted: [B] gain of log w that its gradient predicts for the full shift sigma_ve^2 J v,
             which is <v, sigma_ve^2 J v>: the posterior variance of the linearised log w as well.
-        realised: [B] gain of log w at the shifted picture; None where it was not looked at.
+        actual: [B] gain of log w at the shifted sample; None where it was not looked at.
         opposite: [B] gain of log w with the shift turned around; None likewise.
     """
 
     predicted: PerSample
-    realised: PerSample | None = None
+    actual: PerSample | None = None
     opposite: PerSample | None = None
 
 
@@ -36,8 +36,8 @@ class Measured:
 class Schedule(Protocol):
     """``alpha(sigma_ve, measured) -> [B] in 0..1``; ``bound(sigma_ve)`` is alpha's largest value.
 
-    ``needs_shift`` says whether alpha reads the predicted gain, which costs the second forward;
-    ``needs_gain`` whether it also reads the realised one, which costs one value of the weight.
+    ``needs_shift`` says whether alpha reads the predicted gain, which costs the second evaluation;
+    ``needs_gain`` whether it also reads the actual one, which costs one value of the weight.
     """
 
     needs_shift: bool
@@ -55,7 +55,7 @@ class UncertaintySchedule:
     c presumes data of unit variance; for data of standard deviation s the same schedule is c / s^4.
 
     Attributes:
-        c: how fast trust falls with noise, > 0. The paper uses 10 and calls 0.1 to 20 stable.
+        c: how fast alpha falls with noise, > 0. The paper uses 10 and calls 0.1 to 20 stable.
     """
 
     c: float = 10.0
@@ -112,31 +112,31 @@ class ConstantSchedule:
 
 @dataclass(frozen=True)
 class AutoSchedule:
-    """alpha = 1 / (1 + kappa e), e the posterior variance of log w, measured per sample.
+    """alpha = 1 / (1 + damping * e), e the posterior variance of log w, measured per sample.
 
     e = sigma^2 <v, J v>, because the posterior covariance is sigma^2 J; it costs nothing beyond the
     finite difference. Not in the paper.
 
     Attributes:
-        kappa: how much doubt one squared nat of uncertainty is worth, > 0. Working range 0.03..0.3.
+        damping: how much one squared nat of variance lowers alpha, > 0. Working range 0.03..0.3.
     """
 
-    kappa: float = 0.1
+    damping: float = 0.1
     needs_shift = True
     needs_gain = False
 
     def __post_init__(self) -> None:
-        _check_positive("kappa", self.kappa)
+        _check_positive("damping", self.damping)
 
     def alpha(self, sigma_ve: PerSample, measured: Measured | None = None) -> PerSample:
         """[B] in 0..1, falling with the size of the measured variance.
 
         A negative measurement says that J is off (rounding, or a network whose J is no covariance),
-        so it earns doubt, not trust.
+        so it lowers alpha as well.
         """
         if measured is None:
             raise ValueError("AutoSchedule needs the measured variance sigma^2 <v, J v>.")
-        return 1 / (1 + self.kappa * measured.predicted.float().abs())
+        return 1 / (1 + self.damping * measured.predicted.float().abs())
 
     def bound(self, sigma_ve: PerSample) -> PerSample:
         """[B], 1: how uncertain log w is cannot be known before it is measured."""
@@ -145,43 +145,42 @@ class AutoSchedule:
 
 @dataclass(frozen=True)
 class ChordSchedule:
-    """alpha = 1 / (1 + caution * d), d the share of the promised gain in log w that fails to come.
+    """alpha = 1 / (1 + damping * d), d the share of the predicted gain in log w that fails to come.
 
-    The gradient v promises a gain of <v, shift>; log w at the shifted picture says what comes of
-    it, and d = 1 - realised / promised. Where log w is a line, d = 0 and the whole shift is right.
-    Where it bends down, a shorter one is. For a parabola the slope at the end of a shift alpha
-    times as long is 1 - 2 alpha d, and the mean slope on the way (that of the chord) 1 - alpha d;
-    the shift that its own slope gives has caution 2 by the first and 1 by the second. Half the
-    chord's is what serves weights of all kinds best (docs/benchmarks.md). Where log w was looked at
-    on both sides, alpha is at most the mean slope over both, as a share of the gradient. Not in the
-    paper.
+    The gradient v predicts a gain of <v, shift>; log w at the shifted sample tells the actual one,
+    and d = 1 - actual / predicted. Where log w is a line, d = 0 and the full shift is right. Where
+    it bends down, a shorter one is. For a parabola the slope at the end of a shift alpha times as
+    long is 1 - 2 alpha d, and the mean slope on the way (that of the chord) 1 - alpha d; the shift
+    that its own slope gives has damping 2 by the first and 1 by the second. Half the chord's is
+    what serves weights of all kinds best (docs/benchmarks.md). Where log w was looked at on both
+    sides, alpha is at most the mean slope over both, as a share of the gradient. Not in the paper.
 
     Attributes:
-        caution: > 0. Working range 0.25 to 2.
+        damping: > 0. Working range 0.25 to 2.
     """
 
-    caution: float = 0.5
+    damping: float = 0.5
     needs_shift = True
     needs_gain = True
 
     def __post_init__(self) -> None:
-        _check_positive("caution", self.caution)
+        _check_positive("damping", self.damping)
 
     def alpha(self, sigma_ve: PerSample, measured: Measured | None = None) -> PerSample:
         """[B] in 0..1; 0 where the gradient itself says that the shift lowers log w.
 
         For an exact score <v, J v> is never negative, so there the network's J is wrong.
         """
-        if measured is None or measured.realised is None:
-            raise ValueError("ChordSchedule needs the promised and the realised gain in log w.")
-        promised = measured.predicted.float()
-        missing = (promised - measured.realised.float()).clamp(min=0)
-        reach = promised.clamp(min=0) + NEGLIGIBLE_GAIN
-        alpha = 1 / (1 + self.caution * missing / reach)
+        if measured is None or measured.actual is None:
+            raise ValueError("ChordSchedule needs the predicted and the actual gain in log w.")
+        predicted = measured.predicted.float()
+        missing = (predicted - measured.actual.float()).clamp(min=0)
+        possible = predicted.clamp(min=0) + NEGLIGIBLE_GAIN
+        alpha = 1 / (1 + self.damping * missing / possible)
         if measured.opposite is not None:
-            rise = (measured.realised - measured.opposite).float().nan_to_num(nan=0.0) / 2
-            alpha = torch.minimum(alpha, ((rise + NEGLIGIBLE_GAIN) / reach).clamp(0, 1))
-        return torch.where(promised > -NEGLIGIBLE_GAIN, alpha, 0.0)
+            rise = (measured.actual - measured.opposite).float().nan_to_num(nan=0.0) / 2
+            alpha = torch.minimum(alpha, ((rise + NEGLIGIBLE_GAIN) / possible).clamp(0, 1))
+        return torch.where(predicted > -NEGLIGIBLE_GAIN, alpha, 0.0)
 
     def bound(self, sigma_ve: PerSample) -> PerSample:
         """[B], 1: reached wherever log w is a line."""
@@ -196,7 +195,7 @@ def influence(schedule: Schedule, sigma_ve: PerSample) -> PerSample:
     """What is still undecided at a noise level, times the largest alpha there: 0..1.
 
     sigma^2 / (1 + sigma^2) is the posterior variance of a coefficient of unit variance. Nothing
-    falls off at high noise: brightness and colour of a whole picture have far more than unit
+    falls off at high noise: brightness and colour of a whole image have far more than unit
     variance and are decided there. A measure for skipping work, not part of the guidance.
 
     Args:

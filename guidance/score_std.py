@@ -8,43 +8,46 @@ import torch
 
 from .contracts import Denoiser, LogWeight, check_finite_model, checked_value_and_grad
 from .finite_difference import DifferenceStep, jacobian_vector_product
+from .methods.base import Step
 from .shapes import Latents, PerSample
 from .ve import per_sample
 
 
-def score_deviation(
+def score_std(
     denoiser: Denoiser,
     score: LogWeight,
     x: Latents,
     sigma_ve: PerSample,
-    step: DifferenceStep,
+    difference: DifferenceStep,
+    step: Step | None = None,
 ) -> float:
-    """Standard deviation of a score over the pictures that a run would draw without guidance.
+    """Standard deviation of a score over the samples that a run would draw without guidance.
 
-    By the law of total variance: the variance between the denoised pictures of the batch, plus the
+    By the law of total variance: the variance between the denoised samples of the batch, plus the
     mean variance of the score under the posterior of each. At the first noise level the denoised
-    pictures differ little, and most of it is in the posteriors; so one picture suffices.
+    samples differ little, and most of it is in the posteriors; so one sample suffices.
 
     The posterior's covariance is sigma^2 J. To first order the score's variance under it is
-    e = sigma^2 <g, J g>, and the picture moves by delta = sigma^2 J g / sqrt(e) when the score
+    e = sigma^2 <g, J g>, and the sample moves by delta = sigma^2 J g / sqrt(e) when the score
     moves by one standard deviation. Scores bend over that distance, so what is taken is how far
     the score really moves, [s(D + delta) - s(D - delta)] / 2. Not in the paper.
 
     Args:
-        denoiser: D, called twice.
+        denoiser: D.
         score: the score as a log-weight of strength 1.
         x: [B, ...] the run's first sample, variance-exploding.
         sigma_ve: [B].
-        step: of the finite difference.
+        difference: the finite difference.
+        step: where in the run this is; None for an evaluation on its own.
 
     Raises:
         WeightError: the score broke its contract.
         ModelError: the model's own output is not finite.
     """
-    denoised = denoiser(x, sigma_ve)
+    denoised = (step or Step()).denoise(denoiser, x, sigma_ve)
     check_finite_model(denoised, sigma_ve)
     values, g = checked_value_and_grad(score, denoised, sigma_ve)
-    jg = jacobian_vector_product(denoiser, x, sigma_ve, denoised, g, step.size(g, sigma_ve))
+    jg = jacobian_vector_product(denoiser, x, sigma_ve, denoised, g, difference.size(g, sigma_ve))
     check_finite_model(jg, sigma_ve)
     shift = per_sample(sigma_ve.float() ** 2, x) * jg
     e = (g.float() * shift).flatten(1).sum(dim=1).clamp(min=0)  # rounding can make it negative

@@ -15,34 +15,34 @@ from .contracts import LogWeight, checked_value
 from .shapes import Latents, PerSample
 from .ve import per_sample
 
-Sample = Callable[[Latents], Latents]  # unit noise [B, ...] -> finished pictures [B, ...], plainly
+Sample = Callable[[Latents], Latents]  # unit noise [B, ...] -> finished samples [B, ...], plainly
 Draw = Callable[[], Latents]  # -> fresh unit noise [B, ...]
-FINISHED = torch.zeros(1)  # the noise level at which pictures are weighed
+FINISHED = torch.zeros(1)  # the noise level at which samples are weighed
 
 
 @dataclass(frozen=True)
 class Found:
-    """The best picture of each sample.
+    """The best of each sample of a batch.
 
     Attributes:
-        pictures: [B, ...].
+        samples: [B, ...].
         log_w: [B], of these.
         noise: [B, ...], which led to them.
         model_calls: forwards of the denoiser per sample.
         value_calls: evaluations of the weight per sample.
     """
 
-    pictures: Latents
+    samples: Latents
     log_w: PerSample
     noise: Latents
     model_calls: int
     value_calls: int
 
-    def or_better(self, other: Found) -> Found:
+    def better_of(self, other: Found) -> Found:
         """Whichever is better, sample by sample; both were paid for. The earlier wins a tie."""
         better = other.log_w > self.log_w
         return Found(
-            torch.where(per_sample(better, self.pictures), other.pictures, self.pictures),
+            torch.where(per_sample(better, self.samples), other.samples, self.samples),
             torch.where(better, other.log_w, self.log_w),
             torch.where(per_sample(better, self.noise), other.noise, self.noise),
             self.model_calls + other.model_calls,
@@ -50,8 +50,8 @@ class Found:
         )
 
 
-def tried(sample: Sample, log_weight: LogWeight, noise: Latents, steps: int) -> Found:
-    """One plain picture from each noise, weighed.
+def evaluate(sample: Sample, log_weight: LogWeight, noise: Latents, steps: int) -> Found:
+    """One plain sample from each noise, weighed.
 
     Args:
         sample: the plain sampler.
@@ -62,18 +62,18 @@ def tried(sample: Sample, log_weight: LogWeight, noise: Latents, steps: int) -> 
     Raises:
         WeightError: the weight broke its contract.
     """
-    pictures = sample(noise)
-    return Found(pictures, checked_value(log_weight, pictures, FINISHED), noise, steps, 1)
+    samples = sample(noise)
+    return Found(samples, checked_value(log_weight, samples, FINISHED), noise, steps, 1)
 
 
 def best_of(sample: Sample, log_weight: LogWeight, draw: Draw, count: int, steps: int) -> Found:
-    """The best of ``count`` plain pictures, sample by sample.
+    """The best of ``count`` plain samples, one by one.
 
     Args:
         sample: the plain sampler; what it draws on the way is its own affair.
         log_weight: log w; its gradient is not asked for.
         draw: first noise.
-        count: how many pictures to choose from.
+        count: how many samples to choose from.
         steps: model calls of one run of the sampler.
 
     Raises:
@@ -81,10 +81,10 @@ def best_of(sample: Sample, log_weight: LogWeight, draw: Draw, count: int, steps
         WeightError: the weight broke its contract.
     """
     if count < 1:
-        raise ValueError(f"count is {count}; expected 1 or more pictures to choose from.")
-    best = tried(sample, log_weight, draw(), steps)
+        raise ValueError(f"count is {count}; expected 1 or more samples to choose from.")
+    best = evaluate(sample, log_weight, draw(), steps)
     for _ in range(count - 1):
-        best = best.or_better(tried(sample, log_weight, draw(), steps))
+        best = best.better_of(evaluate(sample, log_weight, draw(), steps))
     return best
 
 
@@ -101,7 +101,7 @@ def zero_order_search(
 
     Source: Ma et al., "Inference-Time Scaling for Diffusion Models beyond Scaling Denoising Steps",
     arXiv 2501.09732. A neighbour is cos(a) pivot + sin(a) fresh noise, tan(a) = radius: again unit
-    noise, so that every picture tried is one that the model makes. The pivot is tried once.
+    noise, so that every sample tried is one that the model makes. The pivot is tried once.
 
     Args:
         sample: the plain sampler; should draw the same on the way each time.
@@ -124,10 +124,10 @@ def zero_order_search(
         raise ValueError(f"radius is {radius}; expected above 0.")
     angle = math.atan(radius)
     kept, fresh = (0.0 if math.isinf(radius) else math.cos(angle)), math.sin(angle)
-    best = tried(sample, log_weight, draw(), steps)
+    best = evaluate(sample, log_weight, draw(), steps)
     for _ in range(rounds):
         pivot = best.noise
         for _ in range(neighbours):
             noise = kept * pivot + fresh * draw()
-            best = best.or_better(tried(sample, log_weight, noise, steps))
+            best = best.better_of(evaluate(sample, log_weight, noise, steps))
     return best

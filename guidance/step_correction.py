@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import torch
 
-from .shapes import Latents, Levels, PerSample
+from .shapes import Latents, PerSample
 
 
-def kernel_share(keep: float, sigma2: PerSample, predicted: PerSample, whole: Latents) -> PerSample:
+def step_correction(
+    keep: float, sigma_ve: PerSample, predicted_gain: PerSample, full_shift: Latents
+) -> PerSample:
     """How much of the shift sigma^2 J v fits the kernel of an ancestral step: [B] in 0..1.
 
     The step is x' = D + keep (x - D) + s xi with keep = (sigma' / sigma)^2 and
@@ -15,32 +17,19 @@ def kernel_share(keep: float, sigma2: PerSample, predicted: PerSample, whole: La
     by s^2 J' v, J' at the next noise level; a shifted D moves it by (1 - keep) sigma^2 J v. For
     data that is Gaussian along the shift, J = j and J' = j / (j + (1 - j) keep), so the share is
     keep / (j + (1 - j) keep). It goes to 1 as the steps get finer. With 30 steps, where such a
-    chain draws pictures that differ less than the model's own (by 17 to 30 % in variance), the
-    whole shift would be 19 to 42 % too long. Not in the paper.
+    chain draws images that differ less than the model's own (by 17 to 30 % in variance), the
+    full shift would be 19 to 42 % too long. Not in the paper.
 
     Args:
         keep: (sigma' / sigma)^2, 0 in the last step, which has no noise and is left alone.
-        sigma2: [B] sigma^2.
-        predicted: [B] <v, whole>.
-        whole: [B, ...] the shift sigma^2 J v.
+        sigma_ve: [B].
+        predicted_gain: [B] <v, sigma^2 J v>.
+        full_shift: [B, ...] sigma^2 J v.
     """
     if keep >= 1:
-        return torch.ones_like(predicted)
+        return torch.ones_like(predicted_gain)
     # <Jv, Jv> / <v, Jv>: j where the shift is, not where v has parts that J takes away.
-    j = whole.flatten(1).square().sum(dim=1) / (sigma2 * predicted).clamp(min=1e-30)
+    sigma2 = sigma_ve.float() ** 2
+    j = full_shift.flatten(1).square().sum(dim=1) / (sigma2 * predicted_gain).clamp(min=1e-30)
     j = j.clamp(0, 1)
     return keep / (j + (1 - j) * keep).clamp(min=1e-30)
-
-
-def ancestral_keep(sigmas: Levels, sigma: float) -> float:
-    """(sigma' / sigma)^2 of the step that starts at sigma; 1 where no step of the list does.
-
-    Args:
-        sigmas: falling noise levels of a run, variance-exploding, the last may be 0.
-        sigma: > 0.
-    """
-    levels = sigmas.tolist()
-    for level, lower in zip(levels[:-1], levels[1:], strict=True):
-        if abs(level - sigma) <= 1e-4 * sigma:
-            return float(lower / level) ** 2
-    return 1.0

@@ -20,20 +20,20 @@ class StepRecord:
         sigma_ve: noise level, variance-exploding units.
         active: whether the step was guided.
         alpha: the schedule's factor, 0..1.
-        log_w: log-weight of the denoised picture before the shift, nats.
-        variance: sigma_ve^2 <v, J v>, squared nats; also the gain in log w, in nats, that v
-            promises for the shift sigma_ve^2 J v.
+        log_w: log-weight of the denoised sample before the shift, nats.
+        predicted_gain: <v, sigma_ve^2 J v>, nats: what v predicts that log w gains by the full
+            shift; also the posterior variance of the linearised log w, squared nats.
         shift_rms: RMS of the shift, latent units.
-        denoised_rms: RMS of the denoised picture, latent units.
+        denoised_rms: RMS of the denoised sample, latent units.
         model_calls: forwards of the denoiser.
         weight_calls: evaluations of the weight with its gradient.
         seconds: wall clock of the evaluation.
         terms: log_w of each factor of the weight, by name, where the weight has factors.
         value_calls: evaluations of the weight without its gradient.
-        realised: the gain in log w that comes of that shift, nats; None where it was not looked at.
+        actual_gain: the gain in log w by that shift, nats; None where it was not looked at.
         model_backwards: backward passes through the denoiser.
-        ess: effective size of each group of particles, as a share of their number, before they are
-            resampled; None where nothing was weighed.
+        ess: of each group of particles, as a share of their number, before they are resampled;
+            None where nothing was weighed.
         resampled: whether each group was resampled, likewise.
     """
 
@@ -41,7 +41,7 @@ class StepRecord:
     active: bool
     alpha: Numbers | None
     log_w: Numbers | None
-    variance: Numbers | None
+    predicted_gain: Numbers | None
     shift_rms: Numbers | None
     denoised_rms: Numbers | None
     model_calls: int
@@ -49,7 +49,7 @@ class StepRecord:
     seconds: float
     terms: dict[str, Numbers] | None = None
     value_calls: int = 0
-    realised: Numbers | None = None
+    actual_gain: Numbers | None = None
     model_backwards: int = 0
     ess: Numbers | None = None
     resampled: Tensor | None = None
@@ -70,9 +70,9 @@ class Trace:
 
     Attributes:
         label: what the run was, for plots that compare several.
-        start: what was done to the first noise, where it was tilted.
+        start: what was done to the initial noise, where it was tilted.
         records: one per evaluation of the sampler.
-        strengths: nats per unit of score of each factor of the weight, as used.
+        strengths: strength of each factor of the weight, as used.
         measured: the names of those whose strength the run chose by itself.
         watcher: called with the trace whenever something was added, for what shows a run live.
     """
@@ -93,7 +93,7 @@ class Trace:
         self._tell()
 
     def add_start(self, record: StepRecord) -> None:
-        """Note what was done to the first noise."""
+        """Note what was done to the initial noise."""
         self.start = _kept(record)
         self._tell()
 
@@ -129,7 +129,7 @@ class Trace:
     @property
     def value_calls(self) -> int:
         """Evaluations of the weight without its gradient over the run."""
-        # To measure a strength takes two: the score on both sides of the denoised picture.
+        # To measure a strength takes two: the score on both sides of the denoised sample.
         return 2 * len(self.measured) + sum(record.value_calls for record in self._all)
 
     @property

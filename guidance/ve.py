@@ -24,7 +24,7 @@ class VEView:
     """How a sampler's x at some noise level is made: x = signal * x0 + noise * eps.
 
     Attributes:
-        signal: [B] factor of the clean picture.
+        signal: [B] factor of the clean sample.
         noise: [B] factor of the unit noise.
     """
 

@@ -6,7 +6,9 @@ from comfy_api.latest import ComfyExtension, io
 
 from ..runtime.model_files import register_folder
 from ..runtime.page_plan import register as register_routes
-from .methods.rivals import LAGSMethodDPS, LAGSMethodFreeDoM, LAGSMethodLiDAR
+from .methods.dps import LAGSMethodDPS
+from .methods.freedom import LAGSMethodFreeDoM
+from .methods.lidar import LAGSMethodLiDAR
 from .samplers.ksampler import LAGSGuidance, LAGSKSampler, LAGSKSamplerAdvanced, LAGSOptions
 from .samplers.mmsold import LAGSMMSOLD
 from .samplers.particles import LAGSParticleSampler

@@ -45,8 +45,10 @@ def fill(
     """Draw into two axes, alpha and shift factor."""
     x = along(axis, made.sigma)
     trust, factor = axes
-    _chosen(trust, x, made.trust, made.active, label, COLOURS[theme][0])
-    _chosen(factor, x, made.sigma_ve**2 * made.trust, made.active, label, COLOURS[theme][0])
+    _chosen(trust, x, made.unskipped_alpha, made.active, label, COLOURS[theme][0])
+    _chosen(
+        factor, x, made.sigma_ve**2 * made.unskipped_alpha, made.active, label, COLOURS[theme][0]
+    )
     for i, (name, alpha) in enumerate(others.items()):
         look: dict[str, Any] = {"lw": 1, "color": COLOURS[theme][1 + i % 5]}
         if name in REFERENCES:

@@ -22,7 +22,7 @@ def caches_on(options: dict[str, Any]) -> list[str]:
     return sorted(found)
 
 
-def past_caches(options: dict[str, Any]) -> dict[str, Any]:
+def without_caches(options: dict[str, Any]) -> dict[str, Any]:
     """model_options with which an evaluation neither reads nor writes any cache."""
     if not caches_on(options):
         return options
@@ -38,10 +38,10 @@ def past_caches(options: dict[str, Any]) -> dict[str, Any]:
         state = transformer[COMFYS[0]].clone()
         state.end_t = math.inf
         transformer[COMFYS[0]] = state
-    return past_other_packs({**options, "transformer_options": transformer})
+    return without_other_packs({**options, "transformer_options": transformer})
 
 
-def past_other_packs(options: dict[str, Any]) -> dict[str, Any]:
+def without_other_packs(options: dict[str, Any]) -> dict[str, Any]:
     """model_options without the caches that count steps, which a whole run must take or leave."""
     if not _function_cache(options):
         return options
@@ -49,7 +49,7 @@ def past_other_packs(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def warn_of_caches(options: dict[str, Any], remedy: str) -> None:
-    """Say which caches guidance goes past, and what to do for their speed."""
+    """Say which caches guidance bypasses, and what to do for their speed."""
     if names := caches_on(options):
         logging.warning(
             "LAGS: this model carries %s, which answers evaluations from earlier ones. %s",

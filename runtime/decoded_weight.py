@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..guidance import AutogradLogWeight, LogWeight, WeightError
+from ..guidance import AutogradLogWeight, LogWeight, WeightError, scaled_vjp
 from ..rewards import Weight
 from ..rewards.masked import box_of
 from .decoders import Decoder, shrunk, shrunk_size
@@ -66,16 +66,16 @@ class DecodedLogWeight:
 
     def _part(self, height: int, width: int) -> tuple[int, int, int, int]:
         """Top, bottom, left and right of the latent cells that the weight can see."""
-        cell, reach = self.decoder.cell, self.decoder.reach
+        cell, around = self.decoder.cell, self.decoder.receptive_field
         box = self._box(cell * height, cell * width)
-        if reach is None or box is None:
+        if around is None or box is None:
             return 0, height, 0, width
         top, bottom, left, right = box
         return (
-            max(0, top // cell - reach),
-            min(height, math.ceil(bottom / cell) + reach),
-            max(0, left // cell - reach),
-            min(width, math.ceil(right / cell) + reach),
+            max(0, top // cell - around),
+            min(height, math.ceil(bottom / cell) + around),
+            max(0, left // cell - around),
+            min(width, math.ceil(right / cell) + around),
         )
 
     def _box(self, height: int, width: int) -> tuple[int, int, int, int] | None:
@@ -221,12 +221,8 @@ class DecodedLogWeight:
             images = self.images(leaf)
             with _failing_as(self.name):
                 log_w, grad = self.on_images.value_and_grad(images)
-            # The gradient of one pixel is tiny; divided by its largest entry, picture by picture,
-            # it does not underflow in a decoder of half precision.
-            peak = grad.abs().amax(dim=(1, 2, 3), keepdim=True)
-            peak = torch.where(peak > 0, peak, 1.0)
-            (pulled,) = torch.autograd.grad(images, leaf, grad / peak)
-        return log_w, pulled.float() * peak.to(pulled.device)
+            # The gradient of one pixel is tiny, and a decoder of half precision would lose it.
+            return log_w, scaled_vjp(images, leaf, grad)
 
 
 @contextmanager

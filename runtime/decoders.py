@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,11 +17,11 @@ from comfy.ldm.modules.diffusionmodules.model import AttnBlock, ResnetBlock, Ups
 from comfy.taesd.taesd import TAESD
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
 from ..rewards import Weight
 from ..rewards.checkpoint import fill, read_weights, shape_of
 from .autograd_safe import autograd_safe
+from .gradient import recomputed
 from .model_files import ModelFileError
 from .models import patchers_of, shared
 
@@ -39,7 +38,7 @@ TAESD_KEPT = 900
 
 # Its convolutions see one pixel around: 10 at the latents' size, 10 at twice, 10 at four times and
 # 5 at eight times it, which is a little over 18 cells on each side.
-TAESD_REACH = 19
+TAESD_RECEPTIVE_FIELD = 19
 
 APPROXIMATE = "vae_approx"  # ComfyUI's folder for TAESD
 TAESD_FILES = (".safetensors", ".sft", ".pth", ".pt")  # best first
@@ -54,7 +53,7 @@ class Decoder(Protocol):
     Attributes:
         name: in words, for the log and errors.
         cell: pixels of the picture along a side of one latent cell.
-        reach: how many cells away from a pixel's own it still depends on; None for all.
+        receptive_field: how many cells away from a pixel's own it still depends on; None for all.
         patchers: ComfyUI's handles of what must be on the device.
         modules: our own networks that must be on the device.
         device: where it computes.
@@ -62,7 +61,7 @@ class Decoder(Protocol):
 
     name: str
     cell: int
-    reach: int | None
+    receptive_field: int | None
     patchers: tuple[Any, ...]
     modules: tuple[nn.Module, ...]
 
@@ -136,12 +135,12 @@ class VAEDecoder:
         self.net: nn.Module = vae.first_stage_model
         self.is_small = isinstance(self.net, TAESD)
         # The VAE itself attends to, and normalises over, the whole picture.
-        self.reach = TAESD_REACH if self.is_small else None
+        self.receptive_field = TAESD_RECEPTIVE_FIELD if self.is_small else None
         self.name = "the VAE" if not self.is_small else "the VAE (TAESD)"
         self.cell = int(vae.spacial_compression_decode())
         self.patchers = (vae.patcher,)
         self.offset, self.gain = _affine_part(vae.process_output)
-        self.can_spare = any(isinstance(module, BLOCKS) for module in self.net.modules())
+        self.blocks = [block for block in self.net.modules() if isinstance(block, BLOCKS)]
 
     @property
     def device(self) -> torch.device:
@@ -159,7 +158,8 @@ class VAEDecoder:
     @contextmanager
     def differentiable(self, sparing: bool) -> Iterator[None]:
         """As a decoder; the VAE is as before after it."""
-        with autograd_safe(self.net), recomputing(self.net) if sparing else nullcontext():
+        spared = recomputed(self.blocks) if sparing else nullcontext()
+        with autograd_safe(self.net), spared:
             yield
 
     def bytes_per_picture(self, height: int, width: int, sparing: bool) -> float:
@@ -169,7 +169,7 @@ class VAEDecoder:
             return _taesd_bytes(height * width * self.cell**2, dtype)
         shape = (1, self.vae.latent_channels, height, width)
         decoding = float(self.vae.memory_used_decode(shape, dtype))
-        return decoding * (VAE_RECOMPUTED if sparing and self.can_spare else VAE_KEPT)
+        return decoding * (VAE_RECOMPUTED if sparing and self.blocks else VAE_KEPT)
 
 
 class TAESDDecoder:
@@ -184,7 +184,7 @@ class TAESDDecoder:
     """
 
     name = "TAESD"
-    reach = TAESD_REACH
+    receptive_field = TAESD_RECEPTIVE_FIELD
     patchers: tuple[Any, ...] = ()
 
     def __init__(self, net: nn.Module, cell: int) -> None:
@@ -241,7 +241,7 @@ class LatentRGBDecoder:
             )
         bias = getattr(latent_format, "latent_rgb_factors_bias", None) or [0.0, 0.0, 0.0]
         self.unpacked = getattr(latent_format, "latent_rgb_factors_reshape", None)
-        self.reach = 0 if self.unpacked is None else None
+        self.receptive_field = 0 if self.unpacked is None else None
         with torch.inference_mode(False):
             self.factors = torch.tensor(factors, dtype=torch.float32)  # [C, 3]
             self.bias = torch.tensor(bias, dtype=torch.float32).view(3, 1, 1)
@@ -346,31 +346,6 @@ def read_taesd(path: Path, dtype: torch.dtype) -> nn.Module:
         net: nn.Module = TAESD(latent_channels=packed).taesd_decoder
     fill(net, weights, path, dtype)
     return net
-
-
-@contextmanager
-def recomputing(model: nn.Module) -> Iterator[None]:
-    """Let the blocks of a VAE compute their inner tensors again in the backward pass.
-
-    Autograd then keeps one tensor a block instead of about ten. The blocks are as before after it.
-
-    Args:
-        model: a VAE's ``first_stage_model``. One that has none of ComfyUI's blocks runs as it is.
-    """
-    with ExitStack() as undo:
-        for block in model.modules():
-            if not isinstance(block, BLOCKS):
-                continue
-            if "forward" in vars(block):  # another node's: go through it, and leave it there
-                undo.callback(setattr, block, "forward", block.forward)
-            else:
-                undo.callback(delattr, block, "forward")
-            block.forward = partial(
-                checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False
-            )
-        # Stopping early throws out of a layer of ComfyUI, past the end of its weights' transfer.
-        with set_checkpoint_early_stop(False):
-            yield
 
 
 def shrunk_size(height: int, width: int, cell: int, side: int) -> tuple[int, int]:

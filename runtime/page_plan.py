@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from ..guidance import plan, preset
-from ..guidance.particles import autograd_vjp, particle_plan
+from ..guidance.particles import particle_plan
 from ..nodes.samplers.ksampler import Options
 from ..nodes.tools.visualize import as_sampled, curve
 from .last_model import Sampling, sampling_of
@@ -42,11 +42,11 @@ def schedule(asked: dict[str, Any]) -> dict[str, Any]:
     method = preset(asked["mode"], c, sampling.step)
     if asked.get("options"):
         method = Options.of(asked["options"]).applied_to(method, c)
-    if asked.get("add_noise") == "disable":
-        method = replace(method, tilt_start=False)
     scaling = sampling.model_sampling.noise_scaling
     branches = 1 if float(asked.get("cfg", 2.0)) == 1 else 2
-    made = plan(method, sigmas, scaling, float(asked.get("nats", 3.0)), branches)
+    adds_noise = asked.get("add_noise") != "disable"
+    score_std = float(asked.get("nats", 3.0))
+    made = plan(method, sigmas, scaling, score_std, branches, adds_noise)
     return {**curve(made), "source": sampling.source}
 
 
@@ -63,8 +63,7 @@ def particles(sampling: Sampling, asked: dict[str, Any]) -> dict[str, Any]:
         raise ValueError(f"No step is run: denoise is {asked['denoise']}.")
     levels = Levels.of(sampling.model_sampling, sigmas)
     steps = len(levels.sigma) - 1
-    # What is planned asks no model.
-    engine = choices.engine(steps, autograd_vjp(lambda x, sigma: x), sampling.step)
+    engine = choices.engine(steps, sampling.step)
     chain = chain_of(asked["sampler_name"], sampling.model_sampling)
     made = particle_plan(replace(engine, chain=chain), levels.sigma_ve, choices.particles)
     return {

@@ -14,10 +14,10 @@ import torch
 from comfy.samplers import KSamplerX0Inpaint
 from torch import Tensor
 
-from ..guidance import LogWeight
-from ..guidance.particles import Ancestral, Chain
-from ..guidance.ve import SMALLEST_SIGNAL, per_sample, ve_view
-from .caches import past_caches
+from ..guidance import Ancestral, Chain, LogWeight, per_sample, scaled_vjp, ve_view
+from ..guidance.ve import SMALLEST_SIGNAL
+from .caches import without_caches
+from .gradient import differentiable, networks_of
 from .memory import back_on_device, make_room, no_room_for_model, unless_out_of_memory
 
 # Samplers whose every step is one Gaussian around a mean that the model's answer there decides.
@@ -43,7 +43,7 @@ class FlowAncestral:
         t = ahead**2 * (sigma + self.noise_scale) / sigma
         return self.noise_scale * t / (1 - t)
 
-    def spread(self, sigma: float, lower: float) -> float:
+    def noise_std(self, sigma: float, lower: float) -> float:
         """s; 0 where ``lower`` is 0."""
         return math.sqrt(max(0.0, lower**2 - self._down(sigma, lower) ** 2))
 
@@ -56,7 +56,7 @@ class FlowAncestral:
 class Renoised:
     """LCM's sampler: the denoised picture with fresh noise of the next level."""
 
-    def spread(self, sigma: float, lower: float) -> float:
+    def noise_std(self, sigma: float, lower: float) -> float:
         """s: all of the next level's noise."""
         return lower
 
@@ -195,7 +195,26 @@ class ParticleModel:
     def __call__(self, x: Tensor, sigma_ve: Tensor) -> Tensor:
         """D(x), [G N, ...]."""
         back_on_device(self.guider, self._shape(x))
-        return self.in_parts(lambda part: self.evaluated(part, sigma_ve), x)
+        return self.in_parts(lambda part: self._evaluate(part, sigma_ve), x)
+
+    def vjp(self, x: Tensor, sigma_ve: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """(D(x), the map from v to J^T v).
+
+        The map computes D again: what autograd keeps is then of a few particles, and is gone before
+        the next ones' turn, however many there are.
+        """
+
+        def pull(v: Tensor) -> Tensor:
+            with differentiable(networks_of(self.guider)):
+                return self.in_parts(lambda *part: self._pull(*part, sigma_ve), x, v)
+
+        return self(x, sigma_ve), pull
+
+    def _pull(self, x: Tensor, v: Tensor, sigma_ve: Tensor) -> Tensor:
+        """J^T v of some particles of every image."""
+        with torch.inference_mode(False), torch.enable_grad():
+            leaf = x.detach().clone().requires_grad_()
+            return scaled_vjp(self._evaluate(leaf, sigma_ve), leaf, v)
 
     def in_parts(self, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
         """A function of some particles of every picture, over all of them [G N, ...].
@@ -215,9 +234,9 @@ class ParticleModel:
             )
             make_room(self.guider)
             self.at_once = 1
-            # A cache of another node remembers more rows than come from now on.
-            past = past_caches(self.options["model_options"])
-            self.options = {**self.options, "model_options": past}
+            # A cache of another node holds more rows than come from now on.
+            options = without_caches(self.options["model_options"])
+            self.options = {**self.options, "model_options": options}
             done = self._try_in_parts(function, *inputs)
         if done is None:
             remedy = (
@@ -244,7 +263,7 @@ class ParticleModel:
 
         return unless_out_of_memory(attempt)
 
-    def evaluated(self, x: Tensor, sigma_ve: Tensor) -> Tensor:
+    def _evaluate(self, x: Tensor, sigma_ve: Tensor) -> Tensor:
         """D of some particles of every picture, by particle: [n G, ...]."""
         mm.throw_exception_if_processing_interrupted()
         level = self.levels.nearest(sigma_ve)
@@ -271,12 +290,12 @@ class ParticleWeight:
 
     def __call__(self, denoised: Tensor) -> Tensor:
         """log w, one per row."""
-        return torch.cat([self._looked(self.inner, part) for part in denoised.split(self.rows)])
+        return torch.cat([self._checked(self.inner, part) for part in denoised.split(self.rows)])
 
     def value_and_grad(self, denoised: Tensor) -> tuple[Tensor, Tensor]:
         """(log w, gradient like ``denoised``)."""
         parts = [
-            self._looked(self.inner.value_and_grad, part) for part in denoised.split(self.rows)
+            self._checked(self.inner.value_and_grad, part) for part in denoised.split(self.rows)
         ]
         grad = torch.cat([part[1] for part in parts])
         return torch.cat([part[0] for part in parts]), grad if self.mask is None else (
@@ -284,7 +303,7 @@ class ParticleWeight:
         )
 
     @staticmethod
-    def _looked(function: Callable[[Tensor], Any], part: Tensor) -> Any:
+    def _checked(function: Callable[[Tensor], Any], part: Tensor) -> Any:
         """A look at the stop button, then at the pictures."""
         mm.throw_exception_if_processing_interrupted()
         return function(part)

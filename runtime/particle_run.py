@@ -15,12 +15,11 @@ from comfy.sampler_helpers import estimate_memory
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..guidance import DifferenceStep, LogWeight, StepRecord, Trace, score_deviation
+from ..guidance import DifferenceStep, LogWeight, StepRecord, Trace, score_std
 from ..guidance.particles import (
     PRESETS,
     RESAMPLING,
     TEMPERING,
-    DenoiserVJP,
     Particles,
     ParticleSampler,
     ParticleTrace,
@@ -32,15 +31,14 @@ from ..guidance.particles import (
     noisy_start,
     particle_preset,
 )
-from ..guidance.particles.resampling import draw
+from ..guidance.particles.resampling import draw_by_weight
 from ..rewards import Weight
-from .caches import past_caches, warn_of_caches
+from .caches import warn_of_caches, without_caches
 from .checks import check_latent
 from .decoded_weight import DecodedLogWeight
 from .decoders import Decoder, Decoding
+from .gradient import KEPT
 from .memory import GIGABYTE
-from .model_gradient import KEPT, networks_of
-from .particle_gradient import ModelVJP
 from .particle_model import (
     Inpainting,
     Levels,
@@ -120,9 +118,9 @@ class Choices:
                 f"{self.count}; expected at least 0, 0 and 1."
             )
 
-    def engine(self, steps: int, vjp: DenoiserVJP, step: DifferenceStep) -> ParticleSampler:
+    def engine(self, steps: int, difference: DifferenceStep) -> ParticleSampler:
         """The method with these choices made."""
-        engine = particle_preset(self.method, steps, vjp, step)
+        engine = particle_preset(self.method, steps, difference)
         if self.resampling != FROM_METHOD:
             engine = replace(engine, resampling=RESAMPLING[self.resampling])
         if self.ess_threshold != -1:
@@ -145,7 +143,7 @@ class Choices:
             )
             for seed in seeds
         ]
-        return draw(particles.log_weights, torch.stack(uniforms))
+        return draw_by_weight(particles.log_weights, torch.stack(uniforms))
 
 
 @dataclass
@@ -175,7 +173,7 @@ class ParticleRun:
         sampler_name: one of ``particle_model.SAMPLERS``.
         seed: of the run.
         indices: number of each picture of the batch, which its noise hangs on.
-        step: the finite difference of method 'lags'.
+        difference: the finite difference of method 'lags'.
         trace: receives one record per step.
 
     Attributes:
@@ -195,12 +193,12 @@ class ParticleRun:
         sampler_name: str,
         seed: int,
         indices: Sequence[int],
-        step: DifferenceStep,
+        difference: DifferenceStep,
         trace: ParticleRunTrace,
     ) -> None:
         self.choices, self.weight = choices, weight
         self.decoder, self.decoding = decoder, decoding
-        self.sampler_name, self.step, self.trace = sampler_name, step, trace
+        self.sampler_name, self.difference, self.trace = sampler_name, difference, trace
         every = group_seeds(seed, max(indices) + 1)
         self.seeds = [every[index] for index in indices]
 
@@ -233,7 +231,7 @@ class ParticleRun:
         if not self.weight.is_off or at_once < self.choices.particles:
             options = extra_args["model_options"]
             warn_of_caches(options, CACHES_AND_PARTICLES)
-            extra_args = {**extra_args, "model_options": past_caches(options)}
+            extra_args = {**extra_args, "model_options": without_caches(options)}
         model = ParticleModel(guider, levels, inpainting, extra_args, at_once)
         # The first particle begins as KSampler would; the others with noise of their own.
         more = noisy_start(torch.zeros_like(noise), self.choices.particles - 1, 1.0, self.seeds)
@@ -243,7 +241,7 @@ class ParticleRun:
         steps = len(levels.sigma) - 1
         with at_step(lambda: 1, steps):
             log_weight = self._log_weight(model, sampling)
-        engine = replace(self._engine(guider, model, steps), chain=chain)
+        engine = replace(self._engine(steps), chain=chain)
         with tqdm(total=steps, disable=disable_pbar) as bar:
             shown = _shown(self.trace, callback, bar)
             # After the last step the weight looks at the finished pictures.
@@ -258,10 +256,10 @@ class ParticleRun:
         done: Tensor = sampling.inverse_noise_scaling(levels.sigma[-1], chosen)
         return done
 
-    def _engine(self, guider: Any, model: ParticleModel, steps: int) -> ParticleSampler:
+    def _engine(self, steps: int) -> ParticleSampler:
         if self.weight.is_off:
             return particle_preset("smc", steps)
-        return self.choices.engine(steps, ModelVJP(model, networks_of(guider)), self.step)
+        return self.choices.engine(steps, self.difference)
 
     def _loaded(self, guider: Any, shape: torch.Size) -> int:
         """Load what the run needs beside the model; how many particles to evaluate at once."""
@@ -315,12 +313,12 @@ class ParticleRun:
         x = sampling.noise_scaling(sigma, around.noise, around.kept) / signal
         sigma_ve = levels.sigma_ve[levels.clear].expand(len(x))
         deviations = {
-            i: score_deviation(
+            i: score_std(
                 model,
                 self._over(model, Weight.of(term.reward, 1.0), 1),
                 x,
                 sigma_ve,
-                self.step,
+                self.difference,
             )
             for i, term in enumerate(self.weight.terms)
             if not term.is_known
@@ -356,7 +354,7 @@ def _record(progress: Progress) -> StepRecord:
         active=weighed or pushed,
         alpha=record.weighing.temperature if record.weighing is not None else None,
         log_w=progress.log_w.flatten() if weighed or pushed else None,
-        variance=None,
+        predicted_gain=None,
         shift_rms=None,
         denoised_rms=None,
         model_calls=record.model_calls * count,

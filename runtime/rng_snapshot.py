@@ -1,4 +1,4 @@
-"""A further evaluation of a MODEL as if the one before it had not been.
+"""A second evaluation of a MODEL as if the first had not been.
 
 Two evaluations differ by what their inputs differ by, only if whatever else decides them is alike:
 the numbers that patches draw at random (ToMe, HyperTile), and what functions on the branches
@@ -18,10 +18,10 @@ from torch import Tensor
 # Those that combine the branches. Functions after them are left alone: SAG's reads what attention
 # patches have written in the very evaluation, also where only one branch was evaluated.
 SEVERAL, SINGLE = "sampler_pre_cfg_function", "sampler_cfg_function"
-REMEMBERED = (Tensor, int, float)  # what of them is put back
+RESTORED = (Tensor, int, float)  # what of them is put back
 
 
-class Before:
+class Snapshot:
     """What an evaluation begins from, noted before it.
 
     Args:
@@ -35,7 +35,7 @@ class Before:
         self.random_cuda = None if self.cuda is None else torch.cuda.get_rng_state(self.cuda)
         functions = [*options.get(SEVERAL, ()), options.get(SINGLE)]
         self.cells = [cell for function in functions for cell in _variables(function)]
-        self.remembered = _noted(self.cells)
+        self.values = _noted(self.cells)
 
     @contextmanager
     def again(self) -> Iterator[None]:
@@ -50,7 +50,7 @@ class Before:
     @contextmanager
     def rewound(self) -> Iterator[None]:
         """From that beginning: for a try in the place of one that failed."""
-        _put_back(self.remembered)
+        _put_back(self.values)
         with torch.random.fork_rng([] if self.cuda is None else [self.cuda]):
             torch.set_rng_state(self.random)
             if self.random_cuda is not None:
@@ -62,7 +62,7 @@ def _variables(function: Callable[..., Any] | None) -> list[CellType]:
     """The variables of outer functions in which one may remember: they hold numbers or tensors."""
     cells = getattr(function, "__closure__", None) or ()
     held = [cell for cell in cells if cell != CellType()]  # none is empty
-    return [c for c in held if c.cell_contents is None or isinstance(c.cell_contents, REMEMBERED)]
+    return [c for c in held if c.cell_contents is None or isinstance(c.cell_contents, RESTORED)]
 
 
 def _noted(cells: list[CellType]) -> list[tuple[CellType, Any]]:

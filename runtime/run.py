@@ -1,4 +1,4 @@
-"""Guidance as two wrappers on a cloned MODEL, so that every sampler node of ComfyUI obeys it."""
+"""Guidance as wrappers on a cloned MODEL, so that every sampler node of ComfyUI obeys it."""
 
 from __future__ import annotations
 
@@ -9,43 +9,45 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import comfy.k_diffusion.sampling as k_sampling
 import comfy.model_management as mm
 import comfy.samplers
 import torch
-from comfy.patcher_extension import WrappersMP
+from comfy.model_sampling import CONST
+from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
 from comfy.sampler_helpers import estimate_memory
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..guidance import (
     LAGS,
+    CachedGradient,
     DifferenceStep,
-    HeldLogWeight,
+    FreeDoM,
     LogWeight,
+    Lookahead,
+    Method,
     ModelError,
+    Step,
     StepRecord,
     Trace,
     VEView,
     WeightError,
     ancestral_keep,
-    score_deviation,
+    score_std,
+    time_travel,
     ve_view,
 )
 from ..rewards import Weight
 from ..rewards.masked import region, stretched
-from .caches import past_caches, past_other_packs, warn_of_caches
+from .caches import warn_of_caches, without_caches, without_other_packs
 from .checks import check_latent, check_vae
 from .decoded_weight import DecodedLogWeight, MaskedLogWeight
 from .decoders import Decoder, Decoding, choose
-from .memory import (
-    GIGABYTE,
-    back_on_device,
-    make_room,
-    no_room_for_model,
-    patchers_of_a_run,
-    unless_out_of_memory,
-)
+from .evaluations import DifferentiableEvaluations, Evaluations
+from .gradient import gradient_bytes, networks_of
+from .lookahead import look_ahead
+from .memory import GIGABYTE, back_on_device, patchers_of_a_run
 from .models import load
-from .rng_snapshot import Before
 
 
 def difference_step(model: Any) -> DifferenceStep:
@@ -62,15 +64,35 @@ def difference_step(model: Any) -> DifferenceStep:
 
 @dataclass
 class Run:
-    """What one sampling run needs beside the model; lives in that run's model_options only."""
+    """What one sampling run needs beside the model; lives in that run's model_options only.
 
-    log_weight: DecodedLogWeight
+    Attributes:
+        guider: ComfyUI's.
+        sigmas: the sampler's noise levels.
+        extra_args: what the sampler hands to each evaluation, before guidance changed any of it.
+        noise: of the run.
+        kept: the image that comes in, model space; None for pure noise.
+        mask: 1 where may be painted; None for everywhere.
+        region: where the weight acts, [1, 1, h, w]; None for everywhere.
+        ancestral: whether the sampler's steps draw from the posterior of the next noise level.
+        log_weight: through its decoder.
+        cached: of log_weight; its gradient may serve several evaluations.
+        networks: what a gradient has to pass, where the method goes through the model.
+    """
+
+    guider: Any
     sigmas: Tensor
-    mask: Tensor | None  # of inpainting
+    extra_args: dict[str, Any]
+    noise: Tensor
     kept: Tensor | None
-    region: Tensor | None  # where the weight acts, [1, 1, h, w]; None for everywhere
-    ancestral: bool  # whether the sampler's steps draw from the posterior of the next noise level
-    held: HeldLogWeight  # of log_weight: its gradient may serve several evaluations
+    mask: Tensor | None
+    region: Tensor | None
+    ancestral: bool
+    log_weight: DecodedLogWeight
+    cached: CachedGradient
+    method: Method
+    trace: Trace
+    networks: list[nn.Module]
 
     def keep(self, timestep: Tensor, view: VEView) -> float:
         """What the sampler's step from here keeps of x - D; 1 where its steps are of another kind.
@@ -82,9 +104,13 @@ class Run:
             return 1.0
         return ancestral_keep(self.sigmas, float(timestep.flatten()[0]))
 
-    def step(self, timestep: Tensor) -> int:
+    def step_number(self, timestep: Tensor) -> int:
         """Which step of the sampler an evaluation is in, from 1; samplers also look in between."""
         return int((self.sigmas[:-1] >= float(timestep.flatten()[0]) * (1 - 1e-4)).sum())
+
+    def look_ahead(self, count: int, steps: int, seed: int) -> Lookahead:
+        """Quick finished images of the prompt, weighed; kept for the next run of the same."""
+        return look_ahead(self, count, steps, seed)
 
 
 # The samplers of first order whose step is the exact posterior of the next noise level given D.
@@ -105,8 +131,8 @@ CACHES_AND_GUIDANCE = (
 )
 
 
-class GuidancePatch:
-    """LAGS on a MODEL.
+class Guidance:
+    """A method on a MODEL.
 
     Args:
         method: what to do at a noise level.
@@ -117,10 +143,11 @@ class GuidancePatch:
     """
 
     decoder: Decoder
+    difference: DifferenceStep  # by which an automatic strength is measured
 
     def __init__(
         self,
-        method: LAGS,
+        method: Method,
         weight: Weight,
         vae: Any,
         trace: Trace,
@@ -134,11 +161,11 @@ class GuidancePatch:
         """A clone of the MODEL that samples with guidance; the user's own stays as it is.
 
         Raises:
-            ValueError: the VAE does not belong to the model's latents, or they have no such
-                decoder.
+            ValueError: the VAE does not belong to the model's latents, they have no such decoder,
+                or the model or the weight is of a kind that the method cannot serve.
             ModelFileError: the decoder's file is missing.
         """
-        check_vae(self.vae, model)
+        self._check(model)
         latent_format = model.get_model_object("latent_format")
         # Asked through the model at each use: what patches it may replace the format for a run.
         self.decoder = choose(
@@ -147,10 +174,79 @@ class GuidancePatch:
             latent_format,
             lambda denoised: model.model.process_latent_out(denoised),
         )
+        own = self.method.difference if isinstance(self.method, LAGS) else difference_step(model)
+        self.difference = replace(own, full=False)  # how a score varies here, not how far off
         patched = model.clone()
         patched.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, self.key, self.sampler_sample)
         patched.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, self.key, self.predict_noise)
+        if self.method.own_sampler:
+            patched.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, self.key, self.outer_sample)
         return patched
+
+    def _check(self, model: Any) -> None:
+        name, flow = self.method.name, isinstance(model.get_model_object("model_sampling"), CONST)
+        if self.method.own_sampler and flow:
+            raise ValueError(
+                f"{name} travels back in noise, which its authors define for models "
+                "that predict noise; this is a flow model. Take LAGS without a method, DPS or "
+                "LiDAR."
+            )
+        if not self.weight.is_measured and not self.method.needs_gradient:
+            raise ValueError(
+                f"{name} asks for no gradient, by which an automatic strength is "
+                "measured: set the weight's strength by hand."
+            )
+        check_vae(self.vae, model)
+
+    def outer_sample(
+        self,
+        executor: Any,
+        noise: Tensor,
+        latent_image: Tensor,
+        sampler: Any,
+        *others: Any,
+        **named: Any,
+    ) -> Any:
+        """Around a whole run: the method's own sampler in the place of the user's.
+
+        Raises:
+            ValueError: the user's is of another kind.
+        """
+        if not is_ancestral(sampler):
+            name = getattr(getattr(sampler, "sampler_function", None), "__name__", "another")
+            raise ValueError(
+                f"{self.method.name} is an ancestral sampler of its own, and the sampler is "
+                f"{name.removeprefix('sample_')!r}: set sampler_name to euler_ancestral, with eta "
+                "and s_noise at 1."
+            )
+        own = comfy.samplers.KSAMPLER(self.own_sampler)
+        return executor(noise, latent_image, own, *others, **named)
+
+    def own_sampler(
+        self,
+        model: Any,
+        x: Tensor,
+        sigmas: Tensor,
+        extra_args: dict[str, Any],
+        callback: Any = None,
+        disable: Any = None,
+    ) -> Tensor:
+        """A sampler of ComfyUI: the method's, or without a run an ancestral one."""
+        draw = k_sampling.default_noise_sampler(x, seed=extra_args.get("seed"))
+        run: Run | None = extra_args.get("model_options", {}).get(self.key)
+        method = None if run is None else run.method
+        rounds = method.rounds if isinstance(method, FreeDoM) else [1] * (len(sigmas) - 1)
+
+        def look(step: int, x: Tensor, sigma: Tensor, denoised: Tensor) -> None:
+            if callback is not None:
+                sigmas_here = {"sigma": sigma, "sigma_hat": sigma}
+                callback({"x": x, "i": step, "denoised": denoised, **sigmas_here})
+
+        def denoiser(x: Tensor, sigma: Tensor) -> Tensor:
+            denoised: Tensor = model(x, sigma, **extra_args)
+            return denoised
+
+        return time_travel(denoiser, x, sigmas, rounds, lambda like: draw(None, None), look)
 
     def sampler_sample(
         self,
@@ -164,89 +260,118 @@ class GuidancePatch:
         denoise_mask: Tensor | None = None,
         disable_pbar: bool = False,
     ) -> Tensor:
-        """Around a whole run: load the VAE beside the model, and note mask and kept picture."""
+        """Around a whole run: load what it needs together, and bind the method to it."""
         check_latent(noise)
         options = extra_args["model_options"]
-        if self.method.jacobian or not self.weight.is_measured:
+        if self.method.through_model:
+            announce_gradient(self.method.name, guider, noise.shape)
+        if self.method.compares or not self.weight.is_measured:
             warn_of_caches(options, CACHES_AND_GUIDANCE)
-            options = past_other_packs(options)
+            options = without_other_packs(options)
         log_weight = self._decoded(self.weight, guider)
         announce(log_weight, noise.shape)
         load_together(guider, log_weight, noise.shape)
-        region = _region(self.weight, noise)
-        ancestral = is_ancestral(executor.class_obj)
-        held = self._held(log_weight)
-        run = Run(log_weight, sigmas, denoise_mask, latent_image, region, ancestral, held)
+        run = Run(
+            guider=guider,
+            sigmas=sigmas,
+            extra_args=extra_args,
+            noise=noise,
+            kept=latent_image,
+            mask=denoise_mask,
+            region=_region(self.weight, noise),
+            ancestral=is_ancestral(executor.class_obj),
+            log_weight=log_weight,
+            cached=self._cached(log_weight),
+            method=self.method,
+            trace=self.trace,
+            networks=networks_of(guider) if self.method.through_model else [],
+        )
         self.trace.clear()
-        if self.method.tilt_start and bool(noise.any()):  # no noise: another sampler's run goes on
+        if self.method.through_model:
+            self._make_room(guider, noise.shape)
+        if self.method.tilts_start and bool(noise.any()):  # no noise: another sampler's run goes on
             full = executor.class_obj.max_denoise(guider, sigmas)
-            noise = self._tilted(noise, guider, run, extra_args, full)
+            noise = self._tilted(noise, run, options, full)
+        run.method = self.method.bind(run)
         extra_args = {**extra_args, "model_options": {**options, self.key: run}}
         return executor(
             guider, sigmas, extra_args, callback, noise, latent_image, denoise_mask, disable_pbar
         )
 
+    def _make_room(self, guider: Any, shape: torch.Size) -> None:
+        """Free what the gradient takes: its graph is there while the weight's is made too."""
+        log_weight = self._decoded(self.weight, guider)
+        decoder, model = log_weight.decoder, guider.model_patcher
+        memory = gradient_bytes(guider, shape)
+        beside = patchers_of_a_run(guider)
+        if decoder.device == model.load_device:
+            memory += log_weight.bytes_per_picture(shape)
+            beside += decoder.patchers
+        mm.load_models_gpu(beside, memory_required=memory)
+
     def _decoded(self, weight: Weight, guider: Any) -> DecodedLogWeight:
         side = self.decoding.side_for(self.weight)
         return DecodedLogWeight(self.decoder, weight, side, partial(load_together, guider))
 
-    def _held(self, log_weight: DecodedLogWeight) -> HeldLogWeight:
-        return HeldLogWeight(log_weight, self.method.reuse)
+    def _cached(self, log_weight: DecodedLogWeight) -> CachedGradient:
+        return CachedGradient(log_weight, self.method.reuse)
 
-    def _tilted(
-        self, noise: Tensor, guider: Any, run: Run, extra_args: dict[str, Any], full: bool
-    ) -> Tensor:
-        """The first noise drawn from w p: moved so that the sampler's first x is."""
+    def _tilted(self, noise: Tensor, run: Run, options: dict[str, Any], full: bool) -> Tensor:
+        """The initial noise drawn from w p: moved so that the sampler's first x is."""
+        guider, method = run.guider, self.method
         scaling = guider.inner_model.model_sampling.noise_scaling
         sigma = run.sigmas[0]
         timestep = sigma.expand(noise.shape[0])
         view = ve_view(scaling, timestep)
-        if not view.is_usable or not bool(self.method.is_active(view.sigma_ve).any()):
+        if not view.is_usable or not bool(method.is_active(view.sigma_ve).any()):
             return noise
-        options = past_caches(extra_args["model_options"])  # without the run: plain evaluations
         x = scaling(sigma, noise, run.kept, full)
+        # The call that the sampler would make, with the wrappers of others around it.
+        wrappers = get_all_wrappers(
+            WrappersMP.PREDICT_NOISE, guider.model_options, is_model_options=True
+        )
+        others = [wrapper for wrapper in wrappers if wrapper != self.predict_noise]
+        call = WrapperExecutor.new_class_executor(guider.predict_noise, guider, others)
 
         def plain(*arguments: Any) -> Tensor:
             mm.throw_exception_if_processing_interrupted()
-            result: Tensor = guider(*arguments)
+            result: Tensor = call.execute(*arguments)
             return result
 
-        seed = extra_args.get("seed")
-        denoiser = Evaluations(plain, guider, x, timestep, view, options, seed)
+        seed = run.extra_args.get("seed")
+        at = Evaluations(plain, guider, x, timestep, view, without_caches(options), seed)
+        step = Step(own=at.own)
         with at_step(lambda: 1, len(run.sigmas) - 1):
-            log_weight = self._log_weight(run, denoiser)
-            taken = run.held.taken
-            moved, record = self.method.tilted_start(
-                denoiser, log_weight, denoiser.x_ve, view.sigma_ve
-            )
-        self.trace.add_start(_counted(record, run, taken))
-        run.held = self._held(run.log_weight)  # the first step is at another x
-        shift = view.from_ve(moved - denoiser.x_ve)
+            log_weight = self._log_weight(run, at, step)
+            computed = run.cached.computed
+            moved, record = method.tilted_start(at, log_weight, at.x_ve, view.sigma_ve, step)
+        self.trace.add_start(_counted(record, run, computed))
+        run.cached = self._cached(run.log_weight)  # the first step is at another x
+        shift = view.from_ve(moved - at.x_ve)
         for mask in (run.mask, run.region):
             shift = shift if mask is None else shift * mask
         return noise + shift / scaling(sigma, torch.ones_like(noise), noise * 0, full)
 
-    def _log_weight(self, run: Run, denoiser: Evaluations) -> LogWeight:
+    def _log_weight(self, run: Run, at: Evaluations, step: Step) -> LogWeight:
         """log w under all masks, at a noise level; automatic strengths are chosen at the first."""
         if not run.log_weight.weight.is_measured:
-            self._measure(run, denoiser)
+            self._measure(run, at, step)
         self.trace.strengths.update(run.log_weight.weight.strengths)
-        return _under_masks(run.held, run, denoiser)
+        return _under_masks(run.cached, run, at)
 
-    def _measure(self, run: Run, denoiser: Evaluations) -> None:
-        """Choose the weight's automatic strengths by the run's first denoised pictures."""
-        x, sigma = denoiser.x_ve, denoiser.view.sigma_ve
-        step = replace(self.method.step, whole=False)  # how a score varies here, not how far off
+    def _measure(self, run: Run, at: Evaluations, step: Step) -> None:
+        """Choose the weight's automatic strengths by the run's first denoised images."""
+        x, sigma = at.x_ve, at.view.sigma_ve
         scores, deviations = {}, {}
         for i, term in enumerate(self.weight.terms):
             if not term.is_known:
                 alone = Weight.of(term.reward, 1.0)
-                scores[i] = self._held(self._decoded(alone, denoiser.guider))
-                score_here = _under_masks(scores[i], run, denoiser)
-                deviations[i] = score_deviation(denoiser, score_here, x, sigma, step)
+                scores[i] = self._cached(self._decoded(alone, run.guider))
+                score_here = _under_masks(scores[i], run, at)
+                deviations[i] = score_std(at, score_here, x, sigma, self.difference, step)
         weight = self.weight.measured(deviations)
-        run.log_weight = self._decoded(weight, denoiser.guider)
-        run.held = self._held(run.log_weight)
+        run.log_weight = self._decoded(weight, run.guider)
+        run.cached = self._cached(run.log_weight)
         if len(scores) == len(weight.terms):
             _recall(run, list(scores.values()))
         self.trace.measured = tuple(weight.labels[i] for i in deviations)
@@ -269,164 +394,31 @@ class GuidancePatch:
             return executor(x, timestep, options, seed)
 
         if self._compares(run, view):
-            options = past_caches(options)
+            options = without_caches(options)
         back_on_device(guider, x.shape)
-        denoiser = Evaluations(executor, guider, x, timestep, view, options, seed)
-        with at_step(lambda: run.step(timestep), len(run.sigmas) - 1):
-            log_weight = self._log_weight(run, denoiser)
-            keep, taken = run.keep(timestep, view), run.held.taken
-            denoised, record = self.method(denoiser, log_weight, denoiser.x_ve, view.sigma_ve, keep)
-        self.trace.add(_counted(record, run, taken))
+        at = self._evaluations(run, executor, guider, x, timestep, view, options, seed)
+        step = Step(keep=run.keep(timestep, view), own=at.own)
+        with at_step(lambda: run.step_number(timestep), len(run.sigmas) - 1):
+            log_weight, computed = self._log_weight(run, at, step), run.cached.computed
+            denoised, record = run.method(at, log_weight, at.x_ve, view.sigma_ve, step)
+        self.trace.add(_counted(record, run, computed))
         if run.region is None or not record.active:
             return denoised
-        # J v spreads what is asked for to where it is likely too; a masked weight is to stay put.
-        plain = denoiser(denoiser.x_ve, view.sigma_ve)
+        # J v spreads a reward to where it is likely too; a masked weight is to stay put.
+        plain = step.denoise(at, at.x_ve, view.sigma_ve)
         return torch.lerp(plain, denoised, run.region.to(denoised))
+
+    def _evaluations(self, run: Run, *evaluation: Any) -> Evaluations:
+        if not self.method.through_model:
+            return Evaluations(*evaluation)
+        cfg = getattr(run.guider, "cfg", 1.0)
+        return DifferentiableEvaluations(*evaluation, networks=run.networks, cfg=cfg)
 
     def _compares(self, run: Run, view: VEView) -> bool:
         """Whether answers of the model at a noise level are compared, or gone back through."""
-        if not run.log_weight.weight.is_measured:
+        if not run.log_weight.weight.is_measured or run.method.through_model:
             return True
-        return self.method.jacobian and bool(self.method.is_active(view.sigma_ve).any())
-
-
-class Evaluations:
-    """The model as a denoiser on x_ve: the sampler's own call first, further ones on moved x."""
-
-    def __init__(
-        self,
-        model: Any,
-        guider: Any,
-        x: Tensor,
-        timestep: Tensor,
-        view: VEView,
-        options: dict[str, Any],
-        seed: int | None,
-    ) -> None:
-        self.model, self.guider, self.x, self.timestep = model, guider, x, timestep
-        self.view, self.options, self.seed = view, options, seed
-        self.x_ve = view.to_ve(x)
-        self.own: Tensor | None = None
-        self.branches: list[Tensor] = []  # of the own call: with and without the prompt
-        self.before = Before(self._options_of_the_user(), x.device)
-        self.is_short = False  # of memory: the branches are evaluated one after the other
-
-    def __call__(self, x_ve: Tensor, sigma_ve: Tensor) -> Tensor:
-        if x_ve is self.x_ve:
-            if self.own is None:
-                options = self._branch_by(self.options, self._both)
-                self.own = self._evaluated(self.x, options)
-            return self.own
-        return self._further(x_ve, self._options_of_the_user())
-
-    def conditional(self, x_ve: Tensor, sigma_ve: Tensor) -> Tensor:
-        """The output at a moved x, as if both branches moved like the one with the prompt.
-
-        Everything that acts on the branches, or on what becomes of them, runs as ever. Where there
-        are no two branches, or a guider of another kind keeps them to itself, both are evaluated.
-        """
-        options = self._options_of_the_user()
-        if self.branches:
-            options = self._branch_by(options, self._one)
-        return self._further(x_ve, options)
-
-    def _further(self, x_ve: Tensor, options: dict[str, Any]) -> Tensor:
-        mm.throw_exception_if_processing_interrupted()
-        with self.before.again():
-            return self._evaluated(self.view.from_ve(x_ve), options)
-
-    def _evaluated(self, x: Tensor, options: dict[str, Any]) -> Tensor:
-        """The model's answer; where memory runs out, once more with as little of it as will do.
-
-        Raises:
-            torch.cuda.OutOfMemoryError: it does not fit even so.
-        """
-        answer = self._try(x, options)
-        if answer is None:
-            logging.warning(
-                "LAGS: not enough memory for the diffusion model beside the weight's models; "
-                "trying again without them, and one branch at a time."
-            )
-            make_room(self.guider)
-            self.is_short = True
-            with self.before.rewound():
-                answer = self._try(x, self._branch_by(options, self._each))
-        if answer is None:
-            remedy = "Make the picture or the batch smaller"
-            if self.own is not None:  # it was a further one that did not fit
-                remedy += ", or take LAGS in mode 'fast', which evaluates the model once a step"
-            raise no_room_for_model(self.guider, x.shape, f"{remedy}.")
-        return answer
-
-    def _try(self, x: Tensor, options: dict[str, Any]) -> Tensor | None:
-        """The model's answer, or None where memory ran out."""
-
-        def attempt() -> Tensor:
-            answer: Tensor = self.model(x, self.timestep, options, self.seed)
-            return answer
-
-        return unless_out_of_memory(attempt)
-
-    @staticmethod
-    def _branch_by(options: dict[str, Any], function: Any) -> dict[str, Any]:
-        """model_options whose branches a function evaluates, unless another pack's does already."""
-        return {"sampler_calc_cond_batch_function": function, **options}
-
-    def _both(self, args: dict[str, Any]) -> list[Tensor]:
-        """The branches, remembered where there are two."""
-        conds, outputs = args["conds"], self._each(args)
-        if len(conds) == 2 and conds[1] is not None:
-            self.branches = [output.clone() for output in outputs]
-        return outputs
-
-    def _each(self, args: dict[str, Any]) -> list[Tensor]:
-        """ComfyUI's own evaluation of the branches; short of memory, one after the other."""
-        conds, options = args["conds"], self._without(args["model_options"])
-
-        def outputs(conds: list[Any]) -> list[Tensor]:
-            found: list[Tensor] = comfy.samplers.calc_cond_batch(
-                args["model"], conds, args["input"], args["sigma"], options
-            )
-            return found
-
-        if not self.is_short:
-            return outputs(conds)
-        # Each keeps its place: patches tell the branches by it.
-        alone = [[c if i == k else None for i, c in enumerate(conds)] for k in range(len(conds))]
-        found = []
-        for k, branches in enumerate(alone):
-            with self.before.rewound():  # in one batch patches draw once for both
-                found.append(outputs(branches)[k])
-        return found
-
-    def _one(self, args: dict[str, Any]) -> list[Tensor]:
-        """The branch with the prompt; the other is taken to move as far."""
-        options = self._without(args["model_options"])
-        (cond,) = comfy.samplers.calc_cond_batch(
-            args["model"], args["conds"][:1], args["input"], args["sigma"], options
-        )
-        before, other = self.branches
-        return [cond, other + (cond - before)]
-
-    @staticmethod
-    def _without(options: dict[str, Any]) -> dict[str, Any]:
-        """model_options as they were before the branches were looked at."""
-        name = "sampler_calc_cond_batch_function"
-        return {key: value for key, value in options.items() if key != name}
-
-    def _options_of_the_user(self) -> dict[str, Any]:
-        """model_options without caches, and without what the sampler put in for its own call.
-
-        CFG++ samplers hook the call to catch the unconditional prediction; a further call must not
-        overwrite what they caught.
-        """
-        own = self.guider.model_options
-        options = dict(past_caches(self.options))
-        for name in ("sampler_post_cfg_function", "disable_cfg1_optimization"):
-            options.pop(name, None)
-            if name in own:
-                options[name] = own[name]
-        return options
+        return run.method.compares and bool(run.method.is_active(view.sigma_ve).any())
 
 
 @contextmanager
@@ -452,13 +444,14 @@ def _under_masks(log_weight: LogWeight, run: Run, at: Evaluations) -> LogWeight:
     return MaskedLogWeight(log_weight, mask, run.kept)
 
 
-def _recall(run: Run, scores: list[HeldLogWeight]) -> None:
+def _recall(run: Run, scores: list[CachedGradient]) -> None:
     """What measuring has found out at the first picture: log w and its gradient, for their sum."""
     terms = run.log_weight.weight.terms
-    known = [score.known for score in scores if score.known is not None]
+    known = [score.last for score in scores if score.last is not None]
     values = [t.strength * value for t, (_, value, _) in zip(terms, known, strict=True)]
     gradients = [t.strength * v for t, (_, _, v) in zip(terms, known, strict=True)]
-    run.held.know(known[0][0], torch.stack(values).sum(dim=0), torch.stack(gradients).sum(dim=0))
+    log_w, v = torch.stack(values).sum(dim=0), torch.stack(gradients).sum(dim=0)
+    run.cached.remember(known[0][0], log_w, v)
     labels = run.log_weight.weight.labels
     run.log_weight.terms = {
         label: value.float().cpu() for label, value in zip(labels, values, strict=True)
@@ -475,11 +468,11 @@ def _region(weight: Weight, noise: Tensor) -> Tensor | None:
     ).to(noise)
 
 
-def _counted(record: StepRecord, run: Run, taken: int) -> StepRecord:
-    """A record with the gradients that were really taken since, and log w factor by factor."""
+def _counted(record: StepRecord, run: Run, computed: int) -> StepRecord:
+    """A record with the gradients that were really computed since, and log w factor by factor."""
     asked = record.active and record.weight_calls > 0  # for the gradient: terms are noted with it
-    terms = run.log_weight.terms if asked and run.held.fresh else None
-    return replace(record, terms=terms, weight_calls=run.held.taken - taken)
+    terms = run.log_weight.terms if asked and run.cached.is_fresh else None
+    return replace(record, terms=terms, weight_calls=run.cached.computed - computed)
 
 
 def load_together(guider: Any, log_weight: DecodedLogWeight, shape: torch.Size) -> None:
@@ -510,6 +503,16 @@ def announce_strengths(asked: Weight, weight: Weight, deviations: dict[int, floa
             asked.terms[i].spread,
             deviation,
         )
+
+
+def announce_gradient(name: str, guider: Any, shape: torch.Size) -> None:
+    """Say what a method through the model takes."""
+    logging.info(
+        "LAGS: %s goes backward through the diffusion model, with its blocks computed "
+        "again: about %.2f GB for this batch, beside the models and the weight's gradient.",
+        name,
+        gradient_bytes(guider, shape) / GIGABYTE,
+    )
 
 
 def announce(log_weight: DecodedLogWeight, shape: torch.Size) -> None:

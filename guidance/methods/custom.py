@@ -2,32 +2,55 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-from ..contracts import Denoiser, LogWeight, ModelError, check_finite_model
-from ..finite_difference import rms
+from ..contracts import Denoiser, LogWeight, ModelError, Pull, check_finite_model, is_finite
 from ..shapes import Latents, PerSample
 from ..trace import StepRecord
+from .base import Cost, Method, Step, finish, plain_cost
 
 Function = Callable[[Denoiser, LogWeight, Latents, PerSample], Latents]
 
 
 @dataclass(frozen=True)
-class CustomMethod:
+class CustomMethod(Method):
     """``function(denoiser, log_weight, x, sigma_ve) -> denoised``, watched for the trace.
 
     Attributes:
         function: x [B, ...] and sigma_ve [B] are variance-exploding; it asks ``denoiser(x,
             sigma_ve)`` at any x and this sigma_ve, and ``log_weight.value_and_grad(denoised)``, as
-            often as it likes, and returns the denoised picture that the sampler is to believe in.
+            often as it likes, and returns the denoised sample that the sampler is to believe in.
+            Its attributes ``name``, ``needs_gradient`` and ``through_model`` are read where it has
+            them.
     """
 
     function: Function
+    compares = True  # it may, and nobody can tell
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        """For labels and errors."""
+        return str(getattr(self.function, "name", getattr(self.function, "__name__", "method")))
+
+    @property
+    def needs_gradient(self) -> bool:  # type: ignore[override]
+        """Whether it asks for the gradient of the weight."""
+        return bool(getattr(self.function, "needs_gradient", True))
+
+    @property
+    def through_model(self) -> bool:  # type: ignore[override]
+        """Whether it goes backward through the model: then the denoiser has ``vjp``."""
+        return bool(getattr(self.function, "through_model", False))
+
+    def cost(self, sigma_ve: PerSample) -> Cost:
+        """One gradient in each step, by guess: only a run can tell."""
+        everywhere = sigma_ve > 0
+        backwards, gradients = int(self.through_model), int(self.needs_gradient)
+        return Cost(everywhere, ~everywhere, backwards=backwards, gradients=gradients)
 
     def __call__(
         self,
@@ -35,59 +58,43 @@ class CustomMethod:
         log_weight: LogWeight,
         x: Latents,
         sigma_ve: PerSample,
-        keep: float = 1.0,
+        step: Step | None = None,
     ) -> tuple[Latents, StepRecord]:
-        """The guided denoised picture, and what it took.
+        """The guided denoised sample, and what it took.
 
         Raises:
-            ModelError: what comes back is no picture shaped like x, or not finite; or the function
+            ModelError: what comes back is no sample shaped like x, or not finite; or the function
                 asks for another noise level.
         """
-        start = time.perf_counter()
-        model = _WatchedDenoiser(denoiser, sigma_ve)
+        step = step or Step()
+        model = _WatchedDenoiser(denoiser, x, sigma_ve, step)
         weight = _WatchedLogWeight(log_weight, len(x))
         guided = _checked(self.function(model, weight, x, sigma_ve), x, sigma_ve)
-        return guided, self._record(model, weight, guided, sigma_ve, time.perf_counter() - start)
-
-    def _record(
-        self,
-        model: _WatchedDenoiser,
-        weight: _WatchedLogWeight,
-        guided: Latents,
-        sigma_ve: PerSample,
-        seconds: float,
-    ) -> StepRecord:
-        plain = guided if model.first is None else model.first
+        plain = guided if step.denoised is None else step.denoised
         shift = guided.float() - plain.float()
-        v = weight.gradient
-        return StepRecord(
-            sigma_ve=sigma_ve,
+        _, record = finish(plain, shift, sigma_ve, step, plain_cost(sigma_ve), log_w=weight.log_w)
+        return guided, replace(
+            record,
             active=bool(weight.gradients or weight.values),
-            alpha=torch.ones_like(sigma_ve),
-            log_w=weight.log_w,
-            variance=None if v is None else (v.float() * shift).flatten(1).sum(dim=1),
-            shift_rms=rms(shift),
-            denoised_rms=rms(plain),
             model_calls=model.calls,
-            weight_calls=weight.gradients,
-            seconds=seconds,
-            value_calls=weight.values,
             model_backwards=model.backwards,
+            weight_calls=weight.gradients,
+            value_calls=weight.values,
         )
 
 
 def _checked(guided: Any, x: Latents, sigma_ve: PerSample) -> Latents:
-    """What a function returned, if it is a picture."""
+    """What a function returned, if it is a sample."""
     if not isinstance(guided, torch.Tensor) or guided.shape != x.shape:
         is_tensor = isinstance(guided, torch.Tensor)
         got = f"shape {tuple(guided.shape)}" if is_tensor else f"type {type(guided).__name__}"
         raise ModelError(
             f"The method returned something of {got} for x of shape {tuple(x.shape)}; expected the "
-            "denoised picture, shaped like x."
+            "denoised sample, shaped like x."
         )
-    if not bool(guided.isfinite().all()):
+    if not is_finite(guided):
         raise ModelError(
-            f"The method's picture is not finite at noise level sigma = {_level(sigma_ve):.4g}, "
+            f"The method's sample is not finite at noise level sigma = {_level(sigma_ve):.4g}, "
             "and the model's is: the fault lies in the method. Leave it out, or ask its authors."
         )
     return guided
@@ -98,28 +105,39 @@ def _level(sigma_ve: PerSample) -> float:
 
 
 class _WatchedDenoiser:
-    """Counts, and keeps what the first call returned: the plain picture."""
+    """Counts; at the step's own x, told by its values, it answers with the one D(x) of the step."""
 
-    def __init__(self, denoiser: Denoiser, sigma_ve: PerSample) -> None:
-        self.denoiser, self.here = denoiser, sigma_ve
+    def __init__(self, denoiser: Denoiser, x: Latents, sigma_ve: PerSample, step: Step) -> None:
+        self.denoiser, self.x, self.here, self.step = denoiser, x, sigma_ve, step
         self.calls = self.backwards = 0
-        self.first: Latents | None = None
+        self.own_counted = False
 
     def __call__(self, x: Latents, sigma_ve: PerSample) -> Latents:
         self._check_level(sigma_ve)
-        return self._noted(self.denoiser(x, sigma_ve))
+        if not self._is_own(x):
+            self.calls += 1
+            return self._finite(self.denoiser(x, sigma_ve))
+        self.calls += not self.own_counted
+        self.own_counted = True
+        return self._finite(self.step.denoise(self.denoiser, self.x, sigma_ve)).to(x.dtype)
 
-    def vjp(self, x: Latents, sigma_ve: PerSample) -> tuple[Latents, Callable[[Latents], Latents]]:
+    def vjp(self, x: Latents, sigma_ve: PerSample) -> tuple[Latents, Pull]:
         """As the denoiser's own, where the method is one ``through_model``."""
         self._check_level(sigma_ve)
         denoised, pull = self.denoiser.vjp(x, sigma_ve)  # type: ignore[attr-defined]
+        self.calls += 1
+        if self._is_own(x):
+            self.step.denoised, self.own_counted = denoised, True
 
         def counted(v: Latents) -> Latents:
             self.backwards += 1
             pulled: Latents = pull(v)
             return pulled
 
-        return self._noted(denoised), counted
+        return self._finite(denoised), counted
+
+    def _is_own(self, x: Latents) -> bool:
+        return x is self.x or (x.shape == self.x.shape and torch.equal(x.to(self.x), self.x))
 
     def _check_level(self, sigma_ve: PerSample) -> None:
         if sigma_ve.shape != self.here.shape or bool((sigma_ve != self.here).any()):
@@ -128,10 +146,8 @@ class _WatchedDenoiser:
                 f"model answers at {_level(self.here):.4g} only: expected sigma_ve as it was given."
             )
 
-    def _noted(self, denoised: Latents) -> Latents:
+    def _finite(self, denoised: Latents) -> Latents:
         check_finite_model(denoised, self.here)
-        self.calls += 1
-        self.first = denoised if self.first is None else self.first
         return denoised
 
 

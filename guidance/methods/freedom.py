@@ -13,22 +13,21 @@ arXiv 2303.09833, with the energy -log w.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from ..contracts import Denoiser, LogWeight
+from ..ancestral import ancestral_keep, euler_ancestral
+from ..contracts import CorrectedDenoiser, Denoiser, LogWeight
 from ..finite_difference import rms
-from ..particles.drift import autograd_vjp
+from ..schedules import Measured
 from ..shapes import Latents, Levels, PerSample
-from ..step_correction import ancestral_keep
 from ..trace import StepRecord
 from ..ve import per_sample
-from .dps import Differentiable, gradient_through, shifted
+from .base import Cost, Method, Run, Step, finish, plain_cost, predicted_gain, skip, times_sigma2
+from .dps import gradient_through, through_model_cost
 
 # Of the published settings: style transfer with classifier-free guidance, 100 steps, of which those
 # from index 70 down to 30 are guided (100 is pure noise), and those above 40 done three times.
@@ -38,17 +37,6 @@ PLAIN_STEP = 0.02  # share of x - D, where there is no such correction (text pro
 
 Drawn = Callable[[Latents], Latents]  # like its argument, unit noise
 Look = Callable[[int, Latents, Tensor, Latents], None]  # (step, x, sigma, denoised)
-
-
-@runtime_checkable
-class CorrectedDenoiser(Protocol):
-    """A denoiser that knows what classifier-free guidance did in its last call."""
-
-    def __call__(self, x: Latents, sigma_ve: PerSample, /) -> Latents: ...
-
-    def correction(self) -> Latents | None:
-        """cfg (D_conditional - D_unconditional), [B, ...]; None where there is one branch."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -104,8 +92,8 @@ def _index(share: float, steps: int) -> int:
 
 
 @dataclass(frozen=True)
-class FreeDoM:
-    """The guided part of a step, as a shift of the denoised picture along grad_x log w(D(x)).
+class FreeDoM(Method):
+    """The guided part of a step, as a shift of the denoised sample along grad_x log w(D(x)).
 
     The gradient's own length is divided out, per sample: a strength of the weight has no effect but
     for its sign. The length of the step comes from the sampler:
@@ -116,18 +104,18 @@ class FreeDoM:
       classifier-free guidance.
 
     Attributes:
-        sigmas: of the run, variance-exploding, falling; the last may be 0.
         step: as above.
         plain_step: as above.
         window: which steps.
-        vjp: makes a denoiser differentiable; by autograd unless something else is given.
+        sigmas: of the run, variance-exploding, falling; the last may be 0. ``bind`` fills them in.
     """
 
-    sigmas: Levels
     step: float = STEP
     plain_step: float = PLAIN_STEP
     window: Window = Window()
-    vjp: Differentiable = autograd_vjp
+    sigmas: Levels | None = None
+    name = "FreeDoM"
+    through_model = compares = own_sampler = True
 
     def __post_init__(self) -> None:
         for name in ("step", "plain_step"):
@@ -135,10 +123,43 @@ class FreeDoM:
             if not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"{name} is {value}; expected a finite number, 0 or more.")
 
+    def bind(self, run: Run) -> FreeDoM:
+        """With the noise levels of the run, on the CPU."""
+        return replace(self, sigmas=run.sigmas.cpu())
+
+    @property
+    def levels(self) -> Levels:
+        """The run's noise levels.
+
+        Raises:
+            ValueError: there is no run yet.
+        """
+        if self.sigmas is None:
+            raise ValueError("FreeDoM was not bound to a run: its steps hang on the noise levels.")
+        return self.sigmas
+
     @property
     def rounds(self) -> list[int]:
         """For each step of the run, how often it is done."""
-        return self.window.rounds(len(self.sigmas) - 1)
+        return self.window.rounds(len(self.levels) - 1)
+
+    def is_active(self, sigma_ve: PerSample) -> Tensor:
+        """Whether the steps that start at these noise levels are in the window: [B] booleans."""
+        if self.step == 0 and self.plain_step == 0:
+            return torch.zeros_like(sigma_ve, dtype=torch.bool)
+        guided = torch.tensor(self.window.guided(len(self.levels) - 1))
+        return guided[self._nearest(sigma_ve)].to(sigma_ve.device)
+
+    def cost(self, sigma_ve: PerSample) -> Cost:
+        """One pass back through the denoiser and one gradient, in the steps of the window."""
+        active = self.is_active(sigma_ve)
+        if not bool(active.any()):
+            return plain_cost(sigma_ve)
+        return replace(through_model_cost(sigma_ve), active=active)
+
+    def repeats(self, sigma_ve: PerSample) -> Tensor:
+        """The rounds of the steps that start there."""
+        return torch.tensor(self.rounds, dtype=torch.int)[self._nearest(sigma_ve)]
 
     def __call__(
         self,
@@ -146,54 +167,32 @@ class FreeDoM:
         log_weight: LogWeight,
         x: Latents,
         sigma_ve: PerSample,
-        keep: float | None = None,
+        step: Step | None = None,
     ) -> tuple[Latents, StepRecord]:
-        """The guided denoised picture at one noise level.
-
-        Args:
-            denoiser: D, called once; a ``CorrectedDenoiser`` sets the step as published.
-            log_weight: log w on denoised pictures.
-            x: [B, ...] noisy sample, variance-exploding.
-            sigma_ve: [B], one level of ``sigmas``.
-            keep: what the ancestral step keeps of x - D; None finds it in ``sigmas``.
-
-        Returns:
-            denoised [B, ...] in the dtype of D's output, and what was done.
-
-        Raises:
-            WeightError: the weight has no gradient, or broke its contract at this noise level.
-            ModelError: the model's output or its gradient is not finite.
-        """
-        start = time.perf_counter()
-        level = float(sigma_ve.flatten()[0])
-        if not self._is_guided(level):
-            denoised = denoiser(x, sigma_ve)
-            return denoised, StepRecord.skipped(sigma_ve, time.perf_counter() - start)
-        denoised, log_w, v, gradient = gradient_through(self.vjp(denoiser), log_weight, x, sigma_ve)
-        length = self._length(denoiser, x, denoised, level, keep)
+        """One evaluation; a ``CorrectedDenoiser`` sets the step as published."""
+        step, cost = step or Step(), self.cost(sigma_ve[:1])
+        if not cost.is_guided:
+            return skip(step.denoise(denoiser, x, sigma_ve), sigma_ve, step)
+        denoised, log_w, v, gradient = gradient_through(denoiser, log_weight, x, sigma_ve, step)
+        length = self._length(denoiser, x, denoised, float(sigma_ve.flatten()[0]), step.keep)
         size = rms(gradient)
         shift = per_sample(torch.where(size > 0, length / size.clamp(min=1e-30), 0.0), x) * gradient
-        whole = per_sample(sigma_ve.float() ** 2, x) * gradient
-        variance = (v.float() * whole).flatten(1).sum(dim=1)
-        record = shifted(sigma_ve, log_w, variance, shift, denoised, start)
-        return (denoised.float() + shift).to(denoised.dtype), record
+        gain = Measured(predicted_gain(v, times_sigma2(sigma_ve, gradient)))
+        return finish(denoised, shift, sigma_ve, step, cost, log_w=log_w, gain=gain)
 
-    def _is_guided(self, level: float) -> bool:
-        """Whether the step that starts at this noise level is in the window."""
-        if self.step == 0 and self.plain_step == 0:
-            return False
-        starts = self.sigmas[:-1].tolist()
-        nearest = min(range(len(starts)), key=lambda i: abs(starts[i] - level))
-        return self.window.guided(len(starts))[nearest]
+    def _nearest(self, sigma_ve: PerSample) -> Tensor:
+        """Number of the step that starts nearest to each of these noise levels."""
+        starts = self.levels[:-1].double()
+        return (starts[None, :] - sigma_ve.cpu().double()[:, None]).abs().argmin(dim=1)
 
     def _length(
-        self, denoiser: Denoiser, x: Latents, denoised: Latents, level: float, keep: float | None
+        self, denoiser: Denoiser, x: Latents, denoised: Latents, level: float, keep: float
     ) -> PerSample:
-        """RMS of the shift of the denoised picture, [B]."""
+        """RMS of the shift of the denoised sample, [B]."""
         correction = denoiser.correction() if isinstance(denoiser, CorrectedDenoiser) else None
         if correction is None:
             return self.plain_step * rms(x.float() - denoised.float())
-        kept = ancestral_keep(self.sigmas, level) if keep is None else keep
+        kept = keep if keep < 1 else ancestral_keep(self.levels, level)
         if kept >= 1:
             raise ValueError(
                 f"Noise level {level:.4g} is not one of FreeDoM's run, so the length of its step "
@@ -234,17 +233,11 @@ def time_travel(
     ones = x.new_ones(x.shape[0])
     for step, repeats in enumerate(rounds):
         sigma, lower = sigmas[step], sigmas[step + 1]
-        # The same operations in the same order as a plain ancestral sampler's, down to the last bit
-        up = torch.minimum(lower, (lower**2 * (sigma**2 - lower**2) / sigma**2) ** 0.5)
-        down = (lower**2 - up**2) ** 0.5
         for repeat in range(repeats):
             denoised = denoiser(x, sigma * ones)
             if look is not None:
                 look(step, x, sigma, denoised)
-            if down == 0:
-                below = denoised
-            else:
-                below = x + (x - denoised) / sigma * (down - sigma) + noise(x) * up
+            below = euler_ancestral(x, denoised, sigma, lower, noise)
             if repeat < repeats - 1:
                 x = below + noise(x) * (sigma**2 - lower**2) ** 0.5
         x = below

@@ -35,7 +35,7 @@ class MMSOLD:
         sigma: smoothing, >= 0. Two points are told apart while it is under half their distance:
             below 0.4 samples are mostly copies, above 1 all is blended. Working range 0.5 to 0.8.
         draws: shifts per particle and step, even. Published 2 to 32. 0 for no smoothing.
-        steps: >= 0. Published 100 for pictures, 3000 in the plane.
+        steps: >= 0. Published 100 for images, 3000 in the plane.
         step: size h, > 0; None for half of what the narrowest well allows.
         nearest: 0 for the exact score; else how many nearest points are summed for sure, and as
             many others are drawn for the rest. Published 20.

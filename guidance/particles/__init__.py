@@ -1,13 +1,13 @@
 """Particle methods: sequential Monte Carlo on any Gaussian chain, and who lives on."""
 
 from ..ancestral import Ancestral, Chain
-from .drift import DenoiserVJP, Drift, GradientDrift, MethodDrift, NoDrift, Proposal, autograd_vjp
+from .drift import Drift, GradientDrift, MethodDrift, NoDrift, Proposal
 from .engine import ParticleSampler, Progress, group_seeds, noisy_start
 from .plan import ParticlePlan, particle_plan
 from .presets import PRESETS, Preset, particle_preset
 from .record import ParticleRecord, Particles, ParticleTrace, Weighing
-from .resampling import RESAMPLING, Resampling, effective_size
-from .selection import best, diverse, drawn, everything, taken
+from .resampling import RESAMPLING, Resampling, effective_sample_size
+from .selection import best, diverse, draw, everything, gather
 from .tempering import TEMPERING, Adaptive, Exponential, NoTempering, Polynomial, Tempering
 
 __all__ = [
@@ -17,7 +17,6 @@ __all__ = [
     "Adaptive",
     "Ancestral",
     "Chain",
-    "DenoiserVJP",
     "Drift",
     "Exponential",
     "GradientDrift",
@@ -36,15 +35,14 @@ __all__ = [
     "Resampling",
     "Tempering",
     "Weighing",
-    "autograd_vjp",
     "best",
     "diverse",
-    "drawn",
-    "effective_size",
+    "draw",
+    "effective_sample_size",
     "everything",
     "group_seeds",
     "noisy_start",
     "particle_plan",
     "particle_preset",
-    "taken",
+    "gather",
 ]

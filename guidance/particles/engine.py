@@ -30,10 +30,10 @@ from ..shapes import Chosen, Due, GroupLatents, GroupWeights, Latents, PerGroup,
 from ..ve import per_sample
 from .drift import Drift, NoDrift
 from .record import ParticleRecord, Particles, ParticleTrace, Weighing
-from .resampling import Resampling, effective_size, log_mean_weight, normalised, systematic
+from .resampling import Resampling, effective_sample_size, log_mean_weight, normalised, systematic
 from .tempering import Polynomial, Tempering
 
-# A weight of zero on the way does not end a particle: its last picture may still have weight. Any
+# A weight of zero on the way does not end a particle: its last sample may still have weight. Any
 # finite potential is exact.
 LEAST_POTENTIAL = -1e4
 
@@ -44,7 +44,7 @@ def group_seeds(seed: int, groups: int) -> list[int]:
 
 
 def noisy_start(clean: Latents, particles: int, sigma: float, seeds: Sequence[int]) -> GroupLatents:
-    """First particles around clean pictures [G, ...] (zeros for pure noise): [G, N, ...]."""
+    """First particles around clean samples [G, ...] (zeros for pure noise): [G, N, ...]."""
     generators = [torch.Generator().manual_seed(_mixed(seed, "start")) for seed in seeds]
     shape = (clean.shape[0], particles, *clean.shape[1:])
     return clean[:, None] + sigma * _noise(shape, clean, generators).to(clean.device)
@@ -105,7 +105,7 @@ class ParticleSampler:
         chain: the plain sampler.
         tempering: lambda along the run.
         resampling: who is copied.
-        ess_threshold: share of N under which the effective size triggers resampling; 0 is never,
+        ess_threshold: share of N under which the ESS triggers resampling; 0 is never,
             None is at every evaluation after the first step.
         interval: steps between evaluations of the potential.
         shift_limit: greatest |shift|^2 / (2 s^2) of a step, nats; None for no limit. Shifts are
@@ -167,14 +167,14 @@ class ParticleSampler:
         steps, trace = len(levels) - 1, ParticleTrace()
         for step, (sigma, lower) in enumerate(zip(levels[:-1], levels[1:], strict=True)):
             began = time.perf_counter()
-            noiseless = self.chain.spread(sigma, lower) == 0
+            noiseless = self.chain.noise_std(sigma, lower) == 0
             drift = NoDrift() if noiseless else self.drift
             # Before a noiseless last step the weight is that of the result: it is taken there.
             weighs = step % self.interval == 0 and not (noiseless and step == steps - 1)
             calls = _propose(state, drift, denoiser, log_weight, sigma, weighs, rows)
             weighing = self._weigh(state, step, steps, generators) if weighs else None
-            ahead = self.tempering.ahead(step, steps, state.temperature)
-            cost = self._move(state, sigma, lower, ahead, generators, rows)
+            drift_temperature = self.tempering.drift_temperature(step, steps, state.temperature)
+            cost = self._move(state, sigma, lower, drift_temperature, generators, rows)
             seconds = time.perf_counter() - began
             trace.records.append(ParticleRecord(sigma, weighing, cost, *calls, seconds))
             if callback is not None:
@@ -186,7 +186,7 @@ class ParticleSampler:
     ) -> Weighing:
         """Exchange the last potential for this step's, then resample the groups that need it."""
         self._exchange_potential(state, step, steps)
-        ess = effective_size(state.log_weights)
+        ess = effective_sample_size(state.log_weights)
         due, ancestors = self._is_due(state, ess, step), None
         weighing = Weighing.of(state.log_w, state.temperature, ess, due)
         if bool(due.any()):
@@ -202,7 +202,7 @@ class ParticleSampler:
         without = state.log_weights - state.potential
 
         def ess(temperature: PerGroup) -> PerGroup:
-            return effective_size(without + temperature[:, None] * log_w)
+            return effective_sample_size(without + temperature[:, None] * log_w)
 
         state.temperature = self.tempering.now(step, steps, state.temperature, ess)
         state.potential = state.temperature[:, None] * log_w
@@ -243,12 +243,12 @@ class ParticleSampler:
         state: State,
         sigma: float,
         lower: float,
-        ahead: PerGroup,
+        drift_temperature: PerGroup,
         generators: list[torch.Generator],
         rows: list[slice],
     ) -> PerGroup:
         """One step of the chain with fresh noise; the drift's mean cost [G] in nats."""
-        s, shape = self.chain.spread(sigma, lower), state.log_weights.shape
+        s, shape = self.chain.noise_std(sigma, lower), state.log_weights.shape
         cost = torch.zeros(shape.numel(), dtype=torch.float64)
         if s == 0:
             for part in rows:
@@ -260,7 +260,7 @@ class ParticleSampler:
             mean = self.chain.mean(state.x[part], state.denoised[part], sigma, lower)
             xi = noise[part].to(state.x.device)
             if state.guidance is not None:
-                scale = (s * ahead).repeat_interleave(shape[1])[part].to(mean.dtype)
+                scale = (s * drift_temperature).repeat_interleave(shape[1])[part].to(mean.dtype)
                 push = self._push(per_sample(scale.to(mean.device), mean) * state.guidance[part])
                 cost[part], log_ratio[part] = self._density_ratio(push, xi)
                 xi = push.add_(xi)
@@ -359,14 +359,14 @@ def _progress(
     return Progress(step, steps, denoised, state.log_w, state.log_weights, record)
 
 
-def _checked_log_w(log_weight: LogWeight, pictures: Latents, sigma: float) -> PerSample:
+def _checked_log_w(log_weight: LogWeight, samples: Latents, sigma: float) -> PerSample:
     """log w [B], float64 on the CPU; -inf (weight zero) is allowed.
 
     Raises:
         WeightError: wrong shape, NaN or +inf.
     """
-    log_w = log_weight(pictures)
-    check_shape(log_w, pictures, log_weight.name)
+    log_w = log_weight(samples)
+    check_shape(log_w, samples, log_weight.name)
     log_w = _on_cpu(log_w)
     greatest = log_w.max().item()  # NaN where there is any
     if math.isnan(greatest) or greatest == math.inf:
@@ -384,7 +384,7 @@ def _checked_levels(sigmas: Tensor) -> list[float]:
     if len(levels) < 2 or not falling or levels[-1] != 0 or not math.isfinite(levels[0]):
         raise ValueError(
             f"Noise levels are {levels[:3]} ... {levels[-2:]}; expected two or more finite ones, "
-            "each below the one before, ending at 0. Particles are weighed as finished pictures."
+            "each below the one before, ending at 0. Particles are weighed as finished samples."
         )
     return levels
 

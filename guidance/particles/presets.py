@@ -11,38 +11,38 @@ from dataclasses import dataclass, replace
 import torch
 
 from ..finite_difference import DifferenceStep
-from ..methods.lags import preset
+from ..methods import preset
 from ..schedules import ChordSchedule
 from ..shapes import PerGroup
-from .drift import DenoiserVJP, GradientDrift, MethodDrift
+from .drift import GradientDrift, MethodDrift
 from .engine import ParticleSampler
 from .resampling import multinomial, ssp
 from .tempering import Exponential, NoTempering, Polynomial
 
 FK_WEIGHINGS = 5  # FK-steering weighs at 20, 40, 60 and 80 of 100 steps, and the result
 # The slope of log w at the end of the shift, right where log w is a parabola: a stronger drift
-# leaves less even weights. A run without weights does better with less (``lags.preset``).
-CAUTION = 2.0
-LEAD = 0.25
+# leaves less even weights. A run without weights does better with less (``methods.preset``).
+DAMPING = 2.0
+DRIFT_POWER = 0.25
 
 
 @dataclass(frozen=True)
 class Leading(Polynomial):
-    """Linear tempering whose drift runs ahead, along (k / K)^lead.
+    """Linear tempering whose drift is tempered less, by (k / K)^drift_power.
 
     What is decided early (colour, layout) is past by the time that a linear lambda has grown, so
     the drift has to be there before the weights are. That the two differ costs no exactness: path
     weights know the drift that was taken.
 
     Attributes:
-        lead: > 0; 1 is linear, towards 0 the drift is whole from the first step.
+        drift_power: > 0; 1 is linear, towards 0 the drift is whole from the first step.
     """
 
-    lead: float = LEAD
+    drift_power: float = DRIFT_POWER
 
-    def ahead(self, step: int, steps: int, now: PerGroup) -> PerGroup:
+    def drift_temperature(self, step: int, steps: int, now: PerGroup) -> PerGroup:
         """What the step's drift works towards."""
-        return torch.full_like(now, ((step + 1) / steps) ** self.lead)
+        return torch.full_like(now, ((step + 1) / steps) ** self.drift_power)
 
 
 @dataclass(frozen=True)
@@ -77,12 +77,11 @@ PRESETS: dict[str, Preset] = {
 def particle_preset(
     name: str,
     steps: int,
-    vjp: DenoiserVJP | None = None,
     difference: DifferenceStep | None = None,
 ) -> ParticleSampler:
     """The sampler of a name in ``PRESETS``.
 
-    - ``lags``: LAGS as the drift, the whole way as in its ``balanced`` mode, ahead of linear
+    - ``lags``: LAGS as the drift, the full step as in its ``balanced`` mode, ahead of linear
       tempering; systematic resampling below N / 2. No backward pass through the model.
     - ``smc``: the same without drift; the weight needs no gradient.
     - ``fk``: no drift, full weight from the start, weighed and resampled four times on the way.
@@ -96,16 +95,15 @@ def particle_preset(
     Args:
         name: one of the names above.
         steps: of the run, which ``fk`` spreads its weighings over.
-        vjp: the denoiser with its transposed Jacobian, where ``needs_vjp``.
         difference: the finite-difference step of ``lags``; None is float32's.
 
     Raises:
-        ValueError: unknown name, or no ``vjp`` where one is needed.
+        ValueError: unknown name.
     """
     if name not in PRESETS:
         raise ValueError(f"particle preset is {name!r}; expected one of {', '.join(PRESETS)}.")
     if name == "lags":
-        method = replace(preset("balanced", step=difference), schedule=ChordSchedule(CAUTION))
+        method = replace(preset("balanced", difference=difference), schedule=ChordSchedule(DAMPING))
         return ParticleSampler(MethodDrift(method), tempering=Leading())
     if name == "smc":
         return ParticleSampler()
@@ -116,12 +114,7 @@ def particle_preset(
             ess_threshold=None,
             interval=max(1, steps // FK_WEIGHINGS),
         )
-    if vjp is None:
-        raise ValueError(
-            f"{PRESETS[name].title} goes backward through the model and was given no way to do so. "
-            "Use 'lags' or 'smc', which need none."
-        )
-    drift = GradientDrift(vjp)
+    drift = GradientDrift()
     if name == "das":
         return ParticleSampler(drift, tempering=Exponential(), resampling=ssp, shift_limit=None)
     if name == "das_1p":

@@ -20,10 +20,10 @@ class Weighing:
     """What the weights were at one evaluation, before resampling; [G] tensors on the CPU.
 
     Attributes:
-        ess: effective size, 1 to N.
+        ess: effective sample size, 1 to N.
         resampled: whether the group was resampled.
         temperature: lambda, 0 to 1.
-        log_w_mean: mean log w of the denoised pictures.
+        log_w_mean: mean log w of the denoised samples.
         log_w_quantiles: [G, 3], the values nearest to 5, 50 and 95 %.
         ancestors: [G, N], whose copy each particle is; None where no group was resampled.
     """
@@ -134,9 +134,9 @@ class Particles:
     """A weighted sample of w p from each group.
 
     Attributes:
-        x: [G, N, ...] the last pictures.
-        log_w: [G, N] float64, log w of each picture.
-        log_weights: [G, N] float64, what the picture counts; not normalised. Copies made by the
+        x: [G, N, ...] the last samples.
+        log_w: [G, N] float64, log w of each sample.
+        log_weights: [G, N] float64, what the sample counts; not normalised. Copies made by the
             last resampling start from 0, so this is not log w.
         log_normaliser: [G] float64, estimate of log E_p[w], unbiased before the log is taken.
         trace: what was done.

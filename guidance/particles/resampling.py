@@ -60,12 +60,12 @@ RESAMPLING: dict[str, Resampling] = {
 }
 
 
-def draw(log_weights: GroupWeights, uniforms: Tensor) -> Chosen:
+def draw_by_weight(log_weights: GroupWeights, uniforms: Tensor) -> Chosen:
     """Independent draws by weight: uniforms [G, K] -> indices [G, K], K of any size."""
     return _at_marks(log_weights, uniforms.cpu().double())
 
 
-def effective_size(log_weights: GroupWeights) -> PerGroup:
+def effective_sample_size(log_weights: GroupWeights) -> PerGroup:
     """(sum W)^2 / sum W^2 of each group: [G, N] -> [G], 1 to N, float64.
 
     Raises:

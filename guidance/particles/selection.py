@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..shapes import Chosen
 from .record import Particles
-from .resampling import draw as draw_at
+from .resampling import draw_by_weight
 
 
 def best(particles: Particles) -> Chosen:
@@ -15,12 +15,12 @@ def best(particles: Particles) -> Chosen:
     return particles.log_w.argmax(dim=1, keepdim=True)
 
 
-def drawn(particles: Particles, seed: int, count: int = 1) -> Chosen:
+def draw(particles: Particles, seed: int, count: int = 1) -> Chosen:
     """Samples of w p by the particles' weights: [G, count], repeats possible."""
     generator = torch.Generator().manual_seed(seed)
     groups = particles.log_weights.shape[0]
     uniforms = torch.rand(groups, count, generator=generator, dtype=torch.float64)
-    return draw_at(particles.log_weights, uniforms)
+    return draw_by_weight(particles.log_weights, uniforms)
 
 
 def everything(particles: Particles) -> Chosen:
@@ -39,7 +39,7 @@ def diverse(particles: Particles, count: int) -> Chosen:
     """
     n = particles.log_w.shape[1]
     if not 1 <= count <= n:
-        raise ValueError(f"diverse pictures asked for: {count}; expected 1 to {n}, the particles.")
+        raise ValueError(f"diverse samples asked for: {count}; expected 1 to {n}, the particles.")
     pool = everything(particles)[:, : max(count, (n + 1) // 2)]
     chosen = [
         _farthest(points[rows.to(points.device)], count)
@@ -48,8 +48,8 @@ def diverse(particles: Particles, count: int) -> Chosen:
     return pool.gather(1, torch.stack(chosen))
 
 
-def taken(particles: Particles, index: Chosen) -> Tensor:
-    """The pictures at indices [G, K]: [G, K, ...]."""
+def gather(particles: Particles, index: Chosen) -> Tensor:
+    """The samples at indices [G, K]: [G, K, ...]."""
     groups = torch.arange(index.shape[0], device=particles.x.device)[:, None]
     return particles.x[groups, index.to(particles.x.device)]
 

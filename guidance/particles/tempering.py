@@ -1,9 +1,9 @@
 """How fast the weight is switched on: lambda from its first value to 1 along a run.
 
-Step k of K weighs particles with lambda_k log w of their denoised pictures. Whatever lambda does,
+Step k of K weighs particles with lambda_k log w of their denoised samples. Whatever lambda does,
 the last weight is log w itself, so the target is w p; a good lambda spreads the weighing over the
-run. ``now`` is lambda at a step, ``ahead`` the one that the step's drift works towards; both [G],
-one per group.
+run. ``now`` is lambda at a step, ``drift_temperature`` the one that the step's drift works towards;
+both [G], one per group.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ BISECTIONS = 40
 
 @runtime_checkable
 class Tempering(Protocol):
-    """lambda at a step, and ahead of it.
+    """lambda at a step, and of its drift.
 
-    ``last`` [G] is lambda at the evaluation before. ``ess`` maps lambda [G] to the effective size
-    [G] that the weights would have with it.
+    ``last`` [G] is lambda at the evaluation before. ``ess`` maps lambda [G] to the ESS [G]
+    that the weights would have with it.
     """
 
     def now(
         self, step: int, steps: int, last: PerGroup, ess: Callable[[PerGroup], PerGroup]
     ) -> PerGroup: ...
 
-    def ahead(self, step: int, steps: int, now: PerGroup) -> PerGroup: ...
+    def drift_temperature(self, step: int, steps: int, now: PerGroup) -> PerGroup: ...
 
 
 class _Fixed:
@@ -46,7 +46,7 @@ class _Fixed:
         """The curve here."""
         return torch.full_like(last, self.curve(step / steps))
 
-    def ahead(self, step: int, steps: int, now: PerGroup) -> PerGroup:
+    def drift_temperature(self, step: int, steps: int, now: PerGroup) -> PerGroup:
         """The curve one step on: the drift leads to where that lambda will weigh (as DAS does)."""
         return torch.full_like(now, self.curve((step + 1) / steps))
 
@@ -84,30 +84,30 @@ class Exponential(_Fixed):
     """lambda = min((1 + gamma)^k - 1, 1), as DAS has it, for any number of steps.
 
     Attributes:
-        reach: share of the run at which lambda is 1. Published: gamma 0.008 in 100 steps, which is
-            0.87, and 0.1 in 8 steps, which is 0.91.
+        full_at: share of the run at which lambda is 1. Published: gamma 0.008 in 100 steps, which
+            is 0.87, and 0.1 in 8 steps, which is 0.91.
     """
 
-    reach: float = 0.87
+    full_at: float = 0.87
 
     def __post_init__(self) -> None:
-        if not 0 < self.reach <= 1:
-            raise ValueError(f"tempering reach is {self.reach}; expected above 0, at most 1.")
+        if not 0 < self.full_at <= 1:
+            raise ValueError(f"tempering full_at is {self.full_at}; expected above 0, at most 1.")
 
     def curve(self, done: float) -> float:
-        """0 at the start, 1 from ``reach`` on."""
-        return float(min(2 ** (done / self.reach) - 1, 1.0))
+        """0 at the start, 1 from ``full_at`` on."""
+        return float(min(2 ** (done / self.full_at) - 1, 1.0))
 
 
 @dataclass(frozen=True)
 class Adaptive:
-    """The largest lambda that keeps a share of the effective size, found by bisection.
+    """The largest lambda that keeps a share of the ESS, found by bisection.
 
     Each group has its own. What the particles say then decides lambda: exact as their number
     grows, not for a few. The jump from the last lambda to 1 is whatever is left.
 
     Attributes:
-        keep: share of the effective size that one evaluation may leave, between 0 and 1.
+        keep: share of the ESS that one evaluation may leave, between 0 and 1.
     """
 
     keep: float = 0.9
@@ -129,7 +129,7 @@ class Adaptive:
             low, high = torch.where(kept, middle, low), torch.where(kept, high, middle)
         return torch.where(whole, 1.0, low)
 
-    def ahead(self, step: int, steps: int, now: PerGroup) -> PerGroup:
+    def drift_temperature(self, step: int, steps: int, now: PerGroup) -> PerGroup:
         """The present one: the next is not known yet."""
         return now
 

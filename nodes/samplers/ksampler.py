@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import comfy.samplers
@@ -13,27 +13,29 @@ from comfy_api.latest import io
 from nodes import common_ksampler
 
 from ...guidance import (
+    AUTO_DAMPING_PER_C,
+    CHORD_DAMPING_PER_C,
     LAGS,
     MODES,
     AutoSchedule,
     ChordSchedule,
     ConstantSchedule,
     HardGateSchedule,
+    Method,
+    Paper,
     Schedule,
     Trace,
     UncertaintySchedule,
     preset,
 )
-from ...guidance.methods.lags import CAUTION_PER_C, KAPPA_PER_C
 from ...rewards import Weight
 from ...rewards.base import check_strength
-from ...runtime.adapters import as_choice, as_weight
+from ...runtime.adapters import as_method, as_weight
 from ...runtime.checks import check_connected, check_denoise, check_latent, check_mask, filled
 from ...runtime.decoders import AS_NEEDED, DECODERS, Decoding
 from ...runtime.last_model import remember
 from ...runtime.page import summary, watcher
-from ...runtime.run import GuidancePatch, difference_step
-from ..methods.rivals import Choice, with_method
+from ...runtime.run import Guidance, difference_step
 from ..sockets import CATEGORY, MethodSocket, OptionsSocket, TraceSocket, WeightSocket
 
 SCHEDULES = ("from mode", "chord", "auto", "uncertainty", "hard gate", "constant")
@@ -68,13 +70,17 @@ class Options:
 
     def applied_to(self, method: LAGS, c: float) -> LAGS:
         """The mode's method with these choices made."""
-        step = replace(
-            method.step,
+        difference = replace(
+            method.difference,
             relative=self.relative_step or None,
             absolute=self.absolute_step or None,
         )
-        reuse = self.reuse_gradient or method.reuse
-        method = replace(method, step=step, shift_limit=self.shift_limit or None, reuse=reuse)
+        method = replace(
+            method,
+            difference=difference,
+            shift_limit=self.shift_limit or None,
+            reuse=self.reuse_gradient or method.reuse,
+        )
         if self.skip_below != FROM_MODE:
             method = replace(method, skip_below=self.skip_below)
         if self.second_forward != SECOND_FORWARDS[0]:
@@ -82,15 +88,16 @@ class Options:
         if self.schedule == SCHEDULES[0]:
             return method
         schedule = self._schedule(c)
-        # A schedule that measures <v, J v> needs the second forward that `fast` leaves out.
-        jacobian = method.jacobian or schedule.needs_shift
-        return replace(method, schedule=schedule, jacobian=jacobian)
+        if schedule.needs_shift and not method.compares:
+            # It measures <v, J v>, so it needs the second evaluation that `fast` leaves out.
+            method = Paper(**{field.name: getattr(method, field.name) for field in fields(method)})
+        return replace(method, schedule=schedule)
 
     def _schedule(self, c: float) -> Schedule:
         if self.schedule == "chord":
-            return ChordSchedule(CAUTION_PER_C * c)
+            return ChordSchedule(CHORD_DAMPING_PER_C * c)
         if self.schedule == "auto":
-            return AutoSchedule(KAPPA_PER_C * c)
+            return AutoSchedule(AUTO_DAMPING_PER_C * c)
         if self.schedule == "uncertainty":
             return UncertaintySchedule(c)
         if self.schedule == "hard gate":
@@ -109,7 +116,7 @@ def guided(
     c: float,
     options: Options | None,
     trace: Trace,
-    choice: Choice | None = None,
+    rival: Any = None,
 ) -> Any:
     """The MODEL with guidance; the MODEL itself, untouched, where the strength is 0.
 
@@ -117,22 +124,23 @@ def guided(
         ValueError: a number out of range, or a VAE of another family than the model.
     """
     check_strength(strength, weight.name)
-    choice = None if choice is None else as_choice(choice)
-    method = (options or Options()).applied_to(preset(mode, c, difference_step(model)), c)
+    options = options or Options()
+    lags = options.applied_to(preset(mode, c, difference_step(model)), c)
+    method = lags if rival is None else as_method(rival)
     if strength == 0 or weight.is_off:
         return model
-    if not weight.differentiable and (choice is None or choice.needs_gradient):
+    if not weight.differentiable and method.needs_gradient:
         black = ", ".join(t.reward.name for t in weight.terms if not t.reward.differentiable)
         raise ValueError(
             f"Weight '{black}' has no gradient, which guidance needs: take it out of the weight. "
             "Score Images can rank finished pictures by it."
         )
-    decoding = (options or Options()).decoding
-    if choice is not None:
-        return with_method(choice, model, vae, weight.power(strength), trace, decoding)
-    if mode == "paper":
+    weight, decoding = weight.power(strength), options.decoding
+    if rival is not None:
+        trace.label = f"{method.name}, {weight.name}"
+    elif mode == "paper":
         decoding = decoding.faithful()
-    return GuidancePatch(method, weight.power(strength), vae, trace, decoding).apply(model)
+    return Guidance(method, weight, vae, trace, decoding).apply(model)
 
 
 def guidance_inputs() -> list[Any]:
@@ -310,7 +318,7 @@ class LAGSKSampler(io.ComfyNode):
         mode: str,
         c: float,
         options: Options | None = None,
-        method: Choice | None = None,
+        method: Method | None = None,
     ) -> io.NodeOutput:
         check_connected(
             model=model,
@@ -409,7 +417,7 @@ class LAGSKSamplerAdvanced(io.ComfyNode):
         mode: str,
         c: float,
         options: Options | None = None,
-        method: Choice | None = None,
+        method: Method | None = None,
     ) -> io.NodeOutput:
         check_connected(
             model=model,
@@ -474,7 +482,7 @@ class LAGSGuidance(io.ComfyNode):
         mode: str,
         c: float,
         options: Options | None = None,
-        method: Choice | None = None,
+        method: Method | None = None,
     ) -> io.NodeOutput:
         sockets = filled(options=options, method=method)
         check_connected(model=model, vae=vae, weight=weight, **sockets)

@@ -185,8 +185,8 @@ def curve(made: Plan) -> dict[str, Any]:
     """A plan in JSON's terms, for the panel."""
     return {
         "sigma": made.sigma.tolist(),
-        "alpha": made.trust.tolist(),
-        "factor": (made.sigma_ve**2 * made.trust).tolist(),
+        "alpha": made.unskipped_alpha.tolist(),
+        "factor": (made.sigma_ve**2 * made.unskipped_alpha).tolist(),
         "active": made.active.tolist(),
         "model_calls": made.total_calls,
         "weight_calls": made.weight_calls,

@@ -486,7 +486,7 @@ def test_a_run_moves_what_its_decoder_shows(
     if mode == "paper":
         assert (gain[1] > gain[0]).all()
     else:  # a random network is no posterior mean: seen at each step, not at the end
-        assert all((r.realised > 0).all() for r in trace.records if r.active)
+        assert all((r.actual_gain > 0).all() for r in trace.records if r.active)
     assert trace.weight_calls > 0
 
 

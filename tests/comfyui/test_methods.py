@@ -17,11 +17,11 @@ from lags_pack.rewards import ColourReward, Weight
 import nodes
 
 KINDS = ["sd15", "sdxl", "demo"]
-WHOLE_RUN = {"first": 1.0, "last": 0.0, "travel_until": 0.0, "repeats": 1}
+FULL_RUN = {"first": 1.0, "last": 0.0, "travel_until": 0.0, "repeats": 1}
 WIDGETS: dict[str, tuple[type, dict[str, Any]]] = {
     "dps": (LAGSMethodDPS, {"rho": 1.0, "normalised": False}),
     "normalised": (LAGSMethodDPS, {"rho": 1.0, "normalised": True}),
-    "freedom": (LAGSMethodFreeDoM, {"step": 0.2, "plain_step": 0.1, **WHOLE_RUN, "repeats": 2}),
+    "freedom": (LAGSMethodFreeDoM, {"step": 0.2, "plain_step": 0.1, **FULL_RUN, "repeats": 2}),
     "lidar": (
         LAGSMethodLiDAR,
         {"count": 6, "lookahead_steps": 3, "scale": 1.0, "sigma_end": 0.1, "lookahead_seed": 0},

@@ -33,7 +33,7 @@ import nodes
 
 STRENGTH = 20.0
 # An SD1.5 with a middle block, which PAG and SAG hook.
-WHOLE = tiny._SD15 | {
+FULL = tiny._SD15 | {
     "transformer_depth_middle": 1,
     "transformer_depth_output": [0] * 2,
     "out_channels": 4,
@@ -53,7 +53,7 @@ def kept(model: Any) -> Any:
 def case(run_node: Run, comfy_base: Any) -> Iterator[Case]:
     """A picture of 64 x 64 in two steps, on a model with all that patches look for."""
     name = "tiny_whole_sd15.safetensors"
-    tiny._save_checkpoint(comfy_base / "models" / "checkpoints" / name, WHOLE, 5, 0.18215)
+    tiny._save_checkpoint(comfy_base / "models" / "checkpoints" / name, FULL, 5, 0.18215)
     model, _, vae = run_node(nodes.CheckpointLoaderSimple, ckpt_name=name)
     prompts = (tiny.make_conditioning(768, None, seed) for seed in (1, 2))
     loaded = tiny.TinyModel(name, model, vae, *prompts)

@@ -161,7 +161,7 @@ def test_a_fitted_run_leaves_the_last_step_alone(case: Case, run_node: Callable[
     fitted, trace = case.lags(sampler_name="euler_ancestral", options=used)
     assert trace.records[-1].shift_rms.max() == 0, "the last step has no noise"
     assert case.score(fitted).mean() > case.score(plain).mean()
-    assert torch.isfinite(trace.records[0].realised).all()
+    assert torch.isfinite(trace.records[0].actual_gain).all()
 
 
 @pytest.mark.parametrize("mode", ["balanced", "fast", "paper"])

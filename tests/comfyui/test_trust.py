@@ -125,17 +125,17 @@ def test_what_an_import_may_not_do_is_seen(tmp_path: Path, comfy_root: Path) -> 
 TRESPASSER = """
 import http.client, os, pickle, socket, subprocess, sys, tempfile
 folder = sys.argv[1]
-def tried(what):
+def evaluate(what):
     try:
         what()
     except OSError as error:
         assert "refused by the test" in str(error), error
     else:
         raise AssertionError("it was let through")
-tried(lambda: socket.create_connection(("192.0.2.1", 80), 1))
-tried(lambda: socket.getaddrinfo("example.invalid", 80))
-tried(lambda: http.client.HTTPConnection("198.51.100.7", timeout=1).request("GET", "/"))
-tried(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b"", ("203.0.113.5", 53)))
+evaluate(lambda: socket.create_connection(("192.0.2.1", 80), 1))
+evaluate(lambda: socket.getaddrinfo("example.invalid", 80))
+evaluate(lambda: http.client.HTTPConnection("198.51.100.7", timeout=1).request("GET", "/"))
+evaluate(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b"", ("203.0.113.5", 53)))
 with socket.create_server(("127.0.0.1", 0)) as here:
     socket.create_connection(here.getsockname()).close()
 os.makedirs(folder + "/new")

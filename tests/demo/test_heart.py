@@ -9,7 +9,7 @@ import torch
 from lags_pack.benchmarks import heart as benchmark
 from lags_pack.demo import heart
 from lags_pack.demo.heart import Mixture, MixtureLogWeight
-from lags_pack.guidance import LAGS, UncertaintySchedule
+from lags_pack.guidance import Paper, UncertaintySchedule
 from lags_pack.tests.analytic import sigmas, unit_mixture
 from torch import Tensor
 
@@ -122,7 +122,7 @@ def test_lags_comes_closer_to_the_target_than_plain_sampling() -> None:
     """2,000 samples, 40 steps: the order plain > LAGS c = 10 > exact score, with room."""
     distance = {}
     for name, c in (("plain", None), ("LAGS", 10.0)):
-        method = None if c is None else LAGS(schedule=UncertaintySchedule(c))
+        method = None if c is None else Paper(schedule=UncertaintySchedule(c))
         drawn, trace = benchmark.run(method, seed=0, steps=40, samples=2000)
         assert drawn.shape == (2000, 2) and torch.isfinite(drawn).all()
         assert trace.model_calls == (0 if c is None else 80)

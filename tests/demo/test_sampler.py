@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from lags_pack.demo.sampler import karras_sigmas, sample_ancestral
-from lags_pack.guidance import LAGS, ConstantSchedule, Denoiser
+from lags_pack.guidance import ConstantSchedule, Denoiser, Paper
 from lags_pack.tests.analytic import Counted, Gaussian, LinearLogWeight
 
 
@@ -37,7 +37,7 @@ def test_ancestral_sampling_reproduces_a_gaussian() -> None:
 def test_guided_sampling_reproduces_the_tilted_gaussian() -> None:
     """alpha = 1 on a linear log w: N(mu + s^2 b, s^2), mean and variance."""
     slope = torch.tensor([2.0, 4.0])
-    method = LAGS(schedule=ConstantSchedule())
+    method = Paper(schedule=ConstantSchedule())
     drawn = draw(lambda x, s: method(BASE.denoise, LinearLogWeight(slope), x, s)[0])
     assert torch.allclose(drawn.mean(0), BASE.mean + 0.25 * slope, atol=0.04)
     assert torch.allclose(drawn.var(0), torch.full((2,), 0.25), rtol=0.08)

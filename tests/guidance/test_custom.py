@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from lags_pack.guidance import LAGS, AutogradLogWeight, ConstantSchedule
+from lags_pack.guidance import AutogradDenoiser, AutogradLogWeight, ConstantSchedule, Fast, Step
 from lags_pack.guidance.contracts import ModelError, WeightError
 from lags_pack.guidance.methods.custom import CustomMethod
 from lags_pack.guidance.methods.dps import DPS
-from lags_pack.tests.analytic import noisy_draws, sigmas, unit_mixture
+from lags_pack.tests.analytic import Counted, noisy_draws, sigmas, unit_mixture
 from torch import Tensor
 
 WEIGHT = AutogradLogWeight(lambda x: -(x - 0.7).square().sum(dim=1), "quadratic")
@@ -29,11 +29,11 @@ def draws() -> tuple[Tensor, Tensor]:
 
 
 def test_the_same_function_is_the_same_method(draws: tuple[Tensor, Tensor]) -> None:
-    lags = LAGS(ConstantSchedule(), jacobian=False, skip_below=0.0)
+    lags = Fast(ConstantSchedule())
     expected, theirs = lags(MIXTURE.denoise, WEIGHT, *draws)
     guided, ours = CustomMethod(fast)(MIXTURE.denoise, WEIGHT, *draws)
     assert torch.allclose(guided, expected, atol=1e-6)
-    for name in ("alpha", "log_w", "variance", "shift_rms", "denoised_rms"):
+    for name in ("alpha", "log_w", "shift_rms", "denoised_rms"):
         assert torch.allclose(getattr(ours, name), getattr(theirs, name), rtol=1e-4), name
     assert (ours.model_calls, ours.weight_calls, ours.value_calls) == (1, 1, 0)
     assert ours.active and ours.seconds > 0
@@ -50,10 +50,26 @@ def test_every_call_is_counted_and_the_first_picture_is_the_plain_one(
     guided, record = CustomMethod(greedy)(MIXTURE.denoise, WEIGHT, *draws)
     plain = MIXTURE.denoise(*draws)
     assert (record.model_calls, record.weight_calls, record.value_calls) == (2, 0, 2)
-    assert record.variance is None
+    assert record.predicted_gain is None
     assert torch.equal(record.log_w, WEIGHT(MIXTURE.denoise(draws[0] + 0.1, draws[1])))
     assert torch.allclose(record.shift_rms, (guided - plain).square().mean(dim=1).sqrt())
     assert (WEIGHT(guided) >= WEIGHT(plain)).all() and not torch.equal(guided, plain)
+
+
+@pytest.mark.parametrize("again", [lambda x: x, lambda x: x.float(), lambda x: x.clone()])
+def test_the_steps_own_sample_is_evaluated_once(again, draws: tuple[Tensor, Tensor]) -> None:
+    """However the function writes x, it is the sampler's own evaluation that it gets."""
+    x, sigma = draws[0].half().double(), draws[1].double()
+    model, asked = Counted(MIXTURE.denoise), Counted(MIXTURE.denoise)
+    step = Step(own=lambda: model(x, sigma))
+
+    def twice(denoiser, log_weight, x: Tensor, sigma_ve: Tensor) -> Tensor:
+        first = denoiser(again(x), sigma_ve)
+        assert torch.equal(denoiser(x, sigma_ve).to(first), first)
+        return first.to(x)
+
+    guided, record = CustomMethod(twice)(asked, WEIGHT, x, sigma, step)
+    assert (model.calls, asked.calls, record.model_calls) == (1, 0, 1)
 
 
 def test_a_step_without_the_weight_is_plain(draws: tuple[Tensor, Tensor]) -> None:
@@ -83,25 +99,14 @@ def test_what_would_spoil_a_picture_is_refused(function, error, said, draws) -> 
         CustomMethod(function)(MIXTURE.denoise, weight, *draws)
 
 
-class Following:
-    """The mixture's denoiser, as one that can be gone back through."""
-
-    def __call__(self, x: Tensor, sigma_ve: Tensor) -> Tensor:
-        return MIXTURE.denoise(x, sigma_ve)
-
-    def vjp(self, x: Tensor, sigma_ve: Tensor):
-        denoised, pull = torch.func.vjp(lambda x: MIXTURE.denoise(x, sigma_ve), x)
-        return denoised, lambda v: pull(v)[0]
-
-
 def test_a_method_through_the_model_is_dps(draws: tuple[Tensor, Tensor]) -> None:
     def dps(denoiser, log_weight, x: Tensor, sigma_ve: Tensor) -> Tensor:
         denoised, pull = denoiser.vjp(x, sigma_ve)
         _, v = log_weight.value_and_grad(denoised)
         return denoised + sigma_ve[:, None] ** 2 * pull(v)
 
-    expected, theirs = DPS()(MIXTURE.denoise, WEIGHT, *draws)
-    guided, ours = CustomMethod(dps)(Following(), WEIGHT, *draws)
+    expected, theirs = DPS()(AutogradDenoiser(MIXTURE.denoise), WEIGHT, *draws)
+    guided, ours = CustomMethod(dps)(AutogradDenoiser(MIXTURE.denoise), WEIGHT, *draws)
     assert torch.allclose(guided, expected, atol=1e-5)
     counts = (ours.model_calls, ours.model_backwards, ours.weight_calls)
     assert counts == (theirs.model_calls, theirs.model_backwards, theirs.weight_calls) == (1, 1, 1)
@@ -117,5 +122,5 @@ def test_more_pictures_than_the_batch_may_be_weighed(draws: tuple[Tensor, Tensor
         return torch.where((log_w[0] > log_w[1])[:, None], denoised + 0.1, denoised - 0.1)
 
     _, record = CustomMethod(antithetic)(MIXTURE.denoise, WEIGHT, *draws)
-    assert record.log_w is None and record.variance is None
+    assert record.log_w is None and record.predicted_gain is None
     assert (record.weight_calls, record.value_calls) == (1, 1)

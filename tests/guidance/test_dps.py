@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from lags_pack.guidance import (
-    LAGS,
+    AutogradDenoiser,
     AutogradLogWeight,
     ConstantSchedule,
     DifferenceStep,
+    Paper,
     WeightError,
 )
 from lags_pack.guidance.contracts import ModelError
@@ -39,13 +40,13 @@ def test_agrees_with_lags_on_a_mixture(level: float) -> None:
     """A mixture's Jacobian is symmetric, so backward (J^T v) and difference (J v) are one."""
     mixture = unit_mixture(dim=6, components=4, variance=0.2, seed=1)
     x, sigma = noisy_draws(mixture, 32, level, seed=2).double(), sigmas(32, level).double()
-    lags = LAGS(ConstantSchedule(), step=DifferenceStep(relative=0.005))
+    lags = Paper(ConstantSchedule(), difference=DifferenceStep(relative=0.005))
     plain = mixture.denoise(x, sigma)
     # One difference forward and one back (the weight's inverse asks for that): its error is of
     # second order, so that what is left is float32's.
     forward = lags(mixture.denoise, WEIGHT, x, sigma)[0] - plain
     back = lags(mixture.denoise, INVERSE, x, sigma)[0] - plain
-    dps, record = DPS()(mixture.denoise, WEIGHT, x, sigma)
+    dps, record = DPS()(AutogradDenoiser(mixture.denoise), WEIGHT, x, sigma)
     shift = dps - plain
     size = float(shift.abs().max())
     assert size > 1e-3, "there is something to agree on"
@@ -62,10 +63,10 @@ def test_shift_in_closed_form(level: float, rho: float) -> None:
     plain = mixture.denoise(x, sigma)
     log_w, v = WEIGHT.value_and_grad(plain)
     expected = rho * level**2 * mixture_jacobian_product(mixture, x, sigma, v)
-    guided, record = DPS(rho)(mixture.denoise, WEIGHT, x, sigma)
+    guided, record = DPS(rho)(AutogradDenoiser(mixture.denoise), WEIGHT, x, sigma)
     torch.testing.assert_close((guided - plain).double(), expected, rtol=2e-4, atol=1e-5)
     torch.testing.assert_close(record.log_w, log_w)
-    normalised, _ = DPS(rho, normalised=True)(mixture.denoise, WEIGHT, x, sigma)
+    normalised, _ = DPS(rho, normalised=True)(AutogradDenoiser(mixture.denoise), WEIGHT, x, sigma)
     divided = expected / log_w.double().abs()[:, None]
     torch.testing.assert_close((normalised - plain).double(), divided, rtol=2e-4, atol=1e-5)
 
@@ -75,7 +76,10 @@ def test_backward_and_not_forward_product() -> None:
     matrix = torch.tensor([[0.3, 0.9], [-0.2, 0.5]])
     slope = torch.tensor([1.0, 2.0])
     guided, _ = DPS()(
-        lambda x, s: x @ matrix.T, LinearLogWeight(slope), torch.ones(1, 2), sigmas(1, 2.0)
+        AutogradDenoiser(lambda x, s: x @ matrix.T),
+        LinearLogWeight(slope),
+        torch.ones(1, 2),
+        sigmas(1, 2.0),
     )
     shift = guided - torch.ones(1, 2) @ matrix.T
     torch.testing.assert_close(shift[0], 4.0 * matrix.T @ slope)
@@ -87,8 +91,8 @@ def test_normalised_form_does_not_divide_by_nothing() -> None:
     mixture = unit_mixture(dim=2, components=2, variance=0.5, seed=5)
     x, sigma = noisy_draws(mixture, 4, 0.5, seed=6), sigmas(4, 0.5)
     plain = mixture.denoise(x, sigma)
-    once = DPS()(mixture.denoise, weight, x, sigma)[0] - plain
-    shift = DPS(normalised=True)(mixture.denoise, weight, x, sigma)[0] - plain
+    once = DPS()(AutogradDenoiser(mixture.denoise), weight, x, sigma)[0] - plain
+    shift = DPS(normalised=True)(AutogradDenoiser(mixture.denoise), weight, x, sigma)[0] - plain
     torch.testing.assert_close(shift, once * 1000, rtol=1e-3, atol=1e-3)
 
 
@@ -98,8 +102,11 @@ def test_a_batch_equals_its_singles(normalised: bool) -> None:
     x = noisy_draws(mixture, 6, 0.8, seed=8)
     sigma = torch.linspace(0.2, 2.0, 6)
     method = DPS(normalised=normalised)
-    batch, _ = method(mixture.denoise, WEIGHT, x, sigma)
-    singles = [method(mixture.denoise, WEIGHT, x[i : i + 1], sigma[i : i + 1])[0] for i in range(6)]
+    batch, _ = method(AutogradDenoiser(mixture.denoise), WEIGHT, x, sigma)
+    singles = [
+        method(AutogradDenoiser(mixture.denoise), WEIGHT, x[i : i + 1], sigma[i : i + 1])[0]
+        for i in range(6)
+    ]
     torch.testing.assert_close(batch, torch.cat(singles), rtol=1e-5, atol=1e-6)
 
 
@@ -117,18 +124,22 @@ def test_one_forward_and_no_graph_left() -> None:
     model = Counted(mixture.denoise)
     x, sigma = noisy_draws(mixture, 3, 1.0, seed=10), sigmas(3, 1.0)
     with torch.inference_mode():  # where ComfyUI runs its nodes
-        guided, _ = DPS()(model, WEIGHT, x.clone(), sigma.clone())
+        guided, _ = DPS()(AutogradDenoiser(model), WEIGHT, x.clone(), sigma.clone())
     assert model.calls == 1 and not guided.requires_grad
-    torch.testing.assert_close(guided, DPS()(mixture.denoise, WEIGHT, x, sigma)[0])
+    torch.testing.assert_close(
+        guided, DPS()(AutogradDenoiser(mixture.denoise), WEIGHT, x, sigma)[0]
+    )
 
 
 def test_refusals() -> None:
     x, sigma = torch.zeros(2, 3), sigmas(2, 1.0)
     black = AutogradLogWeight(lambda d: d.detach().sum(dim=1), "jury")
     with pytest.raises(WeightError, match="'jury' gives no gradient, which guidance needs"):
-        DPS()(lambda x, s: x, black, x, sigma)
+        DPS()(AutogradDenoiser(lambda x, s: x), black, x, sigma)
     with pytest.raises(ModelError, match="not finite at noise level sigma = 1"):
-        DPS()(lambda x, s: x / 0, WEIGHT, x, sigma)
+        DPS()(AutogradDenoiser(lambda x, s: x / 0), WEIGHT, x, sigma)
+    with pytest.raises(TypeError, match="without vjp.*AutogradDenoiser"):
+        DPS()(lambda x, s: x, WEIGHT, x, sigma)
     for rho in (-1.0, float("nan"), float("inf")):
         with pytest.raises(ValueError, match="rho is .*; expected a finite number"):
             DPS(rho)

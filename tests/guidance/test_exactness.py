@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 from lags_pack.guidance import (
-    LAGS,
     AutogradLogWeight,
     AutoSchedule,
     ConstantSchedule,
     DifferenceStep,
+    Paper,
     UncertaintySchedule,
     jacobian_vector_product,
     preset,
@@ -129,7 +129,7 @@ def test_gaussian_base_gives_the_exact_tilted_mean_in_every_form(name: str, leve
         own = view.from_ve(x_ve)
         return form.denoised(own.double(), network(own), level).float()
 
-    guided, record = LAGS(schedule=ConstantSchedule())(
+    guided, record = Paper(schedule=ConstantSchedule())(
         denoiser, LinearLogWeight(slope), view.to_ve(x), view.sigma_ve
     )
     expected = posterior_mean(x.double(), mean + variance * slope)
@@ -141,13 +141,13 @@ def test_gaussian_base_gives_the_exact_tilted_mean_in_every_form(name: str, leve
 def test_auto_schedule_measures_the_exact_variance_of_log_w() -> None:
     base = Gaussian(torch.zeros(16), 0.7)
     slope = torch.linspace(0.1, 1.0, 4)[:, None] * torch.ones(16)
-    method = LAGS(schedule=AutoSchedule(0.2))
+    method = Paper(schedule=AutoSchedule(0.2))
     for level in (0.3, 1.0, 5.0):
         x = torch.randn(4, 16, generator=torch.Generator().manual_seed(2)) * level
         _, record = method(base.denoise, LinearLogWeight(slope), x, sigmas(4, level))
         # log w = b x0 under the posterior N(., s^2 sigma^2 / (s^2 + sigma^2)).
         exact = slope.square().sum(1) * 0.7 * level**2 / (0.7 + level**2)
-        assert torch.allclose(record.variance, exact, rtol=1e-3)
+        assert torch.allclose(record.predicted_gain, exact, rtol=1e-3)
         assert torch.allclose(record.alpha, 1 / (1 + 0.2 * exact), rtol=1e-3)
 
 
@@ -213,7 +213,7 @@ def test_direction_survives_half_precision(dtype: torch.dtype, least: float, lev
             assert halved(x, sigma).dtype == dtype
             v = 7 * torch.randn(4, 256, generator=generator)
             step = DifferenceStep(dtype=dtype)
-            assert not step.is_drowned(sigma).any()
+            assert not step.is_below_rounding(sigma).any()
             found = jacobian_vector_product(
                 halved, x, sigma, halved(x, sigma), v, step.size(v, sigma)
             )
@@ -228,7 +228,7 @@ def test_below_the_half_precision_floor_v_itself_is_used(dtype: torch.dtype) -> 
     base, slope = PixelMixture(0.5), torch.linspace(-2, 2, 64)
     x = base.sample(2, 64, torch.Generator().manual_seed(4))
     for mode in ("paper", "balanced"):
-        method = replace(preset(mode, step=DifferenceStep(dtype=dtype)), skip_below=0.0)
+        method = replace(preset(mode, difference=DifferenceStep(dtype=dtype)), skip_below=0.0)
         for level, calls in ((0.29, 1), (0.31, 2)):
             denoiser = Counted(lambda x, s: base.denoise(x.to(dtype), s.to(dtype)).float())
             guided, record = method(denoiser, LinearLogWeight(slope), x, sigmas(2, level))
@@ -238,10 +238,10 @@ def test_below_the_half_precision_floor_v_itself_is_used(dtype: torch.dtype) -> 
             assert along_v == (calls == 1)
     # Where the output is multiplied by sigma, as for noise prediction, its rounding falls with it.
     noise = DifferenceStep(dtype=dtype, output_gain=(0.1, 10.0))
-    assert not noise.is_drowned(sigmas(1, 0.01))
+    assert not noise.is_below_rounding(sigmas(1, 0.01))
     # A step that the user gave is the user's to judge.
-    assert not DifferenceStep(dtype=dtype, absolute=0.1).is_drowned(sigmas(1, 0.01))
-    assert not DifferenceStep().is_drowned(sigmas(1, 0.01))
+    assert not DifferenceStep(dtype=dtype, absolute=0.1).is_below_rounding(sigmas(1, 0.01))
+    assert not DifferenceStep().is_below_rounding(sigmas(1, 0.01))
 
 
 @pytest.mark.parametrize(
@@ -284,7 +284,7 @@ def test_agrees_with_dps_where_the_jacobian_is_symmetric(level: float) -> None:
     log_w = -(denoised - 1).square().sum(1) + denoised[:, 0].sin()
     (backpropagated,) = torch.autograd.grad(log_w.sum(), leaf)
 
-    guided, _ = LAGS(schedule=ConstantSchedule())(mixture.denoise, weight, x, sigma)
+    guided, _ = Paper(schedule=ConstantSchedule())(mixture.denoise, weight, x, sigma)
     shift = (guided.double() - mixture.denoise(x.double(), sigma)) / level**2
     assert relative_error(shift, backpropagated) < 2e-3
 
@@ -321,7 +321,7 @@ def test_agrees_with_the_vp_formula_of_the_paper(level: float, mode: str) -> Non
     alpha = 1 / (1 + c * (1 - abar) ** 2 / abar**2)
     tweedie = (x + (1 - abar) * (score(x) + alpha * g1)) / math.sqrt(abar)
 
-    method = LAGS(schedule=UncertaintySchedule(c), step=DifferenceStep(absolute=0.5))
+    method = Paper(schedule=UncertaintySchedule(c), difference=DifferenceStep(absolute=0.5))
     found, _ = method(mixture.denoise, LinearLogWeight(slope), x_ve, sigmas(16, level))
     assert relative_error(found, tweedie) < 1e-6
     plain = mixture.denoise(x_ve.double(), sigmas(16, level))
@@ -348,9 +348,9 @@ def test_a_batch_of_four_equals_four_single_runs(mode: str) -> None:
         denoised = mixture.denoise(x_i, sigma_i)
         _, v = weight.value_and_grad(denoised)
         rounding = 8 * torch.finfo(torch.float32).eps * float(x_i.abs().max())
-        h = float(method.step.size(v, sigma_i))
+        h = float(method.difference.size(v, sigma_i))
         gain = float(sigma_i**2 * record.alpha[i])
-        bound = rounding * (1 + gain * (2 / h if method.jacobian else 10))
+        bound = rounding * (1 + gain * (2 / h if method.compares else 10))
         assert bound < 2e-3 * float(denoised.abs().max())
         assert (together[i] - alone[0]).abs().max() <= bound
         if not single.active:  # alone it is skipped; beside others its shift is zero

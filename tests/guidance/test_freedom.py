@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from lags_pack.guidance import AutogradLogWeight, StepRecord, WeightError
+from lags_pack.guidance import AutogradDenoiser, AutogradLogWeight, StepRecord, WeightError
 from lags_pack.guidance.methods.freedom import FreeDoM, Window, time_travel
 from lags_pack.tests.analytic import (
     Counted,
@@ -21,6 +21,7 @@ from torch import Tensor
 
 LEVELS = torch.cat([torch.logspace(1.2, -1.3, 20), torch.zeros(1)])
 MIXTURE = unit_mixture(dim=4, components=3, variance=0.3, seed=1)
+MODEL = AutogradDenoiser(MIXTURE.denoise)
 ALL = Window(first=1.0, last=0.0, travel_until=0.0, repeats=1)
 SLOPE = torch.tensor([1.0, -2.0, 0.5, 0.0])
 
@@ -53,21 +54,19 @@ def sampled(
     records = []
 
     def guided(x: Tensor, sigma: Tensor) -> Tensor:
-        denoised, record = method(MIXTURE.denoise, weight, x, sigma)
+        denoised, record = method(MODEL, weight, x, sigma)
         records.append(record)
         return denoised
 
     return time_travel(guided, x, LEVELS, method.rounds, noise(seed)), records
 
 
-class Branched:
-    """A denoiser with two branches, whose correction is a known picture."""
+class Branched(AutogradDenoiser):
+    """A denoiser with two branches, whose correction is a known sample."""
 
     def __init__(self, correction: Tensor) -> None:
+        super().__init__(MIXTURE.denoise)
         self.given = correction
-
-    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
-        return MIXTURE.denoise(x, sigma)
 
     def correction(self) -> Tensor:
         return self.given
@@ -79,11 +78,11 @@ def rms(x: Tensor) -> Tensor:
 
 def test_one_repeat_and_zero_step_is_ancestral_sampling_bit_for_bit() -> None:
     weight = LinearLogWeight(SLOPE)
-    nothing = FreeDoM(LEVELS, step=0.0, plain_step=0.0, window=ALL)
+    nothing = FreeDoM(sigmas=LEVELS, step=0.0, plain_step=0.0, window=ALL)
     end, records = sampled(nothing, weight, start())
     assert torch.equal(end, ancestral(start(), noise(2)))
     assert weight.calls == 0 and len(records) == 20
-    guided, _ = sampled(FreeDoM(LEVELS, window=ALL), weight, start())
+    guided, _ = sampled(FreeDoM(sigmas=LEVELS, window=ALL), weight, start())
     assert not torch.equal(guided, end), "a step that is not zero is felt"
 
 
@@ -99,7 +98,7 @@ def test_published_window() -> None:
 
 def test_only_the_window_is_guided() -> None:
     weight = LinearLogWeight(SLOPE)
-    method = FreeDoM(LEVELS)
+    method = FreeDoM(sigmas=LEVELS)
     _, records = sampled(method, weight, start())
     window = method.window
     expected = [
@@ -116,10 +115,10 @@ def test_length_and_direction_of_a_step(step: int) -> None:
     x, level = noisy_draws(MIXTURE, 6, sigma, seed=3), sigmas(6, sigma)
     plain = MIXTURE.denoise(x, level)
     gradient = mixture_jacobian_product(MIXTURE, x, level, SLOPE.expand(6, 4))
-    method = FreeDoM(LEVELS, step=0.2, plain_step=0.02, window=ALL)
+    method = FreeDoM(sigmas=LEVELS, step=0.2, plain_step=0.02, window=ALL)
 
     # One branch: RMS(shift) = 0.02 RMS(x - D).
-    guided, _ = method(MIXTURE.denoise, LinearLogWeight(SLOPE), x, level)
+    guided, _ = method(MODEL, LinearLogWeight(SLOPE), x, level)
     shift = (guided - plain).double()
     torch.testing.assert_close(rms(shift), 0.02 * rms(x - plain), rtol=1e-3, atol=1e-6)
     cosine = torch.nn.functional.cosine_similarity(shift, gradient)
@@ -135,9 +134,9 @@ def test_length_and_direction_of_a_step(step: int) -> None:
 @pytest.mark.parametrize("branches", [1, 2])
 def test_strength_cancels_out_but_for_its_sign(branches: int) -> None:
     x, level = noisy_draws(MIXTURE, 6, float(LEVELS[8]), seed=5), LEVELS[8].expand(6)
-    model = MIXTURE.denoise if branches == 1 else Branched(noise(6)(x))
+    model = MODEL if branches == 1 else Branched(noise(6)(x))
     plain = MIXTURE.denoise(x, level)
-    method = FreeDoM(LEVELS, window=ALL)
+    method = FreeDoM(sigmas=LEVELS, window=ALL)
     shifts = [
         method(model, LinearLogWeight(f * SLOPE), x, level)[0] - plain for f in (1.0, 50.0, -1.0)
     ]
@@ -148,7 +147,7 @@ def test_strength_cancels_out_but_for_its_sign(branches: int) -> None:
 def test_no_gradient_no_shift() -> None:
     x, level = noisy_draws(MIXTURE, 2, float(LEVELS[8]), seed=5), LEVELS[8].expand(2)
     slopes = torch.stack([SLOPE, torch.zeros(4)])
-    guided, _ = FreeDoM(LEVELS, window=ALL)(MIXTURE.denoise, LinearLogWeight(slopes), x, level)
+    guided, _ = FreeDoM(sigmas=LEVELS, window=ALL)(MODEL, LinearLogWeight(slopes), x, level)
     plain = MIXTURE.denoise(x, level)
     assert torch.equal(guided[1], plain[1]) and not torch.equal(guided[0], plain[0])
 
@@ -180,7 +179,9 @@ def test_guidance_raises_log_w_with_and_without_repeats() -> None:
     scores = [float(weight(plain).mean())]
     for repeats in (1, 4):
         window = Window(first=1.0, last=0.0, travel_until=0.0, repeats=repeats)
-        end, _ = sampled(FreeDoM(LEVELS, plain_step=0.1, window=window), weight, start(2000), 9)
+        end, _ = sampled(
+            FreeDoM(sigmas=LEVELS, plain_step=0.1, window=window), weight, start(2000), 9
+        )
         scores.append(float(weight(end).mean()))
     assert min(scores[1:]) > scores[0] + 0.1
 
@@ -191,7 +192,7 @@ def test_a_batch_equals_its_singles() -> None:
 
     def run(rows: slice) -> Tensor:
         turn = iter(drawn)
-        method = FreeDoM(LEVELS)
+        method = FreeDoM(sigmas=LEVELS)
         weight = AutogradLogWeight(lambda x: -(x**2).sum(dim=1), "bowl")
 
         def guided(x: Tensor, sigma: Tensor) -> Tensor:
@@ -210,11 +211,13 @@ def test_refusals() -> None:
     black = AutogradLogWeight(lambda d: d.detach().sum(dim=1), "jury")
     x, level = torch.zeros(2, 4), LEVELS[3].expand(2)
     with pytest.raises(WeightError, match="'jury' gives no gradient"):
-        FreeDoM(LEVELS, window=ALL)(MIXTURE.denoise, black, x, level)
+        FreeDoM(sigmas=LEVELS, window=ALL)(MODEL, black, x, level)
     with pytest.raises(ValueError, match="not one of FreeDoM's run"):
-        FreeDoM(LEVELS, window=ALL)(Branched(x), LinearLogWeight(SLOPE), x, sigmas(2, 3.0))
+        FreeDoM(sigmas=LEVELS, window=ALL)(Branched(x), LinearLogWeight(SLOPE), x, sigmas(2, 3.0))
+    with pytest.raises(ValueError, match="was not bound to a run"):
+        FreeDoM(window=ALL)(MODEL, LinearLogWeight(SLOPE), x, level)
     with pytest.raises(ValueError, match="step is -1"):
-        FreeDoM(LEVELS, step=-1.0)
+        FreeDoM(step=-1.0)
     with pytest.raises(ValueError, match="first is 70"):
         Window(first=70.0)
     with pytest.raises(ValueError, match="from 0.2 to 0.5"):

@@ -13,11 +13,14 @@ from lags_pack.guidance import (
     MODES,
     AutogradLogWeight,
     AutoSchedule,
+    Balanced,
     ChordSchedule,
     ConstantSchedule,
     DifferenceStep,
+    Fast,
     HardGateSchedule,
     ModelError,
+    Paper,
     UncertaintySchedule,
     WeightError,
     preset,
@@ -62,7 +65,7 @@ def test_towards_sigma_0_the_score_gains_grad_log_w(mode: str) -> None:
     mixture, level = unit_mixture(8, 5, 0.5, 0), 0.02
     x, sigma = noisy_draws(mixture, 4, level, 1).double(), sigmas(4, level)
     v = torch.linspace(10, 100, 8)
-    method = LAGS(schedule=UncertaintySchedule(), jacobian=mode == "paper")
+    method = (Paper if mode == "paper" else Fast)(schedule=UncertaintySchedule())
     guided, _ = method(mixture.denoise, LinearLogWeight(v), x, sigma)
     shift = guided - mixture.denoise(x, sigma)
     assert torch.allclose(shift, level**2 * v.double().expand(4, 8), rtol=5e-3)
@@ -71,7 +74,7 @@ def test_towards_sigma_0_the_score_gains_grad_log_w(mode: str) -> None:
 def test_a_large_c_switches_the_guidance_off() -> None:
     weight = LinearLogWeight(slope(1.0))
     shifts = [
-        shift_of(LAGS(schedule=UncertaintySchedule(c)), weight, 1.0).abs().max().item()
+        shift_of(Paper(schedule=UncertaintySchedule(c)), weight, 1.0).abs().max().item()
         for c in (1e-3, 1.0, 1e3, 1e9)
     ]
     assert shifts == sorted(shifts, reverse=True)
@@ -88,8 +91,8 @@ def test_a_negative_variance_is_as_doubtful_as_a_positive_one() -> None:
     """A learned network's J may give <v, J v> below 0: that J is off, and earns no trust."""
     flipped = Counted(lambda x, sigma: -BASE.denoise(x, sigma))
     x, sigma = draw(1, 1.0), sigmas(1, 1.0)
-    _, record = LAGS(schedule=AutoSchedule())(flipped, LinearLogWeight(slope(3.0)), x, sigma)
-    variance = record.variance.item()
+    _, record = Paper(schedule=AutoSchedule())(flipped, LinearLogWeight(slope(3.0)), x, sigma)
+    variance = record.predicted_gain.item()
     assert variance < 0 and record.alpha.item() == pytest.approx(1 / (1 - 0.1 * variance))
 
 
@@ -134,7 +137,7 @@ def test_the_second_forward_only_differs_by_the_step(mode: str) -> None:
     x, sigma = draw(2, level), sigmas(2, level)
     preset(mode)(denoiser, weight, x, sigma)
     assert torch.equal(denoiser.asked[0], x)
-    # balanced goes the whole way, sigma^2 v: at most 30 sigma, over 48 numbers here.
+    # balanced takes the full step, sigma^2 v: at most 30 sigma, over 48 numbers here.
     expected = [30 / math.sqrt(48), 1e-4] if mode == "balanced" else [0.01, 0.01]
     for moved in denoiser.asked[1:]:
         step = (moved - x).square().mean(dim=(1, 2, 3)).sqrt()
@@ -144,17 +147,17 @@ def test_the_second_forward_only_differs_by_the_step(mode: str) -> None:
 def test_presets_are_what_they_say() -> None:
     assert set(MODES) == {"balanced", "fast", "paper"}
     paper, balanced, fast = preset("paper"), preset("balanced"), preset("fast")
-    assert paper == LAGS(schedule=UncertaintySchedule(10.0))
-    assert paper.skip_below == 0 and paper.shift_limit is None and paper.jacobian
-    assert balanced.schedule == ChordSchedule(0.5) and balanced.jacobian and balanced.step.whole
-    assert balanced.tilt_start and balanced.fit_kernel and balanced.conditional
-    assert balanced.most_deviations == 4 and paper.most_deviations is None
-    assert preset("balanced", c=30.0).schedule.caution == pytest.approx(1.5)
+    assert paper == Paper(schedule=UncertaintySchedule(10.0))
+    assert paper.skip_below == 0 and paper.shift_limit is None and paper.compares
+    assert balanced.schedule == ChordSchedule(0.5) and balanced.difference.full
+    assert balanced.tilts_start and balanced.compares and balanced.conditional
+    assert balanced.max_deviations == 4
+    assert preset("balanced", c=30.0).schedule.damping == pytest.approx(1.5)
     assert preset("fast", c=3.0).schedule == preset("paper", c=3.0).schedule
-    assert fast.schedule == UncertaintySchedule(10.0) and not fast.jacobian
+    assert fast.schedule == UncertaintySchedule(10.0) and not fast.compares
     for mode in MODES:
         half = DifferenceStep(dtype=torch.float16)
-        assert preset(mode, step=half).step == replace(half, whole=mode == "balanced")
+        assert preset(mode, difference=half).difference == replace(half, full=mode == "balanced")
 
 
 def test_strength_without_end_tilts_by_four_deviations() -> None:
@@ -171,8 +174,8 @@ def test_strength_without_end_tilts_by_four_deviations() -> None:
 
 @pytest.mark.parametrize("value", [0.0, -1.0, math.nan])
 def test_refuses_a_limit_of_deviations_that_is_not_positive(value: float) -> None:
-    with pytest.raises(ValueError, match=f"most_deviations is {value}; expected above 0"):
-        LAGS(most_deviations=value)
+    with pytest.raises(ValueError, match=f"max_deviations is {value}; expected above 0"):
+        Balanced(max_deviations=value)
 
 
 # ---- the limit of the shift --------------------------------------------------------------------
@@ -180,8 +183,8 @@ def test_refuses_a_limit_of_deviations_that_is_not_positive(value: float) -> Non
 
 @pytest.mark.parametrize("jacobian", [True, False])
 def test_the_shift_limit_acts_per_sample_and_keeps_the_direction(jacobian: bool) -> None:
-    free = LAGS(schedule=ConstantSchedule(), jacobian=jacobian)
-    limited = LAGS(schedule=ConstantSchedule(), jacobian=jacobian, shift_limit=0.2)
+    free = (Paper if jacobian else Fast)(schedule=ConstantSchedule())
+    limited = (Paper if jacobian else Fast)(schedule=ConstantSchedule(), shift_limit=0.2)
     weight, level = LinearLogWeight(slope(100.0, 0.01, 0.0, 100.0)), 1.0
     x, sigma = draw(4, level), sigmas(4, level)
     x[3] *= 5
@@ -209,9 +212,9 @@ ODD = [*MODES, "hard gate", "absolute step", "limited"]
 
 def odd(name: str) -> LAGS:
     methods = {
-        "hard gate": LAGS(schedule=HardGateSchedule(2.0)),
-        "absolute step": LAGS(step=DifferenceStep(absolute=0.1)),
-        "limited": LAGS(shift_limit=0.1),
+        "hard gate": Paper(schedule=HardGateSchedule(2.0)),
+        "absolute step": Paper(difference=DifferenceStep(absolute=0.1)),
+        "limited": Paper(shift_limit=0.1),
     }
     return methods.get(name) or preset(name)
 
@@ -240,7 +243,7 @@ def test_gradients_of_any_size_make_no_nan(name: str, power: int) -> None:
     weight = LinearLogWeight(slope(1.0, 1.0) * 10.0**power)
     guided, record = odd(name)(denoiser, weight, x, sigma)
     assert torch.isfinite(guided).all()
-    assert torch.isfinite(record.alpha).all() and torch.isfinite(record.variance).all()
+    assert torch.isfinite(record.alpha).all() and torch.isfinite(record.predicted_gain).all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
@@ -261,7 +264,7 @@ def test_the_record_says_what_was_measured() -> None:
     assert torch.equal(record.sigma_ve, sigma)
     assert torch.allclose(record.alpha, 1 / (1 + 10 * sigma**4))
     variance = (weight.slope**2).sum(dim=(1, 2, 3)) * 0.5 * sigma**2 / (0.5 + sigma**2)
-    assert torch.allclose(record.variance, variance, rtol=1e-3)
+    assert torch.allclose(record.predicted_gain, variance, rtol=1e-3)
     moved = (guided - denoised).square().mean(dim=(1, 2, 3)).sqrt()
     assert torch.allclose(record.shift_rms, moved, rtol=1e-4)
     assert record.seconds > 0
@@ -271,7 +274,7 @@ def test_nothing_is_changed_in_place() -> None:
     x, sigma = draw(2, 1.0), sigmas(2, 1.0)
     before = x.clone()
     denoiser = Counted(BASE.denoise)
-    LAGS(shift_limit=0.1)(denoiser, LinearLogWeight(slope(9.0, 9.0)), x, sigma)
+    Paper(shift_limit=0.1)(denoiser, LinearLogWeight(slope(9.0, 9.0)), x, sigma)
     assert torch.equal(x, before) and torch.equal(sigma, sigmas(2, 1.0))
     assert torch.equal(denoiser.answered[0], BASE.denoise(before, sigma))
 
@@ -345,19 +348,19 @@ def test_refuses_an_unknown_mode() -> None:
 
 def test_refuses_a_measuring_schedule_without_the_jacobian() -> None:
     with pytest.raises(ValueError, match="needs the Jacobian.*Choose a fixed schedule"):
-        LAGS(schedule=AutoSchedule(), jacobian=False)
+        Fast(schedule=AutoSchedule())
 
 
 @pytest.mark.parametrize("limit", [0.0, -1.0, math.nan])
 def test_refuses_a_shift_limit(limit: float) -> None:
     with pytest.raises(ValueError, match=f"shift limit is {limit}; expected above 0"):
-        LAGS(shift_limit=limit)
+        Paper(shift_limit=limit)
 
 
 @pytest.mark.parametrize("threshold", [-0.1, 1.0, math.nan])
 def test_refuses_a_skip_threshold(threshold: float) -> None:
     with pytest.raises(ValueError, match=f"skip threshold is {threshold}; expected 0 to below 1"):
-        LAGS(skip_below=threshold)
+        Paper(skip_below=threshold)
 
 
 @pytest.mark.parametrize("bad_call", [1, 2])

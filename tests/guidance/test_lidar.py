@@ -8,7 +8,7 @@ import pytest
 import torch
 from lags_pack.demo.heart import Mixture
 from lags_pack.guidance import AutogradLogWeight, WeightError
-from lags_pack.guidance.methods.lidar import LiDAR, Lookahead, few_steps, look_ahead
+from lags_pack.guidance.methods import LiDAR, Lookahead, few_steps, look_ahead
 from lags_pack.guidance.particles import Ancestral
 from lags_pack.tests.analytic import Counted, LinearLogWeight, noisy_draws, sigmas, unit_mixture
 from torch import Tensor
@@ -38,7 +38,7 @@ def test_exact_where_the_set_is_all_of_the_data(level: float) -> None:
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
         return posterior_mean(points, torch.zeros(12), x, level).float()
 
-    method = LiDAR(Lookahead(points, log_w), sigma_end=0.0)
+    method = LiDAR(lookahead=Lookahead(points, log_w), sigma_end=0.0)
     guided, record = method(denoise, WEIGHT, x, sigmas(8, level))
     torch.testing.assert_close(
         guided.double(), posterior_mean(points, log_w, x, level), rtol=1e-4, atol=1e-5
@@ -49,13 +49,13 @@ def test_exact_where_the_set_is_all_of_the_data(level: float) -> None:
     torch.testing.assert_close(record.log_w.double(), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_large_pictures_keep_their_digits() -> None:
+def test_large_samples_keep_their_digits() -> None:
     """A latent of 16,000 numbers: |x|^2 / sigma^2 is beyond float32, the differences are not."""
     points = 3 + 1e-2 * data(5, 16384)
     log_w, level = torch.linspace(0, 1, 5), 0.5
     x = points[:2] + level * torch.randn(2, 16384, generator=torch.Generator().manual_seed(3))
     denoised = posterior_mean(points, torch.zeros(5), x, level)
-    method = LiDAR(Lookahead(points, log_w), sigma_end=0.0)
+    method = LiDAR(lookahead=Lookahead(points, log_w), sigma_end=0.0)
     guided, _ = method(lambda x, s: denoised.float(), WEIGHT, x, sigmas(2, level))
     exact = posterior_mean(points, log_w, x, level)
     error = (guided.double() - exact).norm() / (exact - denoised).norm()
@@ -68,7 +68,7 @@ def test_moves_the_mean_of_a_mixture_the_right_way(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     start = LEVELS[0] * torch.randn(256, 2, generator=generator)
     ahead = look_ahead(mixture.denoise, WEIGHT, start, LEVELS)
-    method = LiDAR(ahead, sigma_end=0.1)
+    method = LiDAR(lookahead=ahead, sigma_end=0.1)
     levels = torch.cat([torch.logspace(math.log10(20), -1.3, 20), torch.zeros(1)])
     means = []
     for guided in (False, True):
@@ -82,7 +82,7 @@ def test_moves_the_mean_of_a_mixture_the_right_way(seed: int) -> None:
                 denoised = mixture.denoise(x, level)
             chain = Ancestral()
             noise = torch.randn(x.shape, generator=generator)
-            x = chain.mean(x, denoised, sigma, lower) + chain.spread(sigma, lower) * noise
+            x = chain.mean(x, denoised, sigma, lower) + chain.noise_std(sigma, lower) * noise
         means.append(x.mean(dim=0))
     # A linear log w tilts a mixture in closed form: means move by variance * slope.
     tilt = mixture.log_weights + mixture.means @ SLOPE.double()
@@ -114,10 +114,10 @@ def test_a_batch_equals_its_singles_bit_for_bit() -> None:
 
     each = Lookahead(torch.stack([data(), data() + 1, -data(), 2 * data()]), data(12, 4).T)
     for ahead in (Lookahead(data(), data()[:, 0]), each):
-        batch, _ = LiDAR(ahead)(halved, WEIGHT, x, sigmas(4, 1.0))
+        batch, _ = LiDAR(lookahead=ahead)(halved, WEIGHT, x, sigmas(4, 1.0))
         for i in range(4):
-            own = ahead if ahead.log_w.ndim == 1 else Lookahead(ahead.pictures[i], ahead.log_w[i])
-            single, _ = LiDAR(own)(halved, WEIGHT, x[i : i + 1], sigmas(1, 1.0))
+            own = ahead if ahead.log_w.ndim == 1 else Lookahead(ahead.samples[i], ahead.log_w[i])
+            single, _ = LiDAR(lookahead=own)(halved, WEIGHT, x[i : i + 1], sigmas(1, 1.0))
             assert torch.equal(single[0], batch[i])
 
 
@@ -126,17 +126,19 @@ def test_calls_scale_and_end() -> None:
     model, weight = Counted(mixture.denoise), LinearLogWeight(SLOPE)
     x = noisy_draws(mixture, 4, 1.0, seed=8)
     ahead = look_ahead(model, weight, 20 * data(10, 2), LEVELS)
-    assert model.calls == 7 and ahead.model_calls == 70 and ahead.value_calls == 10
+    assert model.calls == 7 and ahead.samples.shape == (10, 2)
     plain = mixture.denoise(x, sigmas(4, 1.0))
-    once, record = LiDAR(ahead)(model, weight, x, sigmas(4, 1.0))
-    twice, _ = LiDAR(ahead, scale=2.0)(model, weight, x, sigmas(4, 1.0))
+    once, record = LiDAR(lookahead=ahead)(model, weight, x, sigmas(4, 1.0))
+    twice, _ = LiDAR(lookahead=ahead, scale=2.0)(model, weight, x, sigmas(4, 1.0))
     torch.testing.assert_close(twice - plain, 2 * (once - plain))
     assert record.active and record.model_calls == 1 and record.weight_calls == 0
     assert weight.calls == 0, "no gradient of the weight at all"
-    for method, level in ((LiDAR(ahead, scale=0.0), 1.0), (LiDAR(ahead), 0.5)):
+    for method, level in ((LiDAR(lookahead=ahead, scale=0.0), 1.0), (LiDAR(lookahead=ahead), 0.5)):
         same, record = method(model, weight, x, sigmas(4, level))
         assert torch.equal(same, mixture.denoise(x, sigmas(4, level))) and not record.active
-    mixed, _ = LiDAR(ahead, sigma_end=0.8)(model, weight, x, torch.tensor([1.0, 0.5, 1.0, 0.5]))
+    mixed, _ = LiDAR(lookahead=ahead, sigma_end=0.8)(
+        model, weight, x, torch.tensor([1.0, 0.5, 1.0, 0.5])
+    )
     assert torch.equal(mixed[1], mixture.denoise(x, sigmas(4, 0.5))[1])
     assert torch.equal(mixed[0], once[0])
 
@@ -144,18 +146,20 @@ def test_calls_scale_and_end() -> None:
 def test_weights_of_zero_and_refusals() -> None:
     points, log_w = data(), torch.full((12,), -math.inf)
     log_w[3] = 0.0
-    method = LiDAR(Lookahead(points, log_w))
+    method = LiDAR(lookahead=Lookahead(points, log_w))
     guided, record = method(lambda x, s: x, WEIGHT, torch.zeros(2, 3), sigmas(2, 30.0))
-    assert torch.isfinite(guided).all() and torch.isfinite(record.variance).all()
-    with pytest.raises(ValueError, match="Every lookahead picture has weight zero"):
+    assert torch.isfinite(guided).all() and torch.isfinite(record.predicted_gain).all()
+    with pytest.raises(ValueError, match="Every lookahead sample has weight zero"):
         Lookahead(points, torch.full((12,), -math.inf))
     with pytest.raises(ValueError, match="NaN or plus infinity"):
         Lookahead(points, torch.full((12,), math.nan))
     for bad in (torch.zeros(11), torch.zeros(0), torch.zeros(())):
         with pytest.raises(ValueError, match="expected .n, .*and .n."):
             Lookahead(points, bad)
+    with pytest.raises(ValueError, match="was not bound to a run"):
+        LiDAR()(lambda x, s: x, WEIGHT, torch.zeros(2, 3), sigmas(2, 30.0))
     with pytest.raises(ValueError, match="scale is -1"):
-        LiDAR(Lookahead(points, log_w), scale=-1.0)
+        LiDAR(scale=-1.0)
     broken = AutogradLogWeight(lambda x: x.sum(dim=1) * math.nan, "broken")
     with pytest.raises(WeightError, match="'broken' has a value that is not finite"):
         look_ahead(lambda x, s: x, broken, points, LEVELS)

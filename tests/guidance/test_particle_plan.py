@@ -8,13 +8,12 @@ from typing import Any
 import pytest
 import torch
 from lags_pack.demo.sampler import karras_sigmas
-from lags_pack.guidance import AutogradLogWeight
+from lags_pack.guidance import AutogradDenoiser, AutogradLogWeight
 from lags_pack.guidance.particles import (
     PRESETS,
     TEMPERING,
     Ancestral,
     ParticleSampler,
-    autograd_vjp,
     group_seeds,
     noisy_start,
     particle_plan,
@@ -28,12 +27,13 @@ BASE = PixelMixture(0.3)
 LEVELS = karras_sigmas(STEPS, 0.05, 8.0)
 
 
+@AutogradDenoiser
 def denoise(x: Tensor, sigma: Tensor) -> Tensor:
     return BASE.denoise(x.flatten(1), sigma).reshape(x.shape)
 
 
 def made(name: str, **changes: Any) -> ParticleSampler:
-    return replace(particle_preset(name, STEPS, autograd_vjp(denoise)), **changes)
+    return replace(particle_preset(name, STEPS), **changes)
 
 
 def trace_of(engine: ParticleSampler, particles: int) -> Any:

@@ -11,6 +11,7 @@ import torch
 from lags_pack.demo import heart
 from lags_pack.demo.heart import Mixture, MixtureLogWeight
 from lags_pack.demo.sampler import karras_sigmas
+from lags_pack.guidance import AutogradDenoiser
 from lags_pack.guidance.particles import (
     PRESETS,
     Adaptive,
@@ -18,7 +19,6 @@ from lags_pack.guidance.particles import (
     Particles,
     ParticleSampler,
     Polynomial,
-    autograd_vjp,
     group_seeds,
     noisy_start,
     particle_preset,
@@ -38,6 +38,7 @@ def mixture(means: list[float], shares: list[float], variance: float) -> Mixture
 
 
 BASE = mixture([-2.0, 0.0, 1.5], [0.4, 0.35, 0.25], 0.15)
+MODEL = AutogradDenoiser(BASE.denoise)
 WEIGHT = MixtureLogWeight(mixture([1.0], [1.0], 0.8))
 STEPS = 16
 
@@ -51,7 +52,7 @@ class Truth:
 
 
 def sampler_of(name: str) -> ParticleSampler:
-    return particle_preset(name, STEPS, autograd_vjp(BASE.denoise))
+    return particle_preset(name, STEPS)
 
 
 def levels(start: float) -> Tensor:
@@ -146,7 +147,7 @@ def is_right(particles: Particles, expected: Truth) -> bool:
 def replicates(sampler: ParticleSampler, from_noise: bool, count: int = 1000) -> Particles:
     """Independent groups are independent replicates."""
     x, sigmas = first_particles(from_noise, REPLICATES, count, seed=1)
-    return sampler(BASE.denoise, WEIGHT, x, sigmas, group_seeds(1, REPLICATES))
+    return sampler(MODEL, WEIGHT, x, sigmas, group_seeds(1, REPLICATES))
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["noise", "partial"])
@@ -186,7 +187,7 @@ def test_four_particles_are_right_on_average(name: str, start: tuple[bool, Truth
     from_noise, expected = start
     pool = 150
     x, sigmas = first_particles(from_noise, REPLICATES * pool, 4, seed=2)
-    found = sampler_of(name)(BASE.denoise, WEIGHT, x, sigmas, group_seeds(2, REPLICATES * pool))
+    found = sampler_of(name)(MODEL, WEIGHT, x, sigmas, group_seeds(2, REPLICATES * pool))
     ratio = (found.log_normaliser - expected.log_normaliser).exp().reshape(REPLICATES, pool)
     moments = per_group(found).reshape(REPLICATES, pool, 2)
     estimates = (ratio[..., None] * moments).sum(dim=1) / ratio.sum(dim=1, keepdim=True)
@@ -207,7 +208,7 @@ def test_a_small_group_alone_is_off_by_its_own_normalisation(name: str) -> None:
 
     def off(groups: int, count: int) -> tuple[float, float]:
         x, sigmas = first_particles(True, groups, count, seed=5)
-        found = sampler_of(name)(BASE.denoise, WEIGHT, x, sigmas, group_seeds(5, groups))
+        found = sampler_of(name)(MODEL, WEIGHT, x, sigmas, group_seeds(5, groups))
         means = per_group(found)[:, :1]
         distance = float(means.mean() - expected.moments[0])
         return distance, float(z_scores(means, expected.moments[:1]))
@@ -281,8 +282,8 @@ def test_presets_in_the_plane(name: str, plane: tuple[bool, Truth]) -> None:
     from_noise, expected = plane
     x, sigmas = first_particles(from_noise, REPLICATES, 2000, seed=4)
     x = x.reshape(REPLICATES, 1000, 2)
-    sampler = particle_preset(name, STEPS, autograd_vjp(denoise_each))
-    found = sampler(denoise_each, HILL, x, sigmas, group_seeds(4, REPLICATES))
+    sampler = particle_preset(name, STEPS)
+    found = sampler(AutogradDenoiser(denoise_each), HILL, x, sigmas, group_seeds(4, REPLICATES))
     assert is_right(found, expected)
 
 
@@ -294,7 +295,7 @@ def heart_distance(name: str, groups: int, count: int) -> float:
     base, weight = heart.float32(heart.grid()), MixtureLogWeight(heart.float32(heart.heart()))
     sigmas, seeds = karras_sigmas(100, heart.SIGMA_MIN, heart.SIGMA_MAX), group_seeds(0, groups)
     x = noisy_start(torch.zeros(groups, 2), count, heart.SIGMA_MAX, seeds)
-    found = particle_preset(name, 100)(base.denoise, weight, x, sigmas, seeds)
+    found = particle_preset(name, 100)(AutogradDenoiser(base.denoise), weight, x, sigmas, seeds)
     one = found.weights.reshape(1, -1).log()
     chosen = systematic(one, torch.full((1, groups * count), 0.5))[0]
     exact = (

@@ -8,10 +8,10 @@ import pytest
 import torch
 from lags_pack.guidance import (
     AutoSchedule,
+    CachedGradient,
     ConstantSchedule,
     DifferenceStep,
     HardGateSchedule,
-    HeldLogWeight,
     Trace,
     UncertaintySchedule,
     compared,
@@ -43,16 +43,16 @@ class Levelling(LinearLogWeight):
         return torch.zeros(len(denoised)), self.slope.expand_as(denoised)
 
     def __call__(self, denoised: Tensor) -> Tensor:
-        promised = ((denoised - self.here) * self.slope).sum(dim=1)
-        return -6 * torch.expm1(-promised / 6)
+        predicted = ((denoised - self.here) * self.slope).sum(dim=1)
+        return -6 * torch.expm1(-predicted / 6)
 
 
 @pytest.mark.parametrize("mode", ["balanced", "fast", "paper"])
 def test_plan_and_run_agree(mode: str) -> None:
     """Guided steps, calls and alpha, on a Gaussian, where the guess is exact."""
-    method = preset(mode, step=DifferenceStep(reach=1000.0))
-    weight = HeldLogWeight(Levelling(torch.tensor([3.0])), method.reuse)
-    made = plan(method, LEVELS, eps, deviation=3.0)
+    method = preset(mode, difference=DifferenceStep(max_step=1000.0))
+    weight = CachedGradient(Levelling(torch.tensor([3.0])), method.reuse)
+    made = plan(method, LEVELS, eps, score_std=3.0)
     trace = Trace()
     for level in LEVELS[:-1]:
         x = torch.randn(2, 1) * math.sqrt(1 + float(level) ** 2)
@@ -64,7 +64,7 @@ def test_plan_and_run_agree(mode: str) -> None:
         assert planned == pytest.approx(done, rel=0.02, abs=1e-6)
     assert made.start_calls == (2 if mode == "balanced" else 0)
     assert made.value_calls == trace.value_calls + (2 if mode == "balanced" else 0)
-    assert made.weight_calls == weight.taken + (1 if mode == "balanced" else 0)
+    assert made.weight_calls == weight.computed + (1 if mode == "balanced" else 0)
     second = 0.5 if mode == "balanced" else 1.0
     extra = made.total_calls - 12 - made.start_calls // 2
     assert made.relative_cost == (12 + made.start_calls // 2 + second * extra) / 12
@@ -81,7 +81,7 @@ def test_flow_models_start_without_signal() -> None:
     assert plan(preset("balanced"), levels[1:], flow).start_calls == 2
 
 
-def test_half_precision_drops_second_forwards() -> None:
+def test_half_precision_drops_second_evaluations() -> None:
     step = DifferenceStep(dtype=torch.float16)
     made = plan(preset("paper", 10.0, step), torch.tensor([10.0, 0.1, 0.0]), eps)
     assert made.model_calls.tolist() == [2, 1]
@@ -95,7 +95,7 @@ def test_comparison_is_the_schedules_own_alpha() -> None:
         "one": ConstantSchedule(),
         "auto": AutoSchedule(0.1),
     }
-    found = compared(shown, levels, deviation=2.0)
+    found = compared(shown, levels, score_std=2.0)
     assert found["c"].tolist() == pytest.approx([1 / (1 + 5 * s**4) for s in (10, 1, 0.1)])
     assert found["gate"].tolist() == [0, 0, 1]
     assert found["one"].tolist() == [1, 1, 1]

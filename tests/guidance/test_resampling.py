@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from lags_pack.guidance import WeightError
 from lags_pack.guidance.particles.resampling import (
     RESAMPLING,
-    effective_size,
+    effective_sample_size,
     log_mean_weight,
     normalised,
     stratified,
@@ -157,8 +157,12 @@ def test_a_weight_that_is_no_number_is_an_error(value: float) -> None:
 
 def test_effective_size_and_mean_weight() -> None:
     weights = torch.tensor([[1.0, 1.0, 1.0, 1.0], [1.0, 0.0, 0.0, 0.0], [2.0, 2.0, 0.0, 0.0]])
-    assert torch.allclose(effective_size(weights.log() + 5), torch.tensor([4.0, 1.0, 2.0]).double())
+    assert torch.allclose(
+        effective_sample_size(weights.log() + 5), torch.tensor([4.0, 1.0, 2.0]).double()
+    )
     assert torch.allclose(
         log_mean_weight(weights.log()).exp(), torch.tensor([1.0, 0.25, 1.0]).double()
     )
-    assert torch.allclose(effective_size(torch.tensor([[1e30, 1e30]])), torch.tensor(2.0).double())
+    assert torch.allclose(
+        effective_sample_size(torch.tensor([[1e30, 1e30]])), torch.tensor(2.0).double()
+    )

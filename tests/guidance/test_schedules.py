@@ -101,7 +101,7 @@ def test_chord_shifts_nothing_where_the_gradient_promises_a_loss() -> None:
 
 @pytest.mark.parametrize("gains", [None, Measured(torch.ones(1))])
 def test_chord_refuses_to_guess_the_gain(gains: Measured | None) -> None:
-    with pytest.raises(ValueError, match="needs the promised and the realised gain"):
+    with pytest.raises(ValueError, match="needs the predicted and the actual gain"):
         ChordSchedule().alpha(torch.ones(1), gains)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from lags_pack.guidance import AutogradLogWeight, WeightError
-from lags_pack.guidance.search import best_of, tried, zero_order_search
+from lags_pack.guidance.search import best_of, evaluate, zero_order_search
 from torch import Tensor
 
 WEIGHT = AutogradLogWeight(lambda x: x[:, 0] - 0.1 * x[:, 1] ** 2, "first")
@@ -33,7 +33,7 @@ def test_best_of_is_the_best_of_each_sample() -> None:
     scores = torch.stack([WEIGHT(2 * noise) for noise in noises])
     assert torch.equal(found.log_w, scores.max(dim=0).values)
     assert torch.equal(found.noise, noises[scores.argmax(dim=0), torch.arange(5)])
-    assert torch.equal(found.pictures, 2 * found.noise)
+    assert torch.equal(found.samples, 2 * found.noise)
     assert (found.model_calls, found.value_calls) == (6 * STEPS, 6)
     assert len(set(scores.argmax(dim=0).tolist())) > 1, "samples chose apart"
 
@@ -46,12 +46,12 @@ def test_expected_best_of_n() -> None:
 
 
 def test_search_climbs_and_counts() -> None:
-    before = tried(doubled, WEIGHT, drawing(3)(), STEPS)
+    before = evaluate(doubled, WEIGHT, drawing(3)(), STEPS)
     found = zero_order_search(doubled, WEIGHT, drawing(3), 5, 3, 0.5, STEPS)
     assert (found.log_w > before.log_w).all()
     assert (found.model_calls, found.value_calls) == (16 * STEPS, 16)
-    torch.testing.assert_close(WEIGHT(found.pictures), found.log_w)
-    torch.testing.assert_close(found.pictures, doubled(found.noise))
+    torch.testing.assert_close(WEIGHT(found.samples), found.log_w)
+    torch.testing.assert_close(found.samples, doubled(found.noise))
     assert torch.equal(
         zero_order_search(doubled, WEIGHT, drawing(3), 0, 1, 0.5, STEPS).noise, before.noise
     )
@@ -75,7 +75,7 @@ def test_neighbours_are_unit_noise_around_the_pivot() -> None:
 def test_an_infinite_radius_is_best_of_n() -> None:
     search = zero_order_search(doubled, WEIGHT, drawing(5), 3, 2, math.inf, STEPS)
     best = best_of(doubled, WEIGHT, drawing(5), 7, STEPS)
-    torch.testing.assert_close(search.pictures, best.pictures)
+    torch.testing.assert_close(search.samples, best.samples)
     assert (search.model_calls, search.value_calls) == (best.model_calls, best.value_calls)
 
 
@@ -84,8 +84,8 @@ def test_a_batch_equals_its_singles(kind: str) -> None:
     def found(rows: slice) -> Tensor:
         draw = drawing(6, rows)
         if kind == "best":
-            return best_of(doubled, WEIGHT, draw, 4, STEPS).pictures
-        return zero_order_search(doubled, WEIGHT, draw, 3, 2, 0.7, STEPS).pictures
+            return best_of(doubled, WEIGHT, draw, 4, STEPS).samples
+        return zero_order_search(doubled, WEIGHT, draw, 3, 2, 0.7, STEPS).samples
 
     singles = [found(slice(i, i + 1)) for i in range(5)]
     assert torch.equal(found(slice(None)), torch.cat(singles))
@@ -94,7 +94,7 @@ def test_a_batch_equals_its_singles(kind: str) -> None:
 def test_weights_without_gradient_and_of_zero() -> None:
     step = AutogradLogWeight(lambda x: torch.where(x[:, 0] > 0, 0.0, -math.inf), "step")
     found = best_of(doubled, step, drawing(7), 12, STEPS)
-    assert (found.log_w == 0).all() and (found.pictures[:, 0] > 0).all()
+    assert (found.log_w == 0).all() and (found.samples[:, 0] > 0).all()
 
 
 def test_refusals() -> None:

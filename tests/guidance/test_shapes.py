@@ -7,7 +7,7 @@ import pytest
 import torch
 from lags_pack.guidance import UncertaintySchedule
 from lags_pack.guidance.finite_difference import DifferenceStep
-from lags_pack.guidance.particles.resampling import effective_size
+from lags_pack.guidance.particles.resampling import effective_sample_size
 
 
 def test_a_call_with_sizes_that_do_not_agree_is_refused() -> None:
@@ -21,4 +21,4 @@ def test_a_tensor_of_another_kind_is_refused() -> None:
     with pytest.raises(jaxtyping.TypeCheckError):
         UncertaintySchedule().alpha(torch.ones(3, dtype=torch.int64))
     with pytest.raises(jaxtyping.TypeCheckError):
-        effective_size(torch.zeros(4))
+        effective_sample_size(torch.zeros(4))

@@ -1,14 +1,13 @@
-"""The tilted start: the first noise drawn from w p, against a chain whose law is known."""
+"""The tilted initial noise: drawn from w p, against a chain whose law is known."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import pytest
 import torch
 from lags_pack.demo.sampler import karras_sigmas
-from lags_pack.guidance import LAGS, ConstantSchedule, Trace, preset
+from lags_pack.guidance import LAGS, Balanced, ConstantSchedule, Trace, preset
 from lags_pack.tests.analytic import Counted, Gaussian, LinearLogWeight, sigmas
 from torch import Tensor
 
@@ -47,7 +46,7 @@ def test_the_chain_with_a_tilted_start_draws_the_tilted_law() -> None:
     """Plain output N(0, V) and log w = b x give a mean of V b; without the start it falls short."""
     slope = torch.tensor([0.3, -0.2])
     levels = karras_sigmas(2000, 0.01, STD).tolist()
-    method = LAGS(schedule=ConstantSchedule(), tilt_start=True)
+    method = Balanced(schedule=ConstantSchedule())
     exact = final_variance(levels) * slope
     still = torch.zeros(1, 2)
     start, record = method.tilted_start(
@@ -60,7 +59,7 @@ def test_the_chain_with_a_tilted_start_draws_the_tilted_law() -> None:
     assert (untilted / exact < 0.7).all()
 
 
-def test_the_move_is_the_shift_of_the_denoised_picture() -> None:
+def test_the_move_is_the_shift_of_the_denoised_sample() -> None:
     base, slope = Gaussian(torch.zeros(6), 2.0), torch.linspace(-1, 1, 6)
     x, sigma = 5 * torch.randn(3, 6, generator=torch.Generator().manual_seed(0)), sigmas(3, 5.0)
     method = preset("balanced")
@@ -75,13 +74,14 @@ def test_the_move_is_the_shift_of_the_denoised_picture() -> None:
 
 @pytest.mark.parametrize(("mode", "tilts"), [("balanced", True), ("paper", False), ("fast", False)])
 def test_only_balanced_tilts_the_start(mode: str, tilts: bool) -> None:
-    assert preset(mode).tilt_start == tilts
+    assert preset(mode).tilts_start == tilts
 
 
 def test_a_skipped_start_stays() -> None:
     x = torch.randn(2, 4, generator=torch.Generator().manual_seed(1))
-    method = replace(preset("fast"), tilt_start=True)
-    start, record = method.tilted_start(denoise, LinearLogWeight(torch.ones(4)), x, sigmas(2, 15.0))
+    method = preset("balanced")
+    far = sigmas(2, 0.001)
+    start, record = method.tilted_start(denoise, LinearLogWeight(torch.ones(4)), x, far)
     assert start is x and not record.active
 
 

@@ -33,7 +33,7 @@ def test_is_ready_for_json() -> None:
     skipped, guided = read["records"][:2]
     assert skipped["alpha"] is None and skipped["active"] is False
     assert guided["sigma_ve"] == [1.0, 1.0] and guided["model_calls"] == 2
-    for name in ("alpha", "log_w", "variance", "shift_rms", "denoised_rms"):
+    for name in ("alpha", "log_w", "predicted_gain", "shift_rms", "denoised_rms"):
         assert len(guided[name]) == 2
     assert guided.keys() == skipped.keys() == vars(trace.records[0]).keys()
 

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from lags_pack.guidance import AutogradLogWeight, DifferenceStep, ModelError, score_deviation
+from lags_pack.guidance import AutogradLogWeight, DifferenceStep, ModelError, score_std
 from lags_pack.tests.analytic import Gaussian, LinearLogWeight
 
 UNIT = Gaussian(torch.zeros(4), 1.0)
@@ -19,7 +19,7 @@ def test_linear_score_of_a_gaussian(sigma: float, count: int) -> None:
     a = torch.tensor([0.5, -2.0, 1.0, 0.25])
     levels = torch.full((count,), sigma)
     x = torch.randn(count, 4, generator=torch.Generator().manual_seed(0)) * math.sqrt(1 + sigma**2)
-    found = score_deviation(UNIT.denoise, LinearLogWeight(a), x, levels, DifferenceStep())
+    found = score_std(UNIT.denoise, LinearLogWeight(a), x, levels, DifferenceStep())
     # At low noise a single picture knows little of the others: what is left is the posterior's.
     posterior = sigma / math.sqrt(1 + sigma**2) * float(a.norm())
     assert found == pytest.approx(posterior if count == 1 else float(a.norm()), rel=0.12)
@@ -29,20 +29,20 @@ def test_score_that_bends() -> None:
     """For tanh the slope at 0 would say 5; the pictures spread over its flat parts, at most 1."""
     levels, x = torch.full((1,), 50.0), torch.zeros(1, 4)
     score = AutogradLogWeight(lambda z: torch.tanh(5 * z[:, 0]), "bent")
-    found = score_deviation(UNIT.denoise, score, x, levels, DifferenceStep())
+    found = score_std(UNIT.denoise, score, x, levels, DifferenceStep())
     assert found == pytest.approx(1.0, rel=0.05)
 
 
 def test_score_that_is_flat_has_no_deviation() -> None:
     levels, x = torch.full((3,), 10.0), torch.randn(3, 4)
     score = AutogradLogWeight(lambda z: 0 * z.sum(dim=1), "flat")
-    assert score_deviation(UNIT.denoise, score, x, levels, DifferenceStep()) == 0.0
+    assert score_std(UNIT.denoise, score, x, levels, DifferenceStep()) == 0.0
 
 
 def test_model_that_is_not_finite() -> None:
     levels, x = torch.ones(1), torch.ones(1, 4)
     with pytest.raises(ModelError):
-        score_deviation(
+        score_std(
             lambda x, sigma: x * math.nan,
             LinearLogWeight(torch.ones(4)),
             x,

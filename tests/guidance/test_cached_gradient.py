@@ -6,8 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from lags_pack.guidance import AutogradLogWeight, HeldLogWeight, plan, preset
-from lags_pack.guidance.methods.lags import LAGS
+from lags_pack.guidance import AutogradLogWeight, CachedGradient, Paper, plan, preset
 from torch import Tensor
 
 POINTS = [torch.randn(3, 4, generator=torch.Generator().manual_seed(i)) for i in range(7)]
@@ -28,12 +27,12 @@ class Counted(AutogradLogWeight):
 
 
 @pytest.mark.parametrize("every", [1, 2, 3])
-def test_the_gradient_is_taken_at_every_kth_time(every: int) -> None:
+def test_the_gradient_is_computed_at_every_kth_time(every: int) -> None:
     weight = Counted()
-    held, fresh = HeldLogWeight(weight, every), []
+    cached, fresh = CachedGradient(weight, every), []
     for i, point in enumerate(POINTS):
-        log_w, v = held.value_and_grad(point)
-        fresh.append(held.fresh)
+        log_w, v = cached.value_and_grad(point)
+        fresh.append(cached.is_fresh)
         first = POINTS[i - i % every]
         value, gradient = AutogradLogWeight(bent, "").value_and_grad(first)
         assert torch.equal(v, gradient)
@@ -44,46 +43,46 @@ def test_the_gradient_is_taken_at_every_kth_time(every: int) -> None:
 
 
 def test_every_time_is_the_weight_itself_bit_for_bit() -> None:
-    held, weight = HeldLogWeight(Counted(), 1), Counted()
+    cached, weight = CachedGradient(Counted(), 1), Counted()
     for point in POINTS:
         for one, other in zip(
-            held.value_and_grad(point), weight.value_and_grad(point), strict=True
+            cached.value_and_grad(point), weight.value_and_grad(point), strict=True
         ):
             assert torch.equal(one, other)
-        assert torch.equal(held(point), weight(point))
+        assert torch.equal(cached(point), weight(point))
 
 
 def test_values_are_never_kept() -> None:
-    held = HeldLogWeight(Counted(), 5)
+    cached = CachedGradient(Counted(), 5)
     for point in POINTS:
-        held.value_and_grad(POINTS[0])
-        assert torch.equal(held(point), bent(point))
+        cached.value_and_grad(POINTS[0])
+        assert torch.equal(cached(point), bent(point))
 
 
-def test_what_was_found_out_elsewhere_serves_its_own_picture_only() -> None:
+def test_what_was_found_out_elsewhere_serves_its_own_sample_only() -> None:
     weight = Counted()
-    held = HeldLogWeight(weight, 2)
+    cached = CachedGradient(weight, 2)
     log_w, v = AutogradLogWeight(bent, "").value_and_grad(POINTS[0])
-    held.know(POINTS[0], log_w, v)
+    cached.remember(POINTS[0], log_w, v)
     assert all(
-        torch.equal(a, b) for a, b in zip(held.value_and_grad(POINTS[0]), (log_w, v), strict=True)
+        torch.equal(a, b) for a, b in zip(cached.value_and_grad(POINTS[0]), (log_w, v), strict=True)
     )
-    assert held.taken == 0 and held.fresh
-    held.value_and_grad(POINTS[1])
-    assert held.taken == 0 and not held.fresh
-    held.know(POINTS[0], log_w, v)
-    assert torch.equal(held.value_and_grad(POINTS[2])[0], bent(POINTS[2]))
-    assert held.taken == 1 and held.fresh
+    assert cached.computed == 0 and cached.is_fresh
+    cached.value_and_grad(POINTS[1])
+    assert cached.computed == 0 and not cached.is_fresh
+    cached.remember(POINTS[0], log_w, v)
+    assert torch.equal(cached.value_and_grad(POINTS[2])[0], bent(POINTS[2]))
+    assert cached.computed == 1 and cached.is_fresh
 
 
 def test_a_line_goes_on_exactly() -> None:
     line = AutogradLogWeight(lambda x: 2 * x.sum(dim=1), "line")
-    held = HeldLogWeight(line, 10)
+    cached = CachedGradient(line, 10)
     for point in POINTS:
-        assert torch.allclose(held.value_and_grad(point)[0], line(point), atol=1e-5)
+        assert torch.allclose(cached.value_and_grad(point)[0], line(point), atol=1e-5)
 
 
-@pytest.mark.parametrize("make", [lambda: HeldLogWeight(Counted(), 0), lambda: LAGS(reuse=0)])
+@pytest.mark.parametrize("make", [lambda: CachedGradient(Counted(), 0), lambda: Paper(reuse=0)])
 def test_less_than_one_is_refused(make: object) -> None:
     with pytest.raises(ValueError, match="0.*expected 1 or more"):
         make()  # type: ignore[operator]

@@ -11,13 +11,16 @@ from lags_pack.demo.heart import Mixture
 from lags_pack.demo.sampler import karras_sigmas
 from lags_pack.guidance import (
     LAGS,
+    Balanced,
     ChordSchedule,
     ConstantSchedule,
     DifferenceStep,
+    Paper,
+    Step,
     WeightError,
     ancestral_keep,
-    kernel_share,
     preset,
+    step_correction,
 )
 from lags_pack.tests.analytic import Counted, LinearLogWeight, sigmas
 from torch import Tensor
@@ -27,7 +30,7 @@ BASE = Mixture(
     0.2,
     torch.tensor([0.5, 0.2, 0.3], dtype=torch.float64).log(),
 )
-WHOLE = DifferenceStep(whole=True, reach=1000.0)  # in a plane, and with exact denoisers
+FULL = DifferenceStep(full=True, max_step=1000.0)  # in a plane, and with exact denoisers
 
 
 def tilted(slope: Tensor) -> Mixture:
@@ -48,12 +51,12 @@ def test_a_line_is_tilted_exactly_whatever_p_is(level: float, schedule: object) 
     x = x + level * torch.randn(x.shape, generator=torch.Generator().manual_seed(1)).double()
     sigma, weight = sigmas(64, level), LinearLogWeight(slope)
     exact = tilted(slope).denoise(x, sigma)
-    method = LAGS(schedule=schedule, step=WHOLE)
+    method = Balanced(schedule=schedule, difference=FULL)
     found, record = method(BASE.denoise, weight, x, sigma)
     assert (found - exact).abs().max() < 1e-4
     assert torch.allclose(record.alpha, torch.ones(64), atol=1e-4)
     if level > 1:
-        first_order, _ = LAGS(schedule=ConstantSchedule())(BASE.denoise, weight, x, sigma)
+        first_order, _ = Paper(schedule=ConstantSchedule())(BASE.denoise, weight, x, sigma)
         assert (first_order - exact).abs().max() > 0.5
 
 
@@ -73,16 +76,16 @@ class Trials(LinearLogWeight):
         return super().__call__(denoised), self.slope.expand_as(denoised)
 
 
-def test_the_trial_is_the_shifted_picture() -> None:
+def test_the_trial_is_the_shifted_sample() -> None:
     weight = Trials(torch.tensor([0.5, 0.5]))
     x, sigma = torch.randn(3, 2, generator=torch.Generator().manual_seed(2)), sigmas(3, 1.0)
-    method = LAGS(schedule=ChordSchedule(), step=WHOLE)
+    method = Balanced(schedule=ChordSchedule(), difference=FULL)
     denoiser = Counted(BASE.denoise)
     found, record = method(denoiser, weight, x, sigma)
     assert torch.allclose(weight.tried[0], found, atol=1e-5)
     assert (record.model_calls, record.weight_calls, record.value_calls) == (2, 1, 1)
     gain = (weight.tried[0] - denoiser.answered[0]) @ weight.slope
-    assert torch.allclose(record.realised, gain, atol=1e-5)
+    assert torch.allclose(record.actual_gain, gain, atol=1e-5)
     _, start = method.tilted_start(BASE.denoise, weight, x, sigma)
     middle = (weight.tried[-1] + weight.tried[-2]) / 2
     assert torch.allclose(middle, denoiser.answered[0].float(), atol=1e-5)
@@ -91,14 +94,14 @@ def test_the_trial_is_the_shifted_picture() -> None:
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_trial_without_a_number_is_refused(value: float) -> None:
-    method = LAGS(schedule=ChordSchedule(), step=WHOLE)
+    method = Balanced(schedule=ChordSchedule(), difference=FULL)
     with pytest.raises(WeightError, match=r"not finite at noise level sigma = 2"):
         method(BASE.denoise, Trials(torch.ones(2), value), torch.ones(1, 2), sigmas(1, 2.0))
 
 
 def test_a_trial_of_weight_zero_shifts_nothing() -> None:
     x, sigma = torch.ones(1, 2), sigmas(1, 2.0)
-    method = LAGS(schedule=ChordSchedule(), step=WHOLE)
+    method = Balanced(schedule=ChordSchedule(), difference=FULL)
     found, record = method(BASE.denoise, Trials(torch.ones(2), -math.inf), x, sigma)
     assert torch.equal(found, BASE.denoise(x, sigma)) and record.alpha.item() == 0
 
@@ -123,17 +126,17 @@ class Branches:
 
 
 @pytest.mark.parametrize(("conditional", "asked", "j"), [(True, "one", 0.5), (False, "both", 3.0)])
-def test_the_second_forward_takes_the_branch_that_it_is_told(
+def test_the_second_evaluation_takes_the_branch_that_it_is_told(
     conditional: bool, asked: str, j: float
 ) -> None:
-    method = LAGS(schedule=ConstantSchedule(), conditional=conditional)
+    method = Paper(schedule=ConstantSchedule(), conditional=conditional)
     denoiser, slope = Branches(), torch.tensor([1.0, 2.0])
     found, _ = method(denoiser, LinearLogWeight(slope), torch.ones(1, 2), sigmas(1, 1.0))
     assert denoiser.asked == ["both", asked]
     assert torch.allclose(found, 3 + j * slope, atol=1e-4)
 
 
-# ---- the kernel of an ancestral step ------------------------------------------------------------
+# ---- the correction of an ancestral step ------------------------------------------------------------
 
 
 @pytest.mark.parametrize("std", [0.1, 1.0, 3.0])
@@ -146,13 +149,13 @@ def test_coarse_ancestral_steps_draw_the_tilt_of_their_own_law(std: float, steps
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
         return x * std**2 / (std**2 + sigma[:, None] ** 2)
 
-    def outcome(method: LAGS) -> float:
+    def outcome(method: LAGS, fits: bool = True) -> float:
         weight = LinearLogWeight(slope)
         x, _ = method.tilted_start(denoise, weight, torch.zeros(1, 1), levels[:1])
         for sigma, lower in zip(levels[:-1], levels[1:], strict=True):
             keep = ancestral_keep(levels, float(sigma))
             assert keep == pytest.approx(float(lower / sigma) ** 2, rel=1e-5)
-            denoised, _ = method(denoise, weight, x, sigma[None], keep)
+            denoised, _ = method(denoise, weight, x, sigma[None], Step(keep if fits else 1.0))
             x = denoised + keep * (x - denoised)
         return float(x)
 
@@ -160,15 +163,15 @@ def test_coarse_ancestral_steps_draw_the_tilt_of_their_own_law(std: float, steps
     for sigma, lower in zip(levels[:-1].tolist(), levels[1:].tolist(), strict=True):
         keep, j = (lower / sigma) ** 2, std**2 / (std**2 + sigma**2)
         variance = (j + keep * (1 - j)) ** 2 * variance + keep * (sigma**2 - lower**2)
-    method = replace(preset("balanced", step=WHOLE), skip_below=0.0)
+    method = replace(preset("balanced", difference=FULL), skip_below=0.0)
     assert outcome(method) == pytest.approx(0.4 * variance, rel=2e-3)
-    assert outcome(replace(method, fit_kernel=False)) > 1.15 * 0.4 * variance
+    assert outcome(method, fits=False) > 1.15 * 0.4 * variance
 
 
-def test_fine_steps_and_other_samplers_take_the_whole_shift() -> None:
-    whole, sigma2, predicted = torch.tensor([[0.5, 0.5]]), torch.ones(1), torch.tensor([1.0])
-    assert float(kernel_share(0.999999, sigma2, predicted, whole)) == pytest.approx(1, abs=1e-5)
-    assert float(kernel_share(1.0, sigma2, predicted, whole)) == 1
-    assert float(kernel_share(0.0, sigma2, predicted, whole)) == 0  # the last step has no noise
+def test_fine_steps_and_other_samplers_take_the_full_shift() -> None:
+    full_shift, sigma, gain = torch.tensor([[0.5, 0.5]]), torch.ones(1), torch.tensor([1.0])
+    assert float(step_correction(0.999999, sigma, gain, full_shift)) == pytest.approx(1, abs=1e-5)
+    assert float(step_correction(1.0, sigma, gain, full_shift)) == 1
+    assert float(step_correction(0.0, sigma, gain, full_shift)) == 0  # the last step has no noise
     assert ancestral_keep(torch.tensor([4.0, 2.0, 0.0]), 3.0) == 1
     assert ancestral_keep(torch.tensor([4.0, 2.0, 0.0]), 2.0) == 0

@@ -1,0 +1,135 @@
+"""LAGS with a full step and a measured alpha: our default. What differs from the paper is ours.
+
+- The second evaluation goes the full step: sigma^2 J v stands for D(x + sigma^2 v) - D(x), which is
+  exact where log w has the slope v everywhere, whatever p is.
+- alpha is measured per sample, by how much of the predicted gain in log w comes true.
+- The shift is made to fit the kernel of an ancestral sampler's step.
+- The run's initial noise is drawn from w p too.
+- Steps that would change nothing stay plain; the second evaluation takes the conditional branch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from ..contracts import Denoiser, LogWeight, check_finite_model, checked_value_and_grad
+from ..shapes import Latents, PerSample
+from ..step_correction import step_correction
+from ..trace import StepRecord
+from ..ve import per_sample
+from .base import StartCost, Step, finish, predicted_gain, skip, times_sigma2
+from .lags import LAGS
+
+SKIP_BELOW = 0.15
+MAX_DEVIATIONS = 4.0
+
+
+@dataclass(frozen=True)
+class Balanced(LAGS):
+    """Guidance by the full step, limited by what is measured.
+
+    Attributes:
+        max_deviations: greatest shift in standard deviations of the posterior along it, which is
+            where an approximation around the denoised sample ends; None for no limit.
+
+    The others as for ``LAGS``.
+    """
+
+    max_deviations: float | None = None
+    name = "LAGS, balanced"
+    tilts_start = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.max_deviations is not None and not self.max_deviations > 0:
+            raise ValueError(f"max_deviations is {self.max_deviations}; expected above 0, or None.")
+
+    def __call__(
+        self,
+        denoiser: Denoiser,
+        log_weight: LogWeight,
+        x: Latents,
+        sigma_ve: PerSample,
+        step: Step | None = None,
+    ) -> tuple[Latents, StepRecord]:
+        """One evaluation; arguments as for ``Method``."""
+        step = step or Step()
+        denoised = step.denoise(denoiser, x, sigma_ve)
+        return self._shifted(denoised, denoiser, log_weight, x, sigma_ve, step)
+
+    def tilted_start(
+        self,
+        denoiser: Denoiser,
+        log_weight: LogWeight,
+        x: Latents,
+        sigma_ve: PerSample,
+        step: Step | None = None,
+    ) -> tuple[Latents, StepRecord]:
+        """The initial noisy sample, drawn from w p instead of p.
+
+        A sampler starts from x0 + sigma * noise as if the noise knew nothing of the image. It
+        does: E[w | x] differs from one noise to the next, above all for what has more variance than
+        sigma^2 (the colour or brightness of a whole image). Tilting N(x0, sigma^2) by exp(g . x),
+        g = alpha J v, moves its mean by sigma^2 g: the same shift, applied to x.
+
+        The first denoised sample has no detail yet, so a weight that rewards detail has a steep
+        gradient there that says little; a schedule that looks at log w looks on both sides here.
+
+        Args and errors as for a step.
+
+        Returns:
+            x [B, ...] moved, and what was done.
+        """
+        return self._shifted(x, denoiser, log_weight, x, sigma_ve, step or Step(), both_sides=True)
+
+    def start_cost(self, sigma_ve: PerSample) -> StartCost:
+        """Two evaluations for the initial noise, the weight on both sides."""
+        cost = self.cost(sigma_ve)
+        if not cost.is_guided:
+            return StartCost()
+        return StartCost(1 + cost.takes_second, int(cost.takes_second), 1, 2 * cost.values)
+
+    def _shifted(
+        self,
+        onto: Latents,
+        denoiser: Denoiser,
+        log_weight: LogWeight,
+        x: Latents,
+        sigma_ve: PerSample,
+        step: Step,
+        both_sides: bool = False,
+    ) -> tuple[Latents, StepRecord]:
+        """``onto``, which is D(x) or x, with the shift of this noise level; and the record."""
+        denoised = step.denoise(denoiser, x, sigma_ve)
+        cost = self.cost(sigma_ve)
+        if not cost.is_guided:
+            return skip(onto, sigma_ve, step)
+        check_finite_model(denoised, sigma_ve)
+        log_w, v = checked_value_and_grad(log_weight, denoised, sigma_ve)
+        bounded = self.difference.within_max_step(v, sigma_ve)
+        jv = self.jacobian_product(denoiser, x, sigma_ve, denoised, bounded, cost)
+        full_shift = times_sigma2(sigma_ve, jv)
+        gain = self.measure(log_weight, denoised, log_w, v, full_shift, sigma_ve, both_sides)
+        alpha = self.schedule.alpha(sigma_ve, gain) * cost.active
+        factor = alpha
+        if self.max_deviations is not None:
+            # A tilt by v moves the posterior's mean by sqrt(<v, full shift>) of its deviations.
+            deviations = predicted_gain(bounded, full_shift).clamp(min=1e-30).sqrt()
+            factor = torch.minimum(factor, self.max_deviations / deviations)
+        factor = factor * step_correction(step.keep, sigma_ve, gain.predicted, full_shift)
+        shift = self.limited(per_sample(factor, x) * full_shift, denoised)
+        if both_sides:
+            cost = replace(cost, values=2 * cost.values)
+        return finish(
+            denoised,
+            shift,
+            sigma_ve,
+            step,
+            cost,
+            log_w=log_w,
+            alpha=alpha,
+            gain=gain,
+            onto=onto,
+        )

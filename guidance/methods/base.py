@@ -1,0 +1,256 @@
+"""What every method promises: one call per evaluation of the sampler, a record, a stated cost."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from ..contracts import Denoiser, LogWeight
+from ..finite_difference import rms
+from ..schedules import Measured
+from ..shapes import Latents, Levels, PerSample
+from ..trace import StepRecord
+from ..ve import per_sample
+from .lookahead import Lookahead
+
+
+@runtime_checkable
+class Run(Protocol):
+    """What a method may ask for once, when a run begins.
+
+    Attributes:
+        sigmas: [K + 1] the sampler's noise levels, falling, the last usually 0.
+    """
+
+    @property
+    def sigmas(self) -> Levels: ...
+
+    def look_ahead(self, count: int, steps: int, seed: int) -> Lookahead:
+        """Plain samples in few steps, weighed."""
+        ...
+
+
+@dataclass
+class Step:
+    """Where in a run an evaluation is, and D(x) there.
+
+    Attributes:
+        keep: what an ancestral step keeps of x - D, (sigma' / sigma)^2; 1 where the sampler is
+            another, or not known.
+        own: the sampler's own evaluation of D(x), made when it is first needed; None asks the
+            denoiser.
+        denoised: D(x), once it is known.
+    """
+
+    keep: float = 1.0
+    own: Callable[[], Latents] | None = None
+    denoised: Latents | None = None
+    began: float = field(default_factory=time.perf_counter)
+
+    def denoise(self, denoiser: Denoiser, x: Latents, sigma_ve: PerSample) -> Latents:
+        """D(x) at this step's own x, evaluated once however often it is asked for."""
+        if self.denoised is None:
+            self.denoised = denoiser(x, sigma_ve) if self.own is None else self.own()
+        return self.denoised
+
+    @property
+    def seconds(self) -> float:
+        """Wall clock since the step began."""
+        return time.perf_counter() - self.began
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What evaluations take at some noise levels.
+
+    Attributes:
+        active: [N] whether they are guided.
+        second: [N] whether they take a second evaluation of the denoiser.
+        backwards: backward passes through the denoiser, in each guided one.
+        gradients: of the weight, likewise.
+        values: of the weight without a gradient, likewise.
+        second_share: of a second evaluation in plain ones; 0.5 where one of two branches does.
+    """
+
+    active: Tensor
+    second: Tensor
+    backwards: int = 0
+    gradients: int = 0
+    values: int = 0
+    second_share: float = 1.0
+
+    @cached_property
+    def is_guided(self) -> bool:
+        """Whether any of them is."""
+        return bool(self.active.any())
+
+    @cached_property
+    def takes_second(self) -> bool:
+        """Whether any of them takes a second evaluation."""
+        return bool(self.second.any())
+
+
+@dataclass(frozen=True)
+class StartCost:
+    """What a method takes before the first step: calls of each kind for one batch."""
+
+    model_calls: int = 0
+    second_calls: int = 0  # of these, second evaluations
+    weight_calls: int = 0
+    value_calls: int = 0
+
+
+class Method(ABC):
+    """A shift of the denoised sample, at one noise level.
+
+    Class attributes:
+        name: for labels and errors.
+        needs_gradient: whether it asks for the gradient of the weight.
+        through_model: whether it goes backward through the denoiser: then that is a
+            ``DifferentiableDenoiser``.
+        compares: whether it compares evaluations of the denoiser, which no cache may answer then.
+        own_sampler: whether it samples by itself, on an ancestral chain.
+        tilts_start: whether it also draws the run's initial noise from w p.
+        reuse: evaluations that one gradient of log w serves; who runs the sampler wraps the weight
+            in a ``CachedGradient``.
+    """
+
+    name: str
+    needs_gradient: bool = True
+    through_model: bool = False
+    compares: bool = False
+    own_sampler: bool = False
+    tilts_start: bool = False
+    reuse: int = 1
+
+    @abstractmethod
+    def __call__(
+        self,
+        denoiser: Denoiser,
+        log_weight: LogWeight,
+        x: Latents,
+        sigma_ve: PerSample,
+        step: Step | None = None,
+    ) -> tuple[Latents, StepRecord]:
+        """The guided denoised sample at one noise level.
+
+        Args:
+            denoiser: D, the model with everything that the user combined into it.
+            log_weight: log w on denoised samples.
+            x: [B, ...] noisy sample, variance-exploding.
+            sigma_ve: [B].
+            step: where in the run this is; None for an evaluation on its own.
+
+        Returns:
+            denoised [B, ...] in the dtype of D's output, and what was done.
+
+        Raises:
+            WeightError: the weight broke its contract at this noise level.
+            ModelError: the model's own output is not finite.
+        """
+
+    def bind(self, run: Run) -> Method:
+        """The method for one run, with what it needs to know of it."""
+        return self
+
+    def is_active(self, sigma_ve: PerSample) -> Tensor:
+        """Which noise levels it guides: [B] booleans."""
+        return torch.ones_like(sigma_ve, dtype=torch.bool)
+
+    @abstractmethod
+    def cost(self, sigma_ve: PerSample) -> Cost:
+        """What an evaluation takes at each of these noise levels, [N]."""
+
+    def repeats(self, sigma_ve: PerSample) -> Tensor:
+        """How often a step that starts at each of these noise levels is done, [N]."""
+        return torch.ones_like(sigma_ve, dtype=torch.int)
+
+    def start_cost(self, sigma_ve: PerSample) -> StartCost:
+        """What it takes before the first step, which starts at sigma_ve [1]."""
+        return StartCost()
+
+    def alpha(self, sigma_ve: PerSample, expected: Measured) -> PerSample:
+        """The factor of its shift at noise levels [N], for what a run is expected to measure."""
+        return torch.ones_like(sigma_ve, dtype=torch.float32)
+
+
+def plain_cost(sigma_ve: PerSample) -> Cost:
+    """Of evaluations that are not guided."""
+    nowhere = torch.zeros_like(sigma_ve, dtype=torch.bool)
+    return Cost(nowhere, nowhere)
+
+
+def skip(denoised: Latents, sigma_ve: PerSample, step: Step) -> tuple[Latents, StepRecord]:
+    """A step that stays plain, and its record."""
+    return denoised, StepRecord.skipped(sigma_ve, step.seconds)
+
+
+def finish(
+    denoised: Latents,
+    shift: Latents,
+    sigma_ve: PerSample,
+    step: Step,
+    cost: Cost,
+    *,
+    log_w: PerSample | None,
+    alpha: PerSample | None = None,
+    gain: Measured | None = None,
+    onto: Latents | None = None,
+) -> tuple[Latents, StepRecord]:
+    """The shifted sample, and the record of how it came about.
+
+    Args:
+        denoised: D(x).
+        shift: [B, ...] float32.
+        sigma_ve: [B].
+        step: of the run.
+        cost: of this evaluation.
+        log_w: [B] at D(x).
+        alpha: [B] factor of the full shift; None is 1.
+        gain: of log w over the full shift.
+        onto: what the shift is added to; D(x) unless something else is given.
+    """
+    record = StepRecord(
+        sigma_ve=sigma_ve,
+        active=True,
+        alpha=torch.ones_like(sigma_ve, dtype=torch.float32) if alpha is None else alpha,
+        log_w=log_w,
+        predicted_gain=None if gain is None else gain.predicted,
+        shift_rms=rms(shift),
+        denoised_rms=rms(denoised),
+        model_calls=1 + cost.takes_second,
+        weight_calls=cost.gradients,
+        seconds=step.seconds,
+        value_calls=cost.values,
+        actual_gain=None if gain is None else gain.actual,
+        model_backwards=cost.backwards,
+    )
+    shifted = denoised if onto is None else onto
+    return (shifted.float() + shift).to(shifted.dtype), record
+
+
+def predicted_gain(v: Latents, full_shift: Latents) -> PerSample:
+    """<v, sigma^2 J v>, [B]: the gain in log w that its gradient v predicts for the full shift.
+
+    It is also the posterior variance of the linearised log w, since the posterior's covariance is
+    sigma^2 J.
+
+    Args:
+        v: [B, ...] gradient of log w at D(x).
+        full_shift: [B, ...] sigma^2 J v.
+    """
+    gain = (v.float() * full_shift).flatten(1).sum(dim=1)
+    # Beyond float32 the sum is inf - inf, not a number; the uncertainty is then without bound.
+    return gain.nan_to_num(nan=torch.finfo(torch.float32).max)
+
+
+def times_sigma2(sigma_ve: PerSample, values: Latents) -> Latents:
+    """sigma^2 times [B, ...], float32: what turns a guidance of the score into a shift of D."""
+    return per_sample(sigma_ve.float() ** 2, values) * values

@@ -1,0 +1,45 @@
+"""DPS for the method socket."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ...guidance import DPS
+from ..sockets import CATEGORY, MethodSocket
+
+
+class LAGSMethodDPS(io.ComfyNode):
+    """DPS for the method socket."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LAGSMethodDPS",
+            display_name="Method: DPS",
+            category=CATEGORY,
+            description="Full gradient of the weight through the model, in every step, in the "
+            "place of LAGS. Needs memory for a backward pass through the model. A sampler's mode "
+            "and confidence have no effect with it.",
+            inputs=[
+                io.Float.Input(
+                    "rho",
+                    default=1.0,
+                    min=0.0,
+                    max=1000.0,
+                    step=0.01,
+                    tooltip="Size of the gradient's step: 1 as derived, 0 off. Working range 0.1 "
+                    "to 2; too much burns the picture.",
+                ),
+                io.Boolean.Input(
+                    "normalised",
+                    default=False,
+                    tooltip="Divides each picture's gradient by the size of log w, in the manner "
+                    "of the paper: the weight's strength then has no effect. Sensitive to rho.",
+                ),
+            ],
+            outputs=[MethodSocket.Output(display_name="method", tooltip="For a LAGS sampler.")],
+        )
+
+    @classmethod
+    def execute(cls, rho: float, normalised: bool) -> io.NodeOutput:
+        return io.NodeOutput(DPS(rho, normalised))

@@ -1,0 +1,77 @@
+"""FreeDoM for the method socket."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ...guidance import FreeDoM, Window
+from ...guidance.methods.freedom import FIRST, LAST, PLAIN_STEP, REPEATS, STEP, TRAVEL_UNTIL
+from ..sockets import CATEGORY, MethodSocket
+
+
+def step_share(name: str, default: float, tooltip: str) -> io.Float.Input:
+    """A place in the run, as the share of its steps that are left."""
+    return io.Float.Input(name, default=default, min=0.0, max=1.0, step=0.01, tooltip=tooltip)
+
+
+class LAGSMethodFreeDoM(io.ComfyNode):
+    """FreeDoM for the method socket."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LAGSMethodFreeDoM",
+            display_name="Method: FreeDoM",
+            category=CATEGORY,
+            description="Gradient steps through the model with time travel, in the place of LAGS: "
+            "an ancestral sampler of its own (choose euler_ancestral). The weight's strength has "
+            "no effect but for its sign. Needs memory for a backward pass through the model.",
+            inputs=[
+                io.Float.Input(
+                    "step",
+                    default=STEP,
+                    min=0.0,
+                    max=100.0,
+                    step=0.01,
+                    tooltip="Length of a step relative to what cfg adds. The paper: 0.2 for style.",
+                ),
+                io.Float.Input(
+                    "plain_step",
+                    default=PLAIN_STEP,
+                    min=0.0,
+                    max=100.0,
+                    step=0.005,
+                    tooltip="The same at cfg 1, relative to the noise. The paper: 0.02.",
+                ),
+                step_share(
+                    "first", FIRST, "Share of the steps left where guidance begins; 1 at once."
+                ),
+                step_share(
+                    "last", LAST, "Share of the steps left where guidance ends; 0 at the end."
+                ),
+                step_share(
+                    "travel_until", TRAVEL_UNTIL, "Share of the steps left where repeats end."
+                ),
+                io.Int.Input(
+                    "repeats",
+                    default=REPEATS,
+                    min=1,
+                    max=100,
+                    tooltip="How often a guided step before that is done; 1 is no time travel.",
+                ),
+            ],
+            outputs=[MethodSocket.Output(display_name="method", tooltip="For a LAGS sampler.")],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        step: float,
+        plain_step: float,
+        first: float,
+        last: float,
+        travel_until: float,
+        repeats: int,
+    ) -> io.NodeOutput:
+        window = Window(first, last, travel_until, repeats)
+        return io.NodeOutput(FreeDoM(step, plain_step, window))

@@ -1,0 +1,71 @@
+"""LiDAR for the method socket."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ...guidance import LiDAR
+from ...guidance.methods.lidar import COUNT, SIGMA_END, STEPS
+from ..sockets import CATEGORY, MethodSocket
+
+
+class LAGSMethodLiDAR(io.ComfyNode):
+    """LiDAR for the method socket."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LAGSMethodLiDAR",
+            display_name="Method: LiDAR",
+            category=CATEGORY,
+            description="Makes a few quick pictures of the prompt first, weighs them, and steers "
+            "towards the better ones, in the place of LAGS. Works with weights that have no "
+            "gradient. With denoise below 1 or a mask they begin from the input picture, as the "
+            "run does. They are kept for the next run of the same prompt and input.",
+            inputs=[
+                io.Int.Input(
+                    "count",
+                    default=COUNT,
+                    min=1,
+                    max=4096,
+                    tooltip="Quick pictures. The paper takes 50 to 100.",
+                ),
+                io.Int.Input(
+                    "lookahead_steps",
+                    default=STEPS,
+                    min=1,
+                    max=1000,
+                    tooltip="Steps for each of them. The paper takes 3 to 8.",
+                ),
+                io.Float.Input(
+                    "scale",
+                    default=1.0,
+                    min=0.0,
+                    max=1000.0,
+                    step=0.1,
+                    tooltip="Size of the shift: 1 as derived; the paper takes 12.5 on SD1.5.",
+                ),
+                io.Float.Input(
+                    "sigma_end",
+                    default=SIGMA_END,
+                    min=0.0,
+                    max=1000.0,
+                    step=0.01,
+                    tooltip="Noise level below which steps stay plain. 0.57 is the paper's.",
+                ),
+                io.Int.Input(
+                    "lookahead_seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFF,
+                    tooltip="Of the quick pictures; leave it, and the prompt's are made once.",
+                ),
+            ],
+            outputs=[MethodSocket.Output(display_name="method", tooltip="For a LAGS sampler.")],
+        )
+
+    @classmethod
+    def execute(
+        cls, count: int, lookahead_steps: int, scale: float, sigma_end: float, lookahead_seed: int
+    ) -> io.NodeOutput:
+        return io.NodeOutput(LiDAR(scale, sigma_end, count, lookahead_steps, lookahead_seed))

@@ -1,0 +1,189 @@
+"""LiDAR's lookahead in ComfyUI: quick finished images of the run's prompt, weighed."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import time
+from collections import OrderedDict
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import comfy.k_diffusion.sampling as k_sampling
+import comfy.model_management as mm
+import comfy.samplers
+import torch
+from torch import Tensor
+
+from ..guidance import Lookahead, StepRecord, checked_value, ve_view
+from .caches import without_caches
+
+if TYPE_CHECKING:
+    from .run import Run
+
+CACHED = 4  # sets that are kept, so that a changed dial makes no image again
+_sets: OrderedDict[str, Tensor] = OrderedDict()
+
+
+def look_ahead(run: Run, count: int, steps: int, seed: int) -> Lookahead:
+    """Images that begin as a run does, at its first noise level and under its mask, with log w.
+
+    A run that goes on with another sampler's gets whole images from pure noise.
+
+    Raises:
+        ValueError: the images of the batch have a prompt each.
+    """
+    _check_one_prompt(run.guider)
+    asked = _Asked(run, count, steps, seed)
+    began, model_calls = time.perf_counter(), 0
+    key = asked.fingerprint()
+    samples = None if key is None else _sets.get(key)
+    if samples is None:
+        samples = asked.sample()
+        model_calls = asked.rounds * steps
+        if key is not None:
+            _sets[key] = samples
+    if key is not None:
+        _sets.move_to_end(key)
+    while len(_sets) > CACHED:
+        _sets.popitem(last=False)
+    lookahead, value_calls = asked.weigh(samples)
+    view = ve_view(run.guider.inner_model.model_sampling.noise_scaling, run.sigmas[:1])
+    record = StepRecord.skipped(view.sigma_ve, time.perf_counter() - began)
+    run.trace.add_start(replace(record, model_calls=model_calls, value_calls=value_calls))
+    return lookahead
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A set of images for a run."""
+
+    run: Run
+    count: int
+    steps: int
+    seed: int
+
+    @property
+    def kept(self) -> Tensor:
+        """The image that comes in, or zeros; model space."""
+        return torch.zeros_like(self.run.noise) if self.run.kept is None else self.run.kept
+
+    @property
+    def continues(self) -> bool:
+        """Whether the run goes on with another sampler's, and adds no noise of its own."""
+        return not bool(self.run.noise.any())
+
+    @property
+    def begins_alike(self) -> bool:
+        """Whether every image of the batch begins from the same one, under the same mask."""
+        given = [self.kept] if self.run.mask is None else [self.kept, self.run.mask]
+        return self.continues or not any(bool((rows != rows[:1]).any()) for rows in given)
+
+    @property
+    def rounds(self) -> int:
+        """How many batches are sampled: one set serves all images that begin alike."""
+        return math.ceil(self.count / len(self.run.noise)) if self.begins_alike else self.count
+
+    def weigh(self, samples: Tensor) -> tuple[Lookahead, int]:
+        """The images with log w, a batch of the run's size at a time; and how many batches."""
+        noise, zero, log_w = self.run.noise, self.run.sigmas.new_zeros(1), []
+        shape = samples.shape[: samples.ndim - noise.ndim + 1]  # [n] or [B, n]
+        for part in samples.flatten(0, len(shape) - 1).split(len(noise)):
+            mm.throw_exception_if_processing_interrupted()
+            log_w.append(checked_value(self.run.log_weight, part.to(noise), zero).cpu())
+        return Lookahead(samples, torch.cat(log_w).reshape(shape)), len(log_w)
+
+    def sample(self) -> Tensor:
+        """Plain images in few steps, on the CPU, a batch of the run's size at a time.
+
+        [n, ...] where the images of the run begin alike, else [B, n, ...].
+        """
+        run, kept, mask = self.run, self.kept, self.run.mask
+        sampling = run.guider.inner_model.model_sampling
+        batch, device, alike = len(run.noise), run.noise.device, self.begins_alike
+        highest = float(run.sigmas[0])
+        if self.continues:
+            logging.info(
+                "LAGS: this run goes on with another sampler's, so LiDAR's quick pictures are "
+                "whole ones from pure noise, not what that run has begun."
+            )
+            kept, mask, highest = torch.zeros_like(kept), None, float(sampling.sigma_max)
+        lowest = min(float(sampling.sigma_min), highest / 10)
+        options = without_caches(run.extra_args["model_options"])
+        sigmas = k_sampling.get_sigmas_karras(self.steps, lowest, highest, device=device)
+        done = []
+        for number in range(self.rounds):
+            mm.throw_exception_if_processing_interrupted()
+            first, each = (number * batch, 1) if alike else (number, 0)
+            noise = torch.stack([self._noise(first + each * i) for i in range(batch)])
+            samples = comfy.samplers.ksampler("dpmpp_2m").sample(
+                run.guider,
+                sigmas,
+                {**run.extra_args, "model_options": options},
+                None,
+                noise.to(device),
+                kept,
+                mask,
+                True,
+            )
+            done.append(samples.float().cpu())
+        with torch.inference_mode(False):
+            together = torch.cat(done)[: self.count] if alike else torch.stack(done, dim=1)
+            return together.clone()
+
+    def _noise(self, index: int) -> Tensor:
+        """Of one image: the same in batches of any size."""
+        generator = torch.Generator().manual_seed(self.seed + index)
+        return torch.randn(self.run.noise[0].shape, generator=generator)
+
+    def fingerprint(self) -> str | None:
+        """What the images depend on; None where that cannot be told."""
+        run, guider, digest = self.run, self.run.guider, hashlib.sha256()
+        begin = (tuple(run.noise.shape[1:]), float(run.sigmas[0]), self.continues)
+        settings = (self.count, self.steps, self.seed, begin, getattr(guider, "cfg", None))
+        digest.update(repr((settings, str(guider.model_patcher.patches_uuid))).encode())
+        digest.update(str(id(guider.model_patcher.model)).encode())
+        try:
+            _add(digest, guider.original_conds)
+            if not self.continues:
+                rows = slice(1 if self.begins_alike else None)
+                _add(digest, [self.kept[rows], None if run.mask is None else run.mask[rows]])
+        except TypeError:
+            return None
+        return digest.hexdigest()
+
+
+def _check_one_prompt(guider: Any) -> None:
+    """Refuse prompts that differ within a batch: one set of images serves all of it."""
+    for conds in guider.original_conds.values():
+        for cond in conds or ():
+            text = cond.get("cross_attn")
+            if text is not None and text.shape[0] > 1:
+                raise ValueError(
+                    f"LiDAR makes its quick pictures for one prompt, and this batch has "
+                    f"{text.shape[0]}: run them one by one, or take LAGS without a method or DPS."
+                )
+
+
+def _add(digest: Any, value: Any) -> None:
+    """Add tensors, numbers and words to a digest.
+
+    Raises:
+        TypeError: anything else, whose state is not known.
+    """
+    if isinstance(value, Tensor):
+        digest.update(repr((value.shape, value.dtype)).encode())
+        digest.update(value.detach().cpu().contiguous().float().numpy().tobytes())
+    elif isinstance(value, dict):
+        for key in sorted(key for key in value if key != "uuid"):
+            digest.update(str(key).encode())
+            _add(digest, value[key])
+    elif isinstance(value, (list, tuple)):
+        digest.update(str(len(value)).encode())
+        for item in value:
+            _add(digest, item)
+    elif value is None or isinstance(value, (str, int, float, bool)):
+        digest.update(repr(value).encode())
+    else:
+        raise TypeError(type(value).__name__)
