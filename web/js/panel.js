@@ -66,7 +66,7 @@ const ESS = {
 const LAMBDA = {
   ...ALPHA,
   title: "lambda",
-  help: "Tempering: the share of log w that is used. Dashed: planned; solid: used; rings: not weighed.",
+  help: "Tempering: the share of log w that is used. Dashed: planned; solid: used; rings: weights not updated.",
 };
 
 /** What is charted, from top to bottom: of a guided sampler, and of one with particles. */
