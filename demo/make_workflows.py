@@ -125,8 +125,8 @@ CLASSIFIER = Model(
 )
 SAVED_AS = "A browser saves some of them as *model.safetensors*: give them the names above."
 NATS = (
-    "*automatic strength* in the weight says how clearly, in nats: 1 is gentle, 3 clear, 10 "
-    "strong; the console says which strength that was."
+    "*automatic strength* in the weight sets the size of the effect: 1 is gentle, 3 clear, 10 "
+    "strong; the console reports the strength that was chosen."
 )
 
 
@@ -448,12 +448,14 @@ def preference(graph: Graph, base: Base, reward: str, file: Model, strength: flo
         if file is HPS
         else ""
     )
-    default = "is PickScore's, none being published," if file is HPS else "is the published one"
+    default = (
+        "that of PickScore, because none is published," if file is HPS else "the published one"
+    )
     note = (
-        f"**Pictures that people would prefer.** {base.title}, the same seed plain and drawn from "
+        f"**Images that people would prefer.** {base.title}, the same seed plain and drawn from "
         f"w(x)·p(x), where w is {reward} for the prompt. Score Images ranks both.\n\n"
-        f"{needs(base.checkpoint, file)}{extra}\n\n{NATS} 0 there uses *strength*, whose default "
-        f"{default} and very strong. One seed proves little: change *seed* in both."
+        f"{needs(base.checkpoint, file)}{extra}\n\n{NATS} With 0 there *strength* is used; its "
+        f"default is {default} and very strong. One seed proves little: change *seed* in both."
     )
     scene = Scene.of(graph, base, note, FOX, shared=True)
     weight = scene.load((390, 620), reward, [file], strength, 2.5)
@@ -473,9 +475,9 @@ def hps(graph: Graph, base: Base) -> None:
 def combined(graph: Graph, base: Base) -> None:
     """Two weights."""
     note = (
-        f"**Two wishes at once.** {base.title}; w is the product of the aesthetic score and "
-        "PickScore, so neither is bought with the other. Score Images lists both scores of both "
-        "pictures.\n\n"
+        f"**Two weights at once.** {base.title}; w is the product of the aesthetic score and "
+        "PickScore, so an image needs both to score high. Score Images lists both scores of both "
+        "images.\n\n"
         f"{needs(base.checkpoint, PICKSCORE, AESTHETIC, CLIP_L)}\n\n{NATS} Each weight has its "
         "own; write *1, 0.5* into *exponents* to halve the second."
     )
@@ -492,8 +494,8 @@ def frequency(graph: Graph, base: Base) -> None:
     note = (
         f"**More detail, or less.** {base.title}; the weight scores the energy of the brightness "
         "between two spatial frequencies. The sampler's *strength* is 1 in the middle row and -1 "
-        f"in the last, where it asks for the opposite.\n\n{needs(base.checkpoint)}\n\n{NATS} "
-        "*low* and *high* choose the scale: 0.05 to 0.15 is form, 0.15 to 0.5 is texture."
+        f"in the last, where the weight favours the opposite.\n\n{needs(base.checkpoint)}\n\n"
+        f"{NATS} *low* and *high* choose the scale: 0.05 to 0.15 is form, 0.15 to 0.5 is texture."
     )
     scene = Scene.of(graph, base, note, TOWN)
     (weight,) = graph.add("LAGSWeightFrequency", (390, 620), (360, 140), [0.1, 0.5, 2, 3])
@@ -513,10 +515,10 @@ def inpaint(graph: Graph, base: Base) -> None:
     """A weight inside of a mask, and painting again inside of it."""
     side = base.side
     note = (
-        f"**A wish for a part of the picture.** {base.title} draws a room, then paints its middle "
-        "again: plainly, and with a weight that judges the middle alone (*blue*). Around the mask "
+        f"**A weight for a part of the image.** {base.title} draws a room, then paints its middle "
+        "again: plainly, and with a weight that judges only the middle (*blue*). Around the mask "
         f"nothing is painted.\n\n{needs(base.checkpoint)}\n\nThe mask is made by "
-        "three nodes; for a picture and a mask of your own connect Load Image (and VAE Encode) "
+        "three nodes; for an image and a mask of your own connect Load Image (and VAE Encode) "
         f"instead. *denoise* says how much may change. {NATS}"
     )
     scene = Scene.of(graph, base, note, "photograph of a living room, sofa, window", height=430)
@@ -533,7 +535,7 @@ def inpaint(graph: Graph, base: Base) -> None:
     judged = scene.hue((390, 620), 220, 3)
     at = (SAMPLER, 75)
     first = scene.plain(at)
-    scene.framed("First picture", at, first, "first", 510, PLAIN)
+    scene.framed("First image", at, first, "first", 510, PLAIN)
     (part,) = graph.add(
         "SetLatentNoiseMask",
         (SAMPLER, 620),
@@ -554,12 +556,12 @@ def inpaint(graph: Graph, base: Base) -> None:
 def methods(graph: Graph, base: Base) -> None:
     """One weight, six ways."""
     note = (
-        f"**The same wish by five methods.** {base.title}, one weight (hue 30°, *orange*), one "
-        "seed; the plot shows what each run did.\n\n"
-        "*LAGS* never goes backward through the model. *DPS*, *FreeDoM*, *DAS* and *URGE* do, "
+        f"**One weight, five methods.** {base.title}, the same weight (hue 30°, *orange*) and "
+        "seed; the plot shows all runs.\n\n"
+        "*LAGS* needs no backward pass through the model. *DPS*, *FreeDoM*, *DAS* and *URGE* do, "
         f"which takes several times the memory: {base.memory}, or mute a frame (Ctrl+M). *DAS* and "
-        "*URGE* run four particles for the picture; their panels say what that costs. FreeDoM's "
-        "*step*, not the weight's strength, says how far it goes.\n\n"
+        "*URGE* run four particles for the image; their panels show the cost. The size of "
+        "FreeDoM's steps is *step*, not the weight's strength.\n\n"
         f"{needs(base.checkpoint)}\n\n{NATS}"
     )
     scene = Scene.of(graph, base, note, TOWN, height=560)
@@ -611,12 +613,12 @@ def plot(graph: Graph, traces: list[Source], at: Place) -> None:
 def particles(graph: Graph, base: Base) -> None:
     """Several particles for each picture."""
     note = (
-        f"**Several tries, weighed on the way.** {base.title}, PickScore. Above plain, then LAGS, "
-        "then four *particles* for the picture: pushed by the weight, weighed during the run, the "
-        "good ones copied, the best one shown. Memory is hardly more; the panel says how much "
-        f"time.\n\n{needs(base.checkpoint, PICKSCORE)}\n\nThe text tells how many particles count "
-        "(*effective size*): raise *particles* where it is 1. *draw* gives fair samples of "
-        f"w(x)·p(x), *all* every particle with its weight. {NATS}"
+        f"**Several particles, weighed during the run.** {base.title}, PickScore. Above plain, "
+        "then LAGS, then four *particles* for the image: they are guided and weighed during the "
+        "run, the good ones are copied, and the best one is shown. They need hardly more memory; "
+        f"the panel shows the time.\n\n{needs(base.checkpoint, PICKSCORE)}\n\nThe text has the "
+        "*ESS* (effective sample size: how many particles count): raise *particles* if it is 1. "
+        f"*draw* gives unbiased samples of w(x)·p(x), *all* every particle with its weight. {NATS}"
     )
     scene = Scene.of(graph, base, note, FOX, height=500, shared=True)
     weight = scene.load((390, 620), "PickScore", [PICKSCORE], 100, 2)
@@ -641,14 +643,14 @@ def fairness(graph: Graph, base: Base) -> None:
     page = CLASSIFIER.path.split("/resolve/")[0]
     note = (
         f"**A fair mix.** {base.title} has a favourite cat. The classifier's *balance* measures on "
-        "the plain pictures how often each of four breeds comes, and draws the same seeds so that "
+        "the plain images how often each of four breeds comes, and draws the same seeds so that "
         "all come equally often.\n\n"
         f"{needs(base.checkpoint, CLASSIFIER)}\n- beside it config.json and "
         f"preprocessor_config.json of [the same page]({HUB}{page}/tree/main)\n\n"
-        "For fairness of age or any other trait take an image classifier of it, name its classes, "
-        "and change the prompt. Rates from a few pictures are rough: raise *batch_size*, or write "
-        "known *rates*. *strength* 1 is exact importance weighting for a classifier that is sure; "
-        "a classifier that never saw blurred pictures pushes little, so up to 2 may be needed."
+        "For fairness of age or any other attribute use an image classifier of it, name its "
+        "classes, and change the prompt. Rates from a few images are rough: raise *batch_size*, or "
+        "write known *rates*. *strength* 1 is exact importance weighting for an exact classifier; "
+        "a classifier that never saw blurred images guides little, so up to 2 may be needed."
     )
     scene = Scene.of(graph, base, note, "photo of a cat", batch=base.batch, height=620)
     at = (SAMPLER, 75)
@@ -671,12 +673,12 @@ def schedule(graph: Graph, base: Base) -> None:
     """What c and the kind of schedule change."""
     note = (
         f"**When to guide.** {base.title}, one weight (*orange*), one seed, three schedules. The "
-        "Schedule Visualizer shows the plan before anything is sampled, and what it costs; Trace "
-        "Plot what the runs did.\n\n"
-        "*confidence c* is the price of doubt: lower acts earlier and stronger. The last run "
-        "replaces it by a *hard gate* in LAGS Options: nothing above a noise level, everything "
-        f"below.\n\n{needs(base.checkpoint)}\n\nTurn *c*, *mode* or *steps* in the Visualizer: its "
-        f"panel follows at once. Then copy them to the samplers. {NATS}"
+        "Schedule Visualizer shows the plan and its cost before anything is sampled; Trace Plot "
+        "shows the runs.\n\n"
+        "*uncertainty coefficient c*: larger means later and weaker guidance. The last run "
+        "replaces it by a *hard gate* in LAGS Options: no guidance above a noise level, full "
+        f"guidance below.\n\n{needs(base.checkpoint)}\n\nChange *c*, *mode* or *steps* in the "
+        f"Visualizer: its panel follows at once. Then copy them to the samplers. {NATS}"
     )
     scene = Scene.of(graph, base, note, TOWN, height=500)
     weight = scene.hue((390, 620), 30, 3)
@@ -718,14 +720,14 @@ def schedule(graph: Graph, base: Base) -> None:
 
 
 def mmsold(graph: Graph) -> None:
-    """New pictures from pictures."""
+    """New images from images."""
     note = (
-        "**Press Run.** Nothing to download. MM-SOLD makes new pictures from given ones, without "
+        "**Press Run.** Nothing to download. MM-SOLD makes new images from given ones, without "
         "any diffusion model: blends of neighbours, with the mean and the variation of the set.\n\n"
         "The set here is 192 hearts, which the demo model draws first. The first row varies all of "
         "them; the second follows a weight (*blue*): blue ones count more.\n\n"
-        "For pictures of your own connect a node that loads a folder of them: 8 at least, better "
-        "some dozens, of one size and alike (faces, icons, textures). *smoothing* below 0.4 "
+        "For images of your own connect a node that loads a folder of them: at least 8, better "
+        "some dozens, similar and of one size (faces, icons, textures). *smoothing* below 0.4 "
         "copies the given ones, 0.5 to 0.8 blends neighbours, above 1 blends everything."
     )
     graph.note(note, (300, 430))
@@ -737,11 +739,11 @@ def mmsold(graph: Graph) -> None:
     values = [1, "fixed", 20, 1, "euler_ancestral", "karras", 1]
     (samples,) = graph.add("KSampler", (380, 75), (300, 262), values, sources)
     given = _enlarged(graph, samples, vae, (730, 75), "given")
-    graph.frame("The given pictures", (365, 0), (1310, 520), PLAIN)
+    graph.frame("The given images", (365, 0), (1310, 520), PLAIN)
     (weight,) = graph.add("LAGSWeightColor", (0, 780), (300, 160), ["hue", 240, "#2060ff", 20, 0])
     for y, name, title, more in (
-        (0, "varied", "New pictures", {}),
-        (550, "blue", "New pictures, blue ones more often", {"weight": weight}),
+        (0, "varied", "New images", {}),
+        (550, "blue", "New images, blue ones more often", {"weight": weight}),
     ):
         own, x = [1, 32, 100, 0.5, 0.05, 8, "exact", 0, 1, "fixed"], 1720
         images, _ = graph.add("LAGSMMSOLD", (x, y + 75), (300, 380), own, {"images": given} | more)

@@ -68,7 +68,7 @@ def test_help_opens_with_its_picture(asked, language, read_workflow):
         "When something is wrong",
         "Where it comes from",
     ]
-    assert {"model", "strength", "confidence c"} <= set(seen["inputs"])
+    assert {"model", "strength", "uncertainty coefficient c"} <= set(seen["inputs"])
     assert seen["pictures"] == ["/extensions/lags/docs/images/ksampler.webp"]
     assert all(link.startswith("https://") for link in seen["links"]) and seen["links"]
     assert not seen["raw"]  # no markdown is left as it was written

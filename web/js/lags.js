@@ -83,7 +83,7 @@ function show({ panel, planner }, output) {
   if (plan || trace) planner.again(); // the server knows the node's model now
 }
 
-/** Give Score Images its pictures with their scores. */
+/** Give Score Images its images with their scores. */
 function addScores(node) {
   const scores = new Scores(api, () => node.size[0] - MARGINS);
   addElement(node, "lags_scores", scores.root, () => scores.height);

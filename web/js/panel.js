@@ -16,7 +16,7 @@ import {
 } from "./chart.js";
 import { brief, percent, share, significant, time } from "./numbers.js";
 
-// The charts; `key` is the number's name in nodes/live.py.
+// The charts; `key` is the number's name in runtime/page.py.
 const LOG_W = {
   key: "log_w",
   title: "log w",
@@ -42,16 +42,16 @@ const ALPHA = {
   write: share,
   ends: brief,
   fixed: [0, 1],
-  help: "How far the guidance is trusted. Dashed: planned; solid: measured; rings: plain steps.",
+  help: "Share of the full shift that is applied. Dashed: planned; solid: measured; rings: no guidance.",
 };
 const RATIO = {
   key: "ratio",
   title: "shift",
-  unit: "% of picture",
+  unit: "% of image",
   write: percent,
   ends: (value) => `${brief(value)} %`,
   zero: true,
-  help: "Size of the guidance relative to the denoised picture.",
+  help: "Size of the shift relative to the denoised image.",
 };
 const ESS = {
   key: "ess",
@@ -61,12 +61,12 @@ const ESS = {
   ends: (value) => `${brief(value)} %`,
   fixed: [0, 100],
   marked: "resampled",
-  help: "Effective size: how many of the particles count. Dots: the good ones were copied there.",
+  help: "Effective sample size: how many of the particles count. Dots: the good ones were copied.",
 };
 const LAMBDA = {
   ...ALPHA,
   title: "lambda",
-  help: "How much of the weight is on. Dashed: planned; solid: as it was; rings: not weighed.",
+  help: "Tempering: the share of log w that is used. Dashed: planned; solid: used; rings: weights not updated.",
 };
 
 /** What is charted, from top to bottom: of a guided sampler, and of one with particles. */
@@ -167,7 +167,7 @@ export class Panel {
     this.redraw();
   }
 
-  /** One evaluation more, or with index -1 what was done to the first noise. */
+  /** One evaluation more, or with index -1 the tilt of the initial noise. */
   step(number, index, point) {
     // A page that was opened in the middle of a run has not seen its start.
     if (this.run?.number !== number) this.start(number);
@@ -176,7 +176,7 @@ export class Panel {
     this.redraw();
   }
 
-  /** A whole run, after its end or from ComfyUI's cache: summary() of nodes/live.py. */
+  /** A whole run, after its end or from ComfyUI's cache: summary() of runtime/page.py. */
   finish(trace) {
     const points = trace.points ?? [];
     this.run = { number: null, points, expected: points.length, state: "done", totals: trace };
@@ -320,7 +320,7 @@ function spanOf(plan, alpha) {
 
 /** What stands below a number: the band of log w, or what is special about the step. */
 function noteOn({ marked }, point, low = null, high = null) {
-  if (point?.active === false) return "plain step";
+  if (point?.active === false) return "not guided";
   if (marked && point?.[marked] > 0) return "copied here";
   return low === null || high === null ? "" : `${significant(low)} to ${significant(high)}`;
 }

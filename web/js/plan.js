@@ -2,7 +2,7 @@
 
 import { executionIdOf, isConnected, originOf, valueOf, valuesOf } from "./graph.js";
 
-const PATH = "/lags/schedule"; // nodes/routes.py
+const PATH = "/lags/schedule"; // runtime/page_plan.py
 const NEEDED = ["sampler_name", "scheduler", "steps", "mode", "c"];
 const OPTIONAL = ["cfg", "denoise", "nats", "start_at_step", "end_at_step"];
 const OF_PARTICLES = ["particles", "method", "tempering", "evaluate_every"];

@@ -13,7 +13,7 @@ const MOST_ROWS = 4;
 
 export class Scores {
   /**
-   * api: ComfyUI's, which knows where pictures are. width: how wide this is when it is shown.
+   * api: ComfyUI's, which knows where images are. width: how wide this is when it is shown.
    */
   constructor(api, width) {
     this.api = api;
@@ -25,7 +25,7 @@ export class Scores {
     this.say("Scores appear here after the run.");
   }
 
-  /** Show what the node has judged: the `ui` of nodes/score.py. */
+  /** Show what the node has judged: the `ui` of nodes/tools/score.py. */
   show(output) {
     const judged = output?.lags_scores;
     if (!judged) return;
@@ -40,7 +40,7 @@ export class Scores {
     this.fit(judged.length);
   }
 
-  /** A picture with its score below. */
+  /** An image with its score below. */
   card({ rank, index, score, image }, number, name) {
     const card = document.createElement("figure");
     card.className = "lags-card";
@@ -58,7 +58,7 @@ export class Scores {
     return card;
   }
 
-  /** Ask for the room that some rows of pictures need; more are scrolled to. */
+  /** Ask for the room that some rows of images need; more are scrolled to. */
   fit(count) {
     const width = (this.root.clientWidth || this.width()) - 2 * PADDING;
     const columns = Math.max(1, Math.floor((width + GAP) / (PICTURE + GAP)));
