@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .run import Run
 
 CACHED = 4  # sets that are kept, so that a changed dial makes no image again
-_sets: OrderedDict[str, Tensor] = OrderedDict()
+cached: OrderedDict[str, Tensor] = OrderedDict()
 
 
 def look_ahead(run: Run, count: int, steps: int, seed: int) -> Lookahead:
@@ -38,16 +38,16 @@ def look_ahead(run: Run, count: int, steps: int, seed: int) -> Lookahead:
     asked = _Asked(run, count, steps, seed)
     began, model_calls = time.perf_counter(), 0
     key = asked.fingerprint()
-    samples = None if key is None else _sets.get(key)
+    samples = None if key is None else cached.get(key)
     if samples is None:
         samples = asked.sample()
         model_calls = asked.rounds * steps
         if key is not None:
-            _sets[key] = samples
+            cached[key] = samples
     if key is not None:
-        _sets.move_to_end(key)
-    while len(_sets) > CACHED:
-        _sets.popitem(last=False)
+        cached.move_to_end(key)
+    while len(cached) > CACHED:
+        cached.popitem(last=False)
     lookahead, value_calls = asked.weigh(samples)
     view = ve_view(run.guider.inner_model.model_sampling.noise_scaling, run.sigmas[:1])
     record = StepRecord.skipped(view.sigma_ve, time.perf_counter() - began)

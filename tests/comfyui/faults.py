@@ -9,8 +9,8 @@ from typing import Any
 import comfy.model_management as mm
 import torch
 from comfy.patcher_extension import WrappersMP
+from lags_pack.guidance import DPS, FreeDoM, LiDAR
 from lags_pack.guidance.methods.freedom import Window
-from lags_pack.nodes.methods.rivals import DPSChoice, FreeDoMChoice, LiDARChoice
 from lags_pack.nodes.samplers.ksampler import Options
 from lags_pack.nodes.samplers.particles import LAGSParticleSampler
 from lags_pack.rewards import ColourReward, Weight
@@ -21,9 +21,9 @@ from .guided import Case
 
 Fault = Callable[[str, int], None]
 RIVALS: dict[str, Callable[[], Any]] = {
-    "DPS": lambda: DPSChoice(0.1, False),
-    "FreeDoM": lambda: FreeDoMChoice(0.1, 0.1, Window(0.7, 0.3, 0.3, 2)),
-    "LiDAR": lambda: LiDARChoice(2, 2, 1.0, 0.5, 1),
+    "DPS": lambda: DPS(0.1, False),
+    "FreeDoM": lambda: FreeDoM(0.1, 0.1, Window(0.7, 0.3, 0.3, 2)),
+    "LiDAR": lambda: LiDAR(1.0, 0.5, 2, 2, 1),
 }
 PARTICLES = {
     "strength": 1.0,

@@ -421,7 +421,7 @@ def test_a_masked_weight_decodes_its_own_part(
     z = latents(2, size)
     part, its_bytes = weight.value_and_grad(z), weight.bytes_per_picture(z.shape)
     assert torch.equal(weight(z), part[0])
-    decoder.reach = None
+    decoder.receptive_field = None
     whole, all_bytes = weight.value_and_grad(z), weight.bytes_per_picture(z.shape)
     assert float(whole[1].abs().max()) > 0
     for one, other in zip(part, whole, strict=True):

@@ -14,7 +14,7 @@ from lags_pack.nodes.tools.demo import LAGSDemoModel
 from lags_pack.nodes.tools.score import LAGSScoreImages
 from lags_pack.nodes.weights.combine import LAGSCombineWeights, LAGSMaskWeight
 from lags_pack.rewards import ColourReward, Weight
-from lags_pack.runtime.adapters import as_choice, as_weight
+from lags_pack.runtime.adapters import as_method, as_weight
 
 import nodes
 
@@ -102,7 +102,7 @@ def test_anything_else_in_a_socket_gets_a_sentence(wrong):
     with pytest.raises(ValueError, match=f"A {type(wrong).__name__} came through the weight"):
         as_weight(wrong)
     with pytest.raises(ValueError, match=f"A {type(wrong).__name__} came through the method"):
-        as_choice(wrong)
+        as_method(wrong)
 
 
 def test_a_function_through_the_model_is_the_dps_node(run_node, settings, warm):

@@ -10,9 +10,12 @@ import pytest
 import torch
 from comfyui_support.guided import REWARD, Case, counted, state_of
 from comfyui_support.weighing import case_of, demo_case
-from lags_pack.nodes.methods.rivals import LAGSMethodDPS, LAGSMethodFreeDoM, LAGSMethodLiDAR
+from lags_pack.nodes.methods.dps import LAGSMethodDPS
+from lags_pack.nodes.methods.freedom import LAGSMethodFreeDoM
+from lags_pack.nodes.methods.lidar import LAGSMethodLiDAR
 from lags_pack.nodes.samplers.ksampler import LAGSGuidance
 from lags_pack.rewards import ColourReward, Weight
+from lags_pack.runtime import lookahead
 
 import nodes
 
@@ -27,6 +30,11 @@ WIDGETS: dict[str, tuple[type, dict[str, Any]]] = {
         {"count": 6, "lookahead_steps": 3, "scale": 1.0, "sigma_end": 0.1, "lookahead_seed": 0},
     ),
 }
+
+
+@pytest.fixture(autouse=True)
+def _no_set_of_another_test() -> None:
+    lookahead.cached.clear()
 
 
 @pytest.fixture(scope="session")
@@ -105,8 +113,7 @@ def test_gradient_is_the_models_own(cases: dict[str, Case]) -> None:
     along it must find the same slope as its length says.
     """
     from lags_pack.guidance import VEView
-    from lags_pack.runtime.model_gradient import DifferentiableModel
-    from lags_pack.runtime.run import Evaluations
+    from lags_pack.runtime.evaluations import DifferentiableEvaluations
 
     case = cases["sd15"]
     net = case.model.model
@@ -125,8 +132,9 @@ def test_gradient_is_the_models_own(cases: dict[str, Case]) -> None:
             model_options: dict[str, Any] = {}
 
         view = VEView(torch.ones(1), sigma)
-        at = Evaluations(evaluate, Guider(), x, sigma, view, {}, 0)
-        denoised, pull = DifferentiableModel(at, [net], 1.0).vjp(at.x_ve, sigma)
+        evaluation = (evaluate, Guider(), x, sigma, view, {}, 0)
+        at = DifferentiableEvaluations(*evaluation, networks=[net], cfg=1.0)
+        denoised, pull = at.vjp(at.x_ve, sigma)
         gradient = pull(v)
         torch.testing.assert_close(denoised, evaluate(x, sigma, {}, 0), atol=1e-4, rtol=1e-4)
         direction = torch.randn(1, 4, 8, 8, generator=generator)
@@ -169,8 +177,7 @@ def test_lidar_looks_ahead_from_the_input_picture(cases: dict[str, Case]) -> Non
         calls.clear()
         _, trace = case.lags(method=lidar, model=model, denoise=denoise, **made)
         assert trace.model_calls == len(calls)
-        (pictures,) = lidar.kept.values()
-        return pictures
+        return list(lookahead.cached.values())[-1]
 
     kept = case.model.model.process_latent_in(whole["samples"])
     near = looked(whole, 0.3)

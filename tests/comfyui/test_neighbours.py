@@ -19,14 +19,15 @@ from comfyui_support import tiny
 from comfyui_support.guided import REWARD, Case, state_of
 from comfyui_support.prompts import PARTICLES
 from comfyui_support.weighing import Run, case_of
-from lags_pack.guidance import StepRecord, Trace
+from lags_pack.guidance import Method, Step, StepRecord, Trace
+from lags_pack.guidance.methods import Cost, plain_cost
 from lags_pack.nodes.methods.rivals import LAGSMethodDPS, LAGSMethodLiDAR
 from lags_pack.nodes.samplers.ksampler import LAGSGuidance
 from lags_pack.nodes.samplers.particles import LAGSParticleSampler
 from lags_pack.nodes.samplers.search import LAGSSearchSampler
 from lags_pack.rewards import Weight
 from lags_pack.runtime.caches import caches_on
-from lags_pack.runtime.run import GuidancePatch
+from lags_pack.runtime.run import Guidance
 from torch import Tensor
 
 import nodes
@@ -361,18 +362,21 @@ def test_lazycache_around_guidance_skips_guided_steps_whole(
     assert (guided - exact).norm() < 1.5 * (cached - plain).norm()
 
 
-class _Looks:
+class _Looks(Method):
     """A method that compares evaluations, and guides nothing."""
 
-    tilt_start, jacobian, reuse = False, True, 1
+    name, compares = "looks", True
 
     def is_active(self, sigma: Tensor) -> Tensor:
         return torch.zeros_like(sigma, dtype=torch.bool)
 
+    def cost(self, sigma: Tensor) -> Cost:
+        return plain_cost(sigma)
+
     def __call__(
-        self, denoiser: Any, log_weight: Any, x: Tensor, sigma: Tensor, keep: float
+        self, denoiser: Any, log_weight: Any, x: Tensor, sigma: Tensor, step: Step
     ) -> tuple[Tensor, StepRecord]:
-        denoised = denoiser(x, sigma)
+        denoised = step.denoise(denoiser, x, sigma)
         denoiser(x + 0.1, sigma)
         denoiser.conditional(x - 0.1, sigma)
         return denoised, StepRecord.skipped(sigma, 0.0)
@@ -380,14 +384,14 @@ class _Looks:
 
 @pytest.mark.parametrize("name", CACHES)
 @pytest.mark.parametrize("threshold", [0.5, 3.0])
-def test_further_forwards_neither_read_nor_write_a_cache(
+def test_second_evaluations_neither_read_nor_write_a_cache(
     case: Case, run_node: Run, told: pytest.LogCaptureFixture, name: str, threshold: float
 ) -> None:
     patch = CACHES[name](threshold)
     settings = {"steps": STEPS, "sampler_name": "euler"}
     expected = case.ksampler(model=patch(run_node, case.model), **settings)
     counted = skipped(told)
-    looking = GuidancePatch(_Looks(), Weight.of(REWARD, 1.0), case.vae, Trace())  # type: ignore
+    looking = Guidance(_Looks(), Weight.of(REWARD, 1.0), case.vae, Trace())
     for order in (
         lambda: looking.apply(patch(run_node, case.model)),
         lambda: patch(run_node, looking.apply(case.model)),

@@ -30,7 +30,6 @@ from lags_pack.runtime.decoders import Decoding
 from lags_pack.runtime.last_model import remember
 from lags_pack.runtime.page import summary
 from lags_pack.runtime.page_plan import schedule
-from lags_pack.runtime.particle_gradient import ModelVJP
 from lags_pack.runtime.particle_model import SAMPLERS, Inpainting, Levels, ParticleModel
 from torch import Tensor
 
@@ -332,7 +331,7 @@ def test_gradient_through_the_model(cases: dict[str, Case]) -> None:
         shape = (6, *noise.shape[1:])
         x, u, v = (torch.randn(shape, generator=generator) for _ in range(3))
         x, sigma = x * levels.sigma_ve[1], levels.sigma_ve[1].expand(6)
-        denoised, pull = ModelVJP(model, [guider.model_patcher.model])(x, sigma)
+        denoised, pull = model.vjp(x, sigma)
         h = 3e-3 * float(sigma[0])
         ju = (model(x + h * u, sigma) - model(x - h * u, sigma)) / (2 * h)
         found["there"] = (v * ju).flatten(1).sum(dim=1)

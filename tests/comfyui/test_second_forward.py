@@ -9,7 +9,8 @@ import comfy.samplers
 import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
-from lags_pack.guidance import StepRecord, Trace, ancestral_keep
+from lags_pack.guidance import Method, Step, StepRecord, Trace, ancestral_keep
+from lags_pack.guidance.methods import Cost, plain_cost
 from lags_pack.nodes.samplers.ksampler import LAGSOptions
 from lags_pack.rewards import Weight
 from lags_pack.runtime import run as patch
@@ -60,25 +61,25 @@ def test_balanced_takes_the_branch_with_the_prompt_alone(
     assert rows_asked(case, options=options(run_node), cfg=1.0) == [1, 1] * 4
 
 
-class Probe:
+class Probe(Method):
     """A method that notes what it is given, and compares ways to evaluate."""
 
-    tilt_start, jacobian, needs_gain, reuse = False, True, False, 1
+    name, compares = "probe", True
 
     def __init__(self, compare: bool = False) -> None:
         self.keeps: list[float] = []
         self.differences: list[Tensor] = []
         self.compare = compare
 
-    def is_active(self, sigma: Tensor) -> Tensor:
-        """Everywhere."""
-        return torch.ones_like(sigma, dtype=torch.bool)
+    def cost(self, sigma: Tensor) -> Cost:
+        """Nothing."""
+        return plain_cost(sigma)
 
     def __call__(
-        self, denoiser: Any, log_weight: Any, x: Tensor, sigma: Tensor, keep: float
+        self, denoiser: Any, log_weight: Any, x: Tensor, sigma: Tensor, step: Step
     ) -> tuple[Tensor, StepRecord]:
-        denoised = denoiser(x, sigma)
-        self.keeps.append(keep)
+        denoised = step.denoise(denoiser, x, sigma)
+        self.keeps.append(step.keep)
         if self.compare:
             moved = x + 0.1 * torch.ones_like(x)
             self.differences = [
@@ -91,7 +92,7 @@ class Probe:
 def probed(case: Case, probe: Probe, **changes: Any) -> Tensor:
     """KSampler with the probe as its method: what comes out is plain."""
     model = changes.pop("model", case.model)
-    guided = patch.GuidancePatch(probe, Weight.of(REWARD, 1.0), case.vae, Trace())
+    guided = patch.Guidance(probe, Weight.of(REWARD, 1.0), case.vae, Trace())
     return case.ksampler(model=guided.apply(model), **changes)
 
 
@@ -133,7 +134,7 @@ def test_another_packs_way_to_evaluate_branches_stays(
 @pytest.mark.parametrize(
     ("sampler", "fits"), [("euler_ancestral", True), ("ddpm", True), ("euler", False)]
 )
-def test_the_kernel_is_that_of_ancestral_samplers(case: Case, sampler: str, fits: bool) -> None:
+def test_the_correction_is_that_of_ancestral_samplers(case: Case, sampler: str, fits: bool) -> None:
     probe = Probe()
     probed(case, probe, sampler_name=sampler, scheduler="karras")
     sigmas = comfy.samplers.KSampler(
@@ -144,7 +145,7 @@ def test_the_kernel_is_that_of_ancestral_samplers(case: Case, sampler: str, fits
     assert not fits or (probe.keeps[-1] == 0 and 0 < probe.keeps[0] < 1)
 
 
-def test_other_noise_is_another_kernel() -> None:
+def test_other_noise_is_another_step() -> None:
     import comfy.k_diffusion.sampling as k_diffusion
 
     def ancestral(**settings: float) -> bool:
@@ -155,12 +156,14 @@ def test_other_noise_is_another_kernel() -> None:
     assert not ancestral(eta=0.5) and not ancestral(s_noise=1.01)
 
 
-def test_a_fitted_run_leaves_the_last_step_alone(case: Case, run_node: Callable[..., Any]) -> None:
+def test_a_corrected_run_leaves_the_last_step_alone(
+    case: Case, run_node: Callable[..., Any]
+) -> None:
     used = options(run_node)
     plain = case.ksampler(sampler_name="euler_ancestral")
-    fitted, trace = case.lags(sampler_name="euler_ancestral", options=used)
+    corrected, trace = case.lags(sampler_name="euler_ancestral", options=used)
     assert trace.records[-1].shift_rms.max() == 0, "the last step has no noise"
-    assert case.score(fitted).mean() > case.score(plain).mean()
+    assert case.score(corrected).mean() > case.score(plain).mean()
     assert torch.isfinite(trace.records[0].actual_gain).all()
 
 
