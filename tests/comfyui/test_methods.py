@@ -11,7 +11,7 @@ import torch
 from comfyui_support.guided import REWARD, Case, counted, state_of
 from comfyui_support.weighing import case_of, demo_case
 from lags_pack.nodes.methods.rivals import LAGSMethodDPS, LAGSMethodFreeDoM, LAGSMethodLiDAR
-from lags_pack.nodes.samplers.ksampler import LAGSGuidance
+from lags_pack.nodes.samplers.guidance import LAGSGuidance
 from lags_pack.rewards import ColourReward, Weight
 
 import nodes

@@ -21,7 +21,7 @@ from comfyui_support.prompts import PARTICLES
 from comfyui_support.weighing import Run, case_of
 from lags_pack.guidance import StepRecord, Trace
 from lags_pack.nodes.methods.rivals import LAGSMethodDPS, LAGSMethodLiDAR
-from lags_pack.nodes.samplers.ksampler import LAGSGuidance
+from lags_pack.nodes.samplers.guidance import LAGSGuidance
 from lags_pack.nodes.samplers.particles import LAGSParticleSampler
 from lags_pack.nodes.samplers.search import LAGSSearchSampler
 from lags_pack.rewards import Weight

@@ -10,7 +10,7 @@ import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
 from lags_pack.guidance import StepRecord, Trace, ancestral_keep
-from lags_pack.nodes.samplers.ksampler import LAGSOptions
+from lags_pack.nodes.tools.options import LAGSOptions
 from lags_pack.rewards import Weight
 from lags_pack.runtime import run as patch
 from lags_pack.tests.comfyui.guided import REWARD, Case

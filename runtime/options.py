@@ -1,0 +1,156 @@
+"""What LAGS Options overrides, and guidance on a MODEL for the nodes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..guidance import (
+    LAGS,
+    AutoSchedule,
+    ChordSchedule,
+    ConstantSchedule,
+    HardGateSchedule,
+    Schedule,
+    Trace,
+    UncertaintySchedule,
+    preset,
+)
+from ..guidance.methods.lags import CAUTION_PER_C, KAPPA_PER_C
+from ..nodes.methods.rivals import Choice, with_method
+from ..rewards import Weight
+from ..rewards.base import check_strength
+from .adapters import as_choice
+from .decoders import AS_NEEDED, DECODERS, Decoding
+from .run import GuidancePatch, difference_step
+from .sampling import KSamplerInputs, prepare, sample_as_ksampler
+
+SCHEDULES = ("from mode", "chord", "auto", "uncertainty", "hard gate", "constant")
+SECOND_FORWARDS = ("from mode", "full", "conditional")
+FROM_MODE = -1.0
+
+
+@dataclass(frozen=True)
+class Options:
+    """What LAGS Options overrides; -1 or 'from mode' leaves the mode's own choice."""
+
+    schedule: str = SCHEDULES[0]
+    sigma_gate: float = 0.56
+    skip_below: float = FROM_MODE
+    shift_limit: float = 0.0
+    relative_step: float = 0.0
+    absolute_step: float = 0.0
+    decoding: Decoding = Decoding()
+    second_forward: str = SECOND_FORWARDS[0]
+    reuse_gradient: int = 0
+
+    @classmethod
+    def of(cls, widgets: dict[str, Any]) -> Options:
+        """From the widgets of LAGS Options, by their names."""
+        numbers = ("sigma_gate", "skip_below", "shift_limit", "relative_step", "epsilon")
+        decoder = str(widgets.get("decoder", DECODERS[0]))
+        return cls(
+            str(widgets["schedule"]),
+            *(float(widgets[name]) for name in numbers),
+            Decoding(decoder, int(widgets.get("decode_size", AS_NEEDED))),
+            str(widgets.get("second_forward", SECOND_FORWARDS[0])),
+            int(widgets.get("reuse_gradient", 0)),
+        )
+
+    def applied_to(self, method: LAGS, c: float) -> LAGS:
+        """The mode's method with these choices made."""
+        step = replace(
+            method.step,
+            relative=self.relative_step or None,
+            absolute=self.absolute_step or None,
+        )
+        reuse = self.reuse_gradient or method.reuse
+        method = replace(method, step=step, shift_limit=self.shift_limit or None, reuse=reuse)
+        if self.skip_below != FROM_MODE:
+            method = replace(method, skip_below=self.skip_below)
+        if self.second_forward != SECOND_FORWARDS[0]:
+            method = replace(method, conditional=self.second_forward == "conditional")
+        if self.schedule == SCHEDULES[0]:
+            return method
+        schedule = self._schedule(c)
+        # A schedule that measures <v, J v> needs the second forward that `fast` leaves out.
+        jacobian = method.jacobian or schedule.needs_shift
+        return replace(method, schedule=schedule, jacobian=jacobian)
+
+    def _schedule(self, c: float) -> Schedule:
+        if self.schedule == "chord":
+            return ChordSchedule(CAUTION_PER_C * c)
+        if self.schedule == "auto":
+            return AutoSchedule(KAPPA_PER_C * c)
+        if self.schedule == "uncertainty":
+            return UncertaintySchedule(c)
+        if self.schedule == "hard gate":
+            return HardGateSchedule(self.sigma_gate)
+        if self.schedule == "constant":
+            return ConstantSchedule()
+        raise ValueError(f"schedule is {self.schedule!r}; expected one of {SCHEDULES}.")
+
+
+def guided(
+    model: Any,
+    vae: Any,
+    weight: Weight,
+    strength: float,
+    mode: str,
+    c: float,
+    options: Options | None,
+    trace: Trace,
+    choice: Choice | None = None,
+) -> Any:
+    """The MODEL with guidance; the MODEL itself, untouched, where the strength is 0.
+
+    Raises:
+        ValueError: a number out of range, or a VAE of another family than the model.
+    """
+    check_strength(strength, weight.name)
+    choice = None if choice is None else as_choice(choice)
+    method = (options or Options()).applied_to(preset(mode, c, difference_step(model)), c)
+    if strength == 0 or weight.is_off:
+        return model
+    if not weight.differentiable and (choice is None or choice.needs_gradient):
+        black = ", ".join(t.reward.name for t in weight.terms if not t.reward.differentiable)
+        raise ValueError(
+            f"Weight '{black}' has no gradient, which guidance needs: take it out of the weight. "
+            "Score Images can rank finished pictures by it."
+        )
+    decoding = (options or Options()).decoding
+    if choice is not None:
+        return with_method(choice, model, vae, weight.power(strength), trace, decoding)
+    if mode == "paper":
+        decoding = decoding.faithful()
+    return GuidancePatch(method, weight.power(strength), vae, trace, decoding).apply(model)
+
+
+def sample_guided(
+    inputs: KSamplerInputs,
+    node: str | None,
+    vae: Any,
+    weight: Any,
+    strength: float,
+    mode: str,
+    c: float,
+    options: Options | None,
+    choice: Choice | None,
+) -> tuple[dict[str, Any], Trace]:
+    """KSampler's LATENT with guidance, and what every step did.
+
+    Args:
+        inputs: KSampler's.
+        node: the node's id in the graph.
+        vae: as connected.
+        weight: as connected.
+        strength: power of the weight.
+        mode: one of ``MODES``.
+        c: of the mode.
+        options: of LAGS Options.
+        choice: another method, as connected.
+    """
+    trace = Trace(f"LAGS {mode}")
+    known = prepare(inputs, vae, weight, trace, node, strength, options=options, method=choice)
+    model = guided(inputs.model, vae, known, strength, mode, c, options, trace, choice)
+    return sample_as_ksampler(replace(inputs, model=model)), trace
