@@ -22,7 +22,7 @@ def model_input() -> Any:
 
 
 def ksampler_inputs(least_denoise: float = 0.01, sampler: Any = None) -> list[Any]:
-    """All inputs of KSampler, in its order, as ``KSamplerInputs`` takes them.
+    """All inputs of KSampler, in its order, as ``SamplerInputs`` takes them.
 
     Args:
         least_denoise: end of that widget's range.

@@ -25,28 +25,18 @@ CHUNK = 8  # pictures through the VAE between two looks at the stop button
 
 
 def new_pictures(
-    images: Tensor | None,
-    latents: dict[str, Any] | None,
-    vae: Any,
-    weight: Any,
-    strength: float,
-    rank: int,
-    count: int,
     method: MMSOLD,
+    *,
+    count: int,
+    rank: int,
     seed: int,
+    strength: float,
+    images: Tensor | None = None,
+    latents: dict[str, Any] | None = None,
+    vae: Any = None,
+    weight: Any = None,
 ) -> tuple[Any, Any]:
-    """(IMAGE, LATENT) that vary as the given ones do.
-
-    Args:
-        images: what to learn from, or
-        latents: these.
-        vae: encodes the images and decodes the result; None works on the pixels.
-        weight: what makes given pictures count more, as connected; None for nothing.
-        strength: power of the weight.
-        rank: 0 for automatic.
-        count: how many to make.
-        method: its lengths in units of the distance between neighbours.
-        seed: of all randomness.
+    """(IMAGE, LATENT) that vary as the given ones do; the arguments are the node's inputs.
 
     Raises:
         ValueError: nothing to learn from, too little, or a VAE is needed.

@@ -23,7 +23,6 @@ from ..rewards.base import check_strength
 from .adapters import as_choice
 from .decoders import AS_NEEDED, DECODERS, Decoding
 from .run import GuidancePatch, difference_step
-from .sampling import KSamplerInputs, prepare, sample_as_ksampler
 
 SCHEDULES = ("from mode", "chord", "auto", "uncertainty", "hard gate", "constant")
 SECOND_FORWARDS = ("from mode", "full", "conditional")
@@ -124,33 +123,3 @@ def guided(
     if mode == "paper":
         decoding = decoding.faithful()
     return GuidancePatch(method, weight.power(strength), vae, trace, decoding).apply(model)
-
-
-def sample_guided(
-    inputs: KSamplerInputs,
-    node: str | None,
-    vae: Any,
-    weight: Any,
-    strength: float,
-    mode: str,
-    c: float,
-    options: Options | None,
-    choice: Choice | None,
-) -> tuple[dict[str, Any], Trace]:
-    """KSampler's LATENT with guidance, and what every step did.
-
-    Args:
-        inputs: KSampler's.
-        node: the node's id in the graph.
-        vae: as connected.
-        weight: as connected.
-        strength: power of the weight.
-        mode: one of ``MODES``.
-        c: of the mode.
-        options: of LAGS Options.
-        choice: another method, as connected.
-    """
-    trace = Trace(f"LAGS {mode}")
-    known = prepare(inputs, vae, weight, trace, node, strength, options=options, method=choice)
-    model = guided(inputs.model, vae, known, strength, mode, c, options, trace, choice)
-    return sample_as_ksampler(replace(inputs, model=model)), trace

@@ -13,28 +13,18 @@ from .options import Options
 from .particle_model import check_sampler
 from .particle_run import NEED_GRADIENT, Choices, ParticleRun, ParticleRunTrace
 from .run import difference_step
-from .sampling import KSamplerInputs, prepare, sample_as_ksampler
+from .sampling import SamplerInputs, prepare, sample_as_ksampler
 
 
 def sample_particles(
-    inputs: KSamplerInputs,
-    node: str | None,
-    vae: Any,
-    weight: Any,
-    strength: float,
-    choices: Choices,
-    options: Options | None,
+    inputs: SamplerInputs, choices: Choices, node: str | None
 ) -> tuple[dict[str, Any], list[float], ParticleRunTrace, str]:
     """LATENT of the particles put out, the log of what each counts, the trace, the run in words.
 
     Args:
-        inputs: KSampler's.
-        node: the node's id in the graph.
-        vae: as connected.
-        weight: as connected.
-        strength: power of the weight.
+        inputs: of the node.
         choices: the method and its numbers.
-        options: of LAGS Options.
+        node: the node's id in the graph.
 
     Raises:
         ValueError: an input that no run can use, or a weight that cannot push as the method does.
@@ -42,10 +32,10 @@ def sample_particles(
     """
     title = PRESETS[choices.method].title
     trace = ParticleRunTrace(title)
-    known = prepare(inputs, vae, weight, trace, node, options=options).power(strength)
+    weight = prepare(inputs, trace, node).power(inputs.strength)
     check_sampler(inputs.sampler_name)
-    _check_gradient(known, choices.method)
-    run = _run(inputs, vae, choices, known, options or Options(), trace)
+    _check_gradient(weight, choices.method)
+    run = _run(inputs, choices, weight, trace)
     # Its steps are not taken, the particles walk themselves: it only prepares the noise levels.
     levels = replace(inputs, model=run.apply(inputs.model), sampler_name="euler_ancestral")
     latent = _arranged(sample_as_ksampler(levels), run.index.shape[1])
@@ -75,12 +65,7 @@ def _check_gradient(weight: Weight, method: str) -> None:
 
 
 def _run(
-    inputs: KSamplerInputs,
-    vae: Any,
-    choices: Choices,
-    weight: Weight,
-    options: Options,
-    trace: ParticleRunTrace,
+    inputs: SamplerInputs, choices: Choices, weight: Weight, trace: ParticleRunTrace
 ) -> ParticleRun:
     """A run, ready to be put on its model.
 
@@ -88,11 +73,11 @@ def _run(
         ValueError: the VAE does not belong to the model, or there is no such decoder.
         ModelFileError: the decoder's file is missing.
     """
-    model, latent = inputs.model, inputs.latent_image
-    check_vae(vae, model)
+    model, options, latent = inputs.model, inputs.options or Options(), inputs.latent_image
+    check_vae(inputs.vae, model)
     decoder = choose(
         options.decoding.decoder,
-        vae,
+        inputs.vae,
         model.get_model_object("latent_format"),
         # Asked through the model at each use: what patches it may replace the format for a run.
         lambda denoised: model.model.process_latent_out(denoised),

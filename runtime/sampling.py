@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import comfy.samplers
@@ -11,11 +11,12 @@ from torch import Tensor
 # ComfyUI's own nodes.py, not this pack's folder: the drop-in samplers run exactly KSampler's code.
 from nodes import common_ksampler
 
-from ..guidance import Trace
+from ..guidance import MODES, Trace
 from ..rewards import Weight
 from .adapters import as_weight
 from .checks import check_connected, check_denoise, check_latent, check_mask, filled
 from .last_model import remember
+from .options import Options, guided
 from .page import watcher
 
 
@@ -31,7 +32,7 @@ def schedulers() -> list[str]:
     return names
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class KSamplerInputs:
     """KSampler's inputs by their own names, and what KSampler Advanced adds to them."""
 
@@ -51,28 +52,29 @@ class KSamplerInputs:
     return_with_leftover_noise: str = "enable"
 
 
+@dataclass(frozen=True, kw_only=True)
+class SamplerInputs(KSamplerInputs):
+    """And what the pack's samplers add to those; no node has all of it."""
+
+    vae: Any
+    weight: Any
+    strength: float = 1.0
+    mode: str = MODES[0]
+    c: float = 10.0
+    options: Options | None = None
+    method: Any = None
+
+
 def prepare(
-    inputs: KSamplerInputs,
-    vae: Any,
-    weight: Any,
-    trace: Trace | None = None,
-    node: str | None = None,
-    strength: float = 1.0,
-    **optional: Any,
+    inputs: SamplerInputs, trace: Trace | None = None, node: str | None = None, plain: bool = False
 ) -> Weight:
-    """What every sampler node does before it samples: check its inputs, and meet the page.
+    """The weight, after what every sampler node does first: check its inputs, meet the page.
 
     Args:
-        inputs: KSampler's.
-        vae: as connected.
-        weight: as connected.
+        inputs: of the node.
         trace: of the run, labelled by the method; it learns the weight's name and its page.
         node: the node's id in the graph.
-        strength: power of the weight; at 0 any latents are KSampler's own affair.
-        optional: sockets that may stay empty.
-
-    Returns:
-        The weight, without the strength.
+        plain: whether the run is KSampler's own, which takes any latents.
 
     Raises:
         ValueError: an input that no run can use.
@@ -82,19 +84,36 @@ def prepare(
         positive=inputs.positive,
         negative=inputs.negative,
         latent_image=inputs.latent_image,
-        vae=vae,
-        weight=weight,
-        **filled(**optional),
+        vae=inputs.vae,
+        weight=inputs.weight,
+        **filled(options=inputs.options, method=inputs.method),
     )
     check_denoise(inputs.denoise, inputs.steps)
-    if strength != 0:
+    if not plain:
         check_latent(inputs.latent_image["samples"])
         check_mask(inputs.latent_image)
-    known = as_weight(weight)
+    weight = as_weight(inputs.weight)
     if trace is not None:
-        trace.label, trace.watcher = f"{trace.label}, {known.name}", watcher(node)
+        trace.label, trace.watcher = f"{trace.label}, {weight.name}", watcher(node)
     remember(node, inputs.model)
-    return known
+    return weight
+
+
+def sample_guided(inputs: SamplerInputs, node: str | None) -> tuple[dict[str, Any], Trace]:
+    """KSampler's LATENT with guidance, and what every step did; ``node`` is its id."""
+    trace = Trace(f"LAGS {inputs.mode}")
+    model = guided(
+        inputs.model,
+        inputs.vae,
+        prepare(inputs, trace, node, plain=inputs.strength == 0),
+        inputs.strength,
+        inputs.mode,
+        inputs.c,
+        inputs.options,
+        trace,
+        inputs.method,
+    )
+    return sample_as_ksampler(replace(inputs, model=model)), trace
 
 
 def sample_as_ksampler(inputs: KSamplerInputs) -> dict[str, Any]:

@@ -15,21 +15,19 @@ from torch import Tensor
 from ..guidance import AutogradLogWeight, Found, zero_order_search
 from ..rewards import Weight
 from .images import to_pictures
-from .sampling import KSamplerInputs, prepare
+from .sampling import SamplerInputs, prepare
 from .scores import log_weight_of, scores_of
 
 SEEDS = 2**64
 
 
 def search(
-    inputs: KSamplerInputs, vae: Any, weight: Any, rounds: int, neighbours: int, radius: float
+    inputs: SamplerInputs, rounds: int, neighbours: int, radius: float
 ) -> tuple[dict[str, Any], list[float], str]:
     """The best of each picture as a LATENT, log w of each, and the search in words.
 
     Args:
-        inputs: KSampler's.
-        vae: as connected.
-        weight: as connected.
+        inputs: of the node.
         rounds: how often the search goes on from the best so far.
         neighbours: pictures of each round.
         radius: share of fresh noise in a neighbour; 0 is all fresh.
@@ -37,8 +35,8 @@ def search(
     Raises:
         ValueError: an input that no run can use, or a strength that is not known.
     """
-    known = prepare(inputs, vae, weight)
-    if not known.is_measured:
+    weight = prepare(inputs)
+    if not weight.is_measured:
         raise ValueError(
             "The weight has an automatic strength, which a search has nothing to measure by: "
             "set it by hand (automatic 0)."
@@ -70,7 +68,7 @@ def search(
     fresh = _draws(start, inputs.seed, latent.get("batch_index"))
     around = radius or math.inf
     found = zero_order_search(
-        sample, _judge(vae, known), fresh, rounds, neighbours, around, inputs.steps
+        sample, _judge(inputs.vae, weight), fresh, rounds, neighbours, around, inputs.steps
     )
     return {**latent, "samples": found.pictures}, found.log_w.tolist(), _in_words(found, radius)
 

@@ -6,12 +6,9 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ...rewards import Weight
-from ...runtime.options import Options, sample_guided
 from ...runtime.page import summary
-from ...runtime.sampling import KSamplerInputs
+from ...runtime.sampling import SamplerInputs, sample_guided
 from ..inputs import guidance_inputs, guided_outputs, model_input, run_inputs, seed_input
-from ..methods.rivals import Choice
 from ..sockets import CATEGORY
 
 
@@ -56,21 +53,7 @@ class LAGSKSamplerAdvanced(io.ComfyNode):
         )
 
     @classmethod
-    def execute(
-        cls,
-        noise_seed: int,
-        vae: Any,
-        weight: Weight,
-        strength: float,
-        mode: str,
-        c: float,
-        options: Options | None = None,
-        method: Choice | None = None,
-        **ksampler: Any,
-    ) -> io.NodeOutput:
-        latent, trace = sample_guided(
-            KSamplerInputs(seed=noise_seed, **ksampler),
-            cls.hidden.unique_id,
-            *(vae, weight, strength, mode, c, options, method),
-        )
+    def execute(cls, noise_seed: int, **inputs: Any) -> io.NodeOutput:
+        asked = SamplerInputs(seed=noise_seed, **inputs)
+        latent, trace = sample_guided(asked, cls.hidden.unique_id)
         return io.NodeOutput(latent, trace, ui={"lags_trace": [summary(trace)]})

@@ -5,10 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from comfy_api.latest import io
-from torch import Tensor
 
 from ...guidance import MMSOLD
-from ...rewards import Weight
 from ...runtime.mmsold import NEAREST, new_pictures
 from ..inputs import power_input, seed_input
 from ..sockets import CATEGORY, WeightSocket
@@ -130,21 +128,12 @@ class LAGSMMSOLD(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        strength: float,
-        count: int,
         steps: int,
         smoothing: float,
         sigma_g: float,
         draws: int,
         score: str,
-        rank: int,
-        seed: int,
-        images: Tensor | None = None,
-        latents: dict[str, Any] | None = None,
-        vae: Any = None,
-        weight: Weight | None = None,
+        **inputs: Any,
     ) -> io.NodeOutput:
         method = MMSOLD(sigma_g, smoothing, draws, steps, nearest=NEAREST * (score == SCORES[1]))
-        return io.NodeOutput(
-            *new_pictures(images, latents, vae, weight, strength, rank, count, method, seed)
-        )
+        return io.NodeOutput(*new_pictures(method, **inputs))

@@ -7,13 +7,11 @@ from typing import Any
 from comfy_api.latest import io
 
 from ...guidance.particles import PRESETS, RESAMPLING, TEMPERING
-from ...rewards import Weight
-from ...runtime.options import Options
 from ...runtime.page import summary
 from ...runtime.particle_model import SAMPLERS
 from ...runtime.particle_run import FROM_METHOD, OUTPUTS, Choices
 from ...runtime.particles import sample_particles
-from ...runtime.sampling import KSamplerInputs
+from ...runtime.sampling import SamplerInputs
 from ..inputs import ksampler_inputs, options_input, power_input, vae_input
 from ..sockets import CATEGORY, TraceSocket, WeightSocket
 
@@ -82,9 +80,6 @@ class LAGSParticleSampler(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        vae: Any,
-        weight: Weight,
-        strength: float,
         method: str,
         particles: int,
         resampling: str,
@@ -94,19 +89,14 @@ class LAGSParticleSampler(io.ComfyNode):
         particles_at_once: int,
         output: str,
         count: int,
-        options: Options | None = None,
-        **ksampler: Any,
+        **inputs: Any,
     ) -> io.NodeOutput:
         choices = Choices(
             *(method, particles, resampling, ess_threshold, tempering),
             *(evaluate_every, particles_at_once, output, count),
         )
-        latent, log_weights, trace, text = sample_particles(
-            KSamplerInputs(**ksampler),
-            cls.hidden.unique_id,
-            *(vae, weight, strength, choices, options),
-        )
-        return io.NodeOutput(latent, log_weights, trace, text, ui={"lags_trace": [summary(trace)]})
+        outputs = sample_particles(SamplerInputs(**inputs), choices, cls.hidden.unique_id)
+        return io.NodeOutput(*outputs, ui={"lags_trace": [summary(outputs[2])]})
 
 
 def method_inputs() -> list[Any]:

@@ -6,8 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ...rewards import Weight
-from ...runtime.sampling import KSamplerInputs
+from ...runtime.sampling import SamplerInputs
 from ...runtime.search import search
 from ..inputs import ksampler_inputs
 from ..sockets import CATEGORY, WeightSocket
@@ -67,8 +66,5 @@ class LAGSSearchSampler(io.ComfyNode):
         )
 
     @classmethod
-    def execute(
-        cls, vae: Any, weight: Weight, rounds: int, neighbours: int, radius: float, **ksampler: Any
-    ) -> io.NodeOutput:
-        inputs = KSamplerInputs(**ksampler)
-        return io.NodeOutput(*search(inputs, vae, weight, rounds, neighbours, radius))
+    def execute(cls, rounds: int, neighbours: int, radius: float, **inputs: Any) -> io.NodeOutput:
+        return io.NodeOutput(*search(SamplerInputs(**inputs), rounds, neighbours, radius))
