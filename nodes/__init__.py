@@ -9,13 +9,17 @@ from ..runtime.page_plan import register as register_routes
 from .methods.dps import LAGSMethodDPS
 from .methods.freedom import LAGSMethodFreeDoM
 from .methods.lidar import LAGSMethodLiDAR
-from .samplers.ksampler import LAGSGuidance, LAGSKSampler, LAGSKSamplerAdvanced, LAGSOptions
+from .samplers.advanced import LAGSKSamplerAdvanced
+from .samplers.guidance import LAGSGuidance
+from .samplers.ksampler import LAGSKSampler
 from .samplers.mmsold import LAGSMMSOLD
 from .samplers.particles import LAGSParticleSampler
 from .samplers.search import LAGSSearchSampler
 from .tools.demo import LAGSDemoModel
+from .tools.options import LAGSOptions
+from .tools.schedule import LAGSScheduleVisualizer
 from .tools.score import LAGSScoreImages
-from .tools.visualize import LAGSScheduleVisualizer, LAGSTracePlot
+from .tools.trace import LAGSTracePlot
 from .weights.classifier import LAGSWeightClassifier
 from .weights.combine import LAGSCombineWeights, LAGSMaskWeight
 from .weights.load_weight import LAGSLoadWeight

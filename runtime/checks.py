@@ -143,3 +143,15 @@ def check_mask(latent: dict[str, Any]) -> None:
             f"There are {count} masks for {samples.shape[0]} pictures; expected 1 or as many as "
             "pictures."
         )
+
+
+def numbers(text: str, name: str) -> list[float]:
+    """'1, 2, 0.5' -> numbers.
+
+    Raises:
+        ValueError: something else stands there.
+    """
+    try:
+        return [float(part) for part in text.replace(";", ",").split(",") if part.strip()]
+    except ValueError as error:
+        raise ValueError(f"{name} are {text!r}; expected numbers separated by commas.") from error

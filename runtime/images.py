@@ -19,3 +19,18 @@ def to_pictures(image: Tensor) -> Tensor:
         )
     with torch.inference_mode(False):
         return image.detach().clone().float()[..., :3].movedim(-1, 1)
+
+
+def single_mask(mask: Tensor) -> Tensor:
+    """A MASK as [H, W].
+
+    Raises:
+        ValueError: several masks.
+    """
+    flat = mask.reshape(-1, *mask.shape[-2:])
+    if flat.shape[0] != 1:
+        raise ValueError(
+            f"There are {flat.shape[0]} masks; expected one. Choose one of the batch, or combine "
+            "several Mask Weight nodes."
+        )
+    return flat[0]

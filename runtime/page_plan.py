@@ -9,12 +9,13 @@ from torch import Tensor
 
 from ..guidance import plan, preset
 from ..guidance.particles import particle_plan
-from ..nodes.samplers.ksampler import Options
-from ..nodes.tools.visualize import as_sampled, curve
 from .last_model import Sampling, sampling_of
+from .options import Options
 from .page import finite, page_server
 from .particle_model import Levels, chain_of
 from .particle_run import Choices
+from .plans import curve
+from .sampling import ksampler_levels
 
 PATH = "/lags/schedule"
 
@@ -97,7 +98,7 @@ def sampled_levels(sampling: Sampling, asked: dict[str, Any]) -> Tensor:
     steps = int(asked["steps"])
     if not 1 <= steps <= 10000:
         raise ValueError(f"steps is {steps}; expected 1 to 10000.")
-    return as_sampled(
+    return ksampler_levels(
         sampling, steps, asked["sampler_name"], asked["scheduler"], float(asked["denoise"])
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -18,11 +19,14 @@ ALLOWED = {
     "plots": {"guidance"},
     "demo": {"guidance", "rewards", "plots"},
     "benchmarks": {"guidance", "rewards", "plots", "demo"},
-    "runtime": {"guidance", "rewards", "plots", "demo", "nodes"},
+    "runtime": {"guidance", "rewards", "plots", "demo"},
     "nodes": {"guidance", "rewards", "plots", "demo", "runtime"},
 }
-# Counts ComfyUI's own networks and our decoders, in ComfyUI's Python: it may what nodes may.
+# From the ground up: a room may only import what stands below it.
+FLOORS = ("guidance", "rewards", "plots", "demo", "runtime", "nodes")
+# Counts ComfyUI's own networks and our decoders, in ComfyUI's Python: it may what runtime may.
 INSIDE_COMFYUI = ROOT / "benchmarks" / "_comfyui.py"
+NODES_API = "comfy_api.latest"  # all of ComfyUI that nodes may import
 COMFYUI = {"folder_paths", "server", "latent_preview", "nodes", "execution", "node_helpers"}
 UNPICKLERS = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
 
@@ -61,11 +65,50 @@ def import_faults(source: str, package: str) -> list[str]:
             if rest and rest[0] in ROOMS and rest[0] not in ALLOWED[room] | {room}:
                 faults.append(f"{room} imports {rest[0]}")
         elif is_comfyui(name):
-            if room not in ("nodes", "runtime"):
+            if room != "runtime" and not (room == "nodes" and name.startswith(NODES_API)):
                 faults.append(f"{room} imports ComfyUI's {name}")
         elif top in ROOMS:
             faults.append(f"{name} imported by an absolute name")
     return faults
+
+
+def private_faults(source: str, folder: Path) -> list[str]:
+    """Private names that a module in a folder imports from another; private modules are none."""
+    faults = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            place = folder.joinpath(*[".."] * (node.level - 1), *(node.module or "").split("."))
+            names = [a.name for a in node.names if a.name.startswith("_")]
+            faults += [name for name in names if not (place / f"{name}.py").is_file()]
+    return faults
+
+
+def module_of(path: Path) -> str:
+    """A file's dotted name, that of the folder for its __init__.py."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join([PACK, *(parts[:-1] if parts[-1] == "__init__" else parts)])
+
+
+def import_graph(sources: dict[Path, str]) -> dict[str, set[str]]:
+    """Which of these modules each of them imports."""
+    modules = {module_of(path) for path in sources}
+    graph = {}
+    for path, source in sources.items():
+        package = ".".join([PACK, *path.relative_to(ROOT).parts[:-1]])
+        names = set(imports(ast.parse(source), package))
+        # Of `from .a import b`, b is a module or a name of module a.
+        found = {name if name in modules else name.rpartition(".")[0] for name in names}
+        graph[module_of(path)] = (found & modules) - {module_of(path)}
+    return graph
+
+
+def circle(graph: dict[str, set[str]]) -> list[str]:
+    """Modules that import each other in a round; none where there is no such round."""
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
 
 
 def call_faults(source: str) -> list[str]:
@@ -94,7 +137,7 @@ def files(room: str) -> list[Path]:
 
 def package_of(path: Path) -> str:
     if path == INSIDE_COMFYUI:
-        return f"{PACK}.nodes"
+        return f"{PACK}.runtime"
     return ".".join([PACK, *path.relative_to(ROOT).parts[:-1]])
 
 
@@ -109,6 +152,57 @@ def _id(value: object) -> str:
 @pytest.mark.parametrize(("room", "path"), MODULES, ids=_id)
 def test_rooms_import_only_what_they_may(room: str, path: Path) -> None:
     assert import_faults(path.read_text(encoding="utf-8"), package_of(path)) == []
+
+
+@pytest.mark.parametrize("path", [path for _, path in MODULES], ids=_id)
+def test_no_private_name_leaves_its_module(path: Path) -> None:
+    assert private_faults(path.read_text(encoding="utf-8"), path.parent) == []
+
+
+def test_rooms_stand_on_those_below_them() -> None:
+    sources = {path: path.read_text(encoding="utf-8") for room in FLOORS for path in files(room)}
+    rooms = {
+        (module.split(".")[1], name.split(".")[1])
+        for module, names in import_graph(sources).items()
+        for name in names
+    }
+    upwards = {(a, b) for a, b in rooms if FLOORS.index(a) < FLOORS.index(b)}
+    assert not upwards
+    assert {("nodes", "runtime"), ("runtime", "guidance"), ("runtime", "rewards")} <= rooms
+
+
+@pytest.mark.parametrize("room", ALLOWED)
+def test_no_modules_import_each_other_in_a_circle(room: str) -> None:
+    sources = {path: path.read_text(encoding="utf-8") for path in files(room)}
+    assert circle(import_graph(sources)) == []
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("from .b import x", "from .a import y"),
+        ("from . import b", "from . import a"),
+        ("def f():\n    from .b import x", "from ..plots.a import y"),
+    ],
+)
+def test_a_circle_is_seen(first: str, second: str) -> None:
+    a, b = ROOT / "plots" / "a.py", ROOT / "plots" / "b.py"
+    assert circle(import_graph({a: first, b: second}))
+    assert not circle(import_graph({a: first, b: ""}))
+
+
+@pytest.mark.parametrize(
+    ("source", "faults"),
+    [
+        ("from .trace import _plain", ["_plain"]),
+        ("from .trace import _plain as plain, Trace", ["_plain"]),
+        ("from ..benchmarks import _report", []),
+        ("from ..benchmarks._report import report", []),
+        ("from __future__ import annotations", []),
+    ],
+)
+def test_private_names_are_seen(source: str, faults: list[str]) -> None:
+    assert private_faults(source, ROOT / "guidance") == faults
 
 
 @pytest.mark.parametrize("path", [*(path for _, path in MODULES), *TOP], ids=_id)
@@ -146,6 +240,10 @@ def test_every_room_is_looked_at() -> None:
         ("demo", "import importlib\nimportlib.import_module('comfy.utils')", "comfy.utils"),
         ("demo", "from ..nodes import sockets", "demo imports nodes"),
         ("benchmarks", "from nodes import common_ksampler", "ComfyUI's nodes"),
+        ("nodes", "from nodes import common_ksampler", "ComfyUI's nodes"),
+        ("nodes", "def f():\n    import comfy.samplers", "ComfyUI's comfy.samplers"),
+        ("nodes", "from comfy_execution.graph import x", "ComfyUI's comfy_execution"),
+        ("runtime", "from ..nodes.inputs import seed_input", "runtime imports nodes"),
         ("nodes", "from guidance import LAGS", "absolute name"),
         ("nodes", "import rewards.base", "absolute name"),
         ("nodes", "from ..tests import analytic", "nodes imports tests"),
@@ -159,8 +257,9 @@ def test_the_import_rule_sees(room: str, source: str, fault: str) -> None:
     ("room", "source"),
     [
         ("guidance", "from .trace import Trace\nfrom . import ve\nimport torch, math"),
+        ("nodes", "from comfy_api.latest import io, ui\nfrom ..runtime.run import difference_step"),
         (
-            "nodes",
+            "runtime",
             "from nodes import common_ksampler\nimport comfy.sd\nfrom ..guidance import LAGS",
         ),
         ("benchmarks", "from ..demo import heart\nfrom ._report import report"),

@@ -2,40 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
-import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ...rewards import BalanceReward, ClassReward, Reward, Weight
-from ...rewards.classifier import GOALS, Classifier, among, class_numbers, classifier
-from ...runtime import models
+from ...rewards import ClassReward, Weight
 from ...runtime.checks import check_chosen, check_connected, filled
-from ...runtime.images import to_pictures
+from ...runtime.model_rewards import class_reward
+from ..inputs import file_input, precision_input, strength_inputs, weight_output
 from ..sockets import CATEGORY
-from .inputs import FILES, file_input, numbers, precision_input, strength_inputs, weight_output
-
-
-def measured_rates(model: Classifier, classes: Sequence[int], plain: Tensor | None) -> list[float]:
-    """How often plain pictures are of each class, by the classifier.
-
-    Raises:
-        ValueError: there are no plain pictures.
-    """
-    if plain is None:
-        raise ValueError(
-            "To balance classes their rates without guidance must be known. Connect a batch of "
-            "plainly sampled pictures (a few dozen) to plain_images, or write the rates, such as "
-            "'0.8, 0.2'."
-        )
-    models.load([model])
-    with torch.inference_mode(False), torch.no_grad():
-        parts = [among(model, part, classes).exp() for part in to_pictures(plain).split(8)]
-    rates: list[float] = torch.cat(parts).mean(dim=0).clamp(min=1e-4).tolist()
-    return rates
-
 
 CLASSES = (
     "Names or numbers of classes, separated by commas, as the classifier's config.json has them."
@@ -104,13 +80,5 @@ class LAGSWeightClassifier(io.ComfyNode):
     ) -> io.NodeOutput:
         check_connected(**filled(plain_images=plain_images))
         check_chosen("goal", goal)
-        model = models.shared(classifier, FILES["classifier"].path(file), precision)
-        classes = class_numbers(model.names, goal["classes"])
-        reward: Reward
-        if goal["goal"] == GOALS[2]:
-            rates = numbers(goal["rates"], "rates") or measured_rates(model, classes, plain_images)
-            targets = numbers(goal["targets"], "targets") or None
-            reward = BalanceReward(model, classes, rates, targets)
-        else:
-            reward = ClassReward(model, classes, away=goal["goal"] == GOALS[1])
+        reward = class_reward(file, precision, goal, plain_images)
         return io.NodeOutput(Weight.of(reward, strength, auto_nats))

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from comfy_api.latest import io
-from torch import Tensor
 
 from ...rewards import Weight, product
 from ...rewards.masked import masked
 from ...runtime.adapters import as_weight
-from ...runtime.checks import check_connected, filled
+from ...runtime.checks import check_connected, filled, numbers
+from ...runtime.images import single_mask
+from ..inputs import weight_output
 from ..sockets import CATEGORY, WeightSocket
-from .inputs import numbers, weight_output
 
 MOST = 16
 
@@ -75,19 +75,4 @@ class LAGSMaskWeight(io.ComfyNode):
     @classmethod
     def execute(cls, weight: Weight, mask: Any) -> io.NodeOutput:
         check_connected(weight=weight, mask=mask)
-        return io.NodeOutput(masked(as_weight(weight), single(mask)))
-
-
-def single(mask: Tensor) -> Tensor:
-    """A MASK as [H, W].
-
-    Raises:
-        ValueError: several masks.
-    """
-    flat = mask.reshape(-1, *mask.shape[-2:])
-    if flat.shape[0] != 1:
-        raise ValueError(
-            f"There are {flat.shape[0]} masks; expected one. Choose one of the batch, or combine "
-            "several Mask Weight nodes."
-        )
-    return flat[0]
+        return io.NodeOutput(masked(as_weight(weight), single_mask(mask)))

@@ -4,36 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ...rewards import ReferenceReward, Reward, StyleReward, Weight
-from ...rewards.clip import early_layers
-from ...rewards.reference import picture_encoder, reference_features
-from ...runtime import models
+from ...rewards import ReferenceReward, StyleReward, Weight
 from ...runtime.checks import check_chosen, check_connected
 from ...runtime.images import to_pictures
+from ...runtime.model_rewards import LIKE
+from ..inputs import file_input, precision_input, reward_option, weight_output
 from ..sockets import CATEGORY
-from .inputs import FILES, file_input, precision_input, reward_option, weight_output
-
-
-def content(chosen: dict[str, Any], picture: Tensor) -> Reward:
-    """Like a picture in what it shows."""
-    path = FILES["content"].path(chosen["file"])
-    encoder = models.shared(picture_encoder, path, chosen["precision"])
-    models.load([encoder])
-    with torch.inference_mode(False):
-        return ReferenceReward(encoder, reference_features(encoder, picture))
-
-
-def style(chosen: dict[str, Any], picture: Tensor) -> Reward:
-    """Like a picture in how it is painted."""
-    path = FILES["style"].path(chosen["file"])
-    encoder = models.shared(early_layers, path, chosen["precision"])
-    models.load([encoder])
-    with torch.inference_mode(False):
-        return StyleReward(encoder, picture)
 
 
 class LAGSWeightReference(io.ComfyNode):
@@ -76,6 +55,5 @@ class LAGSWeightReference(io.ComfyNode):
     def execute(cls, image: Tensor, like: dict[str, Any]) -> io.NodeOutput:
         check_connected(image=image)
         check_chosen("like", like)
-        makers = {"content": content, "style": style}
-        reward = makers[like["like"]](like, to_pictures(image))
+        reward = LIKE[like["like"]](like, to_pictures(image))
         return io.NodeOutput(Weight.of(reward, like["strength"], like["auto_nats"]))

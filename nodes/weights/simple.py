@@ -6,8 +6,8 @@ from comfy_api.latest import io
 
 from ...rewards import ColourReward, FrequencyReward, Weight
 from ...rewards.colour import ATTRIBUTES
+from ..inputs import auto_input, weight_output
 from ..sockets import CATEGORY
-from .inputs import auto_input, weight_output
 
 
 class LAGSWeightColor(io.ComfyNode):

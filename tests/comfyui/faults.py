@@ -11,10 +11,10 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from lags_pack.guidance import DPS, FreeDoM, LiDAR
 from lags_pack.guidance.methods.freedom import Window
-from lags_pack.nodes.samplers.ksampler import Options
 from lags_pack.nodes.samplers.particles import LAGSParticleSampler
 from lags_pack.rewards import ColourReward, Weight
 from lags_pack.runtime.decoders import DECODERS, Decoding
+from lags_pack.runtime.options import Options
 from torch import Tensor, nn
 
 from .guided import Case

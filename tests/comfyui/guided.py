@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 from comfy.patcher_extension import WrappersMP
-from lags_pack.nodes.samplers.ksampler import LAGSKSampler, LAGSKSamplerAdvanced
+from lags_pack.nodes.samplers.advanced import LAGSKSamplerAdvanced
+from lags_pack.nodes.samplers.ksampler import LAGSKSampler
 from lags_pack.rewards import ColourReward, Weight
 from torch import Tensor
 

@@ -67,7 +67,7 @@ def main(root: Path, base: Path, pack: Path) -> None:
     nodes = importlib.import_module("lags_pack.nodes")
     found["schemas"] = [node.__name__ for node in nodes.NODES if node.INPUT_TYPES()]
     found["by schemas"] = new_since(before)
-    load_weight = importlib.import_module("lags_pack.nodes.weights.simple.load_weight")
+    load_weight = importlib.import_module("lags_pack.nodes.weights.load_weight")
     models = importlib.import_module("lags_pack.runtime.models")
     reward = {"reward": "PickScore", "file": "auto", "prompt": "", "precision": "auto"}
     weight = load_weight.LAGSLoadWeight.execute(reward | {"strength": 1.0}).result[0]

@@ -18,7 +18,7 @@ from comfyui_support import tiny
 from comfyui_support.guided import Case, state_of
 from comfyui_support.weighing import case_of, demo_case
 from lags_pack.benchmarks._memory import saved_bytes
-from lags_pack.nodes.samplers import ksampler as sampling
+from lags_pack.nodes.tools.options import LAGSOptions
 from lags_pack.rewards import ColourReward, FrequencyReward, Reward, Weight
 from lags_pack.rewards.checkpoint import CheckpointError
 from lags_pack.rewards.masked import masked
@@ -459,7 +459,7 @@ def case(run_node: Callable[..., Any], sd15: Any, kl_vae: Any) -> Case:
 
 def options(run_node: Callable[..., Any], decoder: str = "auto", decode_size: int = -1) -> Any:
     (made,) = run_node(
-        sampling.LAGSOptions,
+        LAGSOptions,
         schedule="from mode",
         sigma_gate=0.56,
         skip_below=-1.0,

@@ -10,8 +10,9 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from lags_pack.guidance import WeightError
-from lags_pack.nodes.samplers import ksampler as sampling
+from lags_pack.nodes.samplers.ksampler import LAGSKSampler
 from lags_pack.nodes.tools.demo import LAGSDemoModel
+from lags_pack.nodes.tools.options import LAGSOptions
 from lags_pack.nodes.weights.simple import LAGSWeightColor, LAGSWeightFrequency
 from lags_pack.rewards import ColourReward, Reward, Weight
 from torch import Tensor
@@ -45,8 +46,8 @@ def refused(run_node: Callable[..., Any], inputs: dict[str, Any]) -> Callable[..
 
     def run(error: type[Exception] = ValueError, **bad: Any) -> str:
         with pytest.raises(error) as caught:
-            run_node(sampling.LAGSKSampler, **{**inputs, **bad})
-        latent, _ = run_node(sampling.LAGSKSampler, **inputs)
+            run_node(LAGSKSampler, **{**inputs, **bad})
+        latent, _ = run_node(LAGSKSampler, **inputs)
         assert torch.isfinite(latent["samples"]).all()
         return str(caught.value)
 
@@ -124,7 +125,7 @@ def test_masks_that_fit_are_taken(
     run_node: Callable[..., Any], inputs: dict[str, Any], mask: Tensor
 ) -> None:
     latent = {"samples": torch.zeros(1, 4, 8, 8), "noise_mask": mask}
-    done, _ = run_node(sampling.LAGSKSampler, **{**inputs, "latent_image": latent})
+    done, _ = run_node(LAGSKSampler, **{**inputs, "latent_image": latent})
     assert torch.isfinite(done["samples"]).all()
 
 
@@ -182,12 +183,12 @@ def test_options(run_node: Callable[..., Any], refused: Callable[..., str]) -> N
         "epsilon": 0.0,
     }
     for name, value in (("relative_step", math.nan), ("shift_limit", -1.0), ("skip_below", 1.0)):
-        (options,) = run_node(sampling.LAGSOptions, **{**good, name: value})
+        (options,) = run_node(LAGSOptions, **{**good, name: value})
         assert str(value) in refused(options=options)
-    (options,) = run_node(sampling.LAGSOptions, **{**good, "schedule": "linear"})
+    (options,) = run_node(LAGSOptions, **{**good, "schedule": "linear"})
     assert "linear" in refused(options=options)
     bad_gate = {**good, "schedule": "hard gate", "sigma_gate": -2.0}
-    (options,) = run_node(sampling.LAGSOptions, **bad_gate)
+    (options,) = run_node(LAGSOptions, **bad_gate)
     assert "-2.0" in refused(options=options)
 
 
@@ -197,7 +198,7 @@ def test_every_schedule_runs_in_every_mode(
     run_node: Callable[..., Any], inputs: dict[str, Any], schedule: str, mode: str
 ) -> None:
     (options,) = run_node(
-        sampling.LAGSOptions,
+        LAGSOptions,
         schedule=schedule,
         sigma_gate=2.0,
         skip_below=0.0,
@@ -206,7 +207,7 @@ def test_every_schedule_runs_in_every_mode(
         epsilon=0.0,
     )
     latent, trace = run_node(
-        sampling.LAGSKSampler, **{**inputs, "options": options, "mode": mode, "steps": 3}
+        LAGSKSampler, **{**inputs, "options": options, "mode": mode, "steps": 3}
     )
     assert torch.isfinite(latent["samples"]).all()
     second = 0 if mode == "fast" and schedule != "auto" else 1
@@ -243,10 +244,10 @@ def test_out_of_memory_is_retried_smaller_once_then_told(
             return super().__call__(images)
 
     two = {"samples": torch.zeros(2, 4, 8, 8)}
-    expected, _ = run_node(sampling.LAGSKSampler, **{**inputs, "latent_image": two})
+    expected, _ = run_node(LAGSKSampler, **{**inputs, "latent_image": two})
     weight = Weight.of(Hungry("hue"), 5.0)
-    done, _ = run_node(sampling.LAGSKSampler, **{**inputs, "latent_image": two, "weight": weight})
-    plain, _ = run_node(sampling.LAGSKSampler, **{**inputs, "latent_image": two, "strength": 0.0})
+    done, _ = run_node(LAGSKSampler, **{**inputs, "latent_image": two, "weight": weight})
+    plain, _ = run_node(LAGSKSampler, **{**inputs, "latent_image": two, "strength": 0.0})
     error = (done["samples"] - expected["samples"]).square().mean().sqrt()
     change = (expected["samples"] - plain["samples"]).square().mean().sqrt()
     assert error < 0.05 * change, "the same picture up to finite-difference noise"

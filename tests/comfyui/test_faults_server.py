@@ -16,8 +16,7 @@ from comfyui_support.executing import Executor
 from comfyui_support.prompts import Prompt, colour, lags, node, sampled
 from comfyui_support.server import Server
 from lags_pack.guidance import Trace
-from lags_pack.nodes.tools import visualize
-from lags_pack.runtime import decoders
+from lags_pack.runtime import decoders, trace_files
 
 LOOK = {"axis": "step", "theme": "dark", "scale": 0.25}
 ENOSPC = os.strerror(errno.ENOSPC)
@@ -150,7 +149,7 @@ def test_a_full_disk_leaves_no_part_of_a_file_and_no_run_lost(
     prompt = sampled(lags(101, steps=3), colour())
     prompt["plot"] = node("LAGSTracePlot", **{"traces.trace0": ["sample", 1]}, **plot)
     with monkeypatch.context() as disk:
-        disk.setattr(visualize, "open", Full(room).open, raising=False)
+        disk.setattr(trace_files, "open", Full(room).open, raising=False)
         assert not executed(prompt)
     assert executed.error["node_type"] == "LAGSTracePlot"
     message = executed.error["exception_message"]
@@ -171,4 +170,4 @@ def test_a_folder_that_cannot_be_made_is_told_apart_from_one_outside(
     (comfy_base / "output").mkdir(exist_ok=True)
     (comfy_base / "output" / "taken").write_text("a file where a folder is wanted")
     with pytest.raises(OSError, match="could not be written to taken/deep/trace"):
-        visualize.write([Trace()], "csv", "taken/deep/trace")
+        trace_files.write([Trace()], "csv", "taken/deep/trace")

@@ -13,7 +13,7 @@ from comfyui_support.weighing import case_of, demo_case
 from lags_pack.nodes.methods.dps import LAGSMethodDPS
 from lags_pack.nodes.methods.freedom import LAGSMethodFreeDoM
 from lags_pack.nodes.methods.lidar import LAGSMethodLiDAR
-from lags_pack.nodes.samplers.ksampler import LAGSGuidance
+from lags_pack.nodes.samplers.guidance import LAGSGuidance
 from lags_pack.rewards import ColourReward, Weight
 from lags_pack.runtime import lookahead
 

@@ -13,11 +13,11 @@ import folder_paths
 import pytest
 import torch
 from comfyui_support.weighing import Run, load_weight, noise, reference, scores
-from lags_pack.nodes.weights.inputs import FILES
 from lags_pack.nodes.weights.load_weight import LAGSLoadWeight
 from lags_pack.rewards import clip
 from lags_pack.rewards.checkpoint import CheckpointError
 from lags_pack.runtime.model_files import FOLDER, ModelFile, ModelFileError, register_folder
+from lags_pack.runtime.model_rewards import FILES
 from safetensors.torch import load_file, save_file
 
 Put = Callable[[str], Path]

@@ -22,12 +22,12 @@ from lags_pack.benchmarks._memory import peak_bytes
 from lags_pack.guidance import Trace, WeightError
 from lags_pack.guidance.particles import PRESETS, group_seeds
 from lags_pack.guidance.particles.engine import _mixed
-from lags_pack.nodes.samplers.ksampler import Options
 from lags_pack.nodes.samplers.particles import LAGSParticleSampler
 from lags_pack.rewards import ColourReward, Weight
 from lags_pack.rewards.base import Reward
 from lags_pack.runtime.decoders import Decoding
 from lags_pack.runtime.last_model import remember
+from lags_pack.runtime.options import Options
 from lags_pack.runtime.page import summary
 from lags_pack.runtime.page_plan import schedule
 from lags_pack.runtime.particle_model import SAMPLERS, Inpainting, Levels, ParticleModel

@@ -10,7 +10,7 @@ import pytest
 import torch
 from comfyui_support.guided import REWARD, Case, counted, state_of
 from lags_pack.guidance import WeightError
-from lags_pack.nodes.samplers.ksampler import LAGSGuidance
+from lags_pack.nodes.samplers.guidance import LAGSGuidance
 from lags_pack.nodes.tools.demo import LAGSDemoModel
 from lags_pack.rewards import ColourReward, Weight
 

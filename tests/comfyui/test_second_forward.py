@@ -11,7 +11,7 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from lags_pack.guidance import Method, Step, StepRecord, Trace, ancestral_keep
 from lags_pack.guidance.methods import Cost, plain_cost
-from lags_pack.nodes.samplers.ksampler import LAGSOptions
+from lags_pack.nodes.tools.options import LAGSOptions
 from lags_pack.rewards import Weight
 from lags_pack.runtime import run as patch
 from lags_pack.tests.comfyui.guided import REWARD, Case

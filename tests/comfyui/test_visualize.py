@@ -13,9 +13,12 @@ import pytest
 import torch
 from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete, ModelSamplingSD3
 from lags_pack.guidance import Trace
-from lags_pack.nodes.samplers.ksampler import LAGSKSampler, LAGSOptions
-from lags_pack.nodes.tools import visualize
+from lags_pack.nodes.samplers.ksampler import LAGSKSampler
+from lags_pack.nodes.tools.options import LAGSOptions
+from lags_pack.nodes.tools.schedule import LAGSScheduleVisualizer
+from lags_pack.nodes.tools.trace import LAGSTracePlot
 from lags_pack.rewards import ColourReward, Weight
+from lags_pack.runtime import plans
 from lags_pack.runtime.page import STEP, shown, summary
 from lags_pack.runtime.page_plan import schedule
 
@@ -26,7 +29,7 @@ RUN = {"sampler_name": "euler", "scheduler": "karras", "steps": 6, "denoise": 1.
 def drawn(run_node: Callable[..., Any], **inputs: Any) -> tuple[Any, ...]:
     """The schedule node's outputs."""
     usual = {**RUN, **LOOK, "mode": "balanced", "c": 10.0, "nats": 3.0, "compare": "1, 100"}
-    return run_node(visualize.LAGSScheduleVisualizer, **{**usual, **inputs})
+    return run_node(LAGSScheduleVisualizer, **{**usual, **inputs})
 
 
 def sampled(run_node: Callable[..., Any], tiny: Any, model: Any, **inputs: Any) -> Trace:
@@ -69,11 +72,7 @@ def test_plan_is_what_the_run_does(
     tiny, model = case
     _, sigmas, text = drawn(run_node, model=model, mode=mode, scheduler=scheduler)
     trace = sampled(run_node, tiny, model, mode=mode, scheduler=scheduler)
-    made = visualize.plan(
-        visualize.preset(mode, 10.0, visualize.difference_step(model)),
-        sigmas,
-        model.get_model_object("model_sampling").noise_scaling,
-    )
+    made = plans.planned(model, sigmas, mode, 10.0, 3.0, None)
     # A flow model's first level has no signal: that evaluation is plain, and not in the trace.
     planned = [(s, a) for s, a in zip(made.sigma_ve, made.active, strict=True) if s < 999]
     assert len(planned) == len(trace.records)
@@ -189,7 +188,7 @@ def test_trace_is_drawn_and_written(
     }
     for export in ("csv", "json"):
         image, file = run_node(
-            visualize.LAGSTracePlot, traces=runs, **LOOK, export=export, filename_prefix="lags/run"
+            LAGSTracePlot, traces=runs, **LOOK, export=export, filename_prefix="lags/run"
         )
         assert image.shape == (1, 384, 512, 3)
         written = comfy_base / "output" / file
@@ -202,7 +201,7 @@ def test_trace_is_drawn_and_written(
         first = runs["trace0"].records[0]
         assert float(rows[0]["log_w"]) == pytest.approx(float(first.log_w.mean()))
     _, none = run_node(
-        visualize.LAGSTracePlot, traces=runs, **LOOK, export="none", filename_prefix="lags/run"
+        LAGSTracePlot, traces=runs, **LOOK, export="none", filename_prefix="lags/run"
     )
     assert none == ""
 
@@ -214,7 +213,7 @@ def test_files_stay_in_the_output_folder(
     before = set(comfy_base.glob("**/out*"))
     with pytest.raises(ValueError, match="leads out"):
         run_node(
-            visualize.LAGSTracePlot,
+            LAGSTracePlot,
             traces={"trace0": Trace()},
             **LOOK,
             export="json",

@@ -12,9 +12,10 @@ from comfyui_support.weighing import LOAD, PROMPT, Run, load_weight, noise, refe
 from lags_pack import rewards
 from lags_pack.nodes.weights.classifier import LAGSWeightClassifier
 from lags_pack.nodes.weights.combine import LAGSCombineWeights, LAGSMaskWeight
-from lags_pack.nodes.weights.load_weight import MAKERS, LAGSLoadWeight
+from lags_pack.nodes.weights.load_weight import LAGSLoadWeight
 from lags_pack.rewards import Reward, Weight, aesthetic, clip, hps, image_reward
 from lags_pack.rewards.classifier import classifier
+from lags_pack.runtime.model_rewards import MAKERS
 from lags_pack.tests.reward_files import LABELS
 from torch import Tensor
 

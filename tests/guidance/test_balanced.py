@@ -136,7 +136,7 @@ def test_the_second_evaluation_takes_the_branch_that_it_is_told(
     assert torch.allclose(found, 3 + j * slope, atol=1e-4)
 
 
-# ---- the correction of an ancestral step ------------------------------------------------------------
+# ---- the correction of an ancestral step -----------------------------------------------------
 
 
 @pytest.mark.parametrize("std", [0.1, 1.0, 3.0])

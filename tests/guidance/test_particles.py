@@ -42,10 +42,10 @@ from lags_pack.guidance.particles import (
     draw,
     effective_sample_size,
     everything,
+    gather,
     group_seeds,
     noisy_start,
     particle_preset,
-    gather,
 )
 from lags_pack.guidance.particles.engine import State, _mixed, _noise
 from lags_pack.tests.analytic import PixelMixture, sigmas

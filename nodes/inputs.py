@@ -1,0 +1,250 @@
+"""Widgets and sockets that several nodes share."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..guidance import MODES
+from ..plots.style import AXES, THEMES
+from ..rewards import Reward
+from ..runtime.model_rewards import FILES
+from ..runtime.models import PRECISIONS
+from ..runtime.sampling import samplers, schedulers
+from .sockets import MethodSocket, OptionsSocket, TraceSocket, WeightSocket
+
+
+def model_input() -> Any:
+    """The MODEL of a sampler."""
+    return io.Model.Input("model", tooltip="The diffusion model; it is not changed.")
+
+
+def ksampler_inputs(least_denoise: float = 0.01, sampler: Any = None) -> list[Any]:
+    """All inputs of KSampler, in its order, as ``SamplerInputs`` takes them.
+
+    Args:
+        least_denoise: end of that widget's range.
+        sampler: another widget for sampler_name.
+    """
+    return [
+        model_input(),
+        seed_input("seed"),
+        *run_inputs(sampler),
+        io.Float.Input(
+            "denoise",
+            default=1.0,
+            min=least_denoise,
+            max=1.0,
+            step=0.01,
+            tooltip="Below 1 keeps the structure of the input picture.",
+        ),
+    ]
+
+
+def run_inputs(sampler: Any = None) -> list[Any]:
+    """What KSampler and KSampler Advanced have in common behind the seed."""
+    return [
+        io.Int.Input("steps", default=20, min=1, max=10000, tooltip="Number of denoising steps."),
+        io.Float.Input(
+            "cfg",
+            default=8.0,
+            min=0.0,
+            max=100.0,
+            step=0.1,
+            round=0.01,
+            tooltip="How closely the prompt is followed; 1 skips the negative prompt. The weight "
+            "acts on the combined prediction, so a high cfg needs less strength.",
+        ),
+        *sampler_inputs(sampler),
+        io.Conditioning.Input("positive", tooltip="What should be in the picture."),
+        io.Conditioning.Input("negative", tooltip="What should not be in the picture."),
+        io.Latent.Input("latent_image", tooltip="The latents to denoise; a noise mask is obeyed."),
+    ]
+
+
+def sampler_inputs(sampler: Any = None) -> list[Any]:
+    """Sampler and scheduler, with ComfyUI's own lists; or another widget for the sampler."""
+    return [
+        sampler
+        or io.Combo.Input(
+            "sampler_name",
+            options=samplers(),
+            tooltip="Any sampler works. Ancestral and SDE samplers follow the weight most closely.",
+        ),
+        io.Combo.Input(
+            "scheduler",
+            options=schedulers(),
+            tooltip="How the noise falls from step to step.",
+        ),
+    ]
+
+
+def seed_input(
+    name: str,
+    tooltip: str = "The same seed gives the same picture, and the same start as in KSampler.",
+) -> Any:
+    """A seed widget like KSampler's."""
+    return io.Int.Input(
+        name,
+        default=0,
+        min=0,
+        max=0xFFFFFFFFFFFFFFFF,
+        control_after_generate=True,
+        tooltip=tooltip,
+    )
+
+
+def vae_input() -> Any:
+    """The VAE of a guided sampler."""
+    return io.Vae.Input(
+        "vae", tooltip="The model's own VAE: it shows the weight what is being made."
+    )
+
+
+def power_input(tooltip: str) -> Any:
+    """Strength as a power of the weight."""
+    return io.Float.Input(
+        "strength",
+        default=1.0,
+        min=-1000.0,
+        max=1000.0,
+        step=0.05,
+        tooltip=tooltip,
+    )
+
+
+def guidance_inputs() -> list[Any]:
+    """What guidance asks for."""
+    return [
+        vae_input(),
+        WeightSocket.Input("weight", tooltip="What you want more of: any Weight node."),
+        power_input(
+            "Power of the weight: 1 as its node sets it, 2 twice as much, 0 off (exactly "
+            "KSampler), negative the opposite. Working range 0.3 to 3."
+        ),
+        io.Combo.Input(
+            "mode",
+            options=list(MODES),
+            default=MODES[0],
+            tooltip="balanced: measures its own uncertainty and skips steps that change nothing. "
+            "fast: no second forward, nearly KSampler's speed, acts late (colour, texture). "
+            "paper: LAGS as published, two forwards in every step.",
+        ),
+        confidence_input(),
+        options_input(),
+        method_input(),
+    ]
+
+
+def confidence_input() -> Any:
+    """The dial of all modes."""
+    return io.Float.Input(
+        "c",
+        display_name="confidence c",
+        default=10.0,
+        min=0.001,
+        max=10000.0,
+        step=0.1,
+        tooltip="How much doubt holds the guidance back. The paper uses 10 and finds 0.1 to 20 "
+        "stable. Lower acts earlier and stronger. In balanced mode doubt is the part of a promised "
+        "gain that does not come true, and this is its price.",
+    )
+
+
+def options_input() -> Any:
+    """The optional socket for LAGS Options."""
+    return OptionsSocket.Input("options", optional=True, tooltip="LAGS Options, for experts.")
+
+
+def method_input() -> Any:
+    """The optional socket for another method than LAGS."""
+    return MethodSocket.Input(
+        "method", optional=True, tooltip="Another method in the place of LAGS: a Method node."
+    )
+
+
+def guided_outputs() -> list[Any]:
+    """What guided samplers give."""
+    return [
+        io.Latent.Output(display_name="LATENT", tooltip="The denoised latents."),
+        TraceSocket.Output(display_name="trace", tooltip="What every step did."),
+    ]
+
+
+def look_inputs() -> list[Any]:
+    """How a picture is drawn."""
+    return [
+        io.Combo.Input("axis", options=list(AXES), tooltip="Along the bottom: steps, or sigma."),
+        io.Combo.Input("theme", options=list(THEMES), tooltip="Colours of the picture."),
+        io.Float.Input(
+            "scale",
+            default=1.0,
+            min=0.25,
+            max=4.0,
+            step=0.25,
+            tooltip="1 is 1024 x 768 pixels.",
+        ),
+    ]
+
+
+def weight_output() -> Any:
+    """The socket all weights share."""
+    return WeightSocket.Output(display_name="weight", tooltip="For a LAGS sampler or Combine.")
+
+
+def strength_input(reward: type[Reward]) -> Any:
+    """Strength by hand, with the reward's own default."""
+    default, (low, high) = reward.default_strength, reward.working_range
+    step = 10.0 ** math.floor(math.log10(low))
+    return io.Float.Input(
+        "strength",
+        default=default,
+        min=-1e6,
+        max=1e6,
+        step=step,
+        round=min(step, 1.0),  # the page shows no more digits than the step has
+        tooltip=f"Nats per unit of score ({reward.scale}). Working range {low:g} to {high:g}, "
+        f"0 off, negative for less. Default {default:g}: {reward.strength_source}.",
+    )
+
+
+def strength_inputs(reward: type[Reward]) -> list[Any]:
+    """Strength by hand or automatic."""
+    return [strength_input(reward), auto_input()]
+
+
+def auto_input() -> Any:
+    """Automatic strength."""
+    return io.Float.Input(
+        "auto_nats",
+        display_name="automatic strength",
+        default=0.0,
+        min=0.0,
+        max=100.0,
+        step=0.5,
+        tooltip="0: strength as set. Above 0: each run chooses it, so that log w has this "
+        "standard deviation (in nats) over what the model draws; 1 is gentle, 3 clear, 10 "
+        "strong. The number is printed and in the trace. Strength then only gives the sign.",
+    )
+
+
+def file_input(name: str, kind: str, tooltip: str) -> Any:
+    """A choice of model files."""
+    return io.Combo.Input(name, options=FILES[kind].choices(), tooltip=tooltip)
+
+
+def precision_input() -> Any:
+    """The precision of the reward's network."""
+    return io.Combo.Input(
+        "precision",
+        options=list(PRECISIONS),
+        tooltip="Of the reward's network; its score is always computed in float32. auto takes what "
+        "suits the GPU.",
+    )
+
+
+def reward_option(kind: type[Reward], *inputs: Any, name: str | None = None) -> Any:
+    """A choice in a list of rewards, with the widgets it needs."""
+    return io.DynamicCombo.Option(name or kind.name, [*inputs, *strength_inputs(kind)])

@@ -1,0 +1,59 @@
+"""KSampler Advanced (LAGS): KSampler Advanced with a weight."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ...runtime.page import summary
+from ...runtime.sampling import SamplerInputs, sample_guided
+from ..inputs import guidance_inputs, guided_outputs, model_input, run_inputs, seed_input
+from ..sockets import CATEGORY
+
+
+class LAGSKSamplerAdvanced(io.ComfyNode):
+    """KSampler Advanced, drawing from w(x) p(x)."""
+
+    # Newer ComfyUI sends the page a cached run's curves again. 0.8's schema can't say so.
+    HAS_INTERMEDIATE_OUTPUT = True
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LAGSKSamplerAdvanced",
+            display_name="KSampler Advanced (LAGS)",
+            category=CATEGORY,
+            description="KSampler Advanced that draws from w(x) p(x): start and end step, leftover "
+            "noise. At strength 0 it is exactly KSampler Advanced.",
+            inputs=[
+                model_input(),
+                io.Combo.Input(
+                    "add_noise",
+                    options=["enable", "disable"],
+                    tooltip="Disable to go on from latents that still hold noise.",
+                ),
+                seed_input("noise_seed"),
+                *run_inputs(),
+                io.Int.Input(
+                    "start_at_step", default=0, min=0, max=10000, tooltip="First step that is run."
+                ),
+                io.Int.Input(
+                    "end_at_step", default=10000, min=0, max=10000, tooltip="Step to stop before."
+                ),
+                io.Combo.Input(
+                    "return_with_leftover_noise",
+                    options=["disable", "enable"],
+                    tooltip="Enable to hand latents with their noise to a next sampler.",
+                ),
+                *guidance_inputs(),
+            ],
+            outputs=guided_outputs(),
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(cls, noise_seed: int, **inputs: Any) -> io.NodeOutput:
+        asked = SamplerInputs(seed=noise_seed, **inputs)
+        latent, trace = sample_guided(asked, cls.hidden.unique_id)
+        return io.NodeOutput(latent, trace, ui={"lags_trace": [summary(trace)]})

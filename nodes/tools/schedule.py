@@ -1,0 +1,100 @@
+"""LAGS Schedule Visualizer: what guidance will do at every noise level, as a picture."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+from torch import Tensor
+
+from ...guidance import MODES, compared
+from ...plots.schedule import draw
+from ...runtime.checks import check_connected, filled
+from ...runtime.last_model import remember
+from ...runtime.options import Options
+from ...runtime.plans import curve, in_words, other_schedules, planned
+from ...runtime.sampling import ksampler_levels
+from ..inputs import confidence_input, look_inputs, options_input, sampler_inputs
+from ..sockets import CATEGORY
+
+
+class LAGSScheduleVisualizer(io.ComfyNode):
+    """What guidance will do at every noise level, before anything is sampled."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LAGSScheduleVisualizer",
+            display_name="LAGS Schedule Visualizer",
+            category=CATEGORY,
+            description="Draws how far the guidance is trusted at every step, which steps stay "
+            "plain, and what that costs. Connect the model, or SIGMAS.",
+            inputs=[
+                io.Model.Input("model", optional=True, tooltip="Gives the noise levels."),
+                io.Sigmas.Input(
+                    "sigmas", optional=True, tooltip="Noise levels instead of scheduler and steps."
+                ),
+                *sampler_inputs(),
+                io.Int.Input("steps", default=20, min=1, max=10000, tooltip="Number of steps."),
+                io.Float.Input(
+                    "denoise", default=1.0, min=0.0, max=1.0, step=0.01, tooltip="As in KSampler."
+                ),
+                io.Combo.Input("mode", options=list(MODES), tooltip="As in KSampler (LAGS)."),
+                confidence_input(),
+                io.Float.Input(
+                    "nats",
+                    display_name="deviation of log w",
+                    default=3.0,
+                    min=0.0,
+                    max=1000.0,
+                    step=0.5,
+                    tooltip="For balanced mode, whose trust is measured in the run: how many nats "
+                    "log w varies by over what the model draws. An automatic strength is this "
+                    "number.",
+                ),
+                io.String.Input(
+                    "compare",
+                    default="1, 10, 100",
+                    tooltip="Values of c to draw the paper's schedule for, beside the chosen one.",
+                ),
+                *look_inputs(),
+                options_input(),
+            ],
+            outputs=[
+                io.Image.Output(display_name="image", tooltip="The curves."),
+                io.Sigmas.Output(display_name="SIGMAS", tooltip="The noise levels."),
+                io.String.Output(display_name="text", tooltip="Guided steps, calls, cost."),
+            ],
+            hidden=[io.Hidden.unique_id],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        sampler_name: str,
+        scheduler: str,
+        steps: int,
+        denoise: float,
+        mode: str,
+        c: float,
+        nats: float,
+        compare: str,
+        axis: str,
+        theme: str,
+        scale: float,
+        model: Any = None,
+        sigmas: Tensor | None = None,
+        options: Options | None = None,
+    ) -> io.NodeOutput:
+        check_connected(**filled(model=model, sigmas=sigmas, options=options))
+        if model is None and sigmas is None:
+            raise ValueError("There are no noise levels: connect a model, or SIGMAS.")
+        remember(cls.hidden.unique_id, model, None if sigmas is None else sigmas.detach().cpu())
+        if sigmas is None:
+            sigmas = ksampler_levels(model, steps, sampler_name, scheduler, denoise)
+        made = planned(model, sigmas, mode, c, nats, options)
+        others = compared(other_schedules(compare), made.sigma_ve, nats)
+        image = draw(made, mode, others, axis, theme, scale)
+        text = in_words(made, mode)
+        return io.NodeOutput(image, sigmas, text, ui={"text": [text], "lags_plan": [curve(made)]})

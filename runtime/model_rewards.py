@@ -1,0 +1,210 @@
+"""Rewards that have a model of their own: which file each needs, and how it is built from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..rewards import (
+    Aesthetic,
+    BalanceReward,
+    ClassReward,
+    ClipScore,
+    HPSv2,
+    HPSv21,
+    ImageReward,
+    JpegSizeReward,
+    PickScore,
+    Published,
+    ReferenceReward,
+    Reward,
+    SharpnessReward,
+    StyleReward,
+    SymmetryReward,
+)
+from ..rewards.aesthetic import aesthetic_head
+from ..rewards.classifier import GOALS, Classifier, among, class_numbers, classifier
+from ..rewards.clip import TextEncoder, early_layers, image_encoder, text_encoder
+from ..rewards.hps import hps_encoder
+from ..rewards.image_reward import image_reward_model
+from ..rewards.reference import picture_encoder, reference_features
+from . import models
+from .checks import numbers
+from .images import to_pictures
+from .model_files import BUNDLED, ModelFile, tokenizer_folder
+
+CLIP_L = ("*clip-vit-large-patch14/model.safetensors", "*clip-vit-large-patch14.safetensors")
+CLIP_L += ("*clip_vision_l*.safetensors", "*clip-vit-l-14*.safetensors")
+ENCODER = Published(
+    "clip-vit-large-patch14/model.safetensors",
+    "https://huggingface.co/openai/clip-vit-large-patch14",
+    1.7,
+    "none found for the weights",
+)
+FILES = {
+    "PickScore": ModelFile("PickScore", PickScore.published, ("*pickscore*.safetensors",)),
+    "HPSv2.1": ModelFile("HPSv2.1", HPSv21.published, ("*hps*v2.1*.safetensors", "*hps*v2.1*.pt")),
+    "HPSv2": ModelFile("HPSv2", HPSv2.published, ("*hps_v2_*.safetensors", "*hps_v2_*.pt")),
+    "ImageReward": ModelFile(
+        "ImageReward", ImageReward.published, ("*imagereward*.safetensors", "*imagereward*.pt")
+    ),
+    "CLIP score": ModelFile(
+        "the CLIP score",
+        ClipScore.published,
+        (*CLIP_L, "*clip*/model.safetensors"),
+        ("clip_vision",),
+    ),
+    "aesthetic": ModelFile(
+        "the aesthetic score",
+        Aesthetic.published,
+        ("*ava1-l14-linearmse*.safetensors", "*ava1-l14-linearmse*.pth"),
+    ),
+    "aesthetic CLIP": ModelFile("CLIP ViT-L/14", ENCODER, CLIP_L, ("clip_vision",)),
+    "text side": ModelFile("CLIP's text side", folders=("text_encoders",)),
+    "classifier": ModelFile("an image classifier", folders=(BUNDLED,)),
+    "content": ModelFile(
+        "a CLIP or DINOv2",
+        ENCODER,
+        ("*dinov2*/model.safetensors", "*dino*.safetensors", *CLIP_L, "*clip*.safetensors"),
+        ("clip_vision",),
+    ),
+    "style": ModelFile("a CLIP", ENCODER, (*CLIP_L, "*clip*.safetensors"), ("clip_vision",)),
+}
+SAME_FILE = "same file"
+
+
+def prompt_encoder(path: Path, dtype: torch.dtype) -> TextEncoder:
+    """A CLIP's text side, with ComfyUI's tokenizer where the file has none beside it."""
+    return text_encoder(path, dtype, tokenizer_folder())
+
+
+def encode_prompt(path: Path, chosen: dict[str, Any]) -> Tensor:
+    """Features of the prompt, by the text side of a CLIP file; once, not in every step."""
+    encoder = models.shared(prompt_encoder, path, chosen["precision"])
+    models.load([encoder])
+    with torch.inference_mode(False), torch.no_grad():
+        features: Tensor = encoder(chosen["prompt"])
+    return features
+
+
+def pickscore(chosen: dict[str, Any]) -> Reward:
+    """PickScore for a prompt."""
+    path = FILES["PickScore"].path(chosen["file"])
+    encoder = models.shared(image_encoder, path, chosen["precision"])
+    return PickScore(encoder, encode_prompt(path, chosen))
+
+
+def hps(chosen: dict[str, Any]) -> Reward:
+    """HPSv2 or HPSv2.1 for a prompt."""
+    path = FILES[chosen["reward"]].path(chosen["file"])
+    encoder = models.shared(hps_encoder, path, chosen["precision"])
+    kind = HPSv2 if chosen["reward"] == HPSv2.name else HPSv21
+    return kind(encoder, encode_prompt(path, chosen))
+
+
+def image_reward(chosen: dict[str, Any]) -> Reward:
+    """ImageReward for a prompt; BERT's vocabulary lies beside its file."""
+    path = FILES["ImageReward"].path(chosen["file"])
+    model = models.shared(image_reward_model, path, chosen["precision"])
+    return ImageReward(model, path.parent / "vocab.txt", chosen["prompt"])
+
+
+def clip_score(chosen: dict[str, Any]) -> Reward:
+    """CLIP score for a prompt, of one file with both sides or one for each."""
+    path = FILES["CLIP score"].path(chosen["file"])
+    other = chosen["text_file"]
+    text = path if other == SAME_FILE else FILES["text side"].path(other)
+    encoder = models.shared(image_encoder, path, chosen["precision"])
+    features = encode_prompt(text, chosen)
+    if features.shape[1] != encoder.width:
+        raise ValueError(
+            f"The picture side gives {encoder.width} features and the text side "
+            f"{features.shape[1]}: they belong to different CLIPs. Choose both of one model."
+        )
+    return ClipScore(encoder, features)
+
+
+def aesthetic(chosen: dict[str, Any]) -> Reward:
+    """The LAION aesthetic score."""
+    head = models.shared(aesthetic_head, FILES["aesthetic"].path(chosen["file"]), "float32")
+    path = FILES["aesthetic CLIP"].path(chosen["clip"])
+    return Aesthetic(models.shared(image_encoder, path, chosen["precision"]), head)
+
+
+MAKERS: dict[str, Callable[[dict[str, Any]], Reward]] = {
+    "PickScore": pickscore,
+    "HPSv2.1": hps,
+    "HPSv2": hps,
+    "ImageReward": image_reward,
+    "CLIP score": clip_score,
+    "aesthetic": aesthetic,
+    "sharpness": lambda chosen: SharpnessReward(),
+    "symmetry": lambda chosen: SymmetryReward(chosen["axis"]),
+    "JPEG size": lambda chosen: JpegSizeReward(),
+}
+
+
+def content(chosen: dict[str, Any], picture: Tensor) -> Reward:
+    """Like a picture in what it shows."""
+    path = FILES["content"].path(chosen["file"])
+    encoder = models.shared(picture_encoder, path, chosen["precision"])
+    models.load([encoder])
+    with torch.inference_mode(False):
+        return ReferenceReward(encoder, reference_features(encoder, picture))
+
+
+def style(chosen: dict[str, Any], picture: Tensor) -> Reward:
+    """Like a picture in how it is painted."""
+    path = FILES["style"].path(chosen["file"])
+    encoder = models.shared(early_layers, path, chosen["precision"])
+    models.load([encoder])
+    with torch.inference_mode(False):
+        return StyleReward(encoder, picture)
+
+
+LIKE = {"content": content, "style": style}
+
+
+def measured_rates(model: Classifier, classes: Sequence[int], plain: Tensor | None) -> list[float]:
+    """How often plain pictures are of each class, by the classifier.
+
+    Raises:
+        ValueError: there are no plain pictures.
+    """
+    if plain is None:
+        raise ValueError(
+            "To balance classes their rates without guidance must be known. Connect a batch of "
+            "plainly sampled pictures (a few dozen) to plain_images, or write the rates, such as "
+            "'0.8, 0.2'."
+        )
+    models.load([model])
+    with torch.inference_mode(False), torch.no_grad():
+        parts = [among(model, part, classes).exp() for part in to_pictures(plain).split(8)]
+    rates: list[float] = torch.cat(parts).mean(dim=0).clamp(min=1e-4).tolist()
+    return rates
+
+
+def class_reward(file: str, precision: str, goal: dict[str, Any], plain: Tensor | None) -> Reward:
+    """More or less of classes, or a mix of them, by a classifier.
+
+    Args:
+        file: a choice of the classifiers' files.
+        precision: of its network.
+        goal: the chosen goal with its widgets.
+        plain: plainly sampled pictures, to measure the rates on.
+
+    Raises:
+        ValueError: no such class, or neither rates nor plain pictures.
+        ModelFileError: the file is missing.
+    """
+    model = models.shared(classifier, FILES["classifier"].path(file), precision)
+    classes = class_numbers(model.names, goal["classes"])
+    if goal["goal"] != GOALS[2]:
+        return ClassReward(model, classes, away=goal["goal"] == GOALS[1])
+    rates = numbers(goal["rates"], "rates") or measured_rates(model, classes, plain)
+    targets = numbers(goal["targets"], "targets") or None
+    return BalanceReward(model, classes, rates, targets)

@@ -1,0 +1,132 @@
+"""What LAGS Options overrides, and guidance on a MODEL for the nodes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from ..guidance import (
+    AUTO_DAMPING_PER_C,
+    CHORD_DAMPING_PER_C,
+    LAGS,
+    AutoSchedule,
+    ChordSchedule,
+    ConstantSchedule,
+    HardGateSchedule,
+    Paper,
+    Schedule,
+    Trace,
+    UncertaintySchedule,
+    preset,
+)
+from ..rewards import Weight
+from ..rewards.base import check_strength
+from .adapters import as_method
+from .decoders import AS_NEEDED, DECODERS, Decoding
+from .run import Guidance, difference_step
+
+SCHEDULES = ("from mode", "chord", "auto", "uncertainty", "hard gate", "constant")
+SECOND_FORWARDS = ("from mode", "full", "conditional")
+FROM_MODE = -1.0
+
+
+@dataclass(frozen=True)
+class Options:
+    """What LAGS Options overrides; -1 or 'from mode' leaves the mode's own choice."""
+
+    schedule: str = SCHEDULES[0]
+    sigma_gate: float = 0.56
+    skip_below: float = FROM_MODE
+    shift_limit: float = 0.0
+    relative_step: float = 0.0
+    absolute_step: float = 0.0
+    decoding: Decoding = Decoding()
+    second_forward: str = SECOND_FORWARDS[0]
+    reuse_gradient: int = 0
+
+    @classmethod
+    def of(cls, widgets: dict[str, Any]) -> Options:
+        """From the widgets of LAGS Options, by their names."""
+        numbers = ("sigma_gate", "skip_below", "shift_limit", "relative_step", "epsilon")
+        decoder = str(widgets.get("decoder", DECODERS[0]))
+        return cls(
+            str(widgets["schedule"]),
+            *(float(widgets[name]) for name in numbers),
+            Decoding(decoder, int(widgets.get("decode_size", AS_NEEDED))),
+            str(widgets.get("second_forward", SECOND_FORWARDS[0])),
+            int(widgets.get("reuse_gradient", 0)),
+        )
+
+    def applied_to(self, method: LAGS, c: float) -> LAGS:
+        """The mode's method with these choices made."""
+        difference = replace(
+            method.difference,
+            relative=self.relative_step or None,
+            absolute=self.absolute_step or None,
+        )
+        method = replace(
+            method,
+            difference=difference,
+            shift_limit=self.shift_limit or None,
+            reuse=self.reuse_gradient or method.reuse,
+        )
+        if self.skip_below != FROM_MODE:
+            method = replace(method, skip_below=self.skip_below)
+        if self.second_forward != SECOND_FORWARDS[0]:
+            method = replace(method, conditional=self.second_forward == "conditional")
+        if self.schedule == SCHEDULES[0]:
+            return method
+        schedule = self._schedule(c)
+        if schedule.needs_shift and not method.compares:
+            # It measures <v, J v>, so it needs the second evaluation that `fast` leaves out.
+            method = Paper(**{field.name: getattr(method, field.name) for field in fields(method)})
+        return replace(method, schedule=schedule)
+
+    def _schedule(self, c: float) -> Schedule:
+        if self.schedule == "chord":
+            return ChordSchedule(CHORD_DAMPING_PER_C * c)
+        if self.schedule == "auto":
+            return AutoSchedule(AUTO_DAMPING_PER_C * c)
+        if self.schedule == "uncertainty":
+            return UncertaintySchedule(c)
+        if self.schedule == "hard gate":
+            return HardGateSchedule(self.sigma_gate)
+        if self.schedule == "constant":
+            return ConstantSchedule()
+        raise ValueError(f"schedule is {self.schedule!r}; expected one of {SCHEDULES}.")
+
+
+def guided(
+    model: Any,
+    vae: Any,
+    weight: Weight,
+    strength: float,
+    mode: str,
+    c: float,
+    options: Options | None,
+    trace: Trace,
+    rival: Any = None,
+) -> Any:
+    """The MODEL with guidance; the MODEL itself, untouched, where the strength is 0.
+
+    Raises:
+        ValueError: a number out of range, or a VAE of another family than the model.
+    """
+    check_strength(strength, weight.name)
+    options = options or Options()
+    lags = options.applied_to(preset(mode, c, difference_step(model)), c)
+    method = lags if rival is None else as_method(rival)
+    if strength == 0 or weight.is_off:
+        return model
+    if not weight.differentiable and method.needs_gradient:
+        black = ", ".join(t.reward.name for t in weight.terms if not t.reward.differentiable)
+        raise ValueError(
+            f"Weight '{black}' has no gradient, which guidance needs: take it out of the weight. "
+            "Score Images can rank finished pictures by it."
+        )
+    weight, decoding = weight.power(strength), options.decoding
+    if rival is not None:
+        trace.label = f"{method.name}, {weight.name}"
+    elif mode == "paper":
+        decoding = decoding.faithful()
+    return Guidance(method, weight, vae, trace, decoding).apply(model)

@@ -1,0 +1,132 @@
+"""KSampler with particles: what the node asks for, the run, and the run in words."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from ..guidance.particles import PRESETS, Particles
+from ..rewards import Weight
+from .checks import check_vae
+from .decoders import choose
+from .options import Options
+from .particle_model import check_sampler
+from .particle_run import NEED_GRADIENT, Choices, ParticleRun, ParticleRunTrace
+from .run import difference_step
+from .sampling import SamplerInputs, prepare, sample_as_ksampler
+
+
+def sample_particles(
+    inputs: SamplerInputs, choices: Choices, node: str | None
+) -> tuple[dict[str, Any], list[float], ParticleRunTrace, str]:
+    """LATENT of the particles put out, the log of what each counts, the trace, the run in words.
+
+    Args:
+        inputs: of the node.
+        choices: the method and its numbers.
+        node: the node's id in the graph.
+
+    Raises:
+        ValueError: an input that no run can use, or a weight that cannot push as the method does.
+        ModelFileError: the decoder's file is missing.
+    """
+    title = PRESETS[choices.method].title
+    trace = ParticleRunTrace(title)
+    weight = prepare(inputs, trace, node).power(inputs.strength)
+    check_sampler(inputs.sampler_name)
+    _check_gradient(weight, choices.method)
+    run = _run(inputs, choices, weight, trace)
+    # Its steps are not taken, the particles walk themselves: it only prepares the noise levels.
+    levels = replace(inputs, model=run.apply(inputs.model), sampler_name="euler_ancestral")
+    latent = _arranged(sample_as_ksampler(levels), run.index.shape[1])
+    shares = run.particles.weights.log().gather(1, run.index).flatten().tolist()
+    return latent, shares, trace, _in_words(run.particles, title)
+
+
+def _check_gradient(weight: Weight, method: str) -> None:
+    """Refuse a weight that cannot push where the method pushes.
+
+    Raises:
+        ValueError: a factor has no gradient and the method, or the automatic strength, needs it.
+    """
+    if weight.differentiable or weight.is_off:
+        return
+    black = ", ".join(term.reward.name for term in weight.terms if not term.reward.differentiable)
+    if method in NEED_GRADIENT:
+        raise ValueError(
+            f"Weight '{black}' has no gradient, which method '{method}' needs: choose 'smc' or "
+            "'fk', which need none."
+        )
+    if not weight.is_measured:
+        raise ValueError(
+            f"Weight '{black}' has no gradient, which an automatic strength needs: set the "
+            "strengths by hand (automatic 0)."
+        )
+
+
+def _run(
+    inputs: SamplerInputs, choices: Choices, weight: Weight, trace: ParticleRunTrace
+) -> ParticleRun:
+    """A run, ready to be put on its model.
+
+    Raises:
+        ValueError: the VAE does not belong to the model, or there is no such decoder.
+        ModelFileError: the decoder's file is missing.
+    """
+    model, options, latent = inputs.model, inputs.options or Options(), inputs.latent_image
+    check_vae(inputs.vae, model)
+    decoder = choose(
+        options.decoding.decoder,
+        inputs.vae,
+        model.get_model_object("latent_format"),
+        # Asked through the model at each use: what patches it may replace the format for a run.
+        lambda denoised: model.model.process_latent_out(denoised),
+    )
+    step = replace(
+        difference_step(model),
+        relative=options.relative_step or None,
+        absolute=options.absolute_step or None,
+    )
+    indices = list(latent.get("batch_index") or range(len(latent["samples"])))
+    return ParticleRun(
+        *(choices, weight, decoder, options.decoding),
+        *(inputs.sampler_name, inputs.seed, indices, step, trace),
+    )
+
+
+def _arranged(latent: dict[str, Any], copies: int) -> dict[str, Any]:
+    """KSampler's LATENT with what belongs to single pictures brought to as many as came out."""
+    if copies == 1:
+        return latent
+    latent = dict(latent)
+    latent.pop("batch_index", None)
+    mask = latent.get("noise_mask")
+    if mask is not None and len(mask) > 1:
+        latent["noise_mask"] = mask.repeat_interleave(copies, 0)
+    return latent
+
+
+def _in_words(particles: Particles, title: str) -> str:
+    """The run in words, a line for each picture."""
+    groups, count = particles.log_w.shape
+    trace = particles.trace
+    weighings = [record.weighing for record in trace.records if record.weighing is not None]
+    lines = [
+        f"{title}: {count} particles for each of {groups} pictures, {len(trace.records)} steps; "
+        f"each particle: {trace.model_calls} model evaluations, {trace.model_backwards} backward "
+        f"passes through the model, {trace.weight_calls} looks at the weight"
+    ]
+    left = trace.roots(groups, count)
+    for group in range(groups):
+        sizes = [float(weighing.ess[group]) for weighing in weighings]
+        copied = sum(bool(weighing.resampled[group]) for weighing in weighings)
+        log_w = particles.log_w[group]
+        lines.append(
+            f"picture {group}: log w best {float(log_w.max()):.4g}, "
+            f"mean {float(log_w.mean()):.4g}; "
+            f"effective size at the end {1 / float(particles.weights[group].square().sum()):.2f}, "
+            f"least {min(sizes, default=float(count)):.2f}; resampled {copied} times, "
+            f"{len(left[group].unique())} of {count} first particles have descendants; "
+            f"log of the mean weight {float(particles.log_normaliser[group]):.4g}"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,147 @@
+"""ComfyUI's KSampler for the pack's samplers: its inputs, the checks before a run, and the run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import comfy.samplers
+from torch import Tensor
+
+# ComfyUI's own nodes.py, not this pack's folder: the drop-in samplers run exactly KSampler's code.
+from nodes import common_ksampler
+
+from ..guidance import MODES, Trace
+from ..rewards import Weight
+from .adapters import as_weight
+from .checks import check_connected, check_denoise, check_latent, check_mask, filled
+from .last_model import remember
+from .options import Options, guided
+from .page import watcher
+
+
+def samplers() -> list[str]:
+    """Names of ComfyUI's samplers, those of other packs among them."""
+    names: list[str] = comfy.samplers.KSampler.SAMPLERS
+    return names
+
+
+def schedulers() -> list[str]:
+    """Names of ComfyUI's schedulers, those of other packs among them."""
+    names: list[str] = comfy.samplers.KSampler.SCHEDULERS
+    return names
+
+
+@dataclass(frozen=True, kw_only=True)
+class KSamplerInputs:
+    """KSampler's inputs by their own names, and what KSampler Advanced adds to them."""
+
+    model: Any
+    seed: int
+    steps: int
+    cfg: float
+    sampler_name: str
+    scheduler: str
+    positive: Any
+    negative: Any
+    latent_image: dict[str, Any]
+    denoise: float = 1.0
+    add_noise: str = "enable"
+    start_at_step: int | None = None
+    end_at_step: int | None = None
+    return_with_leftover_noise: str = "enable"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplerInputs(KSamplerInputs):
+    """And what the pack's samplers add to those; no node has all of it."""
+
+    vae: Any
+    weight: Any
+    strength: float = 1.0
+    mode: str = MODES[0]
+    c: float = 10.0
+    options: Options | None = None
+    method: Any = None
+
+
+def prepare(
+    inputs: SamplerInputs, trace: Trace | None = None, node: str | None = None, plain: bool = False
+) -> Weight:
+    """The weight, after what every sampler node does first: check its inputs, meet the page.
+
+    Args:
+        inputs: of the node.
+        trace: of the run, labelled by the method; it learns the weight's name and its page.
+        node: the node's id in the graph.
+        plain: whether the run is KSampler's own, which takes any latents.
+
+    Raises:
+        ValueError: an input that no run can use.
+    """
+    check_connected(
+        model=inputs.model,
+        positive=inputs.positive,
+        negative=inputs.negative,
+        latent_image=inputs.latent_image,
+        vae=inputs.vae,
+        weight=inputs.weight,
+        **filled(options=inputs.options, method=inputs.method),
+    )
+    check_denoise(inputs.denoise, inputs.steps)
+    if not plain:
+        check_latent(inputs.latent_image["samples"])
+        check_mask(inputs.latent_image)
+    weight = as_weight(inputs.weight)
+    if trace is not None:
+        trace.label, trace.watcher = f"{trace.label}, {weight.name}", watcher(node)
+    remember(node, inputs.model)
+    return weight
+
+
+def sample_guided(inputs: SamplerInputs, node: str | None) -> tuple[dict[str, Any], Trace]:
+    """KSampler's LATENT with guidance, and what every step did; ``node`` is its id."""
+    trace = Trace(f"LAGS {inputs.mode}")
+    model = guided(
+        inputs.model,
+        inputs.vae,
+        prepare(inputs, trace, node, plain=inputs.strength == 0),
+        inputs.strength,
+        inputs.mode,
+        inputs.c,
+        inputs.options,
+        trace,
+        inputs.method,
+    )
+    return sample_as_ksampler(replace(inputs, model=model)), trace
+
+
+def sample_as_ksampler(inputs: KSamplerInputs) -> dict[str, Any]:
+    """KSampler's LATENT of these inputs, by its own code."""
+    (latent,) = common_ksampler(
+        inputs.model,
+        inputs.seed,
+        inputs.steps,
+        inputs.cfg,
+        inputs.sampler_name,
+        inputs.scheduler,
+        inputs.positive,
+        inputs.negative,
+        inputs.latent_image,
+        denoise=inputs.denoise,
+        disable_noise=inputs.add_noise == "disable",
+        start_step=inputs.start_at_step,
+        last_step=inputs.end_at_step,
+        force_full_denoise=inputs.return_with_leftover_noise == "disable",
+    )
+    done: dict[str, Any] = latent
+    return done
+
+
+def ksampler_levels(model: Any, steps: int, sampler: str, scheduler: str, denoise: float) -> Tensor:
+    """The noise levels that KSampler would go through, by its own code."""
+    check_denoise(denoise, steps)
+    sigmas: Tensor = comfy.samplers.KSampler(
+        model, steps, "cpu", sampler=sampler, scheduler=scheduler, denoise=denoise
+    ).sigmas
+    return sigmas.float()

@@ -1,0 +1,87 @@
+"""Honest numbers for finished pictures, and the best of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from comfy_api.latest import ui
+from torch import Tensor
+
+from ..rewards import Weight
+from . import models
+from .images import to_pictures
+from .page import finite
+
+CHUNK = 8  # pictures at once
+SHOWN = 64  # pictures that the page shows with their scores
+THUMBNAIL = 256  # pixels of their longer side
+
+
+def scores_of(weight: Weight, pictures: Tensor) -> Tensor:
+    """Every term's own score [terms, B], on its authors' scale, without strengths."""
+    models.load(weight.modules)
+    with torch.inference_mode(False), torch.no_grad():
+        parts = [
+            torch.stack([term.reward(part).float().cpu() for term in weight.terms])
+            for part in pictures.split(CHUNK)
+        ]
+    return torch.cat(parts, dim=1)
+
+
+def log_weight_of(weight: Weight, scores: Tensor) -> Tensor:
+    """log w [B] of scores [terms, B]; the strengths must be known."""
+    strengths = torch.tensor([term.strength for term in weight.terms])
+    return (strengths[:, None] * scores).sum(dim=0)
+
+
+def with_strengths(weight: Weight, scores: Tensor) -> Weight:
+    """The weight with automatic strengths chosen by the spread over these pictures.
+
+    Raises:
+        ValueError: a single picture, or a score that does not vary.
+    """
+    if weight.is_measured:
+        return weight
+    if scores.shape[1] < 2:
+        raise ValueError(
+            "An automatic strength needs at least two pictures to compare. Set a strength by hand."
+        )
+    return weight.measured(dict(enumerate(scores.double().std(dim=1).tolist())))
+
+
+def table(weight: Weight, scores: Tensor, log_w: Tensor, order: Sequence[int]) -> str:
+    """Scores as text, best first: each term, the probability of preference where it has one."""
+    columns: dict[str, Tensor] = {}
+    for label, term, values in zip(weight.labels, weight.terms, scores, strict=True):
+        columns[label] = values
+        if term.reward.preference_scale is not None:
+            columns[f"{label} preferred"] = (term.reward.preference_scale * values).softmax(dim=0)
+    columns["log w"] = log_w
+    names = ["rank", "image", *columns]
+    rows = [
+        [str(rank), str(i), *(f"{values[i]:.4f}" for values in columns.values())]
+        for rank, i in enumerate(order, 1)
+    ]
+    widths = [max(len(row[c]) for row in [names, *rows]) for c in range(len(names))]
+    lines = [
+        "  ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True))
+        for row in [names, *rows]
+    ]
+    return "\n".join(lines)
+
+
+def thumbnails(images: Tensor, order: Sequence[int], scores: Sequence[float]) -> list[Any]:
+    """The best pictures and their scores for the page, best first; the pictures as files."""
+    best = list(order[:SHOWN])
+    small = to_pictures(images[best])
+    factor = THUMBNAIL / max(small.shape[-2:])
+    if factor < 1:
+        size = [max(1, round(side * factor)) for side in small.shape[-2:]]
+        small = torch.nn.functional.interpolate(small, size=size, mode="area")
+    files = ui.PreviewImage(small.movedim(1, -1).cpu()).as_dict()["images"]
+    return [
+        {"rank": rank, "index": i, "score": finite(scores[i]), "image": dict(file)}
+        for rank, (i, file) in enumerate(zip(best, files, strict=True), 1)
+    ]
