@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,9 +18,28 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ._memory import peak_bytes, saved_bytes
-from .cost import Work
 
 HALF = torch.float16
+
+
+@dataclass(frozen=True)
+class Work:
+    """Of one row or one picture.
+
+    Attributes:
+        forward: TFLOP.
+        backward: TFLOP, to the input.
+        saved: GB that autograd keeps, each piece of memory once.
+        every_saved: GB of all tensors that it keeps, shared memory as often as it is used.
+        peak: GB alive at one time in forward and backward.
+    """
+
+    forward: float
+    backward: float
+    saved: float
+    every_saved: float
+    peak: float
+
 
 UNET: dict[str, Any] = {
     "image_size": 32,

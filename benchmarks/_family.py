@@ -232,21 +232,43 @@ def _guided(
 ) -> tuple[Tensor, int]:
     """One guided run per group: (pictures [G, ...], model evaluations of one)."""
     trace, draw = Trace(), _noises(task, groups, seed)
-    x = draw() * sigmas[0]
-    if isinstance(method, LAGS) and method.tilt_start:
-        first = sigmas[:1].expand(groups)
-        x, record = method.tilted_start(task.denoiser, task.log_weight, x, first)
-        trace.add_start(record)
-
-    def denoiser(x: Tensor, sigma: Tensor) -> Tensor:
-        keep = ancestral_keep(sigmas, float(sigma[0]))
-        denoised, record = method(task.denoiser, task.log_weight, x, sigma, keep)
-        trace.add(record)
-        return denoised
-
+    x, denoiser = start_guided(
+        method, task.denoiser, task.log_weight, draw() * sigmas[0], sigmas, trace
+    )
     rounds = method.rounds if isinstance(method, FreeDoM) else [1] * (len(sigmas) - 1)
     x = time_travel(denoiser, x, sigmas, rounds, lambda like: draw())
     return x, cost(trace)
+
+
+def start_guided(
+    method: LAGS | DPS | FreeDoM | LiDAR,
+    denoiser: Denoiser,
+    log_weight: LogWeight,
+    x: Tensor,
+    sigmas: Tensor,
+    trace: Trace,
+) -> tuple[Tensor, Denoiser]:
+    """The initial noise, tilted where the method does that, and the guided denoiser of its steps.
+
+    Args:
+        method: whose records go into ``trace``.
+        denoiser: of the base.
+        log_weight: log w.
+        x: [B, ...] initial noise.
+        sigmas: of the run, whose steps are ancestral.
+        trace: of the run.
+    """
+    if isinstance(method, LAGS) and method.tilt_start:
+        x, record = method.tilted_start(denoiser, log_weight, x, sigmas[:1].expand(x.shape[0]))
+        trace.add_start(record)
+
+    def guided(x: Tensor, sigma: Tensor) -> Tensor:
+        keep = ancestral_keep(sigmas, float(sigma[0]))
+        denoised, record = method(denoiser, log_weight, x, sigma, keep)
+        trace.add(record)
+        return denoised
+
+    return x, guided
 
 
 @torch.no_grad()

@@ -32,7 +32,7 @@ from ..guidance.particles import PRESETS
 from ..rewards import Weight
 from ._classifier import ShapeClassifier
 from ._family import Drawn, Task, Way, at_least, family, price
-from .tilt import Cell, Plain
+from ._tilt_cells import Cell, Plain
 
 STEPS = 30
 OURS = PRESETS["lags"].title
@@ -60,7 +60,7 @@ def cell_rows(
     cell: Cell,
     particles: int,
     groups: int,
-    names: Sequence[str] | None = None,
+    names: Sequence[str],
 ) -> list[dict[str, Any]]:
     """What each method makes of one cell, at the price of ``particles`` of ours.
 
@@ -73,11 +73,11 @@ def cell_rows(
         cell: weight and strength.
         particles: of ours, which set the price.
         groups: of each method; a sample is one picture of a group.
-        names: of the methods; None is all.
+        names: of the methods.
     """
     task, known = task_of(network, cell), family()
     wanted, rows = price(task, particles), []
-    for name in names or known:
+    for name in names:
         start = perf_counter()
         if name == BEST:
             drawn = best_of_plain(cell, plain, at_least(wanted, STEPS))

@@ -26,10 +26,10 @@ from ..rewards.classifier import Classifier, among, classifier
 from ..rewards.preprocessing import Preprocessing
 from ._classifier import ShapeClassifier, trained
 from ._report import parser, report
+from ._tilting import strength_for_rate, tilted_shares
 
 TARGET = 0.5
 BAND, STRENGTH = (0.15, 0.5), 3.0  # cycles per pixel; nats per factor e of energy
-STEEPEST = 1e4  # nats per unit of score; beyond any sense
 
 
 class OneColour(nn.Module):
@@ -51,39 +51,6 @@ def one_colour(classifier: ShapeClassifier, colour: str) -> Classifier:
     model = Classifier(OneColour(classifier, colour), lambda net, pixels: net(pixels), look, 2)
     model.names = (colour, f"not {colour}")
     return model
-
-
-def strength_for_rate(scores: Tensor, has: Tensor, rate: float) -> float:
-    """The strength at which exp(strength * score) makes an attribute come at a rate; by bisection.
-
-    Args:
-        scores: [N] of plain samples.
-        has: [N], whether each has the attribute, which higher scores have more often.
-        rate: 0..1, above the plain one.
-
-    Raises:
-        ValueError: no strength does it.
-    """
-    low, high = 0.0, 1.0
-    while tilted_rate(scores, has, high) < rate:
-        high *= 2
-        if high > STEEPEST:
-            raise ValueError(
-                f"No strength up to {STEEPEST:g} makes the attribute come at a rate of {rate}; "
-                "expected a score that is higher where the attribute is."
-            )
-    for _ in range(60):
-        middle = (low + high) / 2
-        if tilted_rate(scores, has, middle) < rate:
-            low = middle
-        else:
-            high = middle
-    return (low + high) / 2
-
-
-def tilted_rate(scores: Tensor, has: Tensor, strength: float) -> float:
-    """How often the attribute comes under w p, from plain samples [N]."""
-    return float((scores.double() * strength).softmax(dim=0) @ has.double())
 
 
 @dataclass(frozen=True)
@@ -112,7 +79,7 @@ class Bench:
     def rows(self, name: str, reward: Reward, strength: float) -> list[dict[str, Any]]:
         """Plain, exact and guided with one weight."""
         scores = reward(self.plain)
-        shares = (scores.double() * strength).softmax(dim=0).float()
+        shares = tilted_shares(scores, strength).float()
         drawn, _ = draw_pictures(
             self.network,
             self.count,

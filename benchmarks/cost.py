@@ -17,6 +17,7 @@ from typing import Any
 
 from ..demo.sampler import karras_sigmas
 from ..guidance import MODES, plan, preset
+from ._comfyui import Work, decoder, import_comfyui, unet
 from ._report import parser, report
 
 SIDES = {"SD1.5": 512, "SDXL": 1024}  # of the picture, in pixels
@@ -24,25 +25,6 @@ SIGMAS = (0.0292, 14.6146)  # of both
 DECODERS = ("vae", "vae, recomputed", "taesd", "latent-rgb")
 DECODE_SIDES = (0, 448, 256)  # full, for an encoder of 224, for colour
 ROWS = 2  # of the UNet in one evaluation: with the prompt, and without
-
-
-@dataclass(frozen=True)
-class Work:
-    """Of one row or one picture.
-
-    Attributes:
-        forward: TFLOP.
-        backward: TFLOP, to the input.
-        saved: GB that autograd keeps, each piece of memory once.
-        every_saved: GB of all tensors that it keeps, shared memory as often as it is used.
-        peak: GB alive at one time in forward and backward.
-    """
-
-    forward: float
-    backward: float
-    saved: float
-    every_saved: float
-    peak: float
 
 
 @dataclass(frozen=True)
@@ -175,16 +157,14 @@ def main(arguments: list[str]) -> None:
     choice = options.parse_args(arguments)
     root = Path(os.environ["COMFYUI_PATH"])
     with tempfile.TemporaryDirectory(prefix="lags-cost-", ignore_cleanup_errors=True) as folder:
-        from . import _comfyui
-
-        _comfyui.import_comfyui(root, Path(folder))
+        import_comfyui(root, Path(folder))
         networks, rows = [], []
         for family in choice.families:
             side = SIDES[family]
-            unet = _comfyui.unet(family, side)
-            networks.append(network_row(family, "UNet, one row", side, unet))
+            network = unet(family, side)
+            networks.append(network_row(family, "UNet, one row", side, network))
             works = {
-                (name, size): _comfyui.decoder(name, family, side, size)
+                (name, size): decoder(name, family, side, size)
                 for name in DECODERS
                 for size in sizes(name, side)
             }
@@ -193,7 +173,7 @@ def main(arguments: list[str]) -> None:
                 for (name, size), work in works.items()
             ]
             table = runs(choice.steps)
-            rows += rows_of(family, table, unet, lambda *key, works=works: works[key])
+            rows += rows_of(family, table, network, lambda *key, works=works: works[key])
     # One list per file, so that each is a flat table.
     report(networks, choice.json and choice.json.with_suffix(".networks.json"))
     print()
