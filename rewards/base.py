@@ -34,7 +34,6 @@ class Reward(ABC):
     Attributes:
         name: what tables, traces and errors call it.
         scale: the score's range or unit, in words.
-        needs_prompt: whether the score is of a picture and a text.
         input_size: side in pixels of the square that its model sees; None for any size.
         differentiable: whether guidance can use it; particle methods need no gradient.
         default_strength: nats per unit of score.
@@ -48,7 +47,6 @@ class Reward(ABC):
 
     name: str
     scale: str
-    needs_prompt: bool = False
     input_size: int | None = None
     differentiable: bool = True
     default_strength: float = 1.0

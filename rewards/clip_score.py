@@ -15,7 +15,6 @@ class ClipScore(CosineReward):
 
     name = "CLIP score"
     scale = "cosine, about 0.15 to 0.4"
-    needs_prompt = True
     default_strength = 100.0
     working_range = (30.0, 3000.0)
     strength_source = "alpha 0.01 on the cosine, DAS (arXiv 2501.05803)"

@@ -29,7 +29,6 @@ class HPSv2(CosineReward):
 
     name = "HPSv2"
     scale = "cosine, about 0.2 to 0.35; 0.01 is one logit of preference"
-    needs_prompt = True
     default_strength = 10000.0
     working_range = (200.0, 30000.0)
     strength_source = "none published; PickScore's, for a logit of preference"

@@ -33,11 +33,10 @@ class MaskedReward(Reward):
             raise ValueError("The mask is empty: nothing in it is above one half. Paint an area.")
         self.reward, self.scale = reward, reward.scale
         self.name = f"{reward.name}, masked"
-        self.needs_prompt, self.input_size = reward.needs_prompt, reward.input_size
-        self.differentiable, self.modules = reward.differentiable, reward.modules
+        self.input_size, self.differentiable = reward.input_size, reward.differentiable
         self.default_strength, self.working_range = reward.default_strength, reward.working_range
         self.strength_source, self.published = reward.strength_source, reward.published
-        self.preference_scale = reward.preference_scale
+        self.preference_scale, self.modules = reward.preference_scale, reward.modules
 
     @property
     def needed_side(self) -> int | None:

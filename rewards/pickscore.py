@@ -25,7 +25,6 @@ class PickScore(CosineReward):
 
     name = "PickScore"
     scale = "100 x cosine, about 17 to 24; one unit is one logit of preference"
-    needs_prompt = True
     default_strength = 100.0
     working_range = (2.0, 300.0)
     strength_source = "beta 1e-4 on the cosine, DAS (arXiv 2501.05803)"
