@@ -24,7 +24,7 @@ HALF = torch.float16
 
 @dataclass(frozen=True)
 class Work:
-    """Of one row or one picture.
+    """Of one row or one image.
 
     Attributes:
         forward: TFLOP.
@@ -102,7 +102,7 @@ def import_comfyui(root: Path, scratch: Path) -> None:
 
 
 def unet(family: str, side: int, dtype: torch.dtype = HALF) -> Work:
-    """One row of a UNet at a picture's side: forward, backward, what autograd keeps."""
+    """One row of a UNet at an image's side: forward, backward, what autograd keeps."""
     import comfy.ops
     from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 
@@ -116,12 +116,12 @@ def unet(family: str, side: int, dtype: torch.dtype = HALF) -> Work:
 
 
 def decoder(name: str, family: str, side: int, decode_side: int) -> Work:
-    """A decoder of nodes/decoders.py for a square picture, from making the latents smaller on.
+    """A decoder of nodes/decoders.py for a square image, from making the latents smaller on.
 
     Args:
         name: one of ``cost.DECODERS``.
         family: whose latents.
-        side: of the picture in pixels.
+        side: of the image in pixels.
         decode_side: as in LAGS Options; 0 for full size.
     """
     from ..runtime.decoders import shrunk

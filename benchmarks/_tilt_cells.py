@@ -19,7 +19,7 @@ class Plain:
     """Plain samples and what is known of them.
 
     Attributes:
-        pictures: [N, 3, 32, 32] in 0..1.
+        images: [N, 3, 32, 32] in 0..1.
         features: [N, F] of the classifier.
         least: the confidence that 99 % of them reach.
     """
@@ -30,7 +30,7 @@ class Plain:
 
     @classmethod
     def of(cls, pictures: Tensor, classifier: ShapeClassifier) -> Plain:
-        """Look at pictures with the classifier."""
+        """Look at images with the classifier."""
         sure = classifier.confidence(pictures)
         least = float(sure.quantile(BROKEN_QUANTILE))
         return cls(pictures, classifier.features(pictures), least)

@@ -2,9 +2,9 @@
 
 Fairness: one shape in eight is green by the demo's training; a weight is to make it every other
 one. Two weights do it: the bundled classifier, which balances green and any other colour, and the
-score of the hue; each at the strength that the importance weights of plain pictures ask for, with
+score of the hue; each at the strength that the importance weights of plain images ask for, with
 another classifier as the judge. Detail: the weight of a frequency band, raised and lowered. Rows
-called exact are importance weights of plain pictures.
+called exact are importance weights of plain images.
 """
 
 from __future__ import annotations
@@ -59,9 +59,9 @@ class Bench:
 
     Attributes:
         network: the demo model.
-        model: says whether a picture has the attribute.
-        plain: [N, 3, 32, 32] plain pictures.
-        count: pictures of a guided row.
+        model: says whether an image has the attribute.
+        plain: [N, 3, 32, 32] plain images.
+        count: images of a guided row.
         steps: of every run.
     """
 
@@ -72,7 +72,7 @@ class Bench:
     steps: int
 
     def has(self, pictures: Tensor) -> Tensor:
-        """Whether each picture is more likely of the colour than of the others, [B] of 0 or 1."""
+        """Whether each image is more likely of the colour than of the others, [B] of 0 or 1."""
         logits: Tensor = self.model(pictures)
         return (logits[:, 0] > logits[:, 1]).float()
 
@@ -97,7 +97,7 @@ class Bench:
         return [{**about, "method": method, **row} for method, row in numbers.items()]
 
     def _numbers(self, pictures: Tensor, scores: Tensor, shares: Tensor) -> dict[str, float]:
-        """Rate and mean score of weighted pictures, with one standard error."""
+        """Rate and mean score of weighted images, with one standard error."""
         shares = shares / shares.sum()
         has, size = self.has(pictures), 1 / float(shares.square().sum())
         rate, mean = float(shares @ has), float(shares @ scores)

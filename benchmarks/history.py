@@ -81,7 +81,7 @@ def plane() -> dict[str, float]:
 
 
 def tilts() -> dict[str, float]:
-    """Mean gain of log w over plain pictures of the same seeds, of each mode."""
+    """Mean gain of log w over plain images of the same seeds, of each mode."""
     network, numbers = load_network(), {}
     plain, _ = draw_pictures(network, PICTURES, seed=0, batch=PICTURES)
     for name, (reward, strength) in TILTS.items():

@@ -1,4 +1,4 @@
-"""LAION aesthetic v2: how people would rate a picture's beauty, without a prompt."""
+"""LAION aesthetic v2: how people would rate an image's beauty, without a prompt."""
 
 from __future__ import annotations
 
@@ -57,12 +57,12 @@ def head_from(weights: Weights, path: Path) -> AestheticHead:
 
 
 class Aesthetic(EncoderReward):
-    """A rating of about 1 to 10, most pictures 4 to 7, of CLIP ViT-L/14's normalised features.
+    """A rating of about 1 to 10, most images 4 to 7, of CLIP ViT-L/14's normalised features.
 
     Source: Schuhmann, "improved-aesthetic-predictor", the head sac+logos+ava1-l14-linearMSE, 2022.
 
     Args:
-        encoder: the picture side of OpenAI's CLIP ViT-L/14.
+        encoder: the image side of OpenAI's CLIP ViT-L/14.
         head: the linear layers.
 
     Raises:

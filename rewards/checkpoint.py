@@ -84,7 +84,7 @@ def _read_torch(path: Path) -> Weights:
 
 
 def check_finite(weights: Weights, path: Path) -> None:
-    """Refuse weights that would end as black pictures.
+    """Refuse weights that would end as black images.
 
     Raises:
         CheckpointError: a value is NaN or infinite.

@@ -29,7 +29,7 @@ class _KnownConfig:
 
 
 class Classifier(ImageEncoder):
-    """Pictures -> logits of named classes."""
+    """Images -> logits of named classes."""
 
     names: tuple[str, ...]
 
@@ -114,14 +114,14 @@ def class_numbers(names: Sequence[str], wanted: str) -> list[int]:
 
 
 class ClassReward(EncoderReward):
-    """log p(classes | picture), or log(1 - p) to be rid of them.
+    """log p(classes | image), or log(1 - p) to be rid of them.
 
     With strength 1, w p is the model's own distribution given the class, by Bayes' rule.
 
     Args:
         model: the classifier.
         classes: numbers; several count as one class.
-        away: whether pictures of these classes are to be rare.
+        away: whether images of these classes are to be rare.
     """
 
     scale = "natural logarithm of a probability, 0 at best"
@@ -147,7 +147,7 @@ class ClassReward(EncoderReward):
 
 
 class BalanceReward(EncoderReward):
-    """log of the sum over classes of target / rate * p(class | picture): fairness.
+    """log of the sum over classes of target / rate * p(class | image): fairness.
 
     Where ``rates`` are how often the model draws each class, w p draws them as often as ``targets``
     says: the importance weight between the two, exact for a classifier that is sure.
@@ -188,7 +188,7 @@ class BalanceReward(EncoderReward):
 
 
 def among(model: Classifier, images: Tensor, classes: Sequence[int]) -> Tensor:
-    """log p(class | picture, one of the classes) [B, len(classes)]."""
+    """log p(class | image, one of the classes) [B, len(classes)]."""
     return F.log_softmax(model(images)[:, list(classes)], dim=1)
 
 

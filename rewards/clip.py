@@ -86,7 +86,7 @@ def is_open_clip(weights: Weights) -> bool:
 
 
 def image_encoder(path: Path, dtype: torch.dtype) -> ImageEncoder:
-    """The picture side of a CLIP file, into the space it shares with texts.
+    """The image side of a CLIP file, into the space it shares with texts.
 
     Args:
         path: a CLIPModel or CLIPVisionModelWithProjection of transformers, or an open_clip model; a
@@ -121,12 +121,12 @@ def text_encoder(path: Path, dtype: torch.dtype, tokenizer: Path | None = None) 
     """The text side of a CLIP file.
 
     Args:
-        path: as for the picture side.
+        path: as for the image side.
         dtype: precision of the network.
         tokenizer: a folder with CLIP's tokenizer, used where the file's own folder has none.
 
     Raises:
-        CheckpointError, ImportError: as for the picture side; or there is no tokenizer.
+        CheckpointError, ImportError: as for the image side; or there is no tokenizer.
     """
     weights = read_weights(path)
     if is_open_clip(weights):
@@ -145,7 +145,7 @@ def text_encoder(path: Path, dtype: torch.dtype, tokenizer: Path | None = None) 
 def early_layers(path: Path, dtype: torch.dtype, layers: int = 3) -> ImageEncoder:
     """The patch features [B, patches, width] after a CLIP's first blocks.
 
-    Args and errors as for the picture side, of transformers' layout only.
+    Args and errors as for the image side, of transformers' layout only.
     """
     weights = read_weights(path)
     if is_open_clip(weights):
@@ -366,10 +366,10 @@ def _fits(config: dict[str, Any], weights: Weights) -> bool:
 
 
 class CosineReward(EncoderReward):
-    """factor * cosine between a picture's features and given ones.
+    """factor * cosine between an image's features and given ones.
 
     Args:
-        encoder: pictures to features [B, D].
+        encoder: images to features [B, D].
         target: [1, D], for example of a prompt; encoded once, outside of the run.
         factor: 1, or the authors' scale.
     """

@@ -1,4 +1,4 @@
-"""Colour: push the picture's hue, brightness or saturation, or its mean colour to a given one."""
+"""Colour: push the image's hue, brightness or saturation, or its mean colour to a given one."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def parse_colour(text: str) -> tuple[float, float, float]:
 
 
 class ColourReward(Reward):
-    """A colour attribute averaged over the picture.
+    """A colour attribute averaged over the image.
 
     - ``hue``: the chroma along a hue, red at 0, green at 120, blue at 240 degrees; for red this is
       R - (G + B) / 2. About -1..1.
@@ -60,7 +60,7 @@ class ColourReward(Reward):
 
     @property
     def needed_side(self) -> int:
-        """Little: these are averages over the picture."""
+        """Little: these are averages over the image."""
         return ENOUGH
 
     def __call__(self, images: Tensor) -> Tensor:

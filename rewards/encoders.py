@@ -1,4 +1,4 @@
-"""Networks that look at pictures: float32 in and out, whatever precision they run in."""
+"""Networks that look at images: float32 in and out, whatever precision they run in."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LARGE = 400_000_000
 
 
 class ImageEncoder(nn.Module):
-    """Pictures of any size -> features.
+    """Images of any size -> features.
 
     Args:
         net: the network.
@@ -55,7 +55,7 @@ class ImageEncoder(nn.Module):
 
         Args:
             images: on any device.
-            more: further inputs of the network, the same for all pictures.
+            more: further inputs of the network, the same for all images.
         """
         pixels = self.preprocessing(images.to(self.place))
         dtype = next(self.net.parameters()).dtype

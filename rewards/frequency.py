@@ -1,4 +1,4 @@
-"""Frequency: more or less energy in a radial band of the picture's spectrum."""
+"""Frequency: more or less energy in a radial band of the image's spectrum."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ FLOOR = 1e-8  # mean-square brightness; far below one grey level of 255
 class FrequencyReward(Reward):
     """Natural logarithm of the brightness energy between two spatial frequencies.
 
-    The energy is the mean square of the picture filtered to the band, so it does not depend on the
-    picture's size; one unit of score is a factor e in energy.
+    The energy is the mean square of the image filtered to the band, so it does not depend on the
+    image's size; one unit of score is a factor e in energy.
 
     Args:
         low: lower edge in cycles per pixel, 0..0.71; the mean (frequency 0) never counts.
@@ -41,7 +41,7 @@ class FrequencyReward(Reward):
         """Score [B] of images [B, 3, H, W] in 0..1.
 
         Raises:
-            ValueError: the picture is too small to have any frequency in the band.
+            ValueError: the image is too small to have any frequency in the band.
         """
         height, width = images.shape[-2:]
         rows = torch.fft.fftfreq(height, device=images.device)[:, None]

@@ -15,14 +15,14 @@ PAGE = "https://huggingface.co/xswu/HPSv2"
 
 
 def hps_encoder(path: Path, dtype: torch.dtype) -> ImageEncoder:
-    """The picture side; unlike CLIP's, it sees the whole picture, padded to a square with black."""
+    """The image side; unlike CLIP's, it sees the whole image, padded to a square with black."""
     encoder = image_encoder(path, dtype)
     encoder.preprocessing = replace(encoder.preprocessing, fit="pad")
     return encoder
 
 
 class HPSv2(CosineReward):
-    """Cosine of picture and prompt, about 0.2 to 0.35.
+    """Cosine of image and prompt, about 0.2 to 0.35.
 
     Source: Wu et al., "Human Preference Score v2", 2023, arXiv 2306.09341.
     """

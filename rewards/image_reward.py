@@ -1,6 +1,6 @@
-"""ImageReward: how much people would prefer a picture for a prompt, by BLIP with a head.
+"""ImageReward: how much people would prefer an image for a prompt, by BLIP with a head.
 
-A differentiable version of its own on transformers' BLIP parts: the published code scores picture
+A differentiable version of its own on transformers' BLIP parts: the published code scores image
 files without gradient.
 """
 
@@ -49,14 +49,14 @@ RENAMED = (
 
 
 class Blip(nn.Module):
-    """BLIP's picture and text networks: the text attends to the picture."""
+    """BLIP's image and text networks: the text attends to the image."""
 
     def __init__(self, vision: nn.Module, text: nn.Module) -> None:
         super().__init__()
         self.vision, self.text = vision, text
 
     def forward(self, pixels: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
-        """Features [B, width] of the first token, which sums up text and picture.
+        """Features [B, width] of the first token, which sums up text and image.
 
         Args:
             pixels: [B, 3, S, S], normalised.
@@ -162,7 +162,7 @@ def _configs(vision: Weights, text: Weights, settings: dict[str, Any], path: Pat
             max_position_embeddings=context,
             hidden_dropout_prob=0.0,
             attention_probs_dropout_prob=0.0,
-            is_decoder=True,  # gives the layers their attention to the picture
+            is_decoder=True,  # gives the layers their attention to the image
             # Ids of special words, which this model never generates; small ones fit any size.
             **dict.fromkeys(("bos_token_id", "pad_token_id", "eos_token_id", "sep_token_id"), 0),
         ),
@@ -170,7 +170,7 @@ def _configs(vision: Weights, text: Weights, settings: dict[str, Any], path: Pat
 
 
 class ImageReward(Reward):
-    """Score of about -2 to 2; the mean over its authors' pictures is 0, their deviation 1.
+    """Score of about -2 to 2; the mean over its authors' images is 0, their deviation 1.
 
     Source: Xu et al., "ImageReward", NeurIPS 2023, arXiv 2304.05977.
 

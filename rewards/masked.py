@@ -1,4 +1,4 @@
-"""A reward that sees, and asks for, only a part of the picture."""
+"""A reward that sees, and asks for, only a part of the image."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class MaskedReward(Reward):
 
     Args:
         reward: what is asked for inside.
-        mask: [H, W] in 0..1, 1 inside; stretched to the picture's size.
+        mask: [H, W] in 0..1, 1 inside; stretched to the image's size.
 
     Raises:
         ValueError: the mask is of another shape, not finite, or empty.
@@ -40,7 +40,7 @@ class MaskedReward(Reward):
 
     @property
     def needed_side(self) -> int | None:
-        """What the inner reward needs of its box, for the whole picture."""
+        """What the inner reward needs of its box, for the whole image."""
         inner = self.reward.needed_side
         if inner is None:
             return None
@@ -89,7 +89,7 @@ def _masks(weight: Weight) -> list[Tensor] | None:
 
 
 def box_of(weight: Weight, height: int, width: int) -> tuple[int, int, int, int] | None:
-    """The part of pictures of this size that the weight looks at; None for all of it.
+    """The part of images of this size that the weight looks at; None for all of it.
 
     Returns:
         top, bottom, left and right in pixels: the box around all terms' boxes.

@@ -1,4 +1,4 @@
-"""PickScore: how much people would prefer a picture for a prompt."""
+"""PickScore: how much people would prefer an image for a prompt."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class PickScore(CosineReward):
     Source: Kirstain et al., "Pick-a-Pic", NeurIPS 2023, arXiv 2305.01569.
 
     Args:
-        encoder: the picture side of PickScore_v1.
+        encoder: the image side of PickScore_v1.
         prompt: [1, D] features of the prompt, from its text side.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Reference picture: more like a given one, in content (CLIP, DINOv2) or in style."""
+"""Reference image: more like a given one, in content (CLIP, DINOv2) or in style."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def _dinov2_shapes(weights: Weights, path: Path) -> dict[str, Any]:
 
 
 class ReferenceReward(CosineReward):
-    """Cosine of a picture's features with a reference picture's.
+    """Cosine of an image's features with a reference image's.
 
     Args:
         encoder: a CLIP or DINOv2.
@@ -92,7 +92,7 @@ class ReferenceReward(CosineReward):
 
 
 def reference_features(encoder: ImageEncoder, images: Tensor) -> Tensor:
-    """Mean of the normalised features of one or more pictures [N, 3, H, W]: [1, D]."""
+    """Mean of the normalised features of one or more images [N, 3, H, W]: [1, D]."""
     with torch.no_grad():
         features = encoder(images)
     return torch.nn.functional.normalize(features, dim=1).mean(dim=0, keepdim=True)
@@ -106,7 +106,7 @@ class StyleReward(EncoderReward):
 
     Args:
         encoder: patch features [B, patches, width].
-        reference: [1, 3, H, W], the picture whose style is wanted.
+        reference: [1, 3, H, W], the image whose style is wanted.
     """
 
     name = "style"

@@ -1,4 +1,4 @@
-"""Symmetry: pictures that are their own mirror image."""
+"""Symmetry: images that are their own mirror image."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ AXES = {"left-right": 3, "top-bottom": 2}
 
 
 class SymmetryReward(Reward):
-    """Minus the root mean square difference of a picture and its mirror image.
+    """Minus the root mean square difference of an image and its mirror image.
 
     Args:
         axis: 'left-right' or 'top-bottom'.
