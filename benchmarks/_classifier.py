@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..demo.classifier import descend
 from ..demo.shapes import COLOURS, SHAPES, random_batch
 from ..rewards import Reward
 
@@ -15,7 +14,7 @@ STEPS, BATCH, RATE = 1500, 64, 3e-3
 
 
 class ShapeClassifier(nn.Module):
-    """Pictures [B, 3, 32, 32] in 0..1 -> logits of shape and colour."""
+    """Images [B, 3, 32, 32] in 0..1 -> logits of shape and colour."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -40,13 +39,13 @@ class ShapeClassifier(nn.Module):
         return self.shape(features), self.colour(features)
 
     def confidence(self, images: Tensor) -> Tensor:
-        """The largest probability of a shape, [B]: low where the picture shows none of them."""
+        """The largest probability of a shape, [B]: low where the image shows none of them."""
         logits: Tensor = self(images)[0]
         return logits.softmax(dim=1).amax(dim=1)
 
 
 class ShapeReward(Reward):
-    """log p(shape | picture) by the small classifier."""
+    """log p(shape | image) by the small classifier."""
 
     scale = "natural logarithm of a probability, 0 at best"
 
@@ -61,29 +60,27 @@ class ShapeReward(Reward):
 
 
 def trained(steps: int = STEPS, seed: int = 0) -> ShapeClassifier:
-    """A classifier trained on pictures drawn as it goes, some of them noisy or blurred.
+    """A classifier trained on images drawn as it goes, some of them noisy or blurred.
 
     Guidance shows it denoised estimates, which are blurred early in a run; a classifier that has
-    only seen clean pictures would be sure of itself there.
+    only seen clean images would be sure of itself there.
     """
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         classifier = ShapeClassifier()
-    optimiser = torch.optim.AdamW(classifier.parameters(), RATE, weight_decay=0.01)
-    for step in range(steps):
-        optimiser.param_groups[0]["lr"] = RATE * math.cos(step / steps * math.pi / 2)
+
+    def loss() -> Tensor:
         images, shape, colour = random_batch(BATCH, generator)
         shapes, colours = classifier(_worn(images, generator))
-        loss = F.cross_entropy(shapes, shape) + F.cross_entropy(colours, colour)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
+        return F.cross_entropy(shapes, shape) + F.cross_entropy(colours, colour)
+
+    descend(classifier, loss, steps, RATE)
     return classifier.eval().requires_grad_(False)
 
 
 def _worn(images: Tensor, generator: torch.Generator) -> Tensor:
-    """A third of the pictures blurred, a third with noise, a third as they are."""
+    """A third of the images blurred, a third with noise, a third as they are."""
     worn = images.clone()
     worn[0::3] = F.interpolate(F.avg_pool2d(images[0::3], 4), scale_factor=4.0, mode="bilinear")
     worn[1::3] += 0.1 * torch.randn(worn[1::3].shape, generator=generator)

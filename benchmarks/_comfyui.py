@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,9 +18,28 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ._memory import peak_bytes, saved_bytes
-from .cost import Work
 
 HALF = torch.float16
+
+
+@dataclass(frozen=True)
+class Work:
+    """Of one row or one image.
+
+    Attributes:
+        forward: TFLOP.
+        backward: TFLOP, to the input.
+        saved: GB that autograd keeps, each piece of memory once.
+        every_saved: GB of all tensors that it keeps, shared memory as often as it is used.
+        peak: GB alive at one time in forward and backward.
+    """
+
+    forward: float
+    backward: float
+    saved: float
+    every_saved: float
+    peak: float
+
 
 UNET: dict[str, Any] = {
     "image_size": 32,
@@ -82,7 +102,7 @@ def import_comfyui(root: Path, scratch: Path) -> None:
 
 
 def unet(family: str, side: int, dtype: torch.dtype = HALF) -> Work:
-    """One row of a UNet at a picture's side: forward, backward, what autograd keeps."""
+    """One row of a UNet at an image's side: forward, backward, what autograd keeps."""
     import comfy.ops
     from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 
@@ -96,12 +116,12 @@ def unet(family: str, side: int, dtype: torch.dtype = HALF) -> Work:
 
 
 def decoder(name: str, family: str, side: int, decode_side: int) -> Work:
-    """A decoder of nodes/decoders.py for a square picture, from making the latents smaller on.
+    """A decoder of nodes/decoders.py for a square image, from making the latents smaller on.
 
     Args:
         name: one of ``cost.DECODERS``.
         family: whose latents.
-        side: of the picture in pixels.
+        side: of the image in pixels.
         decode_side: as in LAGS Options; 0 for full size.
     """
     from ..runtime.decoders import shrunk

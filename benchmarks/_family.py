@@ -1,17 +1,17 @@
 """Every method of the family at one price.
 
-The price is the number of model evaluations that one drawn picture costs. A backward pass through
+The price is the number of model evaluations that one drawn image costs. A backward pass through
 the model counts as two forwards; a second forward of LAGS counts as one, also where it takes the
 conditional branch alone (the demo draws without a prompt, so there is one branch only).
 
 LAGS with path weights at N particles sets the price. Every other method gets the least that costs
 as much or more, so the comparison is generous to the rivals: particle methods get more particles
-or fewer, best of N and search more pictures, LiDAR more lookahead pictures, and methods that follow
+or fewer, best of N and search more images, LiDAR more lookahead images, and methods that follow
 a single run (DPS, FreeDoM, DAS with one particle, LAGS without weights) more steps.
 
-What a method draws is a group of weighted pictures. One of them, taken by its weight, is the
+What a method draws is a group of weighted images. One of them, taken by its weight, is the
 method's sample; means over the group by weight are what such samples have on average, with less
-noise. Best of N and search have a single picture of weight 1: the best one, which is what they are.
+noise. Best of N and search have a single image of weight 1: the best one, which is what they are.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from ..guidance.particles import (
 from ..guidance.search import best_of, zero_order_search
 
 BACKWARD = 2  # forwards that a backward pass counts as
-NEIGHBOURS, RADIUS = 2, 0.5  # of the search; a finished picture has no cheaper neighbour
+NEIGHBOURS, RADIUS = 2, 0.5  # of the search; a finished image has no cheaper neighbour
 RULER = "lags"  # the method that sets the price
 
 
@@ -52,7 +52,7 @@ class Task:
     Attributes:
         denoiser: E[x0 | x] under p; autograd can follow it.
         log_weight: log w.
-        shape: of one picture.
+        shape: of one image.
         low: least noise level.
         high: greatest noise level.
         steps: of a plain run.
@@ -74,7 +74,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Drawn:
-    """Groups of weighted pictures, and the price of one group.
+    """Groups of weighted images, and the price of one group.
 
     Attributes:
         x: [G, N, ...].
@@ -169,7 +169,7 @@ def _with_steps(make: Callable[[Task, Tensor], LAGS | DPS | FreeDoM]) -> Way:
 
 
 def _lidar(task: Task, wanted: int, groups: int, seed: int) -> Drawn:
-    """Each picture has lookahead pictures of its own."""
+    """Each image has lookahead images of its own."""
     count = at_least(wanted - task.steps, LOOKAHEAD_STEPS)
     draw, levels = _noises(task, groups, seed + 1), task.sigmas(LOOKAHEAD_STEPS)
     sets = [
@@ -230,28 +230,50 @@ def _least_steps(task: Task, wanted: int, counted: Callable[[Task, int], int]) -
 def _guided(
     task: Task, method: LAGS | DPS | FreeDoM | LiDAR, sigmas: Tensor, groups: int, seed: int
 ) -> tuple[Tensor, int]:
-    """One guided run per group: (pictures [G, ...], model evaluations of one)."""
+    """One guided run per group: (images [G, ...], model evaluations of one)."""
     trace, draw = Trace(), _noises(task, groups, seed)
-    x = draw() * sigmas[0]
-    if isinstance(method, LAGS) and method.tilt_start:
-        first = sigmas[:1].expand(groups)
-        x, record = method.tilted_start(task.denoiser, task.log_weight, x, first)
-        trace.add_start(record)
-
-    def denoiser(x: Tensor, sigma: Tensor) -> Tensor:
-        keep = ancestral_keep(sigmas, float(sigma[0]))
-        denoised, record = method(task.denoiser, task.log_weight, x, sigma, keep)
-        trace.add(record)
-        return denoised
-
+    x, denoiser = start_guided(
+        method, task.denoiser, task.log_weight, draw() * sigmas[0], sigmas, trace
+    )
     rounds = method.rounds if isinstance(method, FreeDoM) else [1] * (len(sigmas) - 1)
     x = time_travel(denoiser, x, sigmas, rounds, lambda like: draw())
     return x, cost(trace)
 
 
+def start_guided(
+    method: LAGS | DPS | FreeDoM | LiDAR,
+    denoiser: Denoiser,
+    log_weight: LogWeight,
+    x: Tensor,
+    sigmas: Tensor,
+    trace: Trace,
+) -> tuple[Tensor, Denoiser]:
+    """The initial noise, tilted where the method does that, and the guided denoiser of its steps.
+
+    Args:
+        method: whose records go into ``trace``.
+        denoiser: of the base.
+        log_weight: log w.
+        x: [B, ...] initial noise.
+        sigmas: of the run, whose steps are ancestral.
+        trace: of the run.
+    """
+    if isinstance(method, LAGS) and method.tilt_start:
+        x, record = method.tilted_start(denoiser, log_weight, x, sigmas[:1].expand(x.shape[0]))
+        trace.add_start(record)
+
+    def guided(x: Tensor, sigma: Tensor) -> Tensor:
+        keep = ancestral_keep(sigmas, float(sigma[0]))
+        denoised, record = method(denoiser, log_weight, x, sigma, keep)
+        trace.add(record)
+        return denoised
+
+    return x, guided
+
+
 @torch.no_grad()
 def _plain(task: Task, noise: Tensor, generator: torch.Generator) -> Tensor:
-    """Plain pictures from unit noise."""
+    """Plain images from unit noise."""
     sigmas = task.sigmas(task.steps)
     return sample_ancestral(task.denoiser, noise * sigmas[0], sigmas, generator)
 
@@ -263,5 +285,5 @@ def _noises(task: Task, groups: int, seed: int) -> Callable[[], Tensor]:
 
 
 def _single(x: Tensor, calls: int, spent: str) -> Drawn:
-    """Groups of one picture."""
+    """Groups of one image."""
     return Drawn(x[:, None], torch.ones(x.shape[0], 1, dtype=torch.float64), calls, spent)

@@ -32,7 +32,7 @@ from ..guidance.particles import PRESETS
 from ..rewards import Weight
 from ._classifier import ShapeClassifier
 from ._family import Drawn, Task, Way, at_least, family, price
-from .tilt import Cell, Plain
+from ._tilt_cells import Cell, Plain
 
 STEPS = 30
 OURS = PRESETS["lags"].title
@@ -60,11 +60,11 @@ def cell_rows(
     cell: Cell,
     particles: int,
     groups: int,
-    names: Sequence[str] | None = None,
+    names: Sequence[str],
 ) -> list[dict[str, Any]]:
     """What each method makes of one cell, at the price of ``particles`` of ours.
 
-    Best of N is taken from the plain pictures, all of them: they are drawn already.
+    Best of N is taken from the plain images, all of them: they are drawn already.
 
     Args:
         network: the demo UNet.
@@ -72,12 +72,12 @@ def cell_rows(
         plain: the plain samples.
         cell: weight and strength.
         particles: of ours, which set the price.
-        groups: of each method; a sample is one picture of a group.
-        names: of the methods; None is all.
+        groups: of each method; a sample is one image of a group.
+        names: of the methods.
     """
     task, known = task_of(network, cell), family()
     wanted, rows = price(task, particles), []
-    for name in names or known:
+    for name in names:
         start = perf_counter()
         if name == BEST:
             drawn = best_of_plain(cell, plain, at_least(wanted, STEPS))
@@ -99,13 +99,13 @@ def cell_rows(
 
 
 def in_pictures(way: Way, task: Task, wanted: int, groups: int) -> Drawn:
-    """What a method draws, as pictures in 0..1."""
+    """What a method draws, as images in 0..1."""
     drawn = way(task, wanted, groups, 0)
     return Drawn(to_images(drawn.x).clamp(0, 1), drawn.weights, drawn.calls, drawn.spent)
 
 
 def best_of_plain(cell: Cell, plain: Plain, count: int) -> Drawn:
-    """The best of each ``count`` plain pictures."""
+    """The best of each ``count`` plain images."""
     groups = len(cell.scores) // count
     scores = cell.scores[: groups * count].reshape(groups, count)
     index = scores.argmax(dim=1) + count * torch.arange(groups)
@@ -116,7 +116,7 @@ def best_of_plain(cell: Cell, plain: Plain, count: int) -> Drawn:
 def measured(
     drawn: Drawn, cell: Cell, plain: Plain, classifier: ShapeClassifier
 ) -> dict[str, float]:
-    """Means over groups, each picture counted by its weight."""
+    """Means over groups, each image counted by its weight."""
     groups, count = drawn.weights.shape
     pictures, weights = drawn.x.flatten(0, 1), drawn.weights.float()
     features = classifier.features(pictures).reshape(groups, count, -1)

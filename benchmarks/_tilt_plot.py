@@ -1,4 +1,4 @@
-"""The tilt table as a picture: the share of the true shift, cell by cell."""
+"""The tilt table as an image: the share of the true shift, cell by cell."""
 
 from __future__ import annotations
 

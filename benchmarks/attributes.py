@@ -2,9 +2,9 @@
 
 Fairness: one shape in eight is green by the demo's training; a weight is to make it every other
 one. Two weights do it: the bundled classifier, which balances green and any other colour, and the
-score of the hue; each at the strength that the importance weights of plain pictures ask for, with
+score of the hue; each at the strength that the importance weights of plain images ask for, with
 another classifier as the judge. Detail: the weight of a frequency band, raised and lowered. Rows
-called exact are importance weights of plain pictures.
+called exact are importance weights of plain images.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from ..rewards.classifier import Classifier, among, classifier
 from ..rewards.preprocessing import Preprocessing
 from ._classifier import ShapeClassifier, trained
 from ._report import parser, report
+from ._tilting import strength_for_rate, tilted_shares
 
 TARGET = 0.5
 BAND, STRENGTH = (0.15, 0.5), 3.0  # cycles per pixel; nats per factor e of energy
-STEEPEST = 1e4  # nats per unit of score; beyond any sense
 
 
 class OneColour(nn.Module):
@@ -53,48 +53,15 @@ def one_colour(classifier: ShapeClassifier, colour: str) -> Classifier:
     return model
 
 
-def strength_for_rate(scores: Tensor, has: Tensor, rate: float) -> float:
-    """The strength at which exp(strength * score) makes an attribute come at a rate; by bisection.
-
-    Args:
-        scores: [N] of plain samples.
-        has: [N], whether each has the attribute, which higher scores have more often.
-        rate: 0..1, above the plain one.
-
-    Raises:
-        ValueError: no strength does it.
-    """
-    low, high = 0.0, 1.0
-    while tilted_rate(scores, has, high) < rate:
-        high *= 2
-        if high > STEEPEST:
-            raise ValueError(
-                f"No strength up to {STEEPEST:g} makes the attribute come at a rate of {rate}; "
-                "expected a score that is higher where the attribute is."
-            )
-    for _ in range(60):
-        middle = (low + high) / 2
-        if tilted_rate(scores, has, middle) < rate:
-            low = middle
-        else:
-            high = middle
-    return (low + high) / 2
-
-
-def tilted_rate(scores: Tensor, has: Tensor, strength: float) -> float:
-    """How often the attribute comes under w p, from plain samples [N]."""
-    return float((scores.double() * strength).softmax(dim=0) @ has.double())
-
-
 @dataclass(frozen=True)
 class Bench:
     """What all rows share.
 
     Attributes:
         network: the demo model.
-        model: says whether a picture has the attribute.
-        plain: [N, 3, 32, 32] plain pictures.
-        count: pictures of a guided row.
+        model: says whether an image has the attribute.
+        plain: [N, 3, 32, 32] plain images.
+        count: images of a guided row.
         steps: of every run.
     """
 
@@ -105,14 +72,14 @@ class Bench:
     steps: int
 
     def has(self, pictures: Tensor) -> Tensor:
-        """Whether each picture is more likely of the colour than of the others, [B] of 0 or 1."""
+        """Whether each image is more likely of the colour than of the others, [B] of 0 or 1."""
         logits: Tensor = self.model(pictures)
         return (logits[:, 0] > logits[:, 1]).float()
 
     def rows(self, name: str, reward: Reward, strength: float) -> list[dict[str, Any]]:
         """Plain, exact and guided with one weight."""
         scores = reward(self.plain)
-        shares = (scores.double() * strength).softmax(dim=0).float()
+        shares = tilted_shares(scores, strength).float()
         drawn, _ = draw_pictures(
             self.network,
             self.count,
@@ -130,7 +97,7 @@ class Bench:
         return [{**about, "method": method, **row} for method, row in numbers.items()]
 
     def _numbers(self, pictures: Tensor, scores: Tensor, shares: Tensor) -> dict[str, float]:
-        """Rate and mean score of weighted pictures, with one standard error."""
+        """Rate and mean score of weighted images, with one standard error."""
         shares = shares / shares.sum()
         has, size = self.has(pictures), 1 / float(shares.square().sum())
         rate, mean = float(shares @ has), float(shares @ scores)

@@ -1,8 +1,8 @@
-"""What guidance costs at full size: arithmetic per picture and memory for the gradient, counted.
+"""What guidance costs at full size: arithmetic per image and memory for the gradient, counted.
 
 ComfyUI's own UNets and decoders run on the meta device, which computes nothing: no GPU, no weights.
 Arithmetic is torch's FLOP count, two for a multiply-add. The network of a preference model comes on
-top of the guided rows. Memory is in half precision for one picture: what autograd keeps, each piece
+top of the guided rows. Memory is in half precision for one image: what autograd keeps, each piece
 once, and the most that is alive at one time, neither with the weights nor with what kernels take.
 """
 
@@ -17,32 +17,14 @@ from typing import Any
 
 from ..demo.sampler import karras_sigmas
 from ..guidance import MODES, plan, preset
+from ._comfyui import Work, decoder, import_comfyui, unet
 from ._report import parser, report
 
-SIDES = {"SD1.5": 512, "SDXL": 1024}  # of the picture, in pixels
+SIDES = {"SD1.5": 512, "SDXL": 1024}  # of the image, in pixels
 SIGMAS = (0.0292, 14.6146)  # of both
 DECODERS = ("vae", "vae, recomputed", "taesd", "latent-rgb")
 DECODE_SIDES = (0, 448, 256)  # full, for an encoder of 224, for colour
 ROWS = 2  # of the UNet in one evaluation: with the prompt, and without
-
-
-@dataclass(frozen=True)
-class Work:
-    """Of one row or one picture.
-
-    Attributes:
-        forward: TFLOP.
-        backward: TFLOP, to the input.
-        saved: GB that autograd keeps, each piece of memory once.
-        every_saved: GB of all tensors that it keeps, shared memory as often as it is used.
-        peak: GB alive at one time in forward and backward.
-    """
-
-    forward: float
-    backward: float
-    saved: float
-    every_saved: float
-    peak: float
 
 
 @dataclass(frozen=True)
@@ -65,7 +47,7 @@ class Calls:
 
 
 def tflop(calls: Calls, unet: Work, decoder: Work) -> float:
-    """Arithmetic of one picture."""
+    """Arithmetic of one image."""
     return (
         (ROWS * calls.model + calls.conditional) * unet.forward
         + ROWS * calls.model_gradients * unet.backward
@@ -94,7 +76,7 @@ def runs(steps: int) -> dict[str, Calls]:
             gradients=made.weight_calls,
             decodes=made.value_calls,
         )
-    # Of each denoised picture, through decoder and UNet, as DPS takes it.
+    # Of each denoised image, through decoder and UNet, as DPS takes it.
     table["gradient through the UNet"] = Calls(steps, gradients=steps, model_gradients=steps)
     return table
 
@@ -111,7 +93,7 @@ def rows_of(
         family: one of ``SIDES``.
         table: methods.
         unet: one row of it.
-        decoder_of: (decoder, size; 0 for full) -> what one picture takes.
+        decoder_of: (decoder, size; 0 for full) -> what one image takes.
     """
     side, nothing = SIDES[family], Work(0, 0, 0, 0, 0)
     plain = tflop(table["plain"], unet, nothing)
@@ -147,7 +129,7 @@ def sizes(decoder: str, side: int) -> list[int]:
 
 
 def seen_at(decoder: str, side: int) -> int | None:
-    """Side in pixels of a picture decoded at full size."""
+    """Side in pixels of an image decoded at full size."""
     if not decoder:
         return None
     return side // 8 if decoder == "latent-rgb" else side
@@ -175,16 +157,14 @@ def main(arguments: list[str]) -> None:
     choice = options.parse_args(arguments)
     root = Path(os.environ["COMFYUI_PATH"])
     with tempfile.TemporaryDirectory(prefix="lags-cost-", ignore_cleanup_errors=True) as folder:
-        from . import _comfyui
-
-        _comfyui.import_comfyui(root, Path(folder))
+        import_comfyui(root, Path(folder))
         networks, rows = [], []
         for family in choice.families:
             side = SIDES[family]
-            unet = _comfyui.unet(family, side)
-            networks.append(network_row(family, "UNet, one row", side, unet))
+            network = unet(family, side)
+            networks.append(network_row(family, "UNet, one row", side, network))
             works = {
-                (name, size): _comfyui.decoder(name, family, side, size)
+                (name, size): decoder(name, family, side, size)
                 for name in DECODERS
                 for size in sizes(name, side)
             }
@@ -193,7 +173,7 @@ def main(arguments: list[str]) -> None:
                 for (name, size), work in works.items()
             ]
             table = runs(choice.steps)
-            rows += rows_of(family, table, unet, lambda *key, works=works: works[key])
+            rows += rows_of(family, table, network, lambda *key, works=works: works[key])
     # One list per file, so that each is a flat table.
     report(networks, choice.json and choice.json.with_suffix(".networks.json"))
     print()

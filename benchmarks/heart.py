@@ -25,11 +25,10 @@ from ..guidance import (
     LogWeight,
     Trace,
     UncertaintySchedule,
-    ancestral_keep,
     preset,
 )
 from ..guidance.particles.resampling import systematic
-from ._family import SEVERAL, Drawn, Task, family, price
+from ._family import SEVERAL, Drawn, Task, family, price, start_guided
 from ._report import interleaved_seconds, parser, report
 
 SAMPLES, STEPS = 10_000, 100
@@ -52,6 +51,10 @@ class Problem:
     weight: LogWeight
     draw: Callable[[int, torch.Generator], Tensor]
     exact: Denoiser
+
+    def task(self, steps: int) -> Task:
+        """The problem as the family of methods draws from it."""
+        return Task(self.base, self.weight, (2,), heart.SIGMA_MIN, heart.SIGMA_MAX, steps)
 
 
 def heart_problem() -> Problem:
@@ -139,21 +142,10 @@ def run(
 ) -> tuple[Tensor, Trace]:
     """Draw samples with one method: (points [samples, 2], its trace)."""
     problem = problem or heart_problem()
-    trace = Trace()
     generator, sigmas, x = _start(seed, steps, samples)
-    if method is not None and method.tilt_start:
-        sigma = sigmas[:1].expand(samples)
-        x, record = method.tilted_start(problem.base, problem.weight, x, sigma)
-        trace.add_start(record)
-
-    def denoiser(x: Tensor, sigma: Tensor) -> Tensor:
-        if method is None:
-            return problem.base(x, sigma)
-        keep = ancestral_keep(sigmas, float(sigma[0]))
-        denoised, record = method(problem.base, problem.weight, x, sigma, keep)
-        trace.add(record)
-        return denoised
-
+    trace, denoiser = Trace(), problem.base
+    if method is not None:
+        x, denoiser = start_guided(method, problem.base, problem.weight, x, sigmas, trace)
     return sample_ancestral(denoiser, x, sigmas, generator), trace
 
 
@@ -259,7 +251,7 @@ def family_table(
         steps: of a plain run.
     """
     problem = PROBLEMS[name]()
-    task = Task(problem.base, problem.weight, (2,), heart.SIGMA_MIN, heart.SIGMA_MAX, steps)
+    task = problem.task(steps)
     rows = []
     for label, way in family().items():
         particles = label in SEVERAL.values()

@@ -19,13 +19,12 @@ from pathlib import Path
 
 import torch
 
-from ..demo.heart import SIGMA_MAX, SIGMA_MIN
 from ..demo.model import load_network
 from ..demo.pictures import draw_pictures
 from ..guidance import MODES, preset
 from ..rewards import ColourReward, FrequencyReward, Reward, Weight
 from . import heart
-from ._family import SEVERAL, Task, family, price
+from ._family import SEVERAL, family, price
 
 ROOT = Path(__file__).resolve().parents[1]
 FILE = Path(__file__).with_name("history.json")
@@ -74,7 +73,7 @@ def plane() -> dict[str, float]:
         for mode in MODES:
             points, _ = heart.run(preset(mode), 0, samples=POINTS, problem=problem)
             numbers[f"{name}, {mode}: sliced W2"] = heart.score(points, 0, problem)["sliced W2"]
-        task = Task(problem.base, problem.weight, (2,), SIGMA_MIN, SIGMA_MAX, heart.STEPS)
+        task = problem.task(heart.STEPS)
         drawn = family()[SEVERAL["lags"]](task, price(task, PARTICLES), GROUPS, 0)
         distance = heart.score(heart.points(drawn), 0, problem)["sliced W2"]
         numbers[f"{name}, particles: sliced W2"] = distance
@@ -82,7 +81,7 @@ def plane() -> dict[str, float]:
 
 
 def tilts() -> dict[str, float]:
-    """Mean gain of log w over plain pictures of the same seeds, of each mode."""
+    """Mean gain of log w over plain images of the same seeds, of each mode."""
     network, numbers = load_network(), {}
     plain, _ = draw_pictures(network, PICTURES, seed=0, batch=PICTURES)
     for name, (reward, strength) in TILTS.items():

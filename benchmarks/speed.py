@@ -13,6 +13,7 @@ from time import perf_counter
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..demo.model import (
     SIGMA_MAX,
@@ -59,46 +60,67 @@ class Timed:
         return self._timed(self.inner.value_and_grad, *arguments)
 
 
-def own_share(
-    method: LAGS, network: DemoUNet, weight: Weight, pictures: int, cfg: float, repeats: int
+def outside_share(
+    run: Callable[[Denoiser, LogWeight], object],
+    network: DemoUNet,
+    weight: Weight,
+    x: Tensor,
+    cfg: float,
+    repeats: int,
+    steps: int = 1,
 ) -> float:
-    """Seconds of one evaluation outside of model and weight, over those of a plain evaluation."""
+    """Seconds of a run outside of model and weight, by step, over those of a plain evaluation.
+
+    Args:
+        run: what is timed.
+        network: the demo UNet.
+        weight: log w on images.
+        x: of the plain evaluation.
+        cfg: classifier-free guidance scale.
+        repeats: of the run; the two take turns.
+        steps: of the run.
+    """
     plain: Denoiser = DemoDenoiser(network, labels_to_context(None, "red"), cfg)
     log_weight: LogWeight = on_latents(weight)
-    sigma = torch.full((pictures,), 2.0)
-    x = torch.randn(empty_shape(pictures), generator=torch.Generator().manual_seed(0)) * 2
+    sigma = torch.full((x.shape[0],), 2.0)
     own, alone = [], []
     for _ in range(repeats):
-        start = perf_counter()
-        plain(x, sigma)
-        alone.append(perf_counter() - start)
+        for _ in range(steps):
+            start = perf_counter()
+            plain(x, sigma)
+            alone.append(perf_counter() - start)
         inside = (Timed(plain), Timed(log_weight))
         start = perf_counter()
-        method(*inside, x, sigma, 0.6)
+        run(*inside)
         own.append(perf_counter() - start - sum(part.seconds for part in inside))
-    return median(own) / median(alone)
+    return median(own) / steps / median(alone)
+
+
+def own_share(
+    method: LAGS, network: DemoUNet, weight: Weight, images: int, cfg: float, repeats: int
+) -> float:
+    """That of one evaluation of a method."""
+    sigma = torch.full((images,), 2.0)
+    x = torch.randn(empty_shape(images), generator=torch.Generator().manual_seed(0)) * 2
+
+    def run(denoiser: Denoiser, log_weight: LogWeight) -> object:
+        return method(denoiser, log_weight, x, sigma, 0.6)
+
+    return outside_share(run, network, weight, x, cfg, repeats)
 
 
 def engine_share(
     name: str, network: DemoUNet, weight: Weight, particles: int, cfg: float, repeats: int
 ) -> float:
-    """Seconds of one step of a particle preset outside of model and weight, likewise."""
-    plain: Denoiser = DemoDenoiser(network, labels_to_context(None, "red"), cfg)
-    log_weight: LogWeight = on_latents(weight)
+    """That of one step of a particle preset."""
     sigmas, seeds = karras_sigmas(STEPS_TIMED, SIGMA_MIN, SIGMA_MAX), group_seeds(0, 1)
     x = noisy_start(torch.zeros(empty_shape(1)), particles, SIGMA_MAX, seeds)
-    sampler, sigma = particle_preset(name, STEPS_TIMED), torch.full((particles,), 2.0)
-    own, alone = [], []
-    for _ in range(repeats):
-        for _ in range(STEPS_TIMED):
-            start = perf_counter()
-            plain(x[0], sigma)
-            alone.append(perf_counter() - start)
-        inside = (Timed(plain), Timed(log_weight))
-        start = perf_counter()
-        sampler(*inside, x, sigmas, seeds)
-        own.append(perf_counter() - start - sum(part.seconds for part in inside))
-    return median(own) / STEPS_TIMED / median(alone)
+    sampler = particle_preset(name, STEPS_TIMED)
+
+    def run(denoiser: Denoiser, log_weight: LogWeight) -> object:
+        return sampler(denoiser, log_weight, x, sigmas, seeds)
+
+    return outside_share(run, network, weight, x[0], cfg, repeats, STEPS_TIMED)
 
 
 def main(arguments: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""How much of the true shift each method captures, and what it does to the pictures, on the demo.
+"""How much of the true shift each method captures, and what it does to the images, on the demo.
 
 The truth is known by importance sampling: plain samples weighted with w, at strengths that leave a
 chosen effective share of them. Four weights: overall colour, brightness of one corner, energy of a
@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ..demo.model import DemoUNet, load_network
 from ..demo.pictures import BATCH, draw_pictures
@@ -27,36 +27,11 @@ from ..rewards.masked import MaskedReward
 from ._classifier import ShapeClassifier, ShapeReward, trained
 from ._family import family
 from ._report import parser, report
+from ._tilt_cells import Cell, Plain, distance
+from ._tilt_family import cell_rows, wins
+from ._tilt_plot import draw
 
 PARTICLES = (4, 8)  # that set the family's prices
-BROKEN_QUANTILE = 0.01  # a picture counts as broken below the confidence of 99 % of plain ones
-
-
-def strength_for(scores: Tensor, effective_share: float) -> float:
-    """The strength at which exp(strength * score) leaves this share of the samples effective.
-
-    The effective size is (sum w)^2 / sum w^2; it falls as the strength grows, found by bisection.
-    """
-    low, high = 0.0, 1.0
-    while _effective_share(scores, high) > effective_share:
-        high *= 2
-    for _ in range(60):
-        middle = (low + high) / 2
-        if _effective_share(scores, middle) > effective_share:
-            low = middle
-        else:
-            high = middle
-    return (low + high) / 2
-
-
-def tilted_mean(scores: Tensor, strength: float) -> float:
-    """The mean score under w p, from plain samples' scores."""
-    return float((scores.double() * strength).softmax(dim=0) @ scores.double())
-
-
-def _effective_share(scores: Tensor, strength: float) -> float:
-    share = (scores.double() * strength).softmax(dim=0)
-    return float(1 / share.square().sum() / len(scores))
 
 
 def rewards(classifier: ShapeClassifier) -> dict[str, Reward]:
@@ -87,73 +62,6 @@ def methods() -> dict[str, LAGS]:
     }
 
 
-@dataclass(frozen=True)
-class Plain:
-    """Plain samples and what is known of them.
-
-    Attributes:
-        pictures: [N, 3, 32, 32] in 0..1.
-        features: [N, F] of the classifier.
-        least: the confidence that 99 % of them reach.
-    """
-
-    pictures: Tensor
-    features: Tensor
-    least: float
-
-    @classmethod
-    def of(cls, pictures: Tensor, classifier: ShapeClassifier) -> Plain:
-        """Look at pictures with the classifier."""
-        sure = classifier.confidence(pictures)
-        least = float(sure.quantile(BROKEN_QUANTILE))
-        return cls(pictures, classifier.features(pictures), least)
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One weight at one strength, and the exact answer by importance weights.
-
-    Attributes:
-        name: of the weight.
-        effective: share of plain samples that count.
-        shares: [N] importance weights of the plain samples, which sum to 1.
-    """
-
-    name: str
-    reward: Reward
-    effective: float
-    strength: float
-    scores: Tensor
-    shares: Tensor
-
-    @classmethod
-    def of(cls, name: str, reward: Reward, effective: float, plain: Plain) -> Cell:
-        """Choose the strength and weigh the plain samples."""
-        scores = reward(plain.pictures)
-        strength = strength_for(scores, effective)
-        shares = (scores.double() * strength).softmax(dim=0).float()
-        return cls(name, reward, effective, strength, scores, shares)
-
-    @property
-    def true_shift(self) -> float:
-        """Of the mean score."""
-        return float(self.shares @ self.scores - self.scores.mean())
-
-    @property
-    def true_std(self) -> float:
-        """Of the score under w p."""
-        return float((self.shares @ (self.scores - self.shares @ self.scores) ** 2).sqrt())
-
-    def row(self, method: str) -> dict[str, Any]:
-        """The columns that say which cell this is."""
-        return {
-            "weight": self.name,
-            "effective %": 100 * self.effective,
-            "strength": self.strength,
-            "method": method,
-        }
-
-
 def exact_rows(cell: Cell, plain: Plain, classifier: ShapeClassifier) -> list[dict[str, Any]]:
     """The rows of plain sampling and of the exact answer."""
     broken = (classifier.confidence(plain.pictures) < plain.least).float()
@@ -172,12 +80,6 @@ def exact_rows(cell: Cell, plain: Plain, classifier: ShapeClassifier) -> list[di
             "broken %": 100 * float(cell.shares @ broken),
         },
     ]
-
-
-def distance(mean: Tensor, target: Tensor, plain: Plain) -> float:
-    """RMS difference of two feature means, in standard deviations of plain samples."""
-    spread = plain.features.std(dim=0).clamp(min=1e-3)
-    return float(((mean - target) / spread).square().mean().sqrt())
 
 
 def guided_row(
@@ -290,32 +192,23 @@ def main(arguments: list[str]) -> None:
     ):
         if asked and not set(asked) <= set(have):
             options.error(f"{what}: expected some of {', '.join(have)}")
+    names = choice.methods or list(table)
     rows: list[dict[str, Any]] = []
-    for name in choice.weights or known:
-        for effective in choice.effective:
-            cell = Cell.of(name, known[name], effective / 100, plain)
-            rows += exact_rows(cell, plain, classifier)
-            if by_price:
-                from ._tilt_family import cell_rows
-
-                for particles in choice.family or PARTICLES:
-                    rows += cell_rows(
-                        network, classifier, plain, cell, particles, choice.guided, choice.methods
-                    )
-                continue
-            modes = methods()
+    for weight, effective in product(choice.weights or known, choice.effective):
+        cell = Cell.of(weight, known[weight], effective / 100, plain)
+        rows += exact_rows(cell, plain, classifier)
+        if by_price:
+            for count in choice.family or PARTICLES:
+                rows += cell_rows(network, classifier, plain, cell, count, choice.guided, names)
+        else:
             rows += [
-                guided_row(network, classifier, plain, cell, method, modes[method], choice.guided)
-                for method in choice.methods or modes
+                guided_row(network, classifier, plain, cell, name, methods()[name], choice.guided)
+                for name in names
             ]
     report(rows, choice.json)
     print("\n".join(captured(rows)))
     if by_price:
-        from ._tilt_family import wins
-
         print("\n".join(wins(rows)))
     if choice.plot:
-        from ._tilt_plot import draw
-
         draw(rows, choice.plot)
         print(f"Plot written to {choice.plot}")

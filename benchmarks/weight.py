@@ -1,7 +1,7 @@
 """What a preference model costs as a weight: time over its network's own, and memory.
 
 The network is a CLIP vision model of random weights, of the size of PickScore's (H) or of the
-aesthetic score's (L). A weight adds resizing the picture and bringing its gradient back.
+aesthetic score's (L). A weight adds resizing the image and bringing its gradient back.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Whether workflow files fit a running ComfyUI, in its own words: /object_info and /models.
 
-``python3 dev.py workflows http://127.0.0.1:8188`` starts this. With --make it first writes the
-workflows of make_workflows.py.
+``python3 dev.py workflows http://127.0.0.1:8188`` starts this. With --make it first writes those
+of make_workflows.py.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def main(arguments: list[str]) -> int:
     """Check every workflow and print what is wrong; 0 where nothing is, 2 without a server."""
     options = argparse.ArgumentParser(prog="dev.py workflows", description=__doc__)
     options.add_argument("url", help="of a running ComfyUI that has this pack")
-    options.add_argument("--make", action="store_true", help="write the made ones first")
+    options.add_argument("--make", action="store_true", help="write SDXL's from SD 1.5's first")
     chosen = options.parse_args(arguments)
     try:
         info, folders = (ask(chosen.url, path) for path in ("/object_info", "/models"))
@@ -37,7 +37,7 @@ def main(arguments: list[str]) -> int:
         print(f"No ComfyUI answers at {chosen.url!r} ({error}); expected a running one's address.")
         return 2
     if chosen.make:
-        write_workflows(info, WORKFLOWS)
+        write_workflows(WORKFLOWS)
     files = sorted(WORKFLOWS.glob("*.json"))
     found = [fault for file in files for fault in file_faults(file, info, folders)]
     print("\n".join([*found, f"{len(files)} workflows, {len(found)} faults"]))

@@ -1,4 +1,4 @@
-"""Train the bundled classifier of green pictures: ``python3 dev.py train --classifier``.
+"""Train the bundled classifier of green images: ``python3 dev.py train --classifier``.
 
 Writes demo/weight_functions/green, a folder as transformers publishes classifiers. Half a minute.
 """
@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Dirichlet
 from torch.nn import functional as F
 
@@ -20,9 +21,9 @@ from .shapes import COLOURS, SIZE, random_batch
 FOLDER = Path(__file__).with_name("weight_functions") / "green"
 COLOUR = "green"
 STEPS, BATCH, RATE = 1800, 64, 3e-3
-MIXED, EVENNESS = 4, 0.3  # pictures of a mixture; below 1 one of them mostly leads
+MIXED, EVENNESS = 4, 0.3  # images of a mixture; below 1 one of them mostly leads
 
-# In transformers' words: pictures in 0..255, brought to -1..1, whatever their size.
+# In transformers' words: images in 0..255, brought to -1..1, whatever their size.
 PROCESSOR = {
     "image_processor_type": "ConvNextImageProcessor",
     "do_resize": True,
@@ -38,11 +39,11 @@ PROCESSOR = {
 
 
 def mixtures(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Mixtures of pictures [B, 3, 32, 32] in 0..1, and the share of green ones in each, [B].
+    """Mixtures of images [B, 3, 32, 32] in 0..1, and the share of green ones in each, [B].
 
-    A denoised estimate early in a run is a mean of what the picture may become. A classifier that
+    A denoised estimate early in a run is a mean of what the image may become. A classifier that
     has seen such means answers with shares of them there, and has a gradient; one that has seen
-    pictures alone is sure of every mean, and has none.
+    images alone is sure of every mean, and has none.
     """
     images, _, colour = random_batch(count, generator)
     shares = Dirichlet(torch.full((MIXED,), EVENNESS)).sample((count,))
@@ -75,20 +76,37 @@ def train(seed: int = 0, steps: int = STEPS, folder: Path = FOLDER) -> float:
         torch.manual_seed(seed)
         generator = torch.Generator().manual_seed(seed)
         net = network().train()
-        optimiser = torch.optim.AdamW(net.parameters(), RATE, weight_decay=0.01)
-        losses = []
-        for step in range(steps):
-            optimiser.param_groups[0]["lr"] = RATE * math.cos(step / steps * math.pi / 2)
+
+        def loss() -> Tensor:
             images, share = mixtures(BATCH, generator)
             logits = net(pixel_values=2 * images - 1).logits
-            loss = F.cross_entropy(logits, torch.stack([share, 1 - share], dim=1))
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-            losses.append(loss.item())
+            return F.cross_entropy(logits, torch.stack([share, 1 - share], dim=1))
+
+        losses = descend(net, loss, steps, RATE)
     save(net.eval(), folder)
     last = losses[-max(1, steps // 10) :]
     return sum(last) / len(last)
+
+
+def descend(net: nn.Module, loss: Callable[[], Tensor], steps: int, rate: float) -> list[float]:
+    """Train a network in place by AdamW, its learning rate a quarter of a cosine; all losses.
+
+    Args:
+        net: whose parameters move.
+        loss: of the next batch.
+        steps: how many.
+        rate: the first one's learning rate.
+    """
+    optimiser = torch.optim.AdamW(net.parameters(), rate, weight_decay=0.01)
+    losses = []
+    for step in range(steps):
+        optimiser.param_groups[0]["lr"] = rate * math.cos(step / steps * math.pi / 2)
+        value = loss()
+        optimiser.zero_grad()
+        value.backward()
+        optimiser.step()
+        losses.append(value.item())
+    return losses
 
 
 def save(net: Any, folder: Path) -> None:

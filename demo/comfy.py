@@ -28,7 +28,7 @@ WORKFLOW = ROOT / "workflows" / "quickstart_demo.json"
 
 
 def main(arguments: list[str]) -> int:
-    """Run the workflow, print the table, and say where the pictures are."""
+    """Run the workflow, print the table, and say where the images are."""
     options = argparse.ArgumentParser(prog="dev.py demo", description=__doc__)
     options.add_argument("--out", type=Path, default=ROOT / "output" / "comfyui")
     options.add_argument("--timeout", type=float, default=600.0, help="seconds for each branch")
@@ -60,7 +60,7 @@ def has_accelerator() -> bool:
 
 
 def run_workflow(server: Server, out: Path, timeout: float) -> None:
-    """Run each branch of the workflow and report on its pictures."""
+    """Run each branch of the workflow and report on its images."""
     workflow = json.loads(WORKFLOW.read_text(encoding="utf-8"))
     parts = branches(to_prompt(workflow, server.object_info()))
     reward = reward_of(parts["guided"])
@@ -108,7 +108,7 @@ def to_tensor(image: Any) -> Tensor:
 
 
 def save(images: list[Any], name: str, out: Path) -> None:
-    """Write the pictures of a branch, in place of an earlier run's."""
+    """Write the images of a branch, in place of an earlier run's."""
     out.mkdir(parents=True, exist_ok=True)
     for old in out.glob(f"{name}_*.png"):
         old.unlink()

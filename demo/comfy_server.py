@@ -120,7 +120,7 @@ class Server:
         return entry
 
     def view(self, filename: str, subfolder: str = "", type: str = "output") -> Image.Image:
-        """One picture that a workflow has saved; takes an item of outputs[...]["images"] as **."""
+        """One image that a workflow has saved; takes an item of outputs[...]["images"] as **."""
         query = {"filename": filename, "subfolder": subfolder, "type": type}
         image = Image.open(io.BytesIO(self._get("/view?" + urllib.parse.urlencode(query))))
         image.load()
@@ -131,7 +131,7 @@ class Server:
         self._checked("/interrupt", *self._request("/interrupt", {}))
 
     def pictures(self, entry: dict[str, Any]) -> list[Image.Image]:
-        """All pictures that a prompt has saved, in order; takes its history entry."""
+        """All images that a prompt has saved, in order; takes its history entry."""
         saved = [output.get("images", []) for output in entry["outputs"].values()]
         return [self.view(**image) for images in saved for image in images]
 

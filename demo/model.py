@@ -93,10 +93,10 @@ class DemoUNet(nn.Module):
         return self.stem.weight.dtype
 
     def forward(self, x: Tensor, timesteps: Tensor, context: Tensor, **_: object) -> Tensor:
-        """Network output for scaled noisy pictures.
+        """Network output for scaled noisy images.
 
         Args:
-            x: [B, 3, 32, 32] noisy pictures divided by sqrt(sigma^2 + 1).
+            x: [B, 3, 32, 32] noisy images divided by sqrt(sigma^2 + 1).
             timesteps: [B], 0.25 ln sigma.
             context: [B, 1, labels], one where a label is asked for, zero where it is left open.
         """
@@ -119,7 +119,7 @@ class DemoUNet(nn.Module):
 
 
 def labels_to_context(shape: str | None, colour: str | None) -> Tensor:
-    """Conditioning of one picture: [1, 1, labels]; None leaves the label open.
+    """Conditioning of one image: [1, 1, labels]; None leaves the label open.
 
     Raises:
         ValueError: a name that is not in ``SHAPES`` or ``COLOURS``.
@@ -141,7 +141,7 @@ def precondition(network: nn.Module, x: Tensor, sigma: Tensor, context: Tensor) 
 
     Args:
         network: the UNet.
-        x: [B, 3, 32, 32] noisy pictures in model space.
+        x: [B, 3, 32, 32] noisy images in model space.
         sigma: [B] noise level, variance-exploding units.
         context: [B, 1, labels].
     """

@@ -1,4 +1,4 @@
-"""The demo: the same seeds drawn plainly and with LAGS, as a table and two pictures.
+"""The demo: the same seeds drawn plainly and with LAGS, as a table and two images.
 
 ``python3 dev.py demo`` needs neither a GPU nor a download.
 """
@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def main(arguments: list[str]) -> None:
-    """Draw, print the table, write the pictures, and say where they are."""
+    """Draw, print the table, write the images, and say where they are."""
     options = argparse.ArgumentParser(prog="dev.py demo", description=__doc__)
     options.add_argument("--pictures", type=int, default=12)
     options.add_argument("--steps", type=int, default=30)
@@ -73,7 +73,7 @@ def main(arguments: list[str]) -> None:
 
 
 def every_label(network: DemoUNet, seed: int) -> list[tuple[str, Tensor]]:
-    """One picture of every shape and colour, a row per shape."""
+    """One image of every shape and colour, a row per shape."""
     rows = []
     for shape in SHAPES:
         pictures = [
@@ -85,7 +85,7 @@ def every_label(network: DemoUNet, seed: int) -> list[tuple[str, Tensor]]:
 
 
 def save_rows(rows: list[tuple[str, Tensor]], path: Path, zoom: int = 3) -> None:
-    """One row of enlarged pictures per method, its name on the left."""
+    """One row of enlarged images per method, its name on the left."""
     from PIL import Image, ImageDraw, ImageFont
 
     size = rows[0][1].shape[-1] * zoom
@@ -109,7 +109,7 @@ def _to_bytes(picture: Tensor) -> np.ndarray:
 
 
 def plot_schedules(steps: int, path: Path) -> None:
-    """Trust and shift of each step in balanced mode, beside the paper's schedule for several c."""
+    """Alpha and shift of each step in balanced mode, beside the paper's schedule for several c."""
     from PIL import Image
 
     from ..plots.schedule import draw

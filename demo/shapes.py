@@ -15,7 +15,7 @@ SIZE = 32
 
 
 def draw(shape: Tensor, colour: Tensor, generator: torch.Generator, size: int = SIZE) -> Tensor:
-    """Draw one random picture per pair of labels.
+    """Draw one random image per pair of labels.
 
     Position, size, rotation, hue, background brightness, its gradient and its stripes vary.
 
@@ -23,7 +23,7 @@ def draw(shape: Tensor, colour: Tensor, generator: torch.Generator, size: int = 
         shape: [B] integer labels, indices into ``SHAPES``.
         colour: [B] integer labels, indices into ``COLOURS``.
         generator: source of all randomness.
-        size: side of the picture in pixels.
+        size: side of the image in pixels.
 
     Returns:
         [B, 3, size, size] float32 in 0..1.
@@ -55,7 +55,7 @@ def draw(shape: Tensor, colour: Tensor, generator: torch.Generator, size: int = 
 
 
 def random_batch(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """Pictures with uniform labels: (images [count, 3, 32, 32], shape [count], colour [count])."""
+    """Images with uniform labels: (images [count, 3, 32, 32], shape [count], colour [count])."""
     shape = torch.randint(len(SHAPES), (count,), generator=generator)
     colour = torch.randint(len(COLOURS), (count,), generator=generator)
     return draw(shape, colour, generator), shape, colour

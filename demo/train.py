@@ -1,4 +1,4 @@
-"""Train the demo model on pictures drawn as it goes: ``python3 dev.py train``.
+"""Train the demo model on images drawn as it goes: ``python3 dev.py train``.
 
 Writes demo/shapes.safetensors. About an hour on two cores with bfloat16 instructions.
 """
@@ -23,7 +23,7 @@ DROP_LABEL = 0.2  # each of the two labels is dropped on its own
 
 
 def training_batch(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Pictures in model space [B, 3, 32, 32] and their context [B, 1, labels]."""
+    """Images in model space [B, 3, 32, 32] and their context [B, 1, labels]."""
     images, shape, colour = random_batch(count, generator)
     context = torch.zeros(count, LABELS)
     context.scatter_(1, shape[:, None], 1.0)
@@ -35,7 +35,7 @@ def training_batch(count: int, generator: torch.Generator) -> tuple[Tensor, Tens
 
 
 def denoising_loss(network: DemoUNet, x0: Tensor, context: Tensor, generator) -> Tensor:
-    """EDM's loss: squared error of the denoised picture, weighted to equal size at every sigma.
+    """EDM's loss: squared error of the denoised image, weighted to equal size at every sigma.
 
     Source: Karras et al. 2022, table 1.
     """

@@ -169,7 +169,7 @@ def has_companion(name: str, spec: list[Any]) -> bool:
 
 
 def branches(prompt: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """One prompt for each picture that is saved, by the last part of its file name's prefix."""
+    """One prompt for each image that is saved, by the last part of its file name's prefix."""
     found = {}
     for key, node in prompt.items():
         if node["class_type"] == "SaveImage":

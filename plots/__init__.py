@@ -1,1 +1,1 @@
-"""Pictures of schedules and runs, by matplotlib; nothing of it is loaded until one is drawn."""
+"""Images of schedules and runs, by matplotlib; nothing of it is loaded until one is drawn."""

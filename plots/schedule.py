@@ -1,4 +1,4 @@
-"""The schedule of a run before it is run: trust and shift factor at every noise level."""
+"""The schedule of a run before it is run: alpha and shift factor at every noise level."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def draw(
     theme: str = "light",
     scale: float = 1.0,
 ) -> Tensor:
-    """A picture [1, H, W, 3]: alpha above, the factor of the shift below.
+    """An image [1, H, W, 3]: alpha above, the factor of the shift below.
 
     Args:
         made: of the chosen method.
@@ -55,7 +55,7 @@ def fill(
             look = {"lw": 1, "color": THEMES[theme]["faint"], "ls": REFERENCES[name]}
         trust.plot(x, alpha.tolist(), label=name, **look)
         factor.plot(x, (made.sigma_ve**2 * alpha).tolist(), **look)
-    trust.set_ylabel("alpha (trust, 0 to 1)")
+    trust.set_ylabel("alpha (0 to 1)")
     trust.set_ylim(-0.05, 1.1)
     trust.set_title(
         f"{int(made.active.sum())} of {len(made.sigma)} steps guided (filled), "

@@ -83,7 +83,7 @@ def to_image(made: Any) -> Tensor:
 
 
 def message(text: str, theme: str, scale: float) -> Tensor:
-    """A picture that says why there is nothing to draw."""
+    """An image that says why there is nothing to draw."""
     import textwrap
 
     with figure(1, theme, scale) as (made, (axes,)):

@@ -1,4 +1,4 @@
-"""What runs did, one or several in one picture."""
+"""What runs did, one or several in one image."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Curves:
         active: whether the step was guided.
         alpha: mean over the batch.
         log_w, low, high: mean, least and greatest over the batch, nats.
-        ratio: RMS of the shift over that of the denoised picture, mean over the batch, percent.
+        ratio: RMS of the shift over that of the denoised image, mean over the batch, percent.
         seconds: of the evaluation.
         ess: effective size of the particles, percent of their number, mean over the groups.
         resampled: share of the groups that were resampled, percent.
@@ -102,7 +102,7 @@ def _number(values: Tensor | None, reduce: Any) -> float:
 def draw(
     traces: Sequence[Trace], axis: str = "step", theme: str = "light", scale: float = 1.0
 ) -> Tensor:
-    """A picture [1, H, W, 3]: log w, alpha, size of the shift, seconds, along the runs.
+    """An image [1, H, W, 3]: log w, alpha, size of the shift, seconds, along the runs.
 
     A legend of several lines adds to the height.
 
@@ -186,4 +186,4 @@ def _title(spoiled: int, weighed: bool) -> str:
         return f"{spoiled} numbers of guided steps are not finite and are left out"
     if weighed:
         return "mean and range over all particles; ESS: effective share of them; triangles: copied"
-    return "mean and range over the batch; gaps: plain steps; shift: % of the picture"
+    return "mean and range over the batch; gaps: plain steps; shift: % of the image"

@@ -1,4 +1,4 @@
-"""Weight functions w(x): scores of pictures, and log w as a sum of strength * score."""
+"""Weight functions w(x): scores of images, and log w as a sum of strength * score."""
 
 from .aesthetic import Aesthetic
 from .base import Published, Reward, Term, Weight, product

@@ -1,4 +1,4 @@
-"""LAION aesthetic v2: how people would rate a picture's beauty, without a prompt."""
+"""LAION aesthetic v2: how people would rate an image's beauty, without a prompt."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .base import Published, Reward
+from .base import Published
 from .checkpoint import CheckpointError, Weights, fill, read_weights, shape_of
-from .encoders import ImageEncoder
+from .encoders import EncoderReward, ImageEncoder
 
 
 class AestheticHead(nn.Module):
@@ -56,13 +56,13 @@ def head_from(weights: Weights, path: Path) -> AestheticHead:
     return head
 
 
-class Aesthetic(Reward):
-    """A rating of about 1 to 10, most pictures 4 to 7, of CLIP ViT-L/14's normalised features.
+class Aesthetic(EncoderReward):
+    """A rating of about 1 to 10, most images 4 to 7, of CLIP ViT-L/14's normalised features.
 
     Source: Schuhmann, "improved-aesthetic-predictor", the head sac+logos+ava1-l14-linearMSE, 2022.
 
     Args:
-        encoder: the picture side of OpenAI's CLIP ViT-L/14.
+        encoder: the image side of OpenAI's CLIP ViT-L/14.
         head: the linear layers.
 
     Raises:
@@ -88,9 +88,8 @@ class Aesthetic(Reward):
                 f"The aesthetic head reads {width} features and this CLIP gives {encoder.width}: "
                 "choose OpenAI's CLIP ViT-L/14."
             )
-        self.encoder, self.head = encoder, head
-        self.input_size = encoder.preprocessing.size
-        self.modules = (encoder, head)
+        super().__init__(encoder, head)
+        self.head = head
 
     def __call__(self, images: Tensor) -> Tensor:
         """Score [B] of images [B, 3, H, W] in 0..1."""

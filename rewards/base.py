@@ -1,4 +1,4 @@
-"""What a weight function is: a reward on pictures, and log w as a sum of strength * score."""
+"""What a weight function is: a reward on images, and log w as a sum of strength * score."""
 
 from __future__ import annotations
 
@@ -29,26 +29,24 @@ class Published:
 
 
 class Reward(ABC):
-    """A score per picture, on the scale of its authors.
+    """A score per image, on the scale of its authors.
 
     Attributes:
         name: what tables, traces and errors call it.
         scale: the score's range or unit, in words.
-        needs_prompt: whether the score is of a picture and a text.
         input_size: side in pixels of the square that its model sees; None for any size.
         differentiable: whether guidance can use it; particle methods need no gradient.
         default_strength: nats per unit of score.
         working_range: strengths that people will want to try.
         strength_source: where the default comes from.
         published: its model's file; None where no file is needed or any will do.
-        preference_scale: softmax(preference_scale * score) over pictures is the probability that
+        preference_scale: softmax(preference_scale * score) over images is the probability that
             each is preferred, as its authors trained it; None where the score is no preference.
         modules: the networks it runs, for whoever manages memory.
     """
 
     name: str
     scale: str
-    needs_prompt: bool = False
     input_size: int | None = None
     differentiable: bool = True
     default_strength: float = 1.0
@@ -60,9 +58,9 @@ class Reward(ABC):
 
     @property
     def needed_side(self) -> int | None:
-        """Shorter side in pixels of a picture that shows all the reward looks at.
+        """Shorter side in pixels of an image that shows all the reward looks at.
 
-        Twice what its model sees, since a picture that was decoded small is not as clean as one
+        Twice what its model sees, since an image that was decoded small is not as clean as one
         that was made smaller. None for full size: finer detail counts.
         """
         return None if self.input_size is None else 2 * self.input_size

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import json
+import math
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -83,7 +84,7 @@ def _read_torch(path: Path) -> Weights:
 
 
 def check_finite(weights: Weights, path: Path) -> None:
-    """Refuse weights that would end as black pictures.
+    """Refuse weights that would end as black images.
 
     Raises:
         CheckpointError: a value is NaN or infinite.
@@ -134,6 +135,11 @@ def below(weights: Weights, prefix: str) -> Weights:
     return {key[len(prefix) :]: v for key, v in weights.items() if key.startswith(prefix)}
 
 
+def count_below(weights: Weights, prefix: str) -> int:
+    """How many parts stand under a prefix: layers, where it ends before their numbers."""
+    return len({key.split(".")[0] for key in below(weights, prefix)})
+
+
 def shape_of(weights: Weights, key: str, dimensions: int, path: Path) -> torch.Size:
     """The shape of a weight that tells the model's sizes.
 
@@ -146,6 +152,27 @@ def shape_of(weights: Weights, key: str, dimensions: int, path: Path) -> torch.S
     if len(shape) != dimensions:
         refuse_misfits(path, [], [], [f"{key} is {tuple(shape)}"])
     return shape
+
+
+def vision_shapes(
+    weights: Weights, patch: str, positions: str, dimensions: int, path: Path
+) -> dict[str, int]:
+    """What the weights of a vision transformer tell of it, in transformers' words.
+
+    Args:
+        weights: of the network.
+        patch: key of the convolution that embeds patches.
+        positions: key of the embedding of places.
+        dimensions: that the embedding of places has.
+        path: the file, for errors.
+
+    Raises:
+        CheckpointError: one of the two is not there, or has another number of dimensions.
+    """
+    width, _, _, side = shape_of(weights, patch, 4, path)
+    places = shape_of(weights, positions, dimensions, path)[-2]
+    size = math.isqrt(places - 1) * side  # one place is the class token's
+    return {"hidden_size": width, "patch_size": side, "image_size": size}
 
 
 def fill(module: nn.Module, weights: Weights, path: Path, dtype: torch.dtype) -> None:

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .base import Reward
 from .checkpoint import CheckpointError, read_json, read_weights
-from .encoders import ImageEncoder, described, from_transformers
+from .encoders import EncoderReward, ImageEncoder, described, from_transformers
 from .preprocessing import from_processor_config
 
 GOALS = ("towards", "away", "balance")
@@ -30,7 +29,7 @@ class _KnownConfig:
 
 
 class Classifier(ImageEncoder):
-    """Pictures -> logits of named classes."""
+    """Images -> logits of named classes."""
 
     names: tuple[str, ...]
 
@@ -114,15 +113,15 @@ def class_numbers(names: Sequence[str], wanted: str) -> list[int]:
     return list(dict.fromkeys(numbers))
 
 
-class ClassReward(Reward):
-    """log p(classes | picture), or log(1 - p) to be rid of them.
+class ClassReward(EncoderReward):
+    """log p(classes | image), or log(1 - p) to be rid of them.
 
     With strength 1, w p is the model's own distribution given the class, by Bayes' rule.
 
     Args:
         model: the classifier.
         classes: numbers; several count as one class.
-        away: whether pictures of these classes are to be rare.
+        away: whether images of these classes are to be rare.
     """
 
     scale = "natural logarithm of a probability, 0 at best"
@@ -130,14 +129,13 @@ class ClassReward(Reward):
     strength_source = "Bayes' rule"
 
     def __init__(self, model: Classifier, classes: Sequence[int], away: bool = False) -> None:
+        super().__init__(model)
         self.model, self.classes, self.away = model, list(dict.fromkeys(classes)), away
         if not 0 < len(self.classes) < len(model.names):
             raise ValueError(
                 f"{len(self.classes)} of {len(model.names)} classes are chosen; expected some, but "
                 "not all: then the probability is 1 for every picture."
             )
-        self.input_size = model.preprocessing.size
-        self.modules = (model,)
         named = ", ".join(model.names[i].split(",")[0] for i in self.classes[:3])
         self.name = f"{'not ' if away else ''}{named}"
 
@@ -148,8 +146,8 @@ class ClassReward(Reward):
         return log_p[:, rest if self.away else self.classes].logsumexp(dim=1)
 
 
-class BalanceReward(Reward):
-    """log of the sum over classes of target / rate * p(class | picture): fairness.
+class BalanceReward(EncoderReward):
+    """log of the sum over classes of target / rate * p(class | image): fairness.
 
     Where ``rates`` are how often the model draws each class, w p draws them as often as ``targets``
     says: the importance weight between the two, exact for a classifier that is sure.
@@ -179,9 +177,8 @@ class BalanceReward(Reward):
             raise ValueError(f"There is {len(classes)} class to balance; expected at least two.")
         targets = [1.0] * len(classes) if targets is None else targets
         self.ratios = _shares(targets, classes, "targets") / _shares(rates, classes, "rates")
+        super().__init__(model)
         self.model, self.classes = model, list(classes)
-        self.input_size = model.preprocessing.size
-        self.modules = (model,)
         self.name = "balance of " + ", ".join(model.names[i].split(",")[0] for i in classes)
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -191,7 +188,7 @@ class BalanceReward(Reward):
 
 
 def among(model: Classifier, images: Tensor, classes: Sequence[int]) -> Tensor:
-    """log p(class | picture, one of the classes) [B, len(classes)]."""
+    """log p(class | image, one of the classes) [B, len(classes)]."""
     return F.log_softmax(model(images)[:, list(classes)], dim=1)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -12,19 +11,28 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .base import Reward
 from .checkpoint import (
     CheckpointError,
     Weights,
     check_finite,
+    count_below,
     fill,
     read_json,
     read_weights,
     refuse_misfits,
     shape_of,
+    vision_shapes,
     without,
 )
-from .encoders import ImageEncoder, described, from_transformers, is_large, recompute
+from .encoders import (
+    EncoderReward,
+    ImageEncoder,
+    described,
+    from_transformers,
+    is_large,
+    recompute,
+    warn_if_cut,
+)
 from .preprocessing import CLIP_MEAN, CLIP_STD, Preprocessing, from_processor_config
 
 POSITION_IDS = "*.position_ids"  # a count that older files carry along
@@ -48,18 +56,10 @@ class TextEncoder(nn.Module):
         """Features [1, D]; what does not fit into the model's context is cut, and that is said."""
         raise NotImplementedError
 
-    def _warn_if_cut(self, tokens: int) -> None:
-        if tokens > self.length:
-            logging.warning(
-                "LAGS: the prompt has %d tokens; this model reads the first %d.",
-                tokens,
-                self.length,
-            )
-
 
 class _TransformersText(TextEncoder):
     def forward(self, prompt: str) -> Tensor:
-        self._warn_if_cut(len(self.tokenizer(prompt, verbose=False)["input_ids"]))
+        warn_if_cut(len(self.tokenizer(prompt, verbose=False)["input_ids"]), self.length)
         tokens = self.tokenizer(
             prompt, truncation=True, max_length=self.length, return_tensors="pt"
         )
@@ -70,7 +70,7 @@ class _TransformersText(TextEncoder):
 
 class _OpenClipText(TextEncoder):
     def forward(self, prompt: str) -> Tensor:
-        self._warn_if_cut(len(self.tokenizer.encode(prompt)) + 2)
+        warn_if_cut(len(self.tokenizer.encode(prompt)) + 2, self.length)
         tokens = self.tokenizer([prompt], context_length=self.length)
         encode: Any = self.net.encode_text
         features: Tensor = encode(tokens.to(next(self.net.parameters()).device))
@@ -86,7 +86,7 @@ def is_open_clip(weights: Weights) -> bool:
 
 
 def image_encoder(path: Path, dtype: torch.dtype) -> ImageEncoder:
-    """The picture side of a CLIP file, into the space it shares with texts.
+    """The image side of a CLIP file, into the space it shares with texts.
 
     Args:
         path: a CLIPModel or CLIPVisionModelWithProjection of transformers, or an open_clip model; a
@@ -103,9 +103,8 @@ def image_encoder(path: Path, dtype: torch.dtype) -> ImageEncoder:
         return _open_clip_image_encoder(path, weights, dtype)
     from transformers import CLIPVisionModelWithProjection
 
-    weights = _known(weights, path, VISION)
-    mine = {key: value for key, value in weights.items() if key.startswith(VISION)}
-    config = _config(path, weights).vision_config
+    mine, both = _side(weights, path, VISION)
+    config = both.vision_config
     net = from_transformers(CLIPVisionModelWithProjection, config, mine, path, dtype)
     if is_large(net):
         recompute(net.vision_model.encoder.layers)  # type: ignore[union-attr, arg-type]
@@ -122,12 +121,12 @@ def text_encoder(path: Path, dtype: torch.dtype, tokenizer: Path | None = None) 
     """The text side of a CLIP file.
 
     Args:
-        path: as for the picture side.
+        path: as for the image side.
         dtype: precision of the network.
         tokenizer: a folder with CLIP's tokenizer, used where the file's own folder has none.
 
     Raises:
-        CheckpointError, ImportError: as for the picture side; or there is no tokenizer.
+        CheckpointError, ImportError: as for the image side; or there is no tokenizer.
     """
     weights = read_weights(path)
     if is_open_clip(weights):
@@ -137,9 +136,8 @@ def text_encoder(path: Path, dtype: torch.dtype, tokenizer: Path | None = None) 
         return _OpenClipText(net, _open_clip().SimpleTokenizer(), length)
     from transformers import CLIPTextModelWithProjection
 
-    weights = _known(weights, path, TEXT)
-    mine = {key: value for key, value in weights.items() if key.startswith(TEXT)}
-    config = _config(path, weights).text_config
+    mine, both = _side(weights, path, TEXT)
+    config = both.text_config
     net = from_transformers(CLIPTextModelWithProjection, config, mine, path, dtype)
     return _TransformersText(net, _tokenizer(path, tokenizer), config.max_position_embeddings)
 
@@ -147,7 +145,7 @@ def text_encoder(path: Path, dtype: torch.dtype, tokenizer: Path | None = None) 
 def early_layers(path: Path, dtype: torch.dtype, layers: int = 3) -> ImageEncoder:
     """The patch features [B, patches, width] after a CLIP's first blocks.
 
-    Args and errors as for the picture side, of transformers' layout only.
+    Args and errors as for the image side, of transformers' layout only.
     """
     weights = read_weights(path)
     if is_open_clip(weights):
@@ -157,8 +155,8 @@ def early_layers(path: Path, dtype: torch.dtype, layers: int = 3) -> ImageEncode
         )
     from transformers import CLIPVisionModel
 
-    weights = _known(weights, path, VISION)
-    config = _config(path, weights).vision_config
+    vision, both = _side(weights, path, VISION)
+    config = both.vision_config
     if config.num_hidden_layers < layers:
         raise CheckpointError(
             f"{path} has {config.num_hidden_layers} layers; expected at least {layers}."
@@ -166,7 +164,7 @@ def early_layers(path: Path, dtype: torch.dtype, layers: int = 3) -> ImageEncode
     config.num_hidden_layers = layers
     first = tuple(f"vision_model.encoder.layers.{i}." for i in range(layers))
     rest = ("vision_model.embeddings.", "vision_model.pre_", "vision_model.post_")
-    mine = {key: value for key, value in weights.items() if key.startswith(first + rest)}
+    mine = {key: value for key, value in vision.items() if key.startswith(first + rest)}
     net = from_transformers(CLIPVisionModel, config, mine, path, dtype)
     return ImageEncoder(
         net,
@@ -179,13 +177,14 @@ def early_layers(path: Path, dtype: torch.dtype, layers: int = 3) -> ImageEncode
 # ---- transformers' layout ---------------------------------------------------------------------
 
 
-def _known(weights: Weights, path: Path, side: tuple[str, str]) -> Weights:
-    """The weights of a CLIP, which must have the given side; anything else there is an error."""
+def _side(weights: Weights, path: Path, side: tuple[str, str]) -> tuple[Weights, Any]:
+    """One side's weights of a CLIP, and its CLIPConfig; what is of no CLIP is an error."""
     weights = without(weights, [POSITION_IDS])
     strays = [k for k in weights if not k.startswith(VISION + TEXT) and k != "logit_scale"]
     if strays or not any(key.startswith(side) for key in weights):
         refuse_misfits(path, [] if strays else [f"{side[0]}*"], strays)
-    return weights
+    mine = {key: value for key, value in weights.items() if key.startswith(side)}
+    return mine, _config(path, weights)
 
 
 def _config(path: Path, weights: Weights) -> Any:
@@ -217,23 +216,23 @@ def _vision_shapes(weights: Weights, path: Path) -> dict[str, Any]:
     prefix = "vision_model."
     if not any(key.startswith(VISION) for key in weights):
         return {}
-    patch = shape_of(weights, prefix + "embeddings.patch_embedding.weight", 4, path)
-    positions = shape_of(weights, prefix + "embeddings.position_embedding.weight", 2, path)[0]
+    patch, positions = (
+        f"{prefix}embeddings.{name}_embedding.weight" for name in ("patch", "position")
+    )
+    shapes = vision_shapes(weights, patch, positions, 2, path)
     inner = shape_of(weights, prefix + "encoder.layers.0.mlp.fc1.weight", 2, path)[0]
     projection = shape_of(weights, "visual_projection.weight", 2, path)[0]
-    width = patch[0]
+    width = shapes["hidden_size"]
     if width not in (768, 1024, 1280, 1664):
         raise CheckpointError(
             f"{path} is a CLIP of width {width}, which is no published size: put its config.json "
             "into the same folder."
         )
     return {
-        "hidden_size": width,
+        **shapes,
         "intermediate_size": inner,
-        "num_hidden_layers": _count(weights, prefix + "encoder.layers."),
+        "num_hidden_layers": count_below(weights, prefix + "encoder.layers."),
         "num_attention_heads": 12 if width == 768 else 16,
-        "patch_size": patch[-1],
-        "image_size": math.isqrt(positions - 1) * patch[-1],
         "projection_dim": projection,
     }
 
@@ -247,7 +246,7 @@ def _text_shapes(weights: Weights, path: Path) -> dict[str, Any]:
         "vocab_size": words,
         "hidden_size": width,
         "intermediate_size": 4 * width,
-        "num_hidden_layers": _count(weights, "text_model.encoder.layers."),
+        "num_hidden_layers": count_below(weights, "text_model.encoder.layers."),
         "num_attention_heads": width // 64,
         "projection_dim": shape_of(weights, "text_projection.weight", 2, path)[0],
     }
@@ -262,10 +261,6 @@ def _logit_scale(weights: Weights, path: Path) -> float | None:
     if value.numel() != 1:
         refuse_misfits(path, [], [], [f"logit_scale is {tuple(value.shape)}"])
     return math.exp(value.item())
-
-
-def _count(weights: Weights, prefix: str) -> int:
-    return len({key[len(prefix) :].split(".")[0] for key in weights if key.startswith(prefix)})
 
 
 def _preprocessing(path: Path, image_size: int) -> Preprocessing:
@@ -361,28 +356,27 @@ def _fits(config: dict[str, Any], weights: Weights) -> bool:
         patch.shape[0] == vision["width"]
         and patch.shape[-1] == vision.get("patch_size")
         and positions == grid * grid + 1
-        and _count(weights, "visual.transformer.resblocks.") == vision["layers"]
+        and count_below(weights, "visual.transformer.resblocks.") == vision["layers"]
         and projection.shape == (text["width"], config["embed_dim"])
-        and _count(weights, "transformer.resblocks.") == text["layers"]
+        and count_below(weights, "transformer.resblocks.") == text["layers"]
     )
 
 
 # ---- scores -----------------------------------------------------------------------------------
 
 
-class CosineReward(Reward):
-    """factor * cosine between a picture's features and given ones.
+class CosineReward(EncoderReward):
+    """factor * cosine between an image's features and given ones.
 
     Args:
-        encoder: pictures to features [B, D].
+        encoder: images to features [B, D].
         target: [1, D], for example of a prompt; encoded once, outside of the run.
         factor: 1, or the authors' scale.
     """
 
     def __init__(self, encoder: ImageEncoder, target: Tensor, factor: float = 1.0) -> None:
-        self.encoder, self.target, self.factor = encoder, target.detach().float().cpu(), factor
-        self.input_size = encoder.preprocessing.size
-        self.modules = (encoder,)
+        super().__init__(encoder)
+        self.target, self.factor = target.detach().float().cpu(), factor
 
     def __call__(self, images: Tensor) -> Tensor:
         """Score [B] of images [B, 3, H, W] in 0..1."""

@@ -1,4 +1,4 @@
-"""CLIP score: how well a picture fits a prompt."""
+"""CLIP score: how well an image fits a prompt."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from .clip import CosineReward
 
 
 class ClipScore(CosineReward):
-    """Cosine of picture and prompt in the space of a CLIP.
+    """Cosine of image and prompt in the space of a CLIP.
 
     Source: Hessel et al., "CLIPScore", EMNLP 2021, arXiv 2104.08718, without its factor 2.5 and
     its cut at 0.
@@ -15,7 +15,6 @@ class ClipScore(CosineReward):
 
     name = "CLIP score"
     scale = "cosine, about 0.15 to 0.4"
-    needs_prompt = True
     default_strength = 100.0
     working_range = (30.0, 3000.0)
     strength_source = "alpha 0.01 on the cosine, DAS (arXiv 2501.05803)"

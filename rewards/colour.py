@@ -1,4 +1,4 @@
-"""Colour: push the picture's hue, brightness or saturation, or its mean colour to a given one."""
+"""Colour: push the image's hue, brightness or saturation, or its mean colour to a given one."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from .base import Reward
+from .pixels import luma, root
 
 ATTRIBUTES = ("hue", "brightness", "saturation", "mean colour")
-LUMA = (0.2126, 0.7152, 0.0722)  # Rec. 709
 ENOUGH = 256  # pixels on the shorter side; below it a decoder has too few latents to go by
 
 
@@ -29,7 +29,7 @@ def parse_colour(text: str) -> tuple[float, float, float]:
 
 
 class ColourReward(Reward):
-    """A colour attribute averaged over the picture.
+    """A colour attribute averaged over the image.
 
     - ``hue``: the chroma along a hue, red at 0, green at 120, blue at 240 degrees; for red this is
       R - (G + B) / 2. About -1..1.
@@ -60,21 +60,21 @@ class ColourReward(Reward):
 
     @property
     def needed_side(self) -> int:
-        """Little: these are averages over the picture."""
+        """Little: these are averages over the image."""
         return ENOUGH
 
     def __call__(self, images: Tensor) -> Tensor:
         """Score [B] of images [B, 3, H, W] in 0..1."""
         images = images.float()
         if self.attribute == "brightness":
-            weights = torch.tensor(LUMA, device=images.device).view(3, 1, 1)
-            return (images * weights).sum(dim=1).mean(dim=(1, 2))
+            return luma(images).mean(dim=(1, 2))
         if self.target is not None:
             target = torch.tensor(self.target, device=images.device)
-            return -_length(images.mean(dim=(2, 3)) - target, dim=1)
+            return -root((images.mean(dim=(2, 3)) - target).square().sum(dim=1))
         along_red, across = opponent_axes(images)
         if self.attribute == "saturation":
-            return _length(torch.stack([along_red, across], dim=1), dim=1).mean(dim=(1, 2))
+            chroma = torch.stack([along_red, across], dim=1)
+            return root(chroma.square().sum(dim=1)).mean(dim=(1, 2))
         chroma = along_red * math.cos(self.angle) + across * math.sin(self.angle)
         return chroma.mean(dim=(1, 2))
 
@@ -83,8 +83,3 @@ def opponent_axes(images: Tensor) -> tuple[Tensor, Tensor]:
     """The hue plane, two [B, H, W]: R - (G + B) / 2 and sqrt(3) (G - B) / 2."""
     red, green, blue = images.unbind(dim=1)
     return red - (green + blue) / 2, math.sqrt(3) / 2 * (green - blue)
-
-
-def _length(values: Tensor, dim: int) -> Tensor:
-    """Euclidean length whose gradient stays finite at 0."""
-    return (values.square().sum(dim=dim) + 1e-8).sqrt()

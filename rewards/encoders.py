@@ -1,7 +1,8 @@
-"""Networks that look at pictures: float32 in and out, whatever precision they run in."""
+"""Networks that look at images: float32 in and out, whatever precision they run in."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from textwrap import shorten
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from .base import Reward
 from .checkpoint import CheckpointError, Weights, check_finite, refuse_misfits
 from .preprocessing import Preprocessing
 
@@ -20,7 +22,7 @@ LARGE = 400_000_000
 
 
 class ImageEncoder(nn.Module):
-    """Pictures of any size -> features.
+    """Images of any size -> features.
 
     Args:
         net: the network.
@@ -53,60 +55,70 @@ class ImageEncoder(nn.Module):
 
         Args:
             images: on any device.
-            more: further inputs of the network, the same for all pictures.
+            more: further inputs of the network, the same for all images.
         """
         pixels = self.preprocessing(images.to(self.place))
         dtype = next(self.net.parameters()).dtype
         if dtype == torch.float32:
             return self.features(self.net, pixels, *more).float()
-        gradient = _GradientPeak()
-        outputs = self.features(self.net, gradient.restored(pixels).to(dtype), *more)
-        return gradient.divided(outputs.float())
+        return with_gradient_near_one(
+            lambda pixels: self.features(self.net, pixels.to(dtype), *more), pixels
+        )
 
 
-class _GradientPeak:
-    """Keeps the gradient inside a network of half precision near 1, picture by picture.
+def with_gradient_near_one(run: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
+    """``run(inputs)``, float32, whose gradient stays near 1 inside, image by image.
 
     The gradient of one pixel is far below what float16 holds, and that of a strong weight above it.
-    The backward pass divides by each picture's largest entry before the network and multiplies by
+    The backward pass divides by each image's largest entry before the network and multiplies by
     it after.
+
+    Args:
+        run: a network in half precision.
+        inputs: [B, ...], float32.
+    """
+    peaks: list[Tensor] = []
+
+    def divided(grad: Tensor) -> Tensor:
+        peak = grad.flatten(1).abs().amax(dim=1)
+        peaks[:] = [torch.where(peak > 0, peak, 1.0)]
+        return grad / _per_image(peaks[0], grad)
+
+    def restored(grad: Tensor) -> Tensor:
+        return grad * _per_image(peaks[0], grad)
+
+    outputs = run(inputs).float()
+    if inputs.requires_grad and outputs.requires_grad:
+        outputs.register_hook(divided)  # type: ignore[no-untyped-call]
+        inputs.register_hook(restored)  # type: ignore[no-untyped-call]
+    return outputs
+
+
+def _per_image(values: Tensor, like: Tensor) -> Tensor:
+    """[B] -> [B, 1, ...], with the dimensions of ``like``."""
+    return values.view(-1, *[1] * (like.ndim - 1))
+
+
+class EncoderReward(Reward):
+    """A score by what an encoder makes of images.
+
+    Args:
+        encoder: of images.
+        more: further networks of the score.
     """
 
-    peak: Tensor
-
-    def divided(self, outputs: Tensor) -> Tensor:
-        """The network's outputs; their gradient arrives divided."""
-        result: Tensor = _Divide.apply(outputs, self)  # type: ignore[no-untyped-call]
-        return result
-
-    def restored(self, inputs: Tensor) -> Tensor:
-        """The network's inputs; their gradient leaves multiplied."""
-        result: Tensor = _Restore.apply(inputs, self)  # type: ignore[no-untyped-call]
-        return result
+    def __init__(self, encoder: ImageEncoder, *more: nn.Module) -> None:
+        self.encoder = encoder
+        self.input_size = encoder.preprocessing.size
+        self.modules = (encoder, *more)
 
 
-class _Divide(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, outputs: Tensor, gradient: _GradientPeak) -> Tensor:
-        ctx.gradient = gradient
-        return outputs.view_as(outputs)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        peak = grad.flatten(1).abs().amax(dim=1)
-        ctx.gradient.peak = torch.where(peak > 0, peak, 1.0)
-        return grad / ctx.gradient.peak.view(-1, *[1] * (grad.ndim - 1)), None
-
-
-class _Restore(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, inputs: Tensor, gradient: _GradientPeak) -> Tensor:
-        ctx.gradient = gradient
-        return inputs.view_as(inputs)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return grad * ctx.gradient.peak.view(-1, *[1] * (grad.ndim - 1)), None
+def warn_if_cut(tokens: int, length: int, reader: str = "this model") -> None:
+    """Say that a prompt is longer than what its reader reads of it."""
+    if tokens > length:
+        logging.warning(
+            "LAGS: the prompt has %d tokens; %s reads the first %d.", tokens, reader, length
+        )
 
 
 class Recomputed(nn.Module):

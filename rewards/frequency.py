@@ -1,4 +1,4 @@
-"""Frequency: more or less energy in a radial band of the picture's spectrum."""
+"""Frequency: more or less energy in a radial band of the image's spectrum."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .base import Reward
-from .colour import LUMA
+from .pixels import luma
 
 HIGHEST = 0.5**0.5  # cycles per pixel, the finest diagonal stripe
 FLOOR = 1e-8  # mean-square brightness; far below one grey level of 255
@@ -15,8 +15,8 @@ FLOOR = 1e-8  # mean-square brightness; far below one grey level of 255
 class FrequencyReward(Reward):
     """Natural logarithm of the brightness energy between two spatial frequencies.
 
-    The energy is the mean square of the picture filtered to the band, so it does not depend on the
-    picture's size; one unit of score is a factor e in energy.
+    The energy is the mean square of the image filtered to the band, so it does not depend on the
+    image's size; one unit of score is a factor e in energy.
 
     Args:
         low: lower edge in cycles per pixel, 0..0.71; the mean (frequency 0) never counts.
@@ -41,13 +41,11 @@ class FrequencyReward(Reward):
         """Score [B] of images [B, 3, H, W] in 0..1.
 
         Raises:
-            ValueError: the picture is too small to have any frequency in the band.
+            ValueError: the image is too small to have any frequency in the band.
         """
-        weights = torch.tensor(LUMA, device=images.device).view(3, 1, 1)
-        luma = (images.float() * weights).sum(dim=1)
-        height, width = luma.shape[-2:]
-        rows = torch.fft.fftfreq(height, device=luma.device)[:, None]
-        columns = torch.fft.fftfreq(width, device=luma.device)[None, :]
+        height, width = images.shape[-2:]
+        rows = torch.fft.fftfreq(height, device=images.device)[:, None]
+        columns = torch.fft.fftfreq(width, device=images.device)[None, :]
         radius = (rows**2 + columns**2).sqrt()
         band = (radius >= self.low) & (radius <= self.high) & (radius > 0)
         if not bool(band.any()):
@@ -55,6 +53,6 @@ class FrequencyReward(Reward):
                 f"No frequency of a {width}x{height} picture lies in {self.low} to {self.high} "
                 "cycles per pixel: widen the band."
             )
-        spectrum = torch.fft.fft2(luma, norm="forward")
+        spectrum = torch.fft.fft2(luma(images), norm="forward")
         power: Tensor = (spectrum.real.square() + spectrum.imag.square())[:, band].sum(dim=1)
         return (power + FLOOR).log()

@@ -1,4 +1,4 @@
-"""A score that is any function of pictures: how other node packs bring theirs."""
+"""A score that is any function of images: how other node packs bring theirs."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ class FunctionReward(Reward):
     """``function(images [B, 3, H, W] in 0..1) -> scores [B]``, and what it says of itself.
 
     Attributes of the function are read where it has them: ``name``, ``scale``, ``differentiable``,
-    ``input_size`` (the side in pixels that its network sees, so that no larger picture is decoded)
+    ``input_size`` (the side in pixels that its network sees, so that no larger image is decoded)
     and ``modules`` (its networks, for whoever manages memory; of a network itself, that network).
 
     Args:
-        function: the score; must not couple the pictures of a batch.
+        function: the score; must not couple the images of a batch.
     """
 
     def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
@@ -38,7 +38,7 @@ class FunctionReward(Reward):
         """Score [B], float32.
 
         Raises:
-            ValueError: the function does not return one number for each picture.
+            ValueError: the function does not return one number for each image.
         """
         scores = self.function(images.float())
         if not isinstance(scores, torch.Tensor) or scores.shape != images.shape[:1]:

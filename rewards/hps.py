@@ -15,21 +15,20 @@ PAGE = "https://huggingface.co/xswu/HPSv2"
 
 
 def hps_encoder(path: Path, dtype: torch.dtype) -> ImageEncoder:
-    """The picture side; unlike CLIP's, it sees the whole picture, padded to a square with black."""
+    """The image side; unlike CLIP's, it sees the whole image, padded to a square with black."""
     encoder = image_encoder(path, dtype)
     encoder.preprocessing = replace(encoder.preprocessing, fit="pad")
     return encoder
 
 
 class HPSv2(CosineReward):
-    """Cosine of picture and prompt, about 0.2 to 0.35.
+    """Cosine of image and prompt, about 0.2 to 0.35.
 
     Source: Wu et al., "Human Preference Score v2", 2023, arXiv 2306.09341.
     """
 
     name = "HPSv2"
     scale = "cosine, about 0.2 to 0.35; 0.01 is one logit of preference"
-    needs_prompt = True
     default_strength = 10000.0
     working_range = (200.0, 30000.0)
     strength_source = "none published; PickScore's, for a logit of preference"

@@ -1,13 +1,11 @@
-"""ImageReward: how much people would prefer a picture for a prompt, by BLIP with a head.
+"""ImageReward: how much people would prefer an image for a prompt, by BLIP with a head.
 
-A differentiable version of its own on transformers' BLIP parts: the published code scores picture
+A differentiable version of its own on transformers' BLIP parts: the published code scores image
 files without gradient.
 """
 
 from __future__ import annotations
 
-import logging
-import math
 import re
 from pathlib import Path
 from typing import Any, cast
@@ -21,13 +19,15 @@ from .checkpoint import (
     CheckpointError,
     Weights,
     below,
+    count_below,
     read_json,
     read_weights,
     refuse_misfits,
     shape_of,
+    vision_shapes,
     without,
 )
-from .encoders import ImageEncoder, from_transformers
+from .encoders import ImageEncoder, from_transformers, warn_if_cut
 from .preprocessing import Preprocessing
 
 LENGTH = 35  # tokens that its authors read of a prompt
@@ -49,14 +49,14 @@ RENAMED = (
 
 
 class Blip(nn.Module):
-    """BLIP's picture and text networks: the text attends to the picture."""
+    """BLIP's image and text networks: the text attends to the image."""
 
     def __init__(self, vision: nn.Module, text: nn.Module) -> None:
         super().__init__()
         self.vision, self.text = vision, text
 
     def forward(self, pixels: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
-        """Features [B, width] of the first token, which sums up text and picture.
+        """Features [B, width] of the first token, which sums up text and image.
 
         Args:
             pixels: [B, 3, S, S], normalised.
@@ -137,35 +137,32 @@ def _configs(vision: Weights, text: Weights, settings: dict[str, Any], path: Pat
     """BlipVisionConfig and BlipTextConfig of the file's shapes."""
     from transformers import BlipTextConfig, BlipVisionConfig
 
-    patch = shape_of(vision, "embeddings.patch_embedding.weight", 4, path)
-    positions = shape_of(vision, "embeddings.position_embedding", 3, path)[1]
+    shapes = vision_shapes(
+        vision, "embeddings.patch_embedding.weight", "embeddings.position_embedding", 3, path
+    )
     vision_inner = shape_of(vision, "encoder.layers.0.mlp.fc1.weight", 2, path)[0]
     words, width = shape_of(text, "embeddings.word_embeddings.weight", 2, path)
     context = shape_of(text, "embeddings.position_embeddings.weight", 2, path)[0]
     inner = shape_of(text, "encoder.layer.0.intermediate.dense.weight", 2, path)[0]
-    layers = 1 + max(int(key.split(".")[2]) for key in vision if key.startswith("encoder.layers."))
-    text_layers = 1 + max(int(key.split(".")[2]) for key in text if key.startswith("encoder."))
     return (
         BlipVisionConfig(
-            hidden_size=patch[0],
+            **shapes,
             intermediate_size=vision_inner,
-            num_hidden_layers=layers,
-            num_attention_heads=max(1, patch[0] // 64),
-            patch_size=patch[-1],
-            image_size=math.isqrt(positions - 1) * patch[-1],
+            num_hidden_layers=count_below(vision, "encoder.layers."),
+            num_attention_heads=max(1, shapes["hidden_size"] // 64),
             layer_norm_eps=1e-6,
         ),
         BlipTextConfig(
             vocab_size=words,
             hidden_size=width,
-            encoder_hidden_size=patch[0],
+            encoder_hidden_size=shapes["hidden_size"],
             intermediate_size=inner,
-            num_hidden_layers=text_layers,
+            num_hidden_layers=count_below(text, "encoder.layer."),
             num_attention_heads=settings.get("num_attention_heads", max(1, width // 64)),
             max_position_embeddings=context,
             hidden_dropout_prob=0.0,
             attention_probs_dropout_prob=0.0,
-            is_decoder=True,  # gives the layers their attention to the picture
+            is_decoder=True,  # gives the layers their attention to the image
             # Ids of special words, which this model never generates; small ones fit any size.
             **dict.fromkeys(("bos_token_id", "pad_token_id", "eos_token_id", "sep_token_id"), 0),
         ),
@@ -173,7 +170,7 @@ def _configs(vision: Weights, text: Weights, settings: dict[str, Any], path: Pat
 
 
 class ImageReward(Reward):
-    """Score of about -2 to 2; the mean over its authors' pictures is 0, their deviation 1.
+    """Score of about -2 to 2; the mean over its authors' images is 0, their deviation 1.
 
     Source: Xu et al., "ImageReward", NeurIPS 2023, arXiv 2304.05977.
 
@@ -185,7 +182,6 @@ class ImageReward(Reward):
 
     name = "ImageReward"
     scale = "about -2 to 2, mean 0, deviation 1"
-    needs_prompt = True
     default_strength = 100.0
     working_range = (1.0, 200.0)
     strength_source = "none published; PickScore's, for a logit of preference"
@@ -231,10 +227,7 @@ def encode(prompt: str, vocabulary: Path) -> tuple[Tensor, Tensor]:
         )
     tokenizer = BertWordPieceTokenizer(str(vocabulary), lowercase=True)
     tokens = len(tokenizer.encode(prompt).ids)
-    if tokens > LENGTH:
-        logging.warning(
-            "LAGS: the prompt has %d tokens; ImageReward reads the first %d.", tokens, LENGTH
-        )
+    warn_if_cut(tokens, LENGTH, "ImageReward")
     tokenizer.enable_truncation(LENGTH)
     tokenizer.enable_padding(length=LENGTH, pad_id=tokenizer.token_to_id("[PAD]"))
     encoded = tokenizer.encode(prompt)

@@ -1,4 +1,4 @@
-"""JPEG size: how well a picture compresses. A black box: it has no gradient."""
+"""JPEG size: how well an image compresses. A black box: it has no gradient."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ QUALITY = 95
 
 
 class JpegSizeReward(Reward):
-    """Kilobytes of the picture as a JPEG of quality 95; a negative strength asks for simple ones.
+    """Kilobytes of the image as a JPEG of quality 95; a negative strength asks for simple ones.
 
     Source: the compressibility task of DDPO (Black et al., ICLR 2024, arXiv 2305.13301).
     """

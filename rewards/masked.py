@@ -1,4 +1,4 @@
-"""A reward that sees, and asks for, only a part of the picture."""
+"""A reward that sees, and asks for, only a part of the image."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class MaskedReward(Reward):
 
     Args:
         reward: what is asked for inside.
-        mask: [H, W] in 0..1, 1 inside; stretched to the picture's size.
+        mask: [H, W] in 0..1, 1 inside; stretched to the image's size.
 
     Raises:
         ValueError: the mask is of another shape, not finite, or empty.
@@ -33,15 +33,14 @@ class MaskedReward(Reward):
             raise ValueError("The mask is empty: nothing in it is above one half. Paint an area.")
         self.reward, self.scale = reward, reward.scale
         self.name = f"{reward.name}, masked"
-        self.needs_prompt, self.input_size = reward.needs_prompt, reward.input_size
-        self.differentiable, self.modules = reward.differentiable, reward.modules
+        self.input_size, self.differentiable = reward.input_size, reward.differentiable
         self.default_strength, self.working_range = reward.default_strength, reward.working_range
         self.strength_source, self.published = reward.strength_source, reward.published
-        self.preference_scale = reward.preference_scale
+        self.preference_scale, self.modules = reward.preference_scale, reward.modules
 
     @property
     def needed_side(self) -> int | None:
-        """What the inner reward needs of its box, for the whole picture."""
+        """What the inner reward needs of its box, for the whole image."""
         inner = self.reward.needed_side
         if inner is None:
             return None
@@ -90,7 +89,7 @@ def _masks(weight: Weight) -> list[Tensor] | None:
 
 
 def box_of(weight: Weight, height: int, width: int) -> tuple[int, int, int, int] | None:
-    """The part of pictures of this size that the weight looks at; None for all of it.
+    """The part of images of this size that the weight looks at; None for all of it.
 
     Returns:
         top, bottom, left and right in pixels: the box around all terms' boxes.

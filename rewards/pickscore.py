@@ -1,4 +1,4 @@
-"""PickScore: how much people would prefer a picture for a prompt."""
+"""PickScore: how much people would prefer an image for a prompt."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class PickScore(CosineReward):
     Source: Kirstain et al., "Pick-a-Pic", NeurIPS 2023, arXiv 2305.01569.
 
     Args:
-        encoder: the picture side of PickScore_v1.
+        encoder: the image side of PickScore_v1.
         prompt: [1, D] features of the prompt, from its text side.
 
     Raises:
@@ -25,7 +25,6 @@ class PickScore(CosineReward):
 
     name = "PickScore"
     scale = "100 x cosine, about 17 to 24; one unit is one logit of preference"
-    needs_prompt = True
     default_strength = 100.0
     working_range = (2.0, 300.0)
     strength_source = "beta 1e-4 on the cosine, DAS (arXiv 2501.05803)"

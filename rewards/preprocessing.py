@@ -1,4 +1,4 @@
-"""From pictures of any size to what a network was trained on: differentiable, in torch."""
+"""From images of any size to what a network was trained on: differentiable, in torch."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Preprocessing:
             side becomes ``size``, the rest is black. ``squash``: both sides become ``size``.
         short_side: for ``crop``, and for ``squash`` both sides, of which the middle is kept; None
             is ``size``.
-        mean, std: per channel, of pictures in 0..1.
+        mean, std: per channel, of images in 0..1.
         interpolation: as the authors resize; always with antialiasing.
         crop_rounds_down: where the margin is odd: transformers rounds its half down, torchvision
             to the even number.
@@ -47,8 +47,8 @@ class Preprocessing:
     def __call__(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] in 0..1 -> [B, 3, size, size], float32, normalised.
 
-        Values beyond 0..1, of the picture or of the resize's overshoot, count as 0 or 1, as in the
-        8-bit pictures that the authors read.
+        Values beyond 0..1, of the image or of the resize's overshoot, count as 0 or 1, as in the
+        8-bit images that the authors read.
         """
         images = clamp_outward(images.float())
         if self.fit == "crop":
@@ -111,7 +111,7 @@ class _ClampOutward(torch.autograd.Function):
 def clamp_outward(images: Tensor) -> Tensor:
     """Clamp to 0..1; a pixel beyond the range may come back, but is not pushed further out.
 
-    A plain clamp has no gradient there: what has left the range, as decoded pictures do, would stay
+    A plain clamp has no gradient there: what has left the range, as decoded images do, would stay
     out for ever. The gradient is that of ascent: of what is to become larger.
     """
     result: Tensor = _ClampOutward.apply(images)  # type: ignore[no-untyped-call]
@@ -170,5 +170,5 @@ def from_processor_config(config: dict[str, Any], fallback: int) -> Preprocessin
 
 
 def grey_levels(images: Tensor) -> Tensor:
-    """Pictures as 8-bit files hold them: [B, 3, H, W] in 0..1 -> uint8."""
+    """Images as 8-bit files hold them: [B, 3, H, W] in 0..1 -> uint8."""
     return (images.detach().float().clamp(0, 1) * 255).round().to(torch.uint8)

@@ -1,4 +1,4 @@
-"""Reference picture: more like a given one, in content (CLIP, DINOv2) or in style."""
+"""Reference image: more like a given one, in content (CLIP, DINOv2) or in style."""
 
 from __future__ import annotations
 
@@ -8,10 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .base import Reward
-from .checkpoint import CheckpointError, Weights, read_json, read_weights, shape_of
+from .checkpoint import (
+    CheckpointError,
+    Weights,
+    count_below,
+    read_json,
+    read_weights,
+    vision_shapes,
+)
 from .clip import CosineReward, image_encoder
-from .encoders import ImageEncoder, described, from_transformers
+from .encoders import EncoderReward, ImageEncoder, described, from_transformers
+from .pixels import root
 from .preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, from_processor_config
 
 
@@ -53,25 +60,24 @@ def _dinov2(path: Path, weights: Weights, dtype: torch.dtype) -> ImageEncoder:
 
 
 def _dinov2_shapes(weights: Weights, path: Path) -> dict[str, Any]:
-    patch = shape_of(weights, "embeddings.patch_embeddings.projection.weight", 4, path)
-    positions = shape_of(weights, "embeddings.position_embeddings", 3, path)[1]
-    if patch[0] not in (384, 768, 1024, 1536):
+    patch = "embeddings.patch_embeddings.projection.weight"
+    shapes = vision_shapes(weights, patch, "embeddings.position_embeddings", 3, path)
+    width = shapes["hidden_size"]
+    if width not in (384, 768, 1024, 1536):
         raise CheckpointError(
-            f"{path} is a DINOv2 of width {patch[0]}, which is no published size: put its "
+            f"{path} is a DINOv2 of width {width}, which is no published size: put its "
             "config.json into the same folder."
         )
     return {
-        "hidden_size": patch[0],
-        "num_hidden_layers": len({k.split(".")[2] for k in weights if k.startswith("encoder.")}),
-        "num_attention_heads": patch[0] // 64,
-        "patch_size": patch[-1],
-        "image_size": round((positions - 1) ** 0.5) * patch[-1],
+        **shapes,
+        "num_hidden_layers": count_below(weights, "encoder.layer."),
+        "num_attention_heads": width // 64,
         "use_swiglu_ffn": any("weights_in" in key for key in weights),
     }
 
 
 class ReferenceReward(CosineReward):
-    """Cosine of a picture's features with a reference picture's.
+    """Cosine of an image's features with a reference image's.
 
     Args:
         encoder: a CLIP or DINOv2.
@@ -86,13 +92,13 @@ class ReferenceReward(CosineReward):
 
 
 def reference_features(encoder: ImageEncoder, images: Tensor) -> Tensor:
-    """Mean of the normalised features of one or more pictures [N, 3, H, W]: [1, D]."""
+    """Mean of the normalised features of one or more images [N, 3, H, W]: [1, D]."""
     with torch.no_grad():
         features = encoder(images)
     return torch.nn.functional.normalize(features, dim=1).mean(dim=0, keepdim=True)
 
 
-class StyleReward(Reward):
+class StyleReward(EncoderReward):
     """Minus the Frobenius distance of the Gram matrices of early CLIP features.
 
     Source: the style energy of FreeDoM (Yu et al., ICCV 2023, arXiv 2303.09833), which takes CLIP
@@ -100,7 +106,7 @@ class StyleReward(Reward):
 
     Args:
         encoder: patch features [B, patches, width].
-        reference: [1, 3, H, W], the picture whose style is wanted.
+        reference: [1, 3, H, W], the image whose style is wanted.
     """
 
     name = "style"
@@ -110,17 +116,14 @@ class StyleReward(Reward):
     strength_source = "none published (FreeDoM's step does not depend on it); automatic is better"
 
     def __init__(self, encoder: ImageEncoder, reference: Tensor) -> None:
-        self.encoder = encoder
-        self.input_size = encoder.preprocessing.size
-        self.modules = (encoder,)
+        super().__init__(encoder)
         with torch.no_grad():
             self.target = gram(encoder(reference)).mean(dim=0, keepdim=True).cpu()
 
     def __call__(self, images: Tensor) -> Tensor:
         """Score [B] of images [B, 3, H, W] in 0..1."""
         matrices = gram(self.encoder(images))
-        squares = (matrices - self.target.to(matrices.device)).square().sum(dim=(1, 2))
-        return -(squares + 1e-8).sqrt()  # whose gradient stays finite at 0
+        return -root((matrices - self.target.to(matrices.device)).square().sum(dim=(1, 2)))
 
 
 def gram(features: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .base import Reward
-from .colour import LUMA
+from .pixels import luma
 
 FLOOR = 1e-8  # far below one grey level of 255, squared
 
@@ -25,8 +25,7 @@ class SharpnessReward(Reward):
 
     def __call__(self, images: Tensor) -> Tensor:
         """Score [B] of images [B, 3, H, W] in 0..1, at least 3 pixels a side."""
-        weights = torch.tensor(LUMA, device=images.device).view(3, 1, 1)
-        luma = (images.float() * weights).sum(dim=1, keepdim=True)
+        brightness = luma(images)[:, None]
         kernel = torch.tensor([[0.0, 1, 0], [1, -4, 1], [0, 1, 0]], device=images.device)
-        edges = F.conv2d(F.pad(luma, (1, 1, 1, 1), mode="replicate"), kernel.view(1, 1, 3, 3))
+        edges = F.conv2d(F.pad(brightness, (1, 1, 1, 1), mode="replicate"), kernel.view(1, 1, 3, 3))
         return (edges.square().mean(dim=(1, 2, 3)) + FLOOR).log()

@@ -1,16 +1,17 @@
-"""Symmetry: pictures that are their own mirror image."""
+"""Symmetry: images that are their own mirror image."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
 from .base import Reward
+from .pixels import root
 
 AXES = {"left-right": 3, "top-bottom": 2}
 
 
 class SymmetryReward(Reward):
-    """Minus the root mean square difference of a picture and its mirror image.
+    """Minus the root mean square difference of an image and its mirror image.
 
     Args:
         axis: 'left-right' or 'top-bottom'.
@@ -32,5 +33,4 @@ class SymmetryReward(Reward):
     def __call__(self, images: Tensor) -> Tensor:
         """Score [B] of images [B, 3, H, W] in 0..1."""
         images = images.float()
-        squares = (images - images.flip(self.dim)).square().mean(dim=(1, 2, 3))
-        return -(squares + 1e-8).sqrt()  # whose gradient stays finite at 0
+        return -root((images - images.flip(self.dim)).square().mean(dim=(1, 2, 3)))

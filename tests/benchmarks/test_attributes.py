@@ -9,6 +9,7 @@ import pytest
 import torch
 from lags_pack.benchmarks import attributes
 from lags_pack.benchmarks._classifier import ShapeClassifier
+from lags_pack.benchmarks._tilting import strength_for_rate, tilted_mean
 from lags_pack.demo.shapes import COLOURS
 from lags_pack.rewards.classifier import Classifier, among
 from lags_pack.rewards.preprocessing import Preprocessing
@@ -19,15 +20,15 @@ def test_strength_makes_the_attribute_come_at_the_asked_rate() -> None:
     """Normal scores tilted by s are normal around s: half of them are above s."""
     scores = torch.randn(200_000, generator=torch.Generator().manual_seed(0))
     for edge in (0.5, 1.2):
-        strength = attributes.strength_for_rate(scores, scores > edge, 0.5)
+        strength = strength_for_rate(scores, scores > edge, 0.5)
         assert strength == pytest.approx(edge, rel=0.03)
-        assert attributes.tilted_rate(scores, scores > edge, strength) == pytest.approx(0.5)
+        assert tilted_mean(scores > edge, scores, strength) == pytest.approx(0.5)
 
 
 def test_a_rate_out_of_reach_is_refused() -> None:
     scores = torch.linspace(-1, 1, 9)
     with pytest.raises(ValueError, match=r"rate of 0\.5.*higher where the attribute is"):
-        attributes.strength_for_rate(scores, scores < 0, 0.5)
+        strength_for_rate(scores, scores < 0, 0.5)
 
 
 def test_two_classes_hold_the_probability_of_the_eight_colours() -> None:

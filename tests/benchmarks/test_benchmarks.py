@@ -11,6 +11,7 @@ import torch
 from lags_pack.benchmarks import heart, speed, tilt
 from lags_pack.benchmarks._classifier import ShapeClassifier, trained
 from lags_pack.benchmarks._report import interleaved_seconds, report
+from lags_pack.benchmarks._tilting import strength_for_ess, tilted_mean
 from lags_pack.demo import run
 from lags_pack.demo.model import load_network
 from lags_pack.guidance import preset
@@ -21,9 +22,9 @@ def test_strength_leaves_the_asked_effective_share() -> None:
     """For normal scores the effective share at strength s is exp(-s^2), the shift is s."""
     scores = torch.randn(200_000, generator=torch.Generator().manual_seed(0))
     for share in (0.8, 0.5):
-        strength = tilt.strength_for(scores, share)
+        strength = strength_for_ess(scores, share)
         assert strength == pytest.approx(math.sqrt(-math.log(share)), rel=0.03)
-        shift = tilt.tilted_mean(scores, strength) - float(scores.mean())
+        shift = tilted_mean(scores, scores, strength) - float(scores.mean())
         assert shift == pytest.approx(strength, rel=0.03)
 
 

@@ -20,15 +20,15 @@ import pytest
 import torch
 from comfyui_support import server as support
 from comfyui_support import tiny
-from lags_pack.demo.make_workflows import AESTHETIC, BASES, CLASSIFIER, CLIP_L, HPS, PICKSCORE
 from lags_pack.demo.workflow import to_prompt
 from lags_pack.tests import reward_files
 
 FOLDER = Path(__file__).resolve().parents[2] / "workflows"
 NAMES = sorted(file.stem for file in FOLDER.glob("*.json"))
+CHECKPOINTS = ("v1-5-pruned-emaonly-fp16.safetensors", "sd_xl_base_1.0.safetensors")
 ENCODERS = {  # what the checkpoint's UNet reads
-    BASES[0].checkpoint.name: {"width": 768, "pooled": 768},
-    BASES[1].checkpoint.name: {"width": 2048, "pooled": 1280},
+    CHECKPOINTS[0]: {"width": 768, "pooled": 768},
+    CHECKPOINTS[1]: {"width": 2048, "pooled": 1280},
 }
 BREEDS = ("tabby", "Persian cat", "Siamese cat", "Egyptian cat")
 SIDE, TEXT_ENCODER = 64, "text_encoder_pack.py"
@@ -54,20 +54,21 @@ class Server(support.Server):
 
 def make_models(models: Path, scratch: Path) -> None:
     """A small model for every file that the workflows name."""
-    for base, make in zip(BASES, (tiny.make_sd15, tiny.make_sdxl), strict=True):
-        make(models / base.checkpoint.folder / base.checkpoint.name)
+    for name, make in zip(CHECKPOINTS, (tiny.make_sd15, tiny.make_sdxl), strict=True):
+        make(models / "checkpoints" / name)
     folder = models / "weight_functions"
-    for seed, model in ((0, PICKSCORE), (7, CLIP_L)):
+    clips = "PickScore_v1.safetensors", "clip-vit-large-patch14.safetensors"
+    for seed, name in zip((0, 7), clips, strict=True):
         # Of no published size, so config.json must lie beside it; both have the same.
-        reward_files.clip_folder(folder, seed).rename(folder / model.name)
-    assert reward_files.hps(folder).name == HPS.name
+        reward_files.clip_folder(folder, seed).rename(folder / name)
+    assert reward_files.hps(folder).name == "HPS_v2.1_compressed.pt"
     head = torch.load(reward_files.aesthetic(scratch), weights_only=True)
-    reward_files.save(folder / AESTHETIC.name, head)
+    reward_files.save(folder / "sac+logos+ava1-l14-linearMSE.safetensors", head)
     made = reward_files.classifier(scratch).parent
     config = json.loads((made / "config.json").read_text("utf-8"))
     config |= {"id2label": dict(enumerate(BREEDS)), "label2id": {}}
     reward_files.write_json(made / "config.json", config)
-    shutil.copytree(made, (folder / CLASSIFIER.name).parent)
+    shutil.copytree(made, folder / "vit-base-patch16-224")
 
 
 @pytest.fixture(scope="module")

@@ -164,7 +164,7 @@ def test_one_nan_in_a_mask_is_refused() -> None:
 
 def test_it_has_everything_of_the_reward_inside() -> None:
     class Inner(Seen):
-        name, scale, needs_prompt, input_size = "inner", "points", True, 7
+        name, scale, input_size = "inner", "points", 7
         default_strength, working_range, strength_source = 5.0, (2.0, 9.0), "a paper"
         preference_scale, modules, differentiable = 3.0, (torch.nn.Identity(),), False
 
@@ -172,7 +172,7 @@ def test_it_has_everything_of_the_reward_inside() -> None:
     part = MaskedReward(inner, soft())
     assert part.name == "inner, masked"
     for attribute in (
-        *("scale", "needs_prompt", "input_size", "default_strength", "working_range"),
+        *("scale", "input_size", "default_strength", "working_range"),
         *("strength_source", "preference_scale", "modules", "differentiable", "published"),
     ):
         assert getattr(part, attribute) == getattr(inner, attribute)
