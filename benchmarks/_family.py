@@ -24,16 +24,29 @@ import torch
 from torch import Tensor
 
 from ..demo.sampler import karras_sigmas, sample_ancestral
-from ..guidance import LAGS, AutogradLogWeight, Denoiser, LogWeight, Trace, ancestral_keep, preset
-from ..guidance.methods.dps import DPS
-from ..guidance.methods.freedom import FreeDoM, time_travel
+from ..guidance import (
+    DPS,
+    AutogradDenoiser,
+    AutogradLogWeight,
+    Balanced,
+    Denoiser,
+    FreeDoM,
+    LiDAR,
+    LogWeight,
+    Lookahead,
+    Method,
+    Step,
+    Trace,
+    ancestral_keep,
+    look_ahead,
+    preset,
+    time_travel,
+)
 from ..guidance.methods.lidar import STEPS as LOOKAHEAD_STEPS
-from ..guidance.methods.lidar import LiDAR, Lookahead, look_ahead
 from ..guidance.particles import (
     PRESETS,
     Particles,
     ParticleTrace,
-    autograd_vjp,
     group_seeds,
     noisy_start,
     particle_preset,
@@ -90,7 +103,6 @@ class Drawn:
 
 
 Way = Callable[[Task, int, int, int], Drawn]  # (task, price, groups, seed)
-Method = Callable[[Denoiser, LogWeight, Tensor, Tensor, float], tuple[Tensor, object]]
 
 
 SEVERAL = {name: known.title for name, known in PRESETS.items() if known.particles > 1}
@@ -103,7 +115,7 @@ def family() -> dict[str, Way]:
         PRESETS["das_1p"].title: _das_1p,
         "LAGS, no weights": _with_steps(lambda task, sigmas: preset("balanced")),
         "DPS": _with_steps(lambda task, sigmas: DPS()),
-        "FreeDoM": _with_steps(lambda task, sigmas: FreeDoM(sigmas)),
+        "FreeDoM": _with_steps(lambda task, sigmas: FreeDoM(sigmas=sigmas)),
         "LiDAR": _lidar,
         "best of N": _best_of,
         "zero-order search": _search,
@@ -153,7 +165,7 @@ def _das_1p(task: Task, wanted: int, groups: int, seed: int) -> Drawn:
     return Drawn(found.x, found.weights, cost(found.trace), f"{steps} steps")
 
 
-def _with_steps(make: Callable[[Task, Tensor], LAGS | DPS | FreeDoM]) -> Way:
+def _with_steps(make: Callable[[Task, Tensor], Method]) -> Way:
     """A method that follows a single run, with as many steps as the price asks for."""
 
     def counted(small: Task, steps: int) -> int:
@@ -175,8 +187,11 @@ def _lidar(task: Task, wanted: int, groups: int, seed: int) -> Drawn:
     sets = [
         look_ahead(task.denoiser, task.log_weight, draw() * levels[0], levels) for _ in range(count)
     ]
-    pictures = torch.stack([found.pictures for found in sets], dim=1)
-    method = LiDAR(Lookahead(pictures, torch.stack([found.log_w for found in sets], dim=1)))
+    samples, log_w = (
+        torch.stack([getattr(found, name) for found in sets], dim=1)
+        for name in ("samples", "log_w")
+    )
+    method = LiDAR(lookahead=Lookahead(samples, log_w))
     x, calls = _guided(task, method, task.sigmas(task.steps), groups, seed)
     return _single(x, calls + count * LOOKAHEAD_STEPS, f"{count} looked ahead to")
 
@@ -190,7 +205,7 @@ def _best_of(task: Task, wanted: int, groups: int, seed: int) -> Drawn:
 
     draw = _noises(task, groups, seed)
     found = best_of(plain, task.log_weight, draw, count, task.steps)
-    return _single(found.pictures, found.model_calls, f"best of {count}")
+    return _single(found.samples, found.model_calls, f"best of {count}")
 
 
 def _search(task: Task, wanted: int, groups: int, seed: int) -> Drawn:
@@ -201,14 +216,15 @@ def _search(task: Task, wanted: int, groups: int, seed: int) -> Drawn:
 
     draw = _noises(task, groups, seed)
     found = zero_order_search(plain, task.log_weight, draw, rounds, NEIGHBOURS, RADIUS, task.steps)
-    return _single(found.pictures, found.model_calls, f"{rounds} rounds of {NEIGHBOURS}")
+    return _single(found.samples, found.model_calls, f"{rounds} rounds of {NEIGHBOURS}")
 
 
 def _particles(name: str, task: Task, steps: int, count: int, groups: int, seed: int) -> Particles:
-    sampler = particle_preset(name, steps, autograd_vjp(task.denoiser))
+    sampler = particle_preset(name, steps)
     seeds = group_seeds(seed, groups)
     x = noisy_start(torch.zeros(groups, *task.shape), count, task.high, seeds)
-    return sampler(task.denoiser, task.log_weight, x, task.sigmas(steps), seeds, chunk=task.chunk)
+    denoiser = AutogradDenoiser(task.denoiser)
+    return sampler(denoiser, task.log_weight, x, task.sigmas(steps), seeds, chunk=task.chunk)
 
 
 def _particle_cost(name: str, steps: int, task: Task) -> int:
@@ -228,7 +244,7 @@ def _least_steps(task: Task, wanted: int, counted: Callable[[Task, int], int]) -
 
 
 def _guided(
-    task: Task, method: LAGS | DPS | FreeDoM | LiDAR, sigmas: Tensor, groups: int, seed: int
+    task: Task, method: Method, sigmas: Tensor, groups: int, seed: int
 ) -> tuple[Tensor, int]:
     """One guided run per group: (images [G, ...], model evaluations of one)."""
     trace, draw = Trace(), _noises(task, groups, seed)
@@ -241,7 +257,7 @@ def _guided(
 
 
 def start_guided(
-    method: LAGS | DPS | FreeDoM | LiDAR,
+    method: Method,
     denoiser: Denoiser,
     log_weight: LogWeight,
     x: Tensor,
@@ -258,13 +274,13 @@ def start_guided(
         sigmas: of the run, whose steps are ancestral.
         trace: of the run.
     """
-    if isinstance(method, LAGS) and method.tilt_start:
+    if isinstance(method, Balanced) and method.tilts_start:
         x, record = method.tilted_start(denoiser, log_weight, x, sigmas[:1].expand(x.shape[0]))
         trace.add_start(record)
 
     def guided(x: Tensor, sigma: Tensor) -> Tensor:
-        keep = ancestral_keep(sigmas, float(sigma[0]))
-        denoised, record = method(denoiser, log_weight, x, sigma, keep)
+        step = Step(ancestral_keep(sigmas, float(sigma[0])))
+        denoised, record = method(AutogradDenoiser(denoiser), log_weight, x, sigma, step)
         trace.add(record)
         return denoised
 

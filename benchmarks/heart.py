@@ -21,6 +21,7 @@ from ..guidance import (
     ChordSchedule,
     ConstantSchedule,
     Denoiser,
+    Fast,
     HardGateSchedule,
     LogWeight,
     Trace,
@@ -117,19 +118,18 @@ def methods() -> dict[str, LAGS | None]:
     for c in (0.003, 0.01, 0.1, 1.0, 10.0):
         rows[f"LAGS c={c:g}"] = replace(paper, schedule=UncertaintySchedule(c), skip_below=0.02)
     rows["LAGS c=10, skip 0.1"] = replace(paper, skip_below=0.1)
-    rows["LAGS c=0.16 without J"] = replace(
-        paper, schedule=UncertaintySchedule(0.16), skip_below=0.02, jacobian=False
-    )
+    rows["LAGS c=0.16 without J"] = Fast(UncertaintySchedule(0.16), skip_below=0.02)
     rows["hard gate sigma=1.7"] = replace(paper, schedule=HardGateSchedule(1.7), skip_below=0.02)
     rows["alpha = 1"] = replace(paper, schedule=ConstantSchedule())
-    for kappa in (0.02, 0.05, 0.1):
-        rows[f"auto kappa={kappa:g}"] = replace(paper, schedule=AutoSchedule(kappa), skip_below=0.1)
+    for damping in (0.02, 0.05, 0.1):
+        schedule = AutoSchedule(damping)
+        rows[f"auto kappa={damping:g}"] = replace(paper, schedule=schedule, skip_below=0.1)
     balanced = preset("balanced")
     rows["balanced"] = balanced
     rows["balanced, every step"] = replace(balanced, skip_below=0.0)
     rows["balanced, alpha = 1"] = replace(balanced, schedule=ConstantSchedule())
-    for caution in (0.25, 1.0, 2.0):
-        rows[f"balanced, caution {caution:g}"] = replace(balanced, schedule=ChordSchedule(caution))
+    for damping in (0.25, 1.0, 2.0):
+        rows[f"balanced, damping {damping:g}"] = replace(balanced, schedule=ChordSchedule(damping))
     return rows
 
 

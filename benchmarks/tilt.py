@@ -21,7 +21,7 @@ import torch
 from ..demo.model import DemoUNet, load_network
 from ..demo.pictures import BATCH, draw_pictures
 from ..demo.shapes import SIZE
-from ..guidance import LAGS, AutoSchedule, ConstantSchedule, preset
+from ..guidance import LAGS, AutoSchedule, Balanced, ConstantSchedule, preset
 from ..rewards import ColourReward, FrequencyReward, Reward, Weight
 from ..rewards.masked import MaskedReward
 from ._classifier import ShapeClassifier, ShapeReward, trained
@@ -52,12 +52,12 @@ def methods() -> dict[str, LAGS]:
     return {
         **{mode: preset(mode) for mode in ("paper", "fast", "balanced")},
         "balanced, every step": replace(balanced, skip_below=0.0),
-        "balanced, untilted start": replace(balanced, tilt_start=False),
-        "balanced, kernel not fitted": replace(balanced, fit_kernel=False),
+        "balanced, untilted start": replace(balanced, tilts_start=False),
+        "balanced, kernel not fitted": replace(balanced, fits_step=False),
         "balanced, alpha = 1": replace(balanced, schedule=ConstantSchedule()),
         "balanced, gradient serves 2": replace(balanced, reuse=2),
         "balanced, gradient serves 3": replace(balanced, reuse=3),
-        "auto, kappa = 0.1": replace(paper, schedule=AutoSchedule(0.1), tilt_start=True),
+        "auto, kappa = 0.1": Balanced(AutoSchedule(0.1), fits_step=False),
         "alpha = 1": replace(paper, schedule=ConstantSchedule()),
     }
 

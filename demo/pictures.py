@@ -7,7 +7,16 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ..guidance import LAGS, AutogradLogWeight, Denoiser, CachedGradient, Step, Trace, ancestral_keep
+from ..guidance import (
+    LAGS,
+    AutogradLogWeight,
+    Balanced,
+    CachedGradient,
+    Denoiser,
+    Step,
+    Trace,
+    ancestral_keep,
+)
 from ..rewards import Weight
 from .model import (
     SIGMA_MAX,
@@ -75,8 +84,8 @@ def tilted(
     weight: Weight | None,
     trace: Trace,
 ) -> Tensor:
-    """The first noise, tilted where the method does that."""
-    if method is None or weight is None or not method.tilt_start:
+    """The initial noise, tilted where the method does that."""
+    if not isinstance(method, Balanced) or weight is None or not method.tilts_start:
         return x
     x, record = method.tilted_start(plain, on_latents(weight), x, sigma.expand(x.shape[0]))
     trace.add_start(record)

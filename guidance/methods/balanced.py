@@ -33,13 +33,16 @@ class Balanced(LAGS):
     Attributes:
         max_deviations: greatest shift in standard deviations of the posterior along it, which is
             where an approximation around the denoised sample ends; None for no limit.
+        fits_step: whether the shift is made to fit the step's kernel, see ``step_correction``.
+        tilts_start: as for ``Method``.
 
     The others as for ``LAGS``.
     """
 
     max_deviations: float | None = None
+    fits_step: bool = True
+    tilts_start: bool = True
     name = "LAGS, balanced"
-    tilts_start = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -118,7 +121,8 @@ class Balanced(LAGS):
             # A tilt by v moves the posterior's mean by sqrt(<v, full shift>) of its deviations.
             deviations = predicted_gain(bounded, full_shift).clamp(min=1e-30).sqrt()
             factor = torch.minimum(factor, self.max_deviations / deviations)
-        factor = factor * step_correction(step.keep, sigma_ve, gain.predicted, full_shift)
+        if self.fits_step:
+            factor = factor * step_correction(step.keep, sigma_ve, gain.predicted, full_shift)
         shift = self.limited(per_sample(factor, x) * full_shift, denoised)
         if both_sides:
             cost = replace(cost, values=2 * cost.values)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from lags_pack.nodes.methods.rivals import LAGSMethodDPS
+from lags_pack.nodes.methods.dps import LAGSMethodDPS
 from lags_pack.nodes.samplers.ksampler import LAGSKSampler
 from lags_pack.nodes.tools.demo import LAGSDemoModel
 from lags_pack.nodes.tools.score import LAGSScoreImages
