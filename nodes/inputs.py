@@ -38,7 +38,7 @@ def ksampler_inputs(least_denoise: float = 0.01, sampler: Any = None) -> list[An
             min=least_denoise,
             max=1.0,
             step=0.01,
-            tooltip="Below 1 keeps the structure of the input picture.",
+            tooltip="Below 1 keeps the structure of the input image.",
         ),
     ]
 
@@ -58,9 +58,11 @@ def run_inputs(sampler: Any = None) -> list[Any]:
             "acts on the combined prediction, so a high cfg needs less strength.",
         ),
         *sampler_inputs(sampler),
-        io.Conditioning.Input("positive", tooltip="What should be in the picture."),
-        io.Conditioning.Input("negative", tooltip="What should not be in the picture."),
-        io.Latent.Input("latent_image", tooltip="The latents to denoise; a noise mask is obeyed."),
+        io.Conditioning.Input("positive", tooltip="What should be in the image."),
+        io.Conditioning.Input("negative", tooltip="What should not be in the image."),
+        io.Latent.Input(
+            "latent_image", tooltip="The latents to denoise; a noise mask is respected."
+        ),
     ]
 
 
@@ -83,7 +85,7 @@ def sampler_inputs(sampler: Any = None) -> list[Any]:
 
 def seed_input(
     name: str,
-    tooltip: str = "The same seed gives the same picture, and the same start as in KSampler.",
+    tooltip: str = "The same seed gives the same image, and the same start as in KSampler.",
 ) -> Any:
     """A seed widget like KSampler's."""
     return io.Int.Input(
@@ -99,7 +101,7 @@ def seed_input(
 def vae_input() -> Any:
     """The VAE of a guided sampler."""
     return io.Vae.Input(
-        "vae", tooltip="The model's own VAE: it shows the weight what is being made."
+        "vae", tooltip="The model's own VAE: it decodes the denoised image for the weight."
     )
 
 
@@ -129,8 +131,8 @@ def guidance_inputs() -> list[Any]:
             options=list(MODES),
             default=MODES[0],
             tooltip="balanced: measures its own uncertainty and skips steps that change nothing. "
-            "fast: no second forward, nearly KSampler's speed, acts late (colour, texture). "
-            "paper: LAGS as published, two forwards in every step.",
+            "fast: no second evaluation of the model, nearly KSampler's speed, acts late (colour, "
+            "texture). paper: LAGS as published, two evaluations of the model in every step.",
         ),
         confidence_input(),
         options_input(),
@@ -142,14 +144,14 @@ def confidence_input() -> Any:
     """The dial of all modes."""
     return io.Float.Input(
         "c",
-        display_name="confidence c",
+        display_name="uncertainty coefficient c",
         default=10.0,
         min=0.001,
         max=10000.0,
         step=0.1,
-        tooltip="How much doubt holds the guidance back. The paper uses 10 and finds 0.1 to 20 "
-        "stable. Lower acts earlier and stronger. In balanced mode doubt is the part of a promised "
-        "gain that does not come true, and this is its price.",
+        tooltip="Larger: guidance acts later and more weakly. Smaller: earlier and more strongly. "
+        "This holds in all modes. The paper uses 10 and finds 0.1 to 20 stable. In balanced mode c "
+        "sets how much alpha falls where the actual gain in log w is less than the predicted gain.",
     )
 
 
@@ -161,7 +163,7 @@ def options_input() -> Any:
 def method_input() -> Any:
     """The optional socket for another method than LAGS."""
     return MethodSocket.Input(
-        "method", optional=True, tooltip="Another method in the place of LAGS: a Method node."
+        "method", optional=True, tooltip="Another method instead of LAGS: a Method node."
     )
 
 
@@ -169,15 +171,15 @@ def guided_outputs() -> list[Any]:
     """What guided samplers give."""
     return [
         io.Latent.Output(display_name="LATENT", tooltip="The denoised latents."),
-        TraceSocket.Output(display_name="trace", tooltip="What every step did."),
+        TraceSocket.Output(display_name="trace", tooltip="A record of every step."),
     ]
 
 
 def look_inputs() -> list[Any]:
-    """How a picture is drawn."""
+    """How an image is drawn."""
     return [
-        io.Combo.Input("axis", options=list(AXES), tooltip="Along the bottom: steps, or sigma."),
-        io.Combo.Input("theme", options=list(THEMES), tooltip="Colours of the picture."),
+        io.Combo.Input("axis", options=list(AXES), tooltip="The horizontal axis: steps, or sigma."),
+        io.Combo.Input("theme", options=list(THEMES), tooltip="Colours of the image."),
         io.Float.Input(
             "scale",
             default=1.0,
@@ -191,7 +193,9 @@ def look_inputs() -> list[Any]:
 
 def weight_output() -> Any:
     """The socket all weights share."""
-    return WeightSocket.Output(display_name="weight", tooltip="For a LAGS sampler or Combine.")
+    return WeightSocket.Output(
+        display_name="weight", tooltip="For a LAGS sampler or Combine Weights."
+    )
 
 
 def strength_input(reward: type[Reward]) -> Any:
@@ -205,7 +209,8 @@ def strength_input(reward: type[Reward]) -> Any:
         max=1e6,
         step=step,
         round=min(step, 1.0),  # the page shows no more digits than the step has
-        tooltip=f"Nats per unit of score ({reward.scale}). Working range {low:g} to {high:g}, "
+        tooltip=f"Gain in log w per unit of score ({reward.scale}). Working range "
+        f"{low:g} to {high:g}, "
         f"0 off, negative for less. Default {default:g}: {reward.strength_source}.",
     )
 
@@ -224,9 +229,10 @@ def auto_input() -> Any:
         min=0.0,
         max=100.0,
         step=0.5,
-        tooltip="0: strength as set. Above 0: each run chooses it, so that log w has this "
-        "standard deviation (in nats) over what the model draws; 1 is gentle, 3 clear, 10 "
-        "strong. The number is printed and in the trace. Strength then only gives the sign.",
+        tooltip="0: uses strength as set. Above 0: each run chooses the strength so that log w has "
+        "this standard deviation over the model's own samples; 1 is gentle, 3 clear, 10 strong. "
+        "The chosen strength is printed and written to the trace. Strength then only sets the "
+        "sign.",
     )
 
 
@@ -240,8 +246,8 @@ def precision_input() -> Any:
     return io.Combo.Input(
         "precision",
         options=list(PRECISIONS),
-        tooltip="Of the reward's network; its score is always computed in float32. auto takes what "
-        "suits the GPU.",
+        tooltip="Precision of the reward's network; the score is always computed in float32. auto "
+        "chooses what suits the GPU.",
     )
 
 

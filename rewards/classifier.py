@@ -134,7 +134,7 @@ class ClassReward(EncoderReward):
         if not 0 < len(self.classes) < len(model.names):
             raise ValueError(
                 f"{len(self.classes)} of {len(model.names)} classes are chosen; expected some, but "
-                "not all: then the probability is 1 for every picture."
+                "not all: then the probability is 1 for every image."
             )
         named = ", ".join(model.names[i].split(",")[0] for i in self.classes[:3])
         self.name = f"{'not ' if away else ''}{named}"

@@ -50,7 +50,7 @@ class FrequencyReward(Reward):
         band = (radius >= self.low) & (radius <= self.high) & (radius > 0)
         if not bool(band.any()):
             raise ValueError(
-                f"No frequency of a {width}x{height} picture lies in {self.low} to {self.high} "
+                f"No frequency of a {width}x{height} image lies in {self.low} to {self.high} "
                 "cycles per pixel: widen the band."
             )
         spectrum = torch.fft.fft2(luma(images), norm="forward")

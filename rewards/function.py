@@ -44,7 +44,7 @@ class FunctionReward(Reward):
         if not isinstance(scores, torch.Tensor) or scores.shape != images.shape[:1]:
             got = tuple(scores.shape) if isinstance(scores, torch.Tensor) else type(scores).__name__
             raise ValueError(
-                f"Weight '{self.name}' returned {got} for {images.shape[0]} pictures; expected a "
+                f"Weight '{self.name}' returned {got} for {images.shape[0]} images; expected a "
                 f"tensor of shape ({images.shape[0]},): one score for each."
             )
         return scores.float()

@@ -28,12 +28,12 @@ class JpegSizeReward(Reward):
 
     def __call__(self, images: Tensor) -> Tensor:
         """Score [B] of images [B, 3, H, W] in 0..1."""
-        sizes = [_kilobytes(picture) for picture in grey_levels(images).cpu()]
+        sizes = [_kilobytes(image) for image in grey_levels(images).cpu()]
         return torch.tensor(sizes, device=images.device)
 
 
-def _kilobytes(picture: Tensor) -> float:
+def _kilobytes(image: Tensor) -> float:
     file = io.BytesIO()
-    pixels = picture.permute(1, 2, 0).contiguous().numpy()
+    pixels = image.permute(1, 2, 0).contiguous().numpy()
     Image.fromarray(pixels).save(file, "JPEG", quality=QUALITY)
     return len(file.getvalue()) / 1000

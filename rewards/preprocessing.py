@@ -132,7 +132,7 @@ def from_processor_config(config: dict[str, Any], fallback: int) -> Preprocessin
     kind = config.get("image_processor_type") or config.get("feature_extractor_type") or "CLIP"
     if kind.startswith(UNLIKE_OTHERS):
         raise ValueError(
-            f"The model's pictures are prepared by {kind}, which follows rules of its own: choose "
+            f"The model's images are prepared by {kind}, which follows rules of its own: choose "
             "another classifier, for example a ViT, ConvNeXt, Swin or DINOv2."
         )
     if isinstance(size, int):
@@ -156,7 +156,7 @@ def from_processor_config(config: dict[str, Any], fallback: int) -> Preprocessin
         return Preprocessing(side, short_side=edge, **look)
     if "height" in size:
         if size["height"] != size.get("width"):
-            raise ValueError(f"The model reads pictures of size {size}; expected a square.")
+            raise ValueError(f"The model reads images of size {size}; expected a square.")
         edge = int(size["height"])
         if config.get("do_center_crop") and crop:
             return Preprocessing(int(crop), fit="squash", short_side=edge, **look)

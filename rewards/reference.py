@@ -22,7 +22,7 @@ from .pixels import root
 from .preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, from_processor_config
 
 
-def picture_encoder(path: Path, dtype: torch.dtype) -> ImageEncoder:
+def reference_encoder(path: Path, dtype: torch.dtype) -> ImageEncoder:
     """A CLIP or DINOv2, by what the file holds.
 
     Raises:
@@ -85,7 +85,7 @@ class ReferenceReward(CosineReward):
     """
 
     name = "reference"
-    scale = "cosine, about 0.2 for unrelated pictures to 1"
+    scale = "cosine, about 0.2 for unrelated images to 1"
     default_strength = 100.0
     working_range = (20.0, 1000.0)
     strength_source = "as for a CLIP score; none published"

@@ -14,7 +14,7 @@ def as_weight(connected: Any) -> Weight:
     A function's attribute ``strength`` (nats per unit of its score) is read where it has one.
 
     Raises:
-        ValueError: neither a weight nor a function of pictures.
+        ValueError: neither a weight nor a function of images.
     """
     if isinstance(connected, Weight):
         return connected

@@ -69,7 +69,7 @@ def check_vae(vae: Any, model: Any) -> None:
     latent = model.get_model_object("latent_format")
     if vae.latent_dim != 2 or getattr(latent, "latent_dimensions", 2) != 2:
         raise ValueError(
-            "LAGS guides still pictures; this model or VAE is for video or audio "
+            "LAGS guides still images; this model or VAE is for video or audio "
             f"(latent dimensions: model {getattr(latent, 'latent_dimensions', 2)}, "
             f"VAE {vae.latent_dim}; expected 2)."
         )
@@ -88,7 +88,7 @@ def check_vae(vae: Any, model: Any) -> None:
 
 
 def check_latent(samples: Tensor) -> None:
-    """Refuse latents that are not a batch of still pictures.
+    """Refuse latents that are not a batch of still images.
 
     Raises:
         ValueError: video, packed or empty latents.
@@ -97,10 +97,10 @@ def check_latent(samples: Tensor) -> None:
         shape = "nested" if getattr(samples, "is_nested", False) else tuple(samples.shape)
         raise ValueError(
             f"Latents have shape {shape}; LAGS expects [batch, channels, height, width]: still "
-            "pictures, not video or packed latents."
+            "images, not video or packed latents."
         )
     if samples.shape[0] == 0:
-        raise ValueError("The latent batch is empty; expected at least one picture.")
+        raise ValueError("The latent batch is empty; expected at least one image.")
 
 
 def check_denoise(denoise: float, steps: int) -> None:
@@ -129,19 +129,19 @@ def check_mask(latent: dict[str, Any]) -> None:
         return
     height, width = samples.shape[-2:]
     mask_height, mask_width = mask.shape[-2:]
-    # A mask comes at the size of the picture or of the latents; rounding to latent cells may cost
+    # A mask comes at the size of the image or of the latents; rounding to latent cells may cost
     # up to one cell on a side.
     drift = abs(mask_height / height - mask_width / width) / (mask_height / height)
     if drift > 1 / min(height, width) + 1e-6:
         raise ValueError(
             f"The mask is {mask_width}x{mask_height} and the latents are {width}x{height}: another "
-            "shape. Make the mask from the picture that was encoded, or resize it to match."
+            "shape. Make the mask from the image that was encoded, or resize it to match."
         )
     count = mask.reshape(-1, mask_height, mask_width).shape[0]
     if count not in (1, samples.shape[0]):
         raise ValueError(
-            f"There are {count} masks for {samples.shape[0]} pictures; expected 1 or as many as "
-            "pictures."
+            f"There are {count} masks for {samples.shape[0]} images; expected 1 or as many as "
+            "images."
         )
 
 

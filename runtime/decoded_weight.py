@@ -24,9 +24,9 @@ class DecodedLogWeight:
     """A ``LogWeight`` on model-space latents, through a decoder.
 
     Args:
-        decoder: what makes pictures of latents; loaded while this is used.
+        decoder: what makes images of latents; loaded while this is used.
         weight: log w on images.
-        side: shorter side in pixels of the picture to decode, for which larger latents are made
+        side: shorter side in pixels of the image to decode, for which larger latents are made
             smaller first; 0 for full size.
         load: (this, the latents' shape) brings decoder and weight to the device, beside what else
             the run needs; for when something has moved them off. None where nothing does.
@@ -103,7 +103,7 @@ class DecodedLogWeight:
 
         Raises:
             WeightError: the weight failed.
-            torch.cuda.OutOfMemoryError: the decoder does not fit, not even for one picture.
+            torch.cuda.OutOfMemoryError: the decoder does not fit, not even for one image.
         """
         self._back_on_device(denoised.shape)
         latents = self.decoder.own_latents(denoised.float())
@@ -130,7 +130,7 @@ class DecodedLogWeight:
 
         Raises:
             WeightError: the weight's shape is wrong, it has no gradient, or it failed.
-            torch.cuda.OutOfMemoryError: the decoder's backward does not fit, not even one picture
+            torch.cuda.OutOfMemoryError: the decoder's backward does not fit, not even one image
                 at a time.
         """
         self._back_on_device(denoised.shape)
@@ -149,12 +149,12 @@ class DecodedLogWeight:
         height, width = shrunk_size(*latent_shape[-2:], cell, self.side)
         return height * cell, width * cell
 
-    def bytes_per_picture(self, latent_shape: torch.Size, sparing: bool = True) -> float:
-        """Memory for decoder and backward of one picture; the least that it can do with."""
+    def bytes_per_image(self, latent_shape: torch.Size, sparing: bool = True) -> float:
+        """Memory for decoder and backward of one image; the least that it can do with."""
         top, bottom, left, right = self._part(
             *shrunk_size(*latent_shape[-2:], self.decoder.cell, self.side)
         )
-        return self.decoder.bytes_per_picture(bottom - top, right - left, sparing)
+        return self.decoder.bytes_per_image(bottom - top, right - left, sparing)
 
     def _back_on_device(self, shape: torch.Size) -> None:
         """Load what was moved off since: by another node between two steps, or for lack of room."""
@@ -163,7 +163,7 @@ class DecodedLogWeight:
             self.load(self, shape)
 
     def _rows(self, latents: Tensor) -> int:
-        """How many pictures fit at once if memory is spared; at least 1."""
+        """How many images fit at once if memory is spared; at least 1."""
         device = self.decoder.device
         free = [mm.get_free_memory(device)]
         # Newer ComfyUI counts what dynamic VRAM can give back, in the patcher's own answer.
@@ -172,13 +172,13 @@ class DecodedLogWeight:
             for patcher in self.decoder.patchers
             if hasattr(patcher, "get_free_memory")
         ]
-        needed = max(1.0, self.bytes_per_picture(latents.shape))
+        needed = max(1.0, self.bytes_per_image(latents.shape))
         return int(min(max(1, max(free) // needed), latents.shape[0]))
 
     def _as_memory_allows(self, latents: Tensor) -> tuple[Tensor, Tensor]:
-        """All pictures at once where they fit; else sparingly; on failure once more, one by one."""
+        """All images at once where they fit; else sparingly; on failure once more, one by one."""
         count = latents.shape[0]
-        all_fit = count * self.bytes_per_picture(latents.shape, False) <= mm.get_free_memory(
+        all_fit = count * self.bytes_per_image(latents.shape, False) <= mm.get_free_memory(
             self.decoder.device
         )
         rows = count if all_fit else self._rows(latents)
@@ -192,13 +192,13 @@ class DecodedLogWeight:
 
     def _no_room(self, latents: Tensor) -> torch.cuda.OutOfMemoryError:
         """ComfyUI's own kind of error, so that it unloads its models as for any other node."""
-        needed = self.bytes_per_picture(latents.shape) / GIGABYTE
+        needed = self.bytes_per_image(latents.shape) / GIGABYTE
         free = mm.get_free_memory(self.decoder.device) / GIGABYTE
         return torch.cuda.OutOfMemoryError(
-            f"There is not enough memory for weight '{self.name}' of one picture: its gradient "
+            f"There is not enough memory for weight '{self.name}' of one image: its gradient "
             f"through {self.decoder.name} alone needs about {needed:.2f} GB, and "
             f"{free:.2f} GB are free. Choose the "
-            "decoder taesd or a decode size of 512 in LAGS Options, make the picture smaller, or "
+            "decoder taesd or a decode size of 512 in LAGS Options, make the image smaller, or "
             "close other programs on the GPU."
         )
 
@@ -249,17 +249,17 @@ def _give_way(rows: int) -> None:
     """Free what a failed attempt held: only once it is left is its memory no longer in use."""
     how = "one at a time" if rows > 1 else "again, keeping less of it"
     logging.warning(
-        "LAGS: not enough memory for the weight of %d pictures at once; trying %s.", rows, how
+        "LAGS: not enough memory for the weight of %d images at once; trying %s.", rows, how
     )
     mm.soft_empty_cache()
 
 
 class MaskedLogWeight:
-    """A log-weight that moves only a part of the picture.
+    """A log-weight that moves only a part of the image.
 
     Args:
-        inner: log w on whole pictures.
-        mask: [B or 1, 1, h, w], 1 where the picture may move.
+        inner: log w on whole images.
+        mask: [B or 1, 1, h, w], 1 where the image may move.
         kept: [B, C, h, w], model space: what inner sees outside of the mask; None for what is
             there.
     """
@@ -274,7 +274,7 @@ class MaskedLogWeight:
         return denoised * self.mask + self.kept * (1 - self.mask)
 
     def __call__(self, denoised: Tensor) -> Tensor:
-        """log w [B] of the blended pictures."""
+        """log w [B] of the blended images."""
         return self.inner(self._blend(denoised))
 
     def value_and_grad(self, denoised: Tensor) -> tuple[Tensor, Tensor]:

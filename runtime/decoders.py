@@ -1,4 +1,4 @@
-"""Decoders: how the latents become pictures that a weight can look at, and what that takes."""
+"""Decoders: how the latents become images that a weight can look at, and what that takes."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from .models import patchers_of, shared
 DECODERS = ("auto", "vae", "taesd", "latent-rgb")
 AS_NEEDED, FULL_SIZE = -1, 0  # sizes to decode at, beside a number of pixels
 
-# Memory of one picture's gradient, as multiples of ComfyUI's estimate for decoding it. Counted on
+# Memory of one image's gradient, as multiples of ComfyUI's estimate for decoding it. Counted on
 # the SD decoder (`dev.py bench cost`), tensors alive at one time: 2.8 with all that autograd keeps
 # (saved: 2.7), 1.0 with its blocks recomputed (saved: 0.64). 0.8 is room for what kernels take.
 VAE_KEPT, VAE_RECOMPUTED = 3.6, 1.8
-# Numbers per pixel of the picture that are alive at one time in TAESD's backward: 680 counted
+# Numbers per pixel of the image that are alive at one time in TAESD's backward: 680 counted
 # (saved: 550), and room.
 TAESD_KEPT = 900
 
@@ -48,11 +48,11 @@ BLOCKS = (ResnetBlock, AttnBlock, Upsample)
 
 
 class Decoder(Protocol):
-    """Latents -> pictures, with what a gradient through it needs.
+    """Latents -> images, with what a gradient through it needs.
 
     Attributes:
         name: in words, for the log and errors.
-        cell: pixels of the picture along a side of one latent cell.
+        cell: pixels of the image along a side of one latent cell.
         receptive_field: how many cells away from a pixel's own it still depends on; None for all.
         patchers: ComfyUI's handles of what must be on the device.
         modules: our own networks that must be on the device.
@@ -80,8 +80,8 @@ class Decoder(Protocol):
     def differentiable(self, sparing: bool) -> AbstractContextManager[Any]:
         """Inside it autograd may pass; ``sparing`` takes less memory and more time."""
 
-    def bytes_per_picture(self, height: int, width: int, sparing: bool) -> float:
-        """Memory for the gradient of one picture, from its latents' size, weights not counted."""
+    def bytes_per_image(self, height: int, width: int, sparing: bool) -> float:
+        """Memory for the gradient of one image, from its latents' size, weights not counted."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class Decoding:
 
     Attributes:
         decoder: one of ``DECODERS``.
-        side: shorter side in pixels of the decoded picture; ``FULL_SIZE``, or ``AS_NEEDED``.
+        side: shorter side in pixels of the decoded image; ``FULL_SIZE``, or ``AS_NEEDED``.
     """
 
     decoder: str = DECODERS[0]
@@ -134,7 +134,7 @@ class VAEDecoder:
         self.vae, self.own_latents = vae, process_latent_out
         self.net: nn.Module = vae.first_stage_model
         self.is_small = isinstance(self.net, TAESD)
-        # The VAE itself attends to, and normalises over, the whole picture.
+        # The VAE itself attends to, and normalises over, the whole image.
         self.receptive_field = TAESD_RECEPTIVE_FIELD if self.is_small else None
         self.name = "the VAE" if not self.is_small else "the VAE (TAESD)"
         self.cell = int(vae.spacial_compression_decode())
@@ -162,7 +162,7 @@ class VAEDecoder:
         with autograd_safe(self.net), spared:
             yield
 
-    def bytes_per_picture(self, height: int, width: int, sparing: bool) -> float:
+    def bytes_per_image(self, height: int, width: int, sparing: bool) -> float:
         """As a decoder."""
         dtype = self.vae.vae_dtype
         if self.is_small:
@@ -175,7 +175,7 @@ class VAEDecoder:
 class TAESDDecoder:
     """TAESD, a decoder of 1.2 million weights for the latents of a model family.
 
-    Source: https://github.com/madebyollin/taesd. It shows the same picture with less fine detail,
+    Source: https://github.com/madebyollin/taesd. It shows the same image with less fine detail,
     for a twentieth of the VAE's arithmetic and a tenth of its memory.
 
     Args:
@@ -211,7 +211,7 @@ class TAESDDecoder:
         """As a decoder; it is ours, so its weights are normal tensors."""
         return nullcontext()
 
-    def bytes_per_picture(self, height: int, width: int, sparing: bool) -> float:
+    def bytes_per_image(self, height: int, width: int, sparing: bool) -> float:
         """As a decoder."""
         return _taesd_bytes(height * width * self.cell**2, next(self.net.parameters()).dtype)
 
@@ -257,7 +257,7 @@ class LatentRGBDecoder:
         return denoised
 
     def images(self, latents: Tensor) -> Tensor:
-        """As a decoder; the picture has the latents' size."""
+        """As a decoder; the image has the latents' size."""
         cells = latents.float() if self.unpacked is None else self.unpacked(latents.float())
         colours = torch.einsum("bchw,cr->brhw", cells, self.factors.to(cells.device))
         return (colours + self.bias.to(cells.device) + 1) / 2
@@ -266,8 +266,8 @@ class LatentRGBDecoder:
         """As a decoder; there is nothing to prepare."""
         return nullcontext()
 
-    def bytes_per_picture(self, height: int, width: int, sparing: bool) -> float:
-        """As a decoder: the picture and its gradient."""
+    def bytes_per_image(self, height: int, width: int, sparing: bool) -> float:
+        """As a decoder: the image and its gradient."""
         return 2 * 3 * 4 * height * width
 
 
@@ -349,7 +349,7 @@ def read_taesd(path: Path, dtype: torch.dtype) -> nn.Module:
 
 
 def shrunk_size(height: int, width: int, cell: int, side: int) -> tuple[int, int]:
-    """The latents' size at which the picture's shorter side is at least ``side`` pixels.
+    """The latents' size at which the image's shorter side is at least ``side`` pixels.
 
     Args:
         height: of the latents.

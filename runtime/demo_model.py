@@ -69,5 +69,5 @@ def prompts(subject: str | None, colour: str | None) -> tuple[list[Any], list[An
 
 
 def empty_latent(batch_size: int) -> dict[str, Any]:
-    """LATENT of as many pictures."""
+    """LATENT of as many images."""
     return {"samples": torch.zeros(empty_shape(batch_size), device=mm.intermediate_device())}

@@ -103,7 +103,7 @@ class Evaluations:
             with self.before.rewound():
                 answer = self._try(x, self._branch_by(options, self._each))
         if answer is None:
-            remedy = "Make the picture or the batch smaller"
+            remedy = "Make the image or the batch smaller"
             if self.has_own:  # it was a second one that did not fit
                 remedy += ", or take LAGS in mode 'fast', which evaluates the model once a step"
             raise no_room_for_model(self.guider, x.shape, f"{remedy}.")
@@ -244,7 +244,7 @@ class DifferentiableEvaluations(Evaluations):
         free = mm.get_free_memory(guider.model_patcher.load_device)
         return torch.cuda.OutOfMemoryError(
             "The gradient through the diffusion model does not fit into memory: for "
-            f"{shape[0]} pictures it needs about {gradient_bytes(guider, shape) / GIGABYTE:.2f} "
-            f"GB, and {free / GIGABYTE:.2f} GB are free. Make the picture or the batch smaller, or "
+            f"{shape[0]} images it needs about {gradient_bytes(guider, shape) / GIGABYTE:.2f} "
+            f"GB, and {free / GIGABYTE:.2f} GB are free. Make the image or the batch smaller, or "
             "take LAGS without a method: it needs no such gradient."
         )

@@ -1,4 +1,4 @@
-"""ComfyUI's pictures [B, H, W, C] and the rewards' [B, 3, H, W]."""
+"""ComfyUI's images [B, H, W, C] and the rewards' [B, 3, H, W]."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-def to_pictures(image: Tensor) -> Tensor:
+def channels_first(image: Tensor) -> Tensor:
     """An IMAGE as rewards take it: [B, 3, H, W], float32, free of inference mode.
 
     Raises:
@@ -14,7 +14,7 @@ def to_pictures(image: Tensor) -> Tensor:
     """
     if image.ndim != 4 or image.shape[0] == 0 or image.shape[-1] < 3:
         raise ValueError(
-            f"The image has shape {tuple(image.shape)}; expected at least one picture, as "
+            f"The image has shape {tuple(image.shape)}; expected at least one image, as "
             "[batch, height, width, 3]."
         )
     with torch.inference_mode(False):

@@ -105,7 +105,7 @@ class _Asked:
         highest = float(run.sigmas[0])
         if self.continues:
             logging.info(
-                "LAGS: this run goes on with another sampler's, so LiDAR's quick pictures are "
+                "LAGS: this run goes on with another sampler's, so LiDAR's quick images are "
                 "whole ones from pure noise, not what that run has begun."
             )
             kept, mask, highest = torch.zeros_like(kept), None, float(sampling.sigma_max)
@@ -161,7 +161,7 @@ def _check_one_prompt(guider: Any) -> None:
             text = cond.get("cross_attn")
             if text is not None and text.shape[0] > 1:
                 raise ValueError(
-                    f"LiDAR makes its quick pictures for one prompt, and this batch has "
+                    f"LiDAR makes its quick images for one prompt, and this batch has "
                     f"{text.shape[0]}: run them one by one, or take LAGS without a method or DPS."
                 )
 

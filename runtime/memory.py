@@ -71,7 +71,7 @@ def no_room_for_model(guider: Any, shape: torch.Size, remedy: str) -> torch.cuda
     needed, _ = estimate_memory(guider.model_patcher, shape, guider.conds)
     free = mm.get_free_memory(guider.model_patcher.load_device)
     return torch.cuda.OutOfMemoryError(
-        f"The diffusion model does not fit into memory: for {shape[0]} pictures at once it needs "
+        f"The diffusion model does not fit into memory: for {shape[0]} images at once it needs "
         f"about {needed / GIGABYTE:.2f} GB beside its weights, and {free / GIGABYTE:.2f} GB are "
         f"free, with the weight's own models out of the way. {remedy}"
     )

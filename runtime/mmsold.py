@@ -1,4 +1,4 @@
-"""MM-SOLD on pictures or latents: what is learnt from, the run, and what comes out."""
+"""MM-SOLD on images or latents: what is learnt from, the run, and what comes out."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from ..guidance import MMSOLD, PrincipalSpace, effective_size, log_shares
 from ..rewards import Weight
 from .adapters import as_weight
 from .checks import check_connected, check_latent, filled
-from .images import to_pictures
+from .images import channels_first
 from .scores import scores_of, with_strengths
 
-FEWEST = 8  # pictures, in effect, below which there is nothing to learn from
+FEWEST = 8  # images, in effect, below which there is nothing to learn from
 PARTICLES_PER_DIRECTION = 4  # with hardly more particles than directions the constraint is a cage
-NEAREST = 20  # pictures summed for sure by the score 'nearest', and as many drawn, as published
-CHUNK = 8  # pictures through the VAE between two looks at the stop button
+NEAREST = 20  # images summed for sure by the score 'nearest', and as many drawn, as published
+CHUNK = 8  # images through the VAE between two looks at the stop button
 
 
-def new_pictures(
+def new_images(
     method: MMSOLD,
     *,
     count: int,
@@ -65,8 +65,8 @@ def _in_chunks(run: Any, batch: Tensor) -> Tensor:
 
 
 def _weights_of(weight: Weight, strength: float, pictures: Tensor) -> Tensor:
-    """log w [n] of pictures [n, H, W, C]; it may be any score, with or without a gradient."""
-    scores = scores_of(weight.power(strength), to_pictures(pictures))
+    """log w [n] of images [n, H, W, C]; it may be any score, with or without a gradient."""
+    scores = scores_of(weight.power(strength), channels_first(pictures))
     known = with_strengths(weight.power(strength), scores)
     return torch.tensor([term.strength for term in known.terms]) @ scores
 
@@ -96,13 +96,13 @@ def new_points(
     if effective < FEWEST - 0.01:
         cause = "" if log_w is None else f", the weight leaves {effective:.1f} of them in effect"
         raise ValueError(
-            f"There are {len(data)} pictures{cause}; expected at least {FEWEST}, better a few "
-            "dozen. Give more pictures" + ("." if log_w is None else ", or lower the strength.")
+            f"There are {len(data)} images{cause}; expected at least {FEWEST}, better a few "
+            "dozen. Give more images" + ("." if log_w is None else ", or lower the strength.")
         )
     space = PrincipalSpace.of(data, shares, rank or None)
     particles = max(count, PARTICLES_PER_DIRECTION * space.rank)
     logging.info(
-        "LAGS: MM-SOLD on %d pictures (%.1f in effect): %d directions with %.1f %% of their "
+        "LAGS: MM-SOLD on %d images (%.1f in effect): %d directions with %.1f %% of their "
         "variance, %d particles.",
         *(len(data), effective, space.rank, 100 * space.kept, particles),
     )
@@ -122,11 +122,11 @@ def new_points(
 
 
 def _given(images: Tensor | None, latents: dict[str, Any] | None, vae: Any) -> Tensor:
-    """What to learn from: latents [n, C, h, w], or pictures [n, H, W, 3]."""
+    """What to learn from: latents [n, C, h, w], or images [n, H, W, 3]."""
     if latents is not None:
         samples: Tensor = latents["samples"]
     else:
-        pictures = to_pictures(images).movedim(1, -1)
+        pictures = channels_first(images).movedim(1, -1)
         if vae is None:
             return pictures
         samples = _in_chunks(vae.encode, pictures)
@@ -135,11 +135,11 @@ def _given(images: Tensor | None, latents: dict[str, Any] | None, vae: Any) -> T
 
 
 def _shown(images: Tensor | None, data: Tensor, vae: Any) -> Tensor:
-    """The pictures for the weight to judge."""
+    """The images for the weight to judge."""
     if images is not None:
         return images
     if vae is None:
-        raise ValueError("The weight judges pictures: connect the VAE that decodes the latents.")
+        raise ValueError("The weight judges images: connect the VAE that decodes the latents.")
     return _in_chunks(vae.decode, data)
 
 

@@ -31,10 +31,10 @@ from ..rewards.classifier import GOALS, Classifier, among, class_numbers, classi
 from ..rewards.clip import TextEncoder, early_layers, image_encoder, text_encoder
 from ..rewards.hps import hps_encoder
 from ..rewards.image_reward import image_reward_model
-from ..rewards.reference import picture_encoder, reference_features
+from ..rewards.reference import reference_encoder, reference_features
 from . import models
 from .checks import numbers
-from .images import to_pictures
+from .images import channels_first
 from .model_files import BUNDLED, ModelFile, tokenizer_folder
 
 CLIP_L = ("*clip-vit-large-patch14/model.safetensors", "*clip-vit-large-patch14.safetensors")
@@ -122,7 +122,7 @@ def clip_score(chosen: dict[str, Any]) -> Reward:
     features = encode_prompt(text, chosen)
     if features.shape[1] != encoder.width:
         raise ValueError(
-            f"The picture side gives {encoder.width} features and the text side "
+            f"The image side gives {encoder.width} features and the text side "
             f"{features.shape[1]}: they belong to different CLIPs. Choose both of one model."
         )
     return ClipScore(encoder, features)
@@ -149,16 +149,16 @@ MAKERS: dict[str, Callable[[dict[str, Any]], Reward]] = {
 
 
 def content(chosen: dict[str, Any], picture: Tensor) -> Reward:
-    """Like a picture in what it shows."""
+    """Like an image in what it shows."""
     path = FILES["content"].path(chosen["file"])
-    encoder = models.shared(picture_encoder, path, chosen["precision"])
+    encoder = models.shared(reference_encoder, path, chosen["precision"])
     models.load([encoder])
     with torch.inference_mode(False):
         return ReferenceReward(encoder, reference_features(encoder, picture))
 
 
 def style(chosen: dict[str, Any], picture: Tensor) -> Reward:
-    """Like a picture in how it is painted."""
+    """Like an image in how it is painted."""
     path = FILES["style"].path(chosen["file"])
     encoder = models.shared(early_layers, path, chosen["precision"])
     models.load([encoder])
@@ -170,20 +170,20 @@ LIKE = {"content": content, "style": style}
 
 
 def measured_rates(model: Classifier, classes: Sequence[int], plain: Tensor | None) -> list[float]:
-    """How often plain pictures are of each class, by the classifier.
+    """How often plain images are of each class, by the classifier.
 
     Raises:
-        ValueError: there are no plain pictures.
+        ValueError: there are no plain images.
     """
     if plain is None:
         raise ValueError(
             "To balance classes their rates without guidance must be known. Connect a batch of "
-            "plainly sampled pictures (a few dozen) to plain_images, or write the rates, such as "
+            "plainly sampled images (a few dozen) to plain_images, or write the rates, such as "
             "'0.8, 0.2'."
         )
     models.load([model])
     with torch.inference_mode(False), torch.no_grad():
-        parts = [among(model, part, classes).exp() for part in to_pictures(plain).split(8)]
+        parts = [among(model, part, classes).exp() for part in channels_first(plain).split(8)]
     rates: list[float] = torch.cat(parts).mean(dim=0).clamp(min=1e-4).tolist()
     return rates
 
@@ -195,10 +195,10 @@ def class_reward(file: str, precision: str, goal: dict[str, Any], plain: Tensor 
         file: a choice of the classifiers' files.
         precision: of its network.
         goal: the chosen goal with its widgets.
-        plain: plainly sampled pictures, to measure the rates on.
+        plain: plainly sampled images, to measure the rates on.
 
     Raises:
-        ValueError: no such class, or neither rates nor plain pictures.
+        ValueError: no such class, or neither rates nor plain images.
         ModelFileError: the file is missing.
     """
     model = models.shared(classifier, FILES["classifier"].path(file), precision)

@@ -122,7 +122,7 @@ def guided(
         black = ", ".join(t.reward.name for t in weight.terms if not t.reward.differentiable)
         raise ValueError(
             f"Weight '{black}' has no gradient, which guidance needs: take it out of the weight. "
-            "Score Images can rank finished pictures by it."
+            "Score Images can rank finished images by it."
         )
     weight, decoding = weight.power(strength), options.decoding
     if rival is not None:

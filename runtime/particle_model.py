@@ -48,20 +48,20 @@ class FlowAncestral:
         return math.sqrt(max(0.0, lower**2 - self._down(sigma, lower) ** 2))
 
     def mean(self, x: Tensor, denoised: Tensor, sigma: float, lower: float) -> Tensor:
-        """Between the denoised picture and x."""
+        """Between the denoised image and x."""
         return denoised + (x - denoised) * (self._down(sigma, lower) / sigma)
 
 
 @dataclass(frozen=True)
 class Renoised:
-    """LCM's sampler: the denoised picture with fresh noise of the next level."""
+    """LCM's sampler: the denoised image with fresh noise of the next level."""
 
     def noise_std(self, sigma: float, lower: float) -> float:
         """s: all of the next level's noise."""
         return lower
 
     def mean(self, x: Tensor, denoised: Tensor, sigma: float, lower: float) -> Tensor:
-        """The denoised picture; nothing is kept of x."""
+        """The denoised image; nothing is kept of x."""
         return denoised
 
 
@@ -107,7 +107,7 @@ class Levels:
         sigma: [K + 1] the sampler's own.
         signal: [K + 1] what x is divided by.
         sigma_ve: [K + 1] falling to 0.
-        clear: number of the first level that holds enough of the picture to measure anything.
+        clear: number of the first level that holds enough of the image to measure anything.
     """
 
     sigma: Tensor
@@ -124,7 +124,7 @@ class Levels:
         flow = isinstance(sampling, comfy.model_sampling.CONST)
         if not flow and not bool((signal == 1).all()):
             raise ValueError(
-                "The noise of this model is neither added to the picture nor mixed with it (its "
+                "The noise of this model is neither added to the image nor mixed with it (its "
                 f"sampling is {type(sampling).__name__}), so particles cannot be weighed. Use "
                 "KSampler (LAGS) instead."
             )
@@ -145,7 +145,7 @@ class Inpainting:
 
     Attributes:
         noise: the run's first noise.
-        kept: the picture that came in, or zeros.
+        kept: the image that came in, or zeros.
         mask: 1 where may be painted; None for everywhere.
     """
 
@@ -160,17 +160,17 @@ class Inpainting:
             return cls(noise.clone(), kept.clone(), None if mask is None else mask.clone())
 
     def times(self, copies: int) -> Inpainting:
-        """For that many particles of every picture, in the pictures' order again and again."""
+        """For that many particles of every image, in the images' order again and again."""
         around = (copies, 1, 1, 1)
         mask = None if self.mask is None else self.mask.repeat(around)
         return Inpainting(self.noise.repeat(around), self.kept.repeat(around), mask)
 
 
 class ParticleModel:
-    """The model as a denoiser of particles [G N, ...] by picture, a few of each at a time.
+    """The model as a denoiser of particles [G N, ...] by image, a few of each at a time.
 
-    One particle of every picture makes a batch of the latents' own size and order, so that what
-    belongs to a single picture (a prompt, a mask, a hint of a batch) finds it; more of them repeat
+    One particle of every image makes a batch of the latents' own size and order, so that what
+    belongs to a single image (a prompt, a mask, a hint of a batch) finds it; more of them repeat
     that order, as ComfyUI itself repeats prompts over a batch.
 
     Args:
@@ -178,7 +178,7 @@ class ParticleModel:
         levels: of the run.
         inpainting: what is kept.
         options: what ComfyUI hands to each evaluation, ``model_options`` and ``seed``.
-        at_once: particles of each picture in one evaluation.
+        at_once: particles of each image in one evaluation.
     """
 
     def __init__(
@@ -217,9 +217,9 @@ class ParticleModel:
             return scaled_vjp(self._evaluate(leaf, sigma_ve), leaf, v)
 
     def in_parts(self, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-        """A function of some particles of every picture, over all of them [G N, ...].
+        """A function of some particles of every image, over all of them [G N, ...].
 
-        Where memory runs out, once more with one particle of each picture at a time, and so from
+        Where memory runs out, once more with one particle of each image at a time, and so from
         then on.
 
         Raises:
@@ -228,7 +228,7 @@ class ParticleModel:
         done = self._try_in_parts(function, *inputs)
         if done is None:
             logging.warning(
-                "LAGS: not enough memory for %d particles of each picture at once beside the "
+                "LAGS: not enough memory for %d particles of each image at once beside the "
                 "weight's models; trying again without them, and one particle at a time.",
                 self.at_once,
             )
@@ -240,7 +240,7 @@ class ParticleModel:
             done = self._try_in_parts(function, *inputs)
         if done is None:
             remedy = (
-                "Make the picture or the batch smaller, or choose method 'lags', 'fk' or 'smc': "
+                "Make the image or the batch smaller, or choose method 'lags', 'fk' or 'smc': "
                 "they need no gradient through the model, which takes several times as much."
             )
             raise no_room_for_model(self.guider, self._shape(inputs[0]), remedy)
@@ -264,7 +264,7 @@ class ParticleModel:
         return unless_out_of_memory(attempt)
 
     def _evaluate(self, x: Tensor, sigma_ve: Tensor) -> Tensor:
-        """D of some particles of every picture, by particle: [n G, ...]."""
+        """D of some particles of every image, by particle: [n G, ...]."""
         mm.throw_exception_if_processing_interrupted()
         level = self.levels.nearest(sigma_ve)
         sigma = self.levels.sigma[level].expand(len(x)).clone()
@@ -280,7 +280,7 @@ class ParticleWeight:
     """log w of particles [G N, ...], some rows at a time; its gradient where may be painted.
 
     Args:
-        inner: log w on whole pictures.
+        inner: log w on whole images.
         rows: most of them at once.
         mask: [G N, ...], or None.
     """
@@ -304,7 +304,7 @@ class ParticleWeight:
 
     @staticmethod
     def _checked(function: Callable[[Tensor], Any], part: Tensor) -> Any:
-        """A look at the stop button, then at the pictures."""
+        """A look at the stop button, then at the images."""
         mm.throw_exception_if_processing_interrupted()
         return function(part)
 
@@ -334,6 +334,6 @@ def start(sampling: Any, levels: Levels, noise: Tensor, kept: Tensor, full: bool
         full: whether the run starts from pure noise.
     """
     copies = noise.shape[1]
-    flat, pictures = noise.flatten(0, 1), kept.repeat_interleave(copies, 0)
-    x: Tensor = sampling.noise_scaling(levels.sigma[0], flat, pictures, full)
+    flat, repeated = noise.flatten(0, 1), kept.repeat_interleave(copies, 0)
+    x: Tensor = sampling.noise_scaling(levels.sigma[0], flat, repeated, full)
     return (x / per_sample(levels.signal[:1], x)).unflatten(0, (-1, copies))

@@ -66,14 +66,14 @@ class Choices:
 
     Attributes:
         method: a name of ``PRESETS``.
-        particles: of each picture.
+        particles: of each image.
         resampling: a name of ``RESAMPLING``.
         ess_threshold: share of the particles; -1 as the method has it.
         tempering: a name of ``TEMPERING``.
         interval: steps between two looks at the weight; 0 as the method has it.
-        at_once: particles of each picture in one evaluation; 0 as many as fit.
+        at_once: particles of each image in one evaluation; 0 as many as fit.
         output: one of ``OUTPUTS``.
-        count: pictures to put out by 'draw' and 'diverse'.
+        count: images to put out by 'draw' and 'diverse'.
     """
 
     method: str = "lags"
@@ -96,7 +96,7 @@ class Choices:
             if value not in known:
                 raise ValueError(f"{what} is {value!r}; expected one of {', '.join(known)}.")
         if self.particles < 1:
-            raise ValueError(f"particles is {self.particles}; expected 1 or more for each picture.")
+            raise ValueError(f"particles is {self.particles}; expected 1 or more for each image.")
         if self.method == "das_1p" and self.particles != 1:
             raise ValueError(
                 f"Method 'das_1p' is DAS with one particle, and particles is {self.particles}: set "
@@ -130,7 +130,7 @@ class Choices:
         return replace(engine, interval=self.interval or engine.interval)
 
     def picked(self, particles: Particles, seeds: Sequence[int]) -> Tensor:
-        """Which particles to put out, [G, K]; each picture draws by its own seed."""
+        """Which particles to put out, [G, K]; each image draws by its own seed."""
         if self.output == "best":
             return best(particles)
         if self.output == "all":
@@ -168,11 +168,11 @@ class ParticleRun:
     Args:
         choices: the method and its numbers.
         weight: log w on images; one that is off runs plain particles.
-        decoder: shows the weight the pictures.
+        decoder: shows the weight the images.
         decoding: at which size.
         sampler_name: one of ``particle_model.SAMPLERS``.
         seed: of the run.
-        indices: number of each picture of the batch, which its noise hangs on.
+        indices: number of each image of the batch, which its noise hangs on.
         difference: the finite difference of method 'lags'.
         trace: receives one record per step.
 
@@ -244,7 +244,7 @@ class ParticleRun:
         engine = replace(self._engine(steps), chain=chain)
         with tqdm(total=steps, disable=disable_pbar) as bar:
             shown = _shown(self.trace, callback, bar)
-            # After the last step the weight looks at the finished pictures.
+            # After the last step the weight looks at the finished images.
             with at_step(lambda: min(len(self.trace.records) + 1, steps), steps):
                 self.particles = engine(
                     model, log_weight, x, levels.sigma_ve, self.seeds, callback=shown
@@ -273,12 +273,12 @@ class ParticleRun:
                 copies = KEPT
                 logging.info(
                     "LAGS: method '%s' goes backward through the model: about %.2f GB for one "
-                    "particle of %d pictures, its blocks computed again. 'lags' needs none of it.",
+                    "particle of %d images, its blocks computed again. 'lags' needs none of it.",
                     *(self.choices.method, KEPT * own / GIGABYTE, shape[0]),
                 )
-            # As if for more pictures: the backward pass of one takes the memory of several.
+            # As if for more images: the backward pass of one takes the memory of several.
             load_together(guider, log_weight, torch.Size((round(copies * shape[0]), *shape[1:])))
-            own = max(copies * own, shape[0] * log_weight.bytes_per_picture(shape))
+            own = max(copies * own, shape[0] * log_weight.bytes_per_image(shape))
         if self.choices.at_once:
             return self.choices.at_once
         free = ROOM * mm.get_free_memory(guider.model_patcher.load_device)
@@ -297,7 +297,7 @@ class ParticleRun:
         return self._over(model, weight, self.choices.particles)
 
     def _over(self, model: ParticleModel, weight: Weight, copies: int) -> ParticleWeight:
-        """A weight on so many particles of every picture."""
+        """A weight on so many particles of every image."""
         mask = model.inpainting.mask
         rows = model.at_once * len(model.inpainting.noise)
         spread = None if mask is None else mask.repeat_interleave(copies, 0)
@@ -306,7 +306,7 @@ class ParticleRun:
     def _measured(self, model: ParticleModel, sampling: Any) -> Weight:
         """The weight with its automatic strengths chosen, at the first level that shows anything.
 
-        By one particle of each picture, so that it does not hang on how many there are.
+        By one particle of each image, so that it does not hang on how many there are.
         """
         levels, around = model.levels, model.inpainting
         sigma, signal = levels.sigma[levels.clear], levels.signal[levels.clear]
@@ -337,8 +337,8 @@ def _shown(trace: Trace, callback: Any, bar: Any) -> Callable[[Progress], None]:
         groups, leader = torch.arange(len(progress.log_w)), progress.log_w.argmax(dim=1)
         if callback is not None:
             at = progress.denoised.device
-            picture = progress.denoised[groups.to(at), leader.to(at)]
-            callback(progress.step, picture, picture, progress.steps)
+            image = progress.denoised[groups.to(at), leader.to(at)]
+            callback(progress.step, image, image, progress.steps)
         bar.update()
 
     return show

@@ -95,7 +95,7 @@ def _run(
 
 
 def _arranged(latent: dict[str, Any], copies: int) -> dict[str, Any]:
-    """KSampler's LATENT with what belongs to single pictures brought to as many as came out."""
+    """KSampler's LATENT with what belongs to single images brought to as many as came out."""
     if copies == 1:
         return latent
     latent = dict(latent)
@@ -107,12 +107,12 @@ def _arranged(latent: dict[str, Any], copies: int) -> dict[str, Any]:
 
 
 def _in_words(particles: Particles, title: str) -> str:
-    """The run in words, a line for each picture."""
+    """The run in words, a line for each image."""
     groups, count = particles.log_w.shape
     trace = particles.trace
     weighings = [record.weighing for record in trace.records if record.weighing is not None]
     lines = [
-        f"{title}: {count} particles for each of {groups} pictures, {len(trace.records)} steps; "
+        f"{title}: {count} particles for each of {groups} images, {len(trace.records)} steps; "
         f"each particle: {trace.model_calls} model evaluations, {trace.model_backwards} backward "
         f"passes through the model, {trace.weight_calls} looks at the weight"
     ]
@@ -122,7 +122,7 @@ def _in_words(particles: Particles, title: str) -> str:
         copied = sum(bool(weighing.resampled[group]) for weighing in weighings)
         log_w = particles.log_w[group]
         lines.append(
-            f"picture {group}: log w best {float(log_w.max()):.4g}, "
+            f"image {group}: log w best {float(log_w.max()):.4g}, "
             f"mean {float(log_w.mean()):.4g}; "
             f"effective size at the end {1 / float(particles.weights[group].square().sum()):.2f}, "
             f"least {min(sizes, default=float(count)):.2f}; resampled {copied} times, "

@@ -1,4 +1,4 @@
-"""What guidance will do at every noise level: for the visualizer's picture and for the page."""
+"""What guidance will do at every noise level: for the visualizer's image and for the page."""
 
 from __future__ import annotations
 

@@ -127,7 +127,7 @@ def is_ancestral(sampler: Any) -> bool:
 CACHES_AND_GUIDANCE = (
     "A guided step compares evaluations, so it goes past that and takes its full time; steps that "
     "are not guided use it as ever. For more of its speed choose mode 'fast', with the strength of "
-    "the weight set by hand, or remove that node for the exact picture."
+    "the weight set by hand, or remove that node for the exact image."
 )
 
 
@@ -305,7 +305,7 @@ class Guidance:
         memory = gradient_bytes(guider, shape)
         beside = patchers_of_a_run(guider)
         if decoder.device == model.load_device:
-            memory += log_weight.bytes_per_picture(shape)
+            memory += log_weight.bytes_per_image(shape)
             beside += decoder.patchers
         mm.load_models_gpu(beside, memory_required=memory)
 
@@ -445,7 +445,7 @@ def _under_masks(log_weight: LogWeight, run: Run, at: Evaluations) -> LogWeight:
 
 
 def _recall(run: Run, scores: list[CachedGradient]) -> None:
-    """What measuring has found out at the first picture: log w and its gradient, for their sum."""
+    """What measuring has found out at the first image: log w and its gradient, for their sum."""
     terms = run.log_weight.weight.terms
     known = [score.last for score in scores if score.last is not None]
     values = [t.strength * value for t, (_, value, _) in zip(terms, known, strict=True)]
@@ -481,7 +481,7 @@ def load_together(guider: Any, log_weight: DecodedLogWeight, shape: torch.Size) 
     The forward of the model and the backward of the decoder take turns, so the larger need counts.
     """
     model, decoder = guider.model_patcher, log_weight.decoder
-    weight_bytes = log_weight.bytes_per_picture(shape)
+    weight_bytes = log_weight.bytes_per_image(shape)
     own, _ = estimate_memory(model, shape, guider.conds)
     beside = patchers_of_a_run(guider)
     if decoder.device != model.load_device:  # a VAE on the CPU takes nothing from the GPU
@@ -519,11 +519,11 @@ def announce(log_weight: DecodedLogWeight, shape: torch.Size) -> None:
     """Say before a run what the weight will see, and what that takes."""
     height, width = log_weight.decoded_size(shape)
     kept, spared = (
-        log_weight.bytes_per_picture(shape, sparing) / GIGABYTE for sparing in (False, True)
+        log_weight.bytes_per_image(shape, sparing) / GIGABYTE for sparing in (False, True)
     )
     least = f", or {spared:.2f} GB if less is free" if spared < kept else ""
     logging.info(
-        "LAGS: the weight sees %s at %dx%d; its gradient needs about %.2f GB a picture%s, beside "
+        "LAGS: the weight sees %s at %dx%d; its gradient needs about %.2f GB an image%s, beside "
         "the models.",
         log_weight.decoder.name,
         width,

@@ -1,4 +1,4 @@
-"""Honest numbers for finished pictures, and the best of them."""
+"""Honest numbers for finished images, and the best of them."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch import Tensor
 
 from ..rewards import Weight
 from . import models
-from .images import to_pictures
+from .images import channels_first
 from .page import finite
 
-CHUNK = 8  # pictures at once
-SHOWN = 64  # pictures that the page shows with their scores
+CHUNK = 8  # images at once
+SHOWN = 64  # images that the page shows with their scores
 THUMBNAIL = 256  # pixels of their longer side
 
 
@@ -37,16 +37,16 @@ def log_weight_of(weight: Weight, scores: Tensor) -> Tensor:
 
 
 def with_strengths(weight: Weight, scores: Tensor) -> Weight:
-    """The weight with automatic strengths chosen by the spread over these pictures.
+    """The weight with automatic strengths chosen by the spread over these images.
 
     Raises:
-        ValueError: a single picture, or a score that does not vary.
+        ValueError: a single image, or a score that does not vary.
     """
     if weight.is_measured:
         return weight
     if scores.shape[1] < 2:
         raise ValueError(
-            "An automatic strength needs at least two pictures to compare. Set a strength by hand."
+            "An automatic strength needs at least two images to compare. Set a strength by hand."
         )
     return weight.measured(dict(enumerate(scores.double().std(dim=1).tolist())))
 
@@ -73,9 +73,9 @@ def table(weight: Weight, scores: Tensor, log_w: Tensor, order: Sequence[int]) -
 
 
 def thumbnails(images: Tensor, order: Sequence[int], scores: Sequence[float]) -> list[Any]:
-    """The best pictures and their scores for the page, best first; the pictures as files."""
+    """The best images and their scores for the page, best first; the images as files."""
     best = list(order[:SHOWN])
-    small = to_pictures(images[best])
+    small = channels_first(images[best])
     factor = THUMBNAIL / max(small.shape[-2:])
     if factor < 1:
         size = [max(1, round(side * factor)) for side in small.shape[-2:]]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..guidance import AutogradLogWeight, Found, zero_order_search
 from ..rewards import Weight
-from .images import to_pictures
+from .images import channels_first
 from .sampling import SamplerInputs, prepare
 from .scores import log_weight_of, scores_of
 
@@ -24,12 +24,12 @@ SEEDS = 2**64
 def search(
     inputs: SamplerInputs, rounds: int, neighbours: int, radius: float
 ) -> tuple[dict[str, Any], list[float], str]:
-    """The best of each picture as a LATENT, log w of each, and the search in words.
+    """The best of each image as a LATENT, log w of each, and the search in words.
 
     Args:
         inputs: of the node.
         rounds: how often the search goes on from the best so far.
-        neighbours: pictures of each round.
+        neighbours: images of each round.
         radius: share of fresh noise in a neighbour; 0 is all fresh.
 
     Raises:
@@ -70,14 +70,14 @@ def search(
     found = zero_order_search(
         sample, _judge(inputs.vae, weight), fresh, rounds, neighbours, around, inputs.steps
     )
-    return {**latent, "samples": found.pictures}, found.log_w.tolist(), _in_words(found, radius)
+    return {**latent, "samples": found.samples}, found.log_w.tolist(), _in_words(found, radius)
 
 
 def _judge(vae: Any, weight: Weight) -> AutogradLogWeight:
     """log w of finished latents, through ComfyUI's own decoding; no gradient is asked for."""
 
     def log_w(latents: Tensor) -> Tensor:
-        return log_weight_of(weight, scores_of(weight, to_pictures(vae.decode(latents))))
+        return log_weight_of(weight, scores_of(weight, channels_first(vae.decode(latents))))
 
     return AutogradLogWeight(log_w, weight.name)
 
@@ -99,5 +99,5 @@ def _in_words(found: Found, radius: float) -> str:
     best = ", ".join(f"{value:.4g}" for value in found.log_w.tolist())
     return (
         f"{kind} of {found.value_calls} runs, {found.model_calls} model evaluations for each "
-        f"picture; log w {best}"
+        f"image; log w {best}"
     )

@@ -114,10 +114,10 @@ NETWORKS: dict[str, Maker] = {
     "not class": lambda *at: rewards.ClassReward(tiny_classifier(*at), [1], away=True),
     "balance": lambda *at: rewards.BalanceReward(tiny_classifier(*at), [0, 3], [0.9, 0.1]),
     "CLIP reference": lambda folder, dtype: reference_of(
-        reference.picture_encoder(reward_files.clip_vision(folder / "vision"), dtype)
+        reference.reference_encoder(reward_files.clip_vision(folder / "vision"), dtype)
     ),
     "DINOv2 reference": lambda folder, dtype: reference_of(
-        reference.picture_encoder(reward_files.dinov2(folder), dtype)
+        reference.reference_encoder(reward_files.dinov2(folder), dtype)
     ),
     "style": style,
     "masked PickScore": lambda *at: rewards.MaskedReward(reading("PickScore")(*at), disc()),

@@ -17,9 +17,9 @@ class LAGSMethodDPS(io.ComfyNode):
             node_id="LAGSMethodDPS",
             display_name="Method: DPS",
             category=CATEGORY,
-            description="Full gradient of the weight through the model, in every step, in the "
-            "place of LAGS. Needs memory for a backward pass through the model. A sampler's mode "
-            "and confidence have no effect with it.",
+            description="Full gradient of the weight through the model, in every step, instead of "
+            "LAGS. Needs memory for a backward pass through the model. The sampler's mode and "
+            "uncertainty coefficient have no effect with it.",
             inputs=[
                 io.Float.Input(
                     "rho",
@@ -28,13 +28,13 @@ class LAGSMethodDPS(io.ComfyNode):
                     max=1000.0,
                     step=0.01,
                     tooltip="Size of the gradient's step: 1 as derived, 0 off. Working range 0.1 "
-                    "to 2; too much burns the picture.",
+                    "to 2; too much burns the image.",
                 ),
                 io.Boolean.Input(
                     "normalised",
                     default=False,
-                    tooltip="Divides each picture's gradient by the size of log w, in the manner "
-                    "of the paper: the weight's strength then has no effect. Sensitive to rho.",
+                    tooltip="Divides each image's gradient by the size of log w, in the manner of "
+                    "the paper: the weight's strength then has no effect. Sensitive to rho.",
                 ),
             ],
             outputs=[MethodSocket.Output(display_name="method", tooltip="For a LAGS sampler.")],

@@ -23,9 +23,9 @@ class LAGSMethodFreeDoM(io.ComfyNode):
             node_id="LAGSMethodFreeDoM",
             display_name="Method: FreeDoM",
             category=CATEGORY,
-            description="Gradient steps through the model with time travel, in the place of LAGS: "
-            "an ancestral sampler of its own (choose euler_ancestral). The weight's strength has "
-            "no effect but for its sign. Needs memory for a backward pass through the model.",
+            description="Gradient steps through the model with time travel, instead of LAGS: an "
+            "ancestral sampler of its own (choose euler_ancestral). Only the sign of the weight's "
+            "strength has an effect. Needs memory for a backward pass through the model.",
             inputs=[
                 io.Float.Input(
                     "step",
@@ -33,7 +33,8 @@ class LAGSMethodFreeDoM(io.ComfyNode):
                     min=0.0,
                     max=100.0,
                     step=0.01,
-                    tooltip="Length of a step relative to what cfg adds. The paper: 0.2 for style.",
+                    tooltip="Length of a step relative to what cfg adds. The paper uses 0.2 for "
+                    "style.",
                 ),
                 io.Float.Input(
                     "plain_step",
@@ -41,23 +42,26 @@ class LAGSMethodFreeDoM(io.ComfyNode):
                     min=0.0,
                     max=100.0,
                     step=0.005,
-                    tooltip="The same at cfg 1, relative to the noise. The paper: 0.02.",
+                    tooltip="The same at cfg 1, relative to the noise. The paper uses 0.02.",
                 ),
                 step_share(
-                    "first", FIRST, "Share of the steps left where guidance begins; 1 at once."
+                    "first",
+                    FIRST,
+                    "Guidance begins at this share of remaining steps; 1 is from the start.",
                 ),
                 step_share(
-                    "last", LAST, "Share of the steps left where guidance ends; 0 at the end."
+                    "last", LAST, "Guidance ends at this share of remaining steps; 0 is at the end."
                 ),
                 step_share(
-                    "travel_until", TRAVEL_UNTIL, "Share of the steps left where repeats end."
+                    "travel_until", TRAVEL_UNTIL, "Repeats end at this share of remaining steps."
                 ),
                 io.Int.Input(
                     "repeats",
                     default=REPEATS,
                     min=1,
                     max=100,
-                    tooltip="How often a guided step before that is done; 1 is no time travel.",
+                    tooltip="How many times each guided step before that is run; 1 is no time "
+                    "travel.",
                 ),
             ],
             outputs=[MethodSocket.Output(display_name="method", tooltip="For a LAGS sampler.")],

@@ -18,17 +18,17 @@ class LAGSMethodLiDAR(io.ComfyNode):
             node_id="LAGSMethodLiDAR",
             display_name="Method: LiDAR",
             category=CATEGORY,
-            description="Makes a few quick pictures of the prompt first, weighs them, and steers "
-            "towards the better ones, in the place of LAGS. Works with weights that have no "
-            "gradient. With denoise below 1 or a mask they begin from the input picture, as the "
-            "run does. They are kept for the next run of the same prompt and input.",
+            description="Makes a few quick images of the prompt first, weighs them, and steers "
+            "towards the better ones, instead of LAGS. Works with weights that have no gradient. "
+            "With denoise below 1 or a mask they start from the input image, as the run does. They "
+            "are kept for the next run with the same prompt and input.",
             inputs=[
                 io.Int.Input(
                     "count",
                     default=COUNT,
                     min=1,
                     max=4096,
-                    tooltip="Quick pictures. The paper takes 50 to 100.",
+                    tooltip="Quick images. The paper takes 50 to 100.",
                 ),
                 io.Int.Input(
                     "lookahead_steps",
@@ -51,14 +51,15 @@ class LAGSMethodLiDAR(io.ComfyNode):
                     min=0.0,
                     max=1000.0,
                     step=0.01,
-                    tooltip="Noise level below which steps stay plain. 0.57 is the paper's.",
+                    tooltip="Noise level below which steps are not guided. 0.57 is from the paper.",
                 ),
                 io.Int.Input(
                     "lookahead_seed",
                     default=0,
                     min=0,
                     max=0xFFFFFFFF,
-                    tooltip="Of the quick pictures; leave it, and the prompt's are made once.",
+                    tooltip="Seed of the quick images; while it stays the same, those of a prompt "
+                    "are made only once.",
                 ),
             ],
             outputs=[MethodSocket.Output(display_name="method", tooltip="For a LAGS sampler.")],

@@ -24,27 +24,35 @@ class LAGSKSamplerAdvanced(io.ComfyNode):
             node_id="LAGSKSamplerAdvanced",
             display_name="KSampler Advanced (LAGS)",
             category=CATEGORY,
-            description="KSampler Advanced that draws from w(x) p(x): start and end step, leftover "
-            "noise. At strength 0 it is exactly KSampler Advanced.",
+            description="KSampler Advanced that samples from w(x) p(x): start and end step, "
+            "leftover noise. At strength 0 it is exactly KSampler Advanced.",
             inputs=[
                 model_input(),
                 io.Combo.Input(
                     "add_noise",
                     options=["enable", "disable"],
-                    tooltip="Disable to go on from latents that still hold noise.",
+                    tooltip="Disable to continue from latents that still contain noise.",
                 ),
                 seed_input("noise_seed"),
                 *run_inputs(),
                 io.Int.Input(
-                    "start_at_step", default=0, min=0, max=10000, tooltip="First step that is run."
+                    "start_at_step",
+                    default=0,
+                    min=0,
+                    max=10000,
+                    tooltip="The first step that is run.",
                 ),
                 io.Int.Input(
-                    "end_at_step", default=10000, min=0, max=10000, tooltip="Step to stop before."
+                    "end_at_step",
+                    default=10000,
+                    min=0,
+                    max=10000,
+                    tooltip="The run stops before this step.",
                 ),
                 io.Combo.Input(
                     "return_with_leftover_noise",
                     options=["disable", "enable"],
-                    tooltip="Enable to hand latents with their noise to a next sampler.",
+                    tooltip="Enable to pass latents with their noise on to another sampler.",
                 ),
                 *guidance_inputs(),
             ],

@@ -25,9 +25,11 @@ class LAGSGuidance(io.ComfyNode):
             display_name="LAGS Guidance",
             category=CATEGORY,
             description="Puts the weight into the model, for SamplerCustomAdvanced and every other "
-            "sampler node. The model that comes in is not changed.",
+            "sampler node. The input model is not changed.",
             inputs=[
-                io.Model.Input("model", tooltip="The diffusion model; a guided copy comes out."),
+                io.Model.Input(
+                    "model", tooltip="The diffusion model; the output is a guided copy."
+                ),
                 *guidance_inputs(),
             ],
             outputs=[io.Model.Output(display_name="MODEL", tooltip="The model with guidance.")],

@@ -24,8 +24,8 @@ class LAGSKSampler(io.ComfyNode):
             node_id="LAGSKSampler",
             display_name="KSampler (LAGS)",
             category=CATEGORY,
-            description="KSampler that draws more of what a weight asks for: from w(x) p(x) "
-            "instead of p(x), without training. At strength 0 it is exactly KSampler.",
+            description="KSampler that samples from w(x) p(x) instead of p(x): more of what a "
+            "weight favours, without training. At strength 0 it is exactly KSampler.",
             inputs=[*ksampler_inputs(least_denoise=0.0), *guidance_inputs()],
             outputs=guided_outputs(),
             hidden=[io.Hidden.unique_id],

@@ -1,4 +1,4 @@
-"""MM-SOLD Sampler: new pictures from a batch of pictures, without a diffusion model."""
+"""MM-SOLD Sampler: new images from a batch of images, without a diffusion model."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ...guidance import MMSOLD
-from ...runtime.mmsold import NEAREST, new_pictures
+from ...runtime.mmsold import NEAREST, new_images
 from ..inputs import power_input, seed_input
 from ..sockets import CATEGORY, WeightSocket
 
@@ -15,7 +15,7 @@ SCORES = ("exact", "nearest")
 
 
 class LAGSMMSOLD(io.ComfyNode):
-    """New pictures that vary as the given ones do."""
+    """New images that vary as the given ones do."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -23,15 +23,15 @@ class LAGSMMSOLD(io.ComfyNode):
             node_id="LAGSMMSOLD",
             display_name="MM-SOLD Sampler",
             category=CATEGORY,
-            description="Makes new pictures from a few dozen alike ones, without any diffusion "
+            description="Makes new images from a few dozen similar ones, without any diffusion "
             "model: blends of neighbours, with the mean and the variation of the given set. Best "
-            "on pictures that are aligned (faces, digits, icons, textures); photos of all sorts "
-            "blend to a blur. With a VAE it works on latents, without on pixels.",
+            "on images that are aligned (faces, digits, icons, textures); photos of all sorts "
+            "blend to a blur. With a VAE it works on latents, without one on pixels.",
             inputs=[
                 io.Image.Input(
                     "images",
                     optional=True,
-                    tooltip="The pictures to learn from, of one size: 8 at least, better some "
+                    tooltip="The images to learn from, all of one size: at least 8, better some "
                     "dozens to hundreds. Instead of latents.",
                 ),
                 io.Latent.Input(
@@ -42,33 +42,33 @@ class LAGSMMSOLD(io.ComfyNode):
                 io.Vae.Input(
                     "vae",
                     optional=True,
-                    tooltip="Encodes the images and decodes the result. Without one, images are "
-                    "worked on in pixels, which suits small ones.",
+                    tooltip="Encodes the images and decodes the result. Without one, the images "
+                    "are processed as pixels, which suits small ones.",
                 ),
                 WeightSocket.Input(
                     "weight",
                     optional=True,
-                    tooltip="Which of the given pictures count more: the new ones follow w times "
-                    "the set. Any Weight node, also those without a gradient.",
+                    tooltip="Which of the given images count more: the new ones follow w times the "
+                    "distribution of the set. Any Weight node, also those without a gradient.",
                 ),
                 power_input(
-                    "Power of the weight: 1 as its node sets it, 0 off, negative the opposite. "
-                    "Too much leaves too few pictures, which is said."
+                    "Power of the weight: 1 as its node sets it, 0 off, negative the opposite. If "
+                    "too few images keep a weight that counts, the run is refused."
                 ),
                 io.Int.Input(
                     "count",
                     default=8,
                     min=1,
                     max=4096,
-                    tooltip="How many new pictures. Mean and variation of the set hold exactly "
-                    "for four times as many as the rank, or more.",
+                    tooltip="How many new images. The mean and the variation of the set hold "
+                    "exactly from four times the rank upwards.",
                 ),
                 io.Int.Input(
                     "steps",
                     default=100,
                     min=1,
                     max=100000,
-                    tooltip="Langevin steps. 100 is published for pictures.",
+                    tooltip="Langevin steps. 100 is published for images.",
                 ),
                 io.Float.Input(
                     "smoothing",
@@ -76,9 +76,9 @@ class LAGSMMSOLD(io.ComfyNode):
                     min=0.0,
                     max=100.0,
                     step=0.05,
-                    tooltip="sigma, in units of the distance from a picture to its nearest other "
-                    "(median, in whitened coordinates). Below 0.4 the given pictures are copied, "
-                    "0.5 to 0.8 blends neighbours, above 1 blends everything. 0 is off.",
+                    tooltip="sigma, in units of the distance from an image to its nearest "
+                    "neighbour (median, in whitened coordinates). Below 0.4 the given images are "
+                    "copied, 0.5 to 0.8 blends neighbours, above 1 blends everything. 0 is off.",
                 ),
                 io.Float.Input(
                     "sigma_g",
@@ -86,8 +86,8 @@ class LAGSMMSOLD(io.ComfyNode):
                     min=0.001,
                     max=10.0,
                     step=0.01,
-                    tooltip="Blur around each picture, in the same units. Working range 0.01 to "
-                    "0.1; more adds noise, less takes smaller steps.",
+                    tooltip="Blur around each image, in the same units. Working range 0.01 to 0.1; "
+                    "more adds noise, less takes smaller steps.",
                 ),
                 io.Int.Input(
                     "draws",
@@ -95,32 +95,32 @@ class LAGSMMSOLD(io.ComfyNode):
                     min=0,
                     max=10000,
                     step=2,
-                    tooltip="Random shifts per picture and step that estimate the smoothing; "
-                    "even. Published 2 to 32; 0 is no smoothing.",
+                    tooltip="Random shifts per image and step that estimate the smoothing; even. "
+                    "Published 2 to 32; 0 is no smoothing.",
                 ),
                 io.Combo.Input(
                     "score",
                     options=list(SCORES),
-                    tooltip="exact: sums over all pictures. nearest: over the 20 nearest and 20 "
-                    "others drawn for the rest, for thousands of pictures.",
+                    tooltip="exact: sums over all images. nearest: over the 20 nearest and 20 "
+                    "others drawn for the rest, for thousands of images.",
                 ),
                 io.Int.Input(
                     "rank",
                     default=0,
                     min=0,
                     max=4096,
-                    tooltip="Principal components to work in; the rest of the detail is lost. "
-                    "0: as many as hold 95 % of the variance, at most a third of the pictures.",
+                    tooltip="Number of principal components to work in; the rest of the detail is "
+                    "lost. 0: as many as hold 95 % of the variance, at most a third of the images.",
                 ),
                 seed_input("seed", "One seed, one result."),
             ],
             outputs=[
                 io.Image.Output(
-                    display_name="IMAGE", tooltip="The new pictures. From latents: needs the VAE."
+                    display_name="IMAGE", tooltip="The new images. From latents: needs the VAE."
                 ),
                 io.Latent.Output(
                     display_name="LATENT",
-                    tooltip="The new latents; none where images were given without a VAE.",
+                    tooltip="The new latents; none if images were given without a VAE.",
                 ),
             ],
         )
@@ -136,4 +136,4 @@ class LAGSMMSOLD(io.ComfyNode):
         **inputs: Any,
     ) -> io.NodeOutput:
         method = MMSOLD(sigma_g, smoothing, draws, steps, nearest=NEAREST * (score == SCORES[1]))
-        return io.NodeOutput(*new_pictures(method, **inputs))
+        return io.NodeOutput(*new_images(method, **inputs))

@@ -1,4 +1,4 @@
-"""Particle KSampler: KSampler with several weighted particles for each picture."""
+"""Particle KSampler: KSampler with several weighted particles for each image."""
 
 from __future__ import annotations
 
@@ -29,16 +29,17 @@ class LAGSParticleSampler(io.ComfyNode):
         sampler = io.Combo.Input(
             "sampler_name",
             options=list(SAMPLERS),
-            tooltip="Samplers whose every step is one Gaussian, so that it can be weighed. lcm is "
-            "for LCM models.",
+            tooltip="Samplers whose steps are all Gaussian, so that particles can be weighted. lcm "
+            "is for LCM models.",
         )
         return io.Schema(
             node_id="LAGSParticleSampler",
             display_name="Particle KSampler",
             category=CATEGORY,
-            description="KSampler that runs several particles for each picture, weighs them by w "
-            "on the way and copies the good ones: exact samples of w(x) p(x) as their number "
-            "grows. Time grows with the particles; memory hardly.",
+            description="KSampler that runs several particles for each image, weighs them by w "
+            "during the run and copies the good ones (sequential Monte Carlo). As their number "
+            "grows, the results become exact samples of w(x) p(x). Time grows with the number of "
+            "particles; memory hardly grows.",
             inputs=[
                 *ksampler_inputs(sampler=sampler),
                 vae_input(),
@@ -49,29 +50,28 @@ class LAGSParticleSampler(io.ComfyNode):
                 ),
                 power_input(
                     "Power of the weight: 1 as its node sets it, 0 off (plain sampling), negative "
-                    "the opposite. What few particles can follow is limited: see the effective "
-                    "size."
+                    "the opposite. Few particles can only follow a moderate weight: see the ESS."
                 ),
                 *method_inputs(),
                 options_input(),
             ],
             outputs=[
                 io.Latent.Output(
-                    display_name="LATENT", tooltip="The chosen particles, picture by picture."
+                    display_name="LATENT", tooltip="The chosen particles, image by image."
                 ),
                 io.Float.Output(
                     display_name="log_weights",
                     is_output_list=True,
-                    tooltip="Natural log of what each picture put out counts among the particles "
-                    "of its group; all of a group sum to 1 without the log.",
+                    tooltip="Natural logarithm of the weight of each image among the particles of "
+                    "its group; without the logarithm, the weights of a group sum to 1.",
                 ),
                 TraceSocket.Output(
                     display_name="trace",
-                    tooltip="What every step did: log w, and the tempering as alpha.",
+                    tooltip="A record of every step: log w, and the tempering as alpha.",
                 ),
                 io.String.Output(
                     display_name="summary",
-                    tooltip="Effective size, resampling and log w of each picture's particles.",
+                    tooltip="ESS, resampling and log w of each image's particles.",
                 ),
             ],
             hidden=[io.Hidden.unique_id],
@@ -106,17 +106,17 @@ def method_inputs() -> list[Any]:
             "method",
             options=METHODS,
             default=METHODS[0],
-            tooltip="lags: pushed by LAGS, exact by its path weights (recommended). smc: weighed "
-            "only. fk: FK-steering. das, das_1p, tds, urge, urge_ess: as published, pushed by a "
-            "gradient through the model, which takes several times the memory and time.",
+            tooltip="lags: drift by LAGS, made exact by path weights (recommended). smc: weights "
+            "only, no drift. fk: FK-steering. das, das_1p, tds, urge, urge_ess: as published, with "
+            "a gradient through the model, which takes several times the memory and time.",
         ),
         io.Int.Input(
             "particles",
             default=4,
             min=1,
             max=1024,
-            tooltip="Particles for each picture; time grows with it. 4 as published, more for "
-            "strong weights.",
+            tooltip="Particles for each image; time grows with it. 4 as published, more for strong "
+            "weights.",
         ),
         io.Combo.Input(
             "resampling",
@@ -130,42 +130,45 @@ def method_inputs() -> list[Any]:
             min=-1.0,
             max=1.0,
             step=0.05,
-            tooltip="Resample when the effective size is under this share of the particles. -1 as "
-            "the method has it (mostly 0.5), 0 never. smc with 0 and output best is best of N.",
+            tooltip="Resample when the ESS (effective sample size) is below this share of the "
+            "particles. -1 as the method sets it (mostly 0.5), 0 never. smc with 0 and output best "
+            "is best of N.",
         ),
         io.Combo.Input(
             "tempering",
             options=[FROM_METHOD, *TEMPERING],
-            tooltip="How the weight is switched on along the run. The result has all of it in any "
-            "case.",
+            tooltip="How the weight is switched on during the run. The result always has the full "
+            "weight.",
         ),
         io.Int.Input(
             "evaluate_every",
             default=0,
             min=0,
             max=10000,
-            tooltip="Steps between two weighings; 0 as the method has it (fk: five in all, others "
-            "every step). Fewer weighings are cheaper, and as exact.",
+            tooltip="Steps between two updates of the particle weights; 0 as the method sets it "
+            "(fk: five in all, others every step). Fewer updates are cheaper, and the result is as "
+            "exact.",
         ),
         io.Int.Input(
             "particles_at_once",
             default=0,
             min=0,
             max=1024,
-            tooltip="Particles of each picture that the model sees together: more is faster on "
-            "large GPUs and takes more memory. 0 as many as fit.",
+            tooltip="Particles of each image that the model sees together: more is faster on large "
+            "GPUs and takes more memory. 0 as many as fit.",
         ),
         io.Combo.Input(
             "output",
             options=list(OUTPUTS),
-            tooltip="best: the greatest w. draw: by weight, a sample of w p. diverse: good ones "
-            "that differ. all: every particle, best first, to be weighed by log_weights.",
+            tooltip="best: the one with the greatest w. draw: drawn by weight, a sample of w p. "
+            "diverse: good ones that differ. all: every particle, best first, to be weighted by "
+            "log_weights.",
         ),
         io.Int.Input(
             "count",
             default=1,
             min=1,
             max=1024,
-            tooltip="Pictures to put out of each group, for draw and diverse.",
+            tooltip="How many images to output from each group, for draw and diverse.",
         ),
     ]

@@ -1,4 +1,4 @@
-"""Search KSampler: the baseline of every method, plain pictures of which the best is kept."""
+"""Search KSampler: the baseline of every method, plain images of which the best is kept."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..sockets import CATEGORY, WeightSocket
 
 
 class LAGSSearchSampler(io.ComfyNode):
-    """Many plain pictures, of which the best is kept."""
+    """Many plain images, of which the best is kept."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -21,28 +21,32 @@ class LAGSSearchSampler(io.ComfyNode):
             node_id="LAGSSearchSampler",
             display_name="Search KSampler",
             category=CATEGORY,
-            description="KSampler again and again from other noise, keeping for each picture the "
-            "one with the greatest w: best of N, or a search around the best noise so far. Not "
-            "samples of w(x) p(x); what every other method has to beat at the same cost.",
+            description="Runs KSampler many times from different noise and keeps, for each image, "
+            "the result with the greatest w: best of N, or a search around the best noise so far. "
+            "The results are not samples of w(x) p(x), but the baseline for every other method at "
+            "the same cost.",
             inputs=[
                 *ksampler_inputs(),
-                io.Vae.Input("vae", tooltip="The model's own VAE: it shows the weight pictures."),
+                io.Vae.Input(
+                    "vae", tooltip="The model's own VAE: it decodes the images for the weight."
+                ),
                 WeightSocket.Input(
-                    "weight", tooltip="What the best one has most of; it needs no gradient."
+                    "weight", tooltip="What decides which image is the best; it needs no gradient."
                 ),
                 io.Int.Input(
                     "rounds",
                     default=3,
                     min=0,
                     max=1000,
-                    tooltip="How often the search goes on from the best so far. 0 is KSampler.",
+                    tooltip="How many rounds the search continues from the best so far. 0 is "
+                    "KSampler.",
                 ),
                 io.Int.Input(
                     "neighbours",
                     default=4,
                     min=1,
                     max=1000,
-                    tooltip="Pictures tried in each round: 1 + rounds x neighbours runs in all.",
+                    tooltip="Images tried in each round: 1 + rounds x neighbours runs in all.",
                 ),
                 io.Float.Input(
                     "radius",
@@ -51,17 +55,22 @@ class LAGSSearchSampler(io.ComfyNode):
                     max=100.0,
                     step=0.05,
                     tooltip="Share of fresh noise in a neighbour, relative to the best noise so "
-                    "far. 0.3 keeps most of the picture; 0 is all fresh, which is best of N.",
+                    "far. 0.3 keeps most of the image; 0 is entirely fresh noise, which is best of "
+                    "N.",
                 ),
             ],
             outputs=[
-                io.Latent.Output(display_name="LATENT", tooltip="The best of each picture."),
+                io.Latent.Output(
+                    display_name="LATENT", tooltip="The best result for each image of the batch."
+                ),
                 io.Float.Output(
                     display_name="log_w",
                     is_output_list=True,
-                    tooltip="Natural log of the weight of each.",
+                    tooltip="Natural logarithm of the weight of each.",
                 ),
-                io.String.Output(display_name="summary", tooltip="What it took and gave."),
+                io.String.Output(
+                    display_name="summary", tooltip="Runs, model evaluations and log w."
+                ),
             ],
         )
 

@@ -1,4 +1,4 @@
-"""LAGS Demo Model: the bundled model, for pictures without any download."""
+"""LAGS Demo Model: the bundled model, for images without any download."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class LAGSDemoModel(io.ComfyNode):
             display_name="LAGS Demo Model",
             category=CATEGORY,
             description="A tiny model that comes with the pack and draws coloured shapes of 32x32 "
-            "pixels in a second, also without a GPU: to try weights before the big models.",
+            "pixels in a second, even without a GPU: for trying weights before the big models.",
             inputs=[
                 io.Combo.Input(
                     "subject",
@@ -35,9 +35,7 @@ class LAGSDemoModel(io.ComfyNode):
                     default=ANY,
                     tooltip="The shape's colour; 'any' leaves it open.",
                 ),
-                io.Int.Input(
-                    "batch_size", default=16, min=1, max=256, tooltip="How many pictures."
-                ),
+                io.Int.Input("batch_size", default=16, min=1, max=256, tooltip="How many images."),
             ],
             outputs=[
                 io.Model.Output(display_name="MODEL", tooltip="The demo model."),

@@ -21,16 +21,16 @@ class LAGSOptions(io.ComfyNode):
             display_name="LAGS Options",
             category=CATEGORY,
             description="Overrides what a mode chooses by itself. Nothing here is needed for good "
-            "pictures.",
+            "images.",
             inputs=[
                 io.Combo.Input(
                     "schedule",
                     options=list(SCHEDULES),
                     default=SCHEDULES[0],
-                    tooltip="chord: trusts by how much of the gain in log w that the gradient "
-                    "promises comes true. auto: 1/(1 + kappa e), e the measured variance of log w. "
-                    "uncertainty: 1/(1 + c sigma^4), the paper's. hard gate: 1 below a noise "
-                    "level, else 0. constant: 1.",
+                    tooltip="How alpha, the share of the full shift that is applied, is chosen. "
+                    "chord: by the actual gain in log w relative to the predicted gain. auto: 1/(1 "
+                    "+ damping x predicted gain). uncertainty: 1/(1 + c sigma^4), the paper's. "
+                    "hard gate: 1 below a noise level, else 0. constant: 1.",
                 ),
                 io.Float.Input(
                     "sigma_gate",
@@ -38,8 +38,8 @@ class LAGSOptions(io.ComfyNode):
                     min=0.001,
                     max=1000.0,
                     step=0.01,
-                    tooltip="Noise level below which the hard gate opens (sigma; for flow models "
-                    "sigma / (1 - sigma)). 0.56 is where the paper's schedule crosses one half.",
+                    tooltip="Noise level below which the hard gate is open (sigma; for flow models "
+                    "sigma / (1 - sigma)). At 0.56 the paper's schedule is one half.",
                 ),
                 io.Float.Input(
                     "skip_below",
@@ -47,8 +47,9 @@ class LAGSOptions(io.ComfyNode):
                     min=-1.0,
                     max=0.99,
                     step=0.01,
-                    tooltip="Steps whose influence is under this share of the greatest stay plain. "
-                    "0 never skips, -1 as the mode has it (balanced 0.15, fast 0.02, paper 0).",
+                    tooltip="Steps whose influence is below this share of the greatest one are not "
+                    "guided. 0 never skips, -1 as the mode sets it (balanced 0.15, fast 0.02, "
+                    "paper 0).",
                 ),
                 io.Float.Input(
                     "shift_limit",
@@ -56,8 +57,8 @@ class LAGSOptions(io.ComfyNode):
                     min=0.0,
                     max=10.0,
                     step=0.05,
-                    tooltip="Greatest shift relative to the denoised picture, per picture. 0.3 "
-                    "tames burnt pictures, 0 is no limit.",
+                    tooltip="Greatest shift relative to the denoised image, for each image. 0.3 "
+                    "tames burnt images, 0 is no limit.",
                 ),
                 io.Float.Input(
                     "relative_step",
@@ -66,7 +67,7 @@ class LAGSOptions(io.ComfyNode):
                     max=1.0,
                     step=0.005,
                     tooltip="Finite-difference step relative to the noise level, in paper mode and "
-                    "where an automatic strength is measured; balanced goes the whole way instead. "
+                    "where an automatic strength is measured; balanced takes a full step instead. "
                     "0 chooses by precision: 0.01 in float32, 0.05 in float16, 0.1 in bfloat16.",
                 ),
                 io.Float.Input(
@@ -76,43 +77,44 @@ class LAGSOptions(io.ComfyNode):
                     max=1000.0,
                     step=0.0001,
                     round=False,
-                    tooltip="The paper's absolute finite-difference step; overrides the relative "
-                    "one, and the whole way of balanced. 0 is off.",
+                    tooltip="The paper's absolute finite-difference step; it overrides the "
+                    "relative one and the full step of balanced. 0 is off.",
                 ),
                 io.Combo.Input(
                     "decoder",
                     options=list(DECODERS),
                     default=DECODERS[0],
-                    tooltip="What shows the weight the picture. vae: exact, up to 15 GB at "
-                    "1024x1024. taesd: nearly the same, 2 GB; needs its file in models/vae_approx. "
-                    "latent-rgb: colours only, at 1/8 size, nearly free. auto: taesd where its "
-                    "file is there, else vae; in paper mode vae.",
+                    tooltip="What decodes the denoised image for the weight. vae: exact, up to 15 "
+                    "GB at 1024x1024. taesd: nearly the same, 2 GB; needs its file in "
+                    "models/vae_approx. latent-rgb: colours only, at 1/8 size, nearly free. auto: "
+                    "taesd if its file is there, else vae; in paper mode vae.",
                 ),
                 io.Int.Input(
                     "decode_size",
                     default=AS_NEEDED,
                     min=AS_NEEDED,
                     max=16384,
-                    tooltip="Shorter side in pixels of the picture that the weight sees. Smaller "
-                    "is faster and takes less memory. -1 what the weight needs (paper mode: full "
-                    "size), 0 full size.",
+                    tooltip="Shorter side, in pixels, of the image that the weight sees. Smaller "
+                    "is faster and takes less memory. -1 is the size that the weight needs (paper "
+                    "mode: full size), 0 is full size.",
                 ),
                 io.Combo.Input(
                     "second_forward",
                     options=list(SECOND_FORWARDS),
                     default=SECOND_FORWARDS[0],
-                    tooltip="full: the model's whole answer again, both branches of cfg. "
-                    "conditional: the branch with the prompt alone, half the cost; the other is "
-                    "taken to move as far. From mode: conditional in balanced, full in paper.",
+                    tooltip="full: a complete second evaluation of the model, with both branches "
+                    "of cfg. conditional: only the branch with the prompt, at half the cost; the "
+                    "other branch is assumed to move by the same amount. From mode: conditional in "
+                    "balanced, full in paper.",
                 ),
                 io.Int.Input(
                     "reuse_gradient",
                     default=0,
                     min=0,
                     max=10,
-                    tooltip="Steps that one gradient of the weight serves: 2 halves what decoder "
-                    "and weight take, 1 takes a new one every step. 0 as the mode has it (fast 2, "
-                    "others 1).",
+                    tooltip="How many steps use the same cached gradient of the weight: 2 halves "
+                    "the time of the decoder and the weight, 1 computes the gradient in every "
+                    "step. 0 as the mode sets it (fast 2, others 1).",
                 ),
             ],
             outputs=[OptionsSocket.Output(display_name="options", tooltip="For a LAGS sampler.")],

@@ -1,4 +1,4 @@
-"""LAGS Schedule Visualizer: what guidance will do at every noise level, as a picture."""
+"""LAGS Schedule Visualizer: what guidance will do at every noise level, as an image."""
 
 from __future__ import annotations
 
@@ -27,8 +27,9 @@ class LAGSScheduleVisualizer(io.ComfyNode):
             node_id="LAGSScheduleVisualizer",
             display_name="LAGS Schedule Visualizer",
             category=CATEGORY,
-            description="Draws how far the guidance is trusted at every step, which steps stay "
-            "plain, and what that costs. Connect the model, or SIGMAS.",
+            description="Draws alpha, the share of the full shift that is applied, at every step, "
+            "and says which steps are not guided and what the run costs. Connect the model, or "
+            "SIGMAS.",
             inputs=[
                 io.Model.Input("model", optional=True, tooltip="Gives the noise levels."),
                 io.Sigmas.Input(
@@ -43,19 +44,20 @@ class LAGSScheduleVisualizer(io.ComfyNode):
                 confidence_input(),
                 io.Float.Input(
                     "nats",
-                    display_name="deviation of log w",
+                    display_name="std of log w",
                     default=3.0,
                     min=0.0,
                     max=1000.0,
                     step=0.5,
-                    tooltip="For balanced mode, whose trust is measured in the run: how many nats "
-                    "log w varies by over what the model draws. An automatic strength is this "
-                    "number.",
+                    tooltip="For balanced mode, which measures alpha during the run: the standard "
+                    "deviation of log w over the model's own samples. An automatic strength is "
+                    "this number.",
                 ),
                 io.String.Input(
                     "compare",
                     default="1, 10, 100",
-                    tooltip="Values of c to draw the paper's schedule for, beside the chosen one.",
+                    tooltip="Values of c for which the paper's schedule is drawn too, beside the "
+                    "chosen one.",
                 ),
                 *look_inputs(),
                 options_input(),

@@ -1,4 +1,4 @@
-"""Score Images: honest numbers for finished pictures, and the best of them."""
+"""Score Images: honest numbers for finished images, and the best of them."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from torch import Tensor
 from ...rewards import Weight
 from ...runtime.adapters import as_weight
 from ...runtime.checks import check_connected
-from ...runtime.images import to_pictures
+from ...runtime.images import channels_first
 from ...runtime.scores import log_weight_of, scores_of, table, thumbnails, with_strengths
 from ..sockets import CATEGORY, WeightSocket
 
 
 class LAGSScoreImages(io.ComfyNode):
-    """Scores of pictures, and the pictures by rank."""
+    """Scores of images, and the images by rank."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -24,33 +24,33 @@ class LAGSScoreImages(io.ComfyNode):
             node_id="LAGSScoreImages",
             display_name="Score Images",
             category=CATEGORY,
-            description="Scores a batch of pictures by a weight and ranks them by log w. Scores "
-            "are absolute, on the scale of their authors; for preference models a column tells how "
-            "probable it is that people prefer each picture of this batch.",
+            description="Scores a batch of images by a weight and ranks them by log w. Scores are "
+            "absolute, on the scale of their authors; for preference models a column gives the "
+            "probability that people prefer each image of this batch.",
             inputs=[
-                io.Image.Input("images", tooltip="The pictures to judge."),
+                io.Image.Input("images", tooltip="The images to judge."),
                 WeightSocket.Input("weight", tooltip="What they are judged by: any Weight node."),
                 io.Int.Input(
                     "top_k",
                     default=0,
                     min=0,
                     max=4096,
-                    tooltip="How many of the best to hand on; 0 is all of them, ranked.",
+                    tooltip="How many of the best to output; 0 is all of them, ranked.",
                 ),
             ],
             outputs=[
-                io.Image.Output(display_name="images", tooltip="The best pictures, best first."),
+                io.Image.Output(display_name="images", tooltip="The best images, best first."),
                 io.String.Output(
                     display_name="table",
                     tooltip="Rank, number and all scores; Preview as Text (Preview Any) shows it.",
                 ),
                 io.Int.Output(
-                    display_name="best_index", tooltip="Number of the best picture, from 0."
+                    display_name="best_index", tooltip="Number of the best image, from 0."
                 ),
                 io.Float.Output(
                     display_name="scores",
                     is_output_list=True,
-                    tooltip="Score of each picture in its own order; log w where the weight has "
+                    tooltip="Score of each image in its own order; log w where the weight has "
                     "several terms.",
                 ),
             ],
@@ -61,7 +61,7 @@ class LAGSScoreImages(io.ComfyNode):
     def execute(cls, images: Tensor, weight: Weight, top_k: int) -> io.NodeOutput:
         check_connected(images=images, weight=weight)
         weight = as_weight(weight)
-        scores = scores_of(weight, to_pictures(images))
+        scores = scores_of(weight, channels_first(images))
         weight = with_strengths(weight, scores)
         log_w = log_weight_of(weight, scores)
         order: list[int] = log_w.argsort(descending=True, stable=True).tolist()

@@ -1,4 +1,4 @@
-"""LAGS Trace Plot: what runs did, as a picture and as a file."""
+"""LAGS Trace Plot: what runs did, as an image and as a file."""
 
 from __future__ import annotations
 
@@ -15,16 +15,18 @@ MOST_TRACES = 8
 
 
 class LAGSTracePlot(io.ComfyNode):
-    """What runs did, as a picture and as a file."""
+    """What runs did, as an image and as a file."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        socket = TraceSocket.Input("trace", tooltip="Of a LAGS sampler; the next socket appears.")
+        socket = TraceSocket.Input(
+            "trace", tooltip="The trace of a LAGS sampler; the next socket appears."
+        )
         return io.Schema(
             node_id="LAGSTracePlot",
             display_name="LAGS Trace Plot",
             category=CATEGORY,
-            description="Draws log w, trust, size of the shift and time along one or several runs, "
+            description="Draws log w, alpha, size of the shift and time along one or several runs, "
             "and writes the numbers into ComfyUI's output folder.",
             inputs=[
                 io.Autogrow.Input(
@@ -36,7 +38,7 @@ class LAGSTracePlot(io.ComfyNode):
                 ),
                 *look_inputs(),
                 io.Combo.Input(
-                    "export", options=list(EXPORTS), tooltip="Write the numbers as a file, too."
+                    "export", options=list(EXPORTS), tooltip="Also writes the numbers to a file."
                 ),
                 io.String.Input(
                     "filename_prefix",

@@ -41,12 +41,12 @@ class LAGSWeightClassifier(io.ComfyNode):
             node_id="LAGSWeightClassifier",
             display_name="Weight: classifier",
             category=CATEGORY,
-            description="Asks for more or less of a class of any image classifier of transformers, "
-            "or for a fair mix: classes as often as you say. Put the classifier's folder "
+            description="Favours a class of any image classifier of transformers, avoids it, or "
+            "makes a fair mix: each class as often as you say. Put the classifier's folder "
             "(config.json, model.safetensors, preprocessor_config.json) into "
             "models/weight_functions.",
             inputs=[
-                file_input("file", "classifier", "model.safetensors of a classifier's folder."),
+                file_input("file", "classifier", "model.safetensors in the classifier's folder."),
                 io.DynamicCombo.Input(
                     "goal",
                     options=[
@@ -62,7 +62,7 @@ class LAGSWeightClassifier(io.ComfyNode):
                 io.Image.Input(
                     "plain_images",
                     optional=True,
-                    tooltip="For balance: pictures sampled without guidance, to measure the rates.",
+                    tooltip="For balance: images sampled without guidance, to measure the rates.",
                 ),
             ],
             outputs=[weight_output()],

@@ -1,4 +1,4 @@
-"""Weights out of weights: their product, and a weight for a part of the picture."""
+"""Weights out of weights: their product, and a weight for a part of the image."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class LAGSCombineWeights(io.ComfyNode):
             node_id="LAGSCombineWeights",
             display_name="Combine Weights",
             category=CATEGORY,
-            description="Asks for everything that several weights ask for: their product, which "
-            "adds their strength x score. Each of them is listed in the trace.",
+            description="Favours what all of several weights favour: their product, which adds "
+            "their strength x score. Each of them is listed in the trace.",
             inputs=[
                 io.Autogrow.Input(
                     "weights",
@@ -54,7 +54,7 @@ class LAGSCombineWeights(io.ComfyNode):
 
 
 class LAGSMaskWeight(io.ComfyNode):
-    """A weight for a part of the picture."""
+    """A weight for a part of the image."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -62,12 +62,12 @@ class LAGSMaskWeight(io.ComfyNode):
             node_id="LAGSMaskWeight",
             display_name="Mask Weight",
             category=CATEGORY,
-            description="Restricts a weight to a mask: it judges what is inside, and guidance "
-            "moves only that. When all weights of a sampler are masked, the rest of the "
-            "picture is left to the model.",
+            description="Restricts a weight to a mask: the weight judges only what is inside, and "
+            "guidance changes only that. When all weights of a sampler are masked, the rest of the "
+            "image is left to the model.",
             inputs=[
-                WeightSocket.Input("weight", tooltip="What to ask for inside of the mask."),
-                io.Mask.Input("mask", tooltip="White inside; stretched to the picture's size."),
+                WeightSocket.Input("weight", tooltip="What to favour inside the mask."),
+                io.Mask.Input("mask", tooltip="White inside; stretched to the image's size."),
             ],
             outputs=[weight_output()],
         )

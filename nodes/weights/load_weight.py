@@ -35,14 +35,14 @@ class LAGSLoadWeight(io.ComfyNode):
             node_id="LAGSLoadWeight",
             display_name="Load Weight Function",
             category=CATEGORY,
-            description="What you want more of: pictures that people would prefer (PickScore, HPS, "
+            description="What you want more of: images that people would prefer (PickScore, HPS, "
             "ImageReward), that fit a prompt (CLIP), that are beautiful (aesthetic), sharp or "
-            "symmetric. Model files belong into models/weight_functions; nothing is downloaded.",
+            "symmetric. Model files belong in models/weight_functions; nothing is downloaded.",
             inputs=[
                 io.DynamicCombo.Input(
                     "reward",
                     options=reward_options(),
-                    tooltip="What pictures are judged by.",
+                    tooltip="The score that images are judged by.",
                 )
             ],
             outputs=[weight_output()],
@@ -56,14 +56,15 @@ class LAGSLoadWeight(io.ComfyNode):
 
 
 def prompt_input() -> Any:
-    """What the picture should show, for rewards that read a prompt."""
+    """What the image should show, for rewards that read a prompt."""
     # One line: the page of ComfyUI 0.8 leaves the box of a longer text standing over the node when
     # another reward is chosen.
     return io.String.Input(
         "prompt",
         default="",
-        tooltip="What the picture is judged by; usually the positive prompt. Empty judges the "
-        "picture alone. Choosing another reward clears what is typed here, not what is connected.",
+        tooltip="The text that the image is judged by; usually the positive prompt. Empty: the "
+        "image is judged alone. Choosing another reward clears what is typed here, not what is "
+        "connected.",
     )
 
 
@@ -86,11 +87,13 @@ def reward_options() -> list[Any]:
     text_side = io.Combo.Input(
         "text_file",
         options=[SAME_FILE, *FILES["text side"].choices()],
-        tooltip="Where the text side is: in the same file, or in one of ComfyUI's text encoders "
+        tooltip="Where the text encoder is: in the same file, or in one of ComfyUI's text encoders "
         "that has a projection.",
     )
     clip = file_input("clip", "aesthetic CLIP", "OpenAI's CLIP ViT-L/14; also in clip_vision.")
-    axis = io.Combo.Input("axis", options=list(AXES), tooltip="Which halves should mirror.")
+    axis = io.Combo.Input(
+        "axis", options=list(AXES), tooltip="Which halves should mirror each other."
+    )
     return [
         _prompted(PickScore),
         _prompted(HPSv21),
@@ -98,7 +101,7 @@ def reward_options() -> list[Any]:
         _prompted(ImageReward),
         _prompted(ClipScore, text_side),
         reward_option(Aesthetic, _own_file("aesthetic"), clip, precision_input()),
-        # No automatic strength: the first denoised pictures are too soft to tell how sharp the last
+        # No automatic strength: the first denoised images are too soft to tell how sharp the last
         # ones will be, and a file size has no gradient to tell anything by.
         io.DynamicCombo.Option(SharpnessReward.name, [strength_input(SharpnessReward)]),
         reward_option(SymmetryReward, axis, name="symmetry"),

@@ -1,4 +1,4 @@
-"""Weight: reference picture."""
+"""Weight: reference image."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from torch import Tensor
 
 from ...rewards import ReferenceReward, StyleReward, Weight
 from ...runtime.checks import check_chosen, check_connected
-from ...runtime.images import to_pictures
+from ...runtime.images import channels_first
 from ...runtime.model_rewards import LIKE
 from ..inputs import file_input, precision_input, reward_option, weight_output
 from ..sockets import CATEGORY
 
 
 class LAGSWeightReference(io.ComfyNode):
-    """More like a given picture."""
+    """More like a given image."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="LAGSWeightReference",
-            display_name="Weight: reference picture",
+            display_name="Weight: reference image",
             category=CATEGORY,
-            description="Asks for pictures like a given one, in content (what it shows) or in "
-            "style (its colours and textures). A batch of references counts as their mean.",
+            description="Favours images like a given one, in content (what it shows) or in style "
+            "(its colours and textures). A batch of references counts as their mean.",
             inputs=[
-                io.Image.Input("image", tooltip="The picture, or several."),
+                io.Image.Input("image", tooltip="The reference image, or several."),
                 io.DynamicCombo.Input(
                     "like",
                     options=[
@@ -44,8 +44,8 @@ class LAGSWeightReference(io.ComfyNode):
                             name="style",
                         ),
                     ],
-                    tooltip="In what it should be like the picture. For style take an automatic "
-                    "strength: its scale depends on the CLIP.",
+                    tooltip="In what the result should be like the reference image. For style use "
+                    "an automatic strength: its scale depends on the CLIP.",
                 ),
             ],
             outputs=[weight_output()],
@@ -55,5 +55,5 @@ class LAGSWeightReference(io.ComfyNode):
     def execute(cls, image: Tensor, like: dict[str, Any]) -> io.NodeOutput:
         check_connected(image=image)
         check_chosen("like", like)
-        reward = LIKE[like["like"]](like, to_pictures(image))
+        reward = LIKE[like["like"]](like, channels_first(image))
         return io.NodeOutput(Weight.of(reward, like["strength"], like["auto_nats"]))

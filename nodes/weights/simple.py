@@ -19,14 +19,14 @@ class LAGSWeightColor(io.ComfyNode):
             node_id="LAGSWeightColor",
             display_name="Weight: colour",
             category=CATEGORY,
-            description="Asks for pictures with more of a hue, more brightness or saturation, or a "
+            description="Favours images with more of a hue, more brightness or saturation, or a "
             "mean colour close to a given one. Needs no model file.",
             inputs=[
                 io.Combo.Input(
                     "attribute",
                     options=list(ATTRIBUTES),
                     default=ATTRIBUTES[0],
-                    tooltip="What to ask for more of.",
+                    tooltip="The property of the image that is favoured.",
                 ),
                 io.Float.Input(
                     "hue",
@@ -48,9 +48,9 @@ class LAGSWeightColor(io.ComfyNode):
                     min=-10000.0,
                     max=10000.0,
                     step=1.0,
-                    tooltip="Nats per unit of score, for a score on the 0..1 scale of pictures: 20 "
-                    "makes a picture that is 0.1 bluer e^2 = 7 times as likely. Working range 5 to "
-                    "100, 0 off, negative for less.",
+                    tooltip="Gain in log w per unit of score; scores are on the 0..1 scale of "
+                    "images. At 20, an image that is 0.1 bluer is e^2 = 7 times as likely. Working "
+                    "range 5 to 100, 0 off, negative for less.",
                 ),
                 auto_input(),
             ],
@@ -73,7 +73,7 @@ class LAGSWeightFrequency(io.ComfyNode):
             node_id="LAGSWeightFrequency",
             display_name="Weight: frequency",
             category=CATEGORY,
-            description="Asks for more fine detail, or for less: energy of the brightness between "
+            description="Favours more fine detail, or less: the energy of the brightness between "
             "two spatial frequencies. Needs no model file.",
             inputs=[
                 io.Float.Input(
@@ -98,8 +98,8 @@ class LAGSWeightFrequency(io.ComfyNode):
                     min=-1000.0,
                     max=1000.0,
                     step=0.1,
-                    tooltip="Nats per factor e of energy. Positive for more, negative for less, 0 "
-                    "off. Working range 0.5 to 5.",
+                    tooltip="Gain in log w per factor e of energy. Positive for more, negative for "
+                    "less, 0 off. Working range 0.5 to 5.",
                 ),
                 auto_input(),
             ],

@@ -191,7 +191,7 @@ def test_memory_is_spared_only_where_it_is_short(
     """The share is free memory over what one picture takes without sparing."""
     weight = DecodedLogWeight(choose("vae", kl_vae), HUE)
     x = latents(4)
-    with_free(monkeypatch, share * weight.bytes_per_picture(x.shape, sparing=False))
+    with_free(monkeypatch, share * weight.bytes_per_image(x.shape, sparing=False))
     with torch.inference_mode():
         log_w, grad = weight.value_and_grad(x)
     assert attempts == [expected]
@@ -419,10 +419,10 @@ def test_a_masked_weight_decodes_its_own_part(
     monkeypatch.setattr(type(decoder), "images", noted)
     weight = DecodedLogWeight(decoder, masked(HUE, mask))
     z = latents(2, size)
-    part, its_bytes = weight.value_and_grad(z), weight.bytes_per_picture(z.shape)
+    part, its_bytes = weight.value_and_grad(z), weight.bytes_per_image(z.shape)
     assert torch.equal(weight(z), part[0])
     decoder.receptive_field = None
-    whole, all_bytes = weight.value_and_grad(z), weight.bytes_per_picture(z.shape)
+    whole, all_bytes = weight.value_and_grad(z), weight.bytes_per_image(z.shape)
     assert float(whole[1].abs().max()) > 0
     for one, other in zip(part, whole, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5 * float(other.abs().max()))
@@ -563,7 +563,7 @@ def test_memory_is_said_before_the_run_and_asked_for(
         case.lags(weight=HUE, mode="paper")
     (line,) = [r.getMessage() for r in caplog.records if "the weight sees" in r.getMessage()]
     decoder = choose("vae", case.vae)
-    kept, spared = (decoder.bytes_per_picture(8, 8, sparing) for sparing in (False, True))
+    kept, spared = (decoder.bytes_per_image(8, 8, sparing) for sparing in (False, True))
     assert "the VAE at 64x64" in line
     assert f"{kept / 2**30:.2f} GB" in line and f"{spared / 2**30:.2f} GB if" in line
     assert spared < kept and max(asked) >= spared

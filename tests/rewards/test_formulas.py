@@ -28,7 +28,7 @@ from lags_pack.rewards.checkpoint import below
 from lags_pack.rewards.classifier import Classifier, classifier
 from lags_pack.rewards.hps import hps_encoder
 from lags_pack.rewards.preprocessing import Preprocessing
-from lags_pack.rewards.reference import picture_encoder, reference_features
+from lags_pack.rewards.reference import reference_encoder, reference_features
 from lags_pack.tests import reward_files
 from PIL import Image
 from safetensors.torch import load_file
@@ -405,7 +405,7 @@ def test_a_clip_reference(tmp_path: Path) -> None:
         features = clip_vision_model(path)(normalised(pictures())).image_embeds
         targets = unit(clip_vision_model(path)(normalised(references)).image_embeds)
     expected = unit(features) @ unit(targets[0] / 2 + targets[1] / 2)
-    encoder = picture_encoder(path, torch.float32)
+    encoder = reference_encoder(path, torch.float32)
     reward = ReferenceReward(encoder, reference_features(encoder, references))
     assert_scores(reward, pictures(), expected)
 
@@ -420,7 +420,7 @@ def test_a_dinov2_reference(tmp_path: Path) -> None:
     middle = normalised(images[:, :, 2:34, 2:34], IMAGENET)
     with torch.no_grad():
         tokens = unit(model(pixel_values=middle).last_hidden_state[:, 0])
-    encoder = picture_encoder(path, torch.float32)
+    encoder = reference_encoder(path, torch.float32)
     reward = ReferenceReward(encoder, reference_features(encoder, images[3:]))
     assert_scores(reward, images[:3], tokens[:3] @ tokens[3])
     assert reward(images[3:]).item() == pytest.approx(1, abs=1e-5)

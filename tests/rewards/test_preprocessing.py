@@ -25,7 +25,7 @@ from lags_pack.rewards.preprocessing import (
     clamp_outward,
     from_processor_config,
 )
-from lags_pack.rewards.reference import picture_encoder, reference_features
+from lags_pack.rewards.reference import reference_encoder, reference_features
 from lags_pack.tests import reward_files
 from PIL import Image
 from torch import Tensor
@@ -303,7 +303,7 @@ def test_score_of_a_clip(tmp_path: Path) -> None:
 
 def test_score_of_a_dinov2(tmp_path: Path) -> None:
     path = reward_files.dinov2(tmp_path)
-    check_scores(likeness(picture_encoder(path, torch.float32)), seen_by("Bit", path))
+    check_scores(likeness(reference_encoder(path, torch.float32)), seen_by("Bit", path))
 
 
 def test_score_of_a_classifier(tmp_path: Path) -> None:

@@ -448,7 +448,7 @@ def test_clip_text_without_a_config(
 def test_a_clip_of_unknown_width_asks_for_its_config(tmp_path: Path) -> None:
     path = reward_files.clip_vision(tmp_path)
     (tmp_path / "config.json").unlink()
-    for load in (clip.image_encoder, clip.early_layers, reference.picture_encoder):
+    for load in (clip.image_encoder, clip.early_layers, reference.reference_encoder):
         with pytest.raises(CheckpointError, match="width 32, which is no published.*config.json"):
             load(path, torch.float32)
 
@@ -465,7 +465,7 @@ def test_dinov2_files_without_a_config(
     number = torch.tensor(0.25)
     weights = {key: number.expand(shape) for key, shape in shapes.items()}
     monkeypatch.setattr(reference, "read_weights", lambda path: weights)
-    encoder = reference.picture_encoder(tmp_path / "model.safetensors", torch.float32)
+    encoder = reference.reference_encoder(tmp_path / "model.safetensors", torch.float32)
     config = encoder.net.config
     assert (config.num_attention_heads, config.image_size) == (heads, 518)
     assert config.num_hidden_layers == len({k.split(".")[2] for k in shapes if "norm1.bias" in k})
@@ -478,7 +478,7 @@ def test_a_dinov2_of_unknown_width_asks_for_its_config(tmp_path: Path) -> None:
     path = reward_files.dinov2(tmp_path)
     path.with_name("config.json").unlink()
     with pytest.raises(CheckpointError, match="width 32, which is no published.*config.json"):
-        reference.picture_encoder(path, torch.float32)
+        reference.reference_encoder(path, torch.float32)
 
 
 # ---- the small files have the published keys ----------------------------------------------------
@@ -567,7 +567,7 @@ NEEDED: dict[str, tuple[Loader, Callable[[Path], Path], str, str]] = {
     ),
     "aesthetic": (head, reward_files.aesthetic, "layers.4.weight", ""),
     "classifier": (classifier.classifier, reward_files.classifier, "classifier.bias", ""),
-    "DINOv2": (reference.picture_encoder, reward_files.dinov2, "layernorm.weight", ""),
+    "DINOv2": (reference.reference_encoder, reward_files.dinov2, "layernorm.weight", ""),
 }
 
 
@@ -789,7 +789,7 @@ def test_without_open_clip_only_its_own_files_are_refused(
 ) -> None:
     path = reward_files.hps(tmp_path / "hps")
     monkeypatch.setitem(sys.modules, "open_clip", None)
-    for load in (hps_encoder, clip.image_encoder, clip.text_encoder, reference.picture_encoder):
+    for load in (hps_encoder, clip.image_encoder, clip.text_encoder, reference.reference_encoder):
         with pytest.raises(ImportError, match="not installed.*pip install open_clip_torch$"):
             load(path, torch.float32)
     for name, (load, make, *_) in NEEDED.items():
@@ -895,7 +895,7 @@ def test_a_config_that_transformers_cannot_read_is_refused(
     path = make(tmp_path)
     change_config(path, id2label=7, vision_config=7, problem_type="none")
     with pytest.raises(CheckpointError) as caught:
-        reference.picture_encoder(path, torch.float32)
+        reference.reference_encoder(path, torch.float32)
     assert str(path.with_name("config.json")) in str(caught.value)
 
 
@@ -934,7 +934,7 @@ def test_code_in_a_classifier_s_folder_does_not_run(kind: str, tmp_path: Path) -
     ("load", "make"),
     [
         (classifier.classifier, reward_files.classifier),
-        (reference.picture_encoder, reward_files.dinov2),
+        (reference.reference_encoder, reward_files.dinov2),
         (clip.image_encoder, reward_files.clip_vision),
         (clip.image_encoder, reward_files.pickscore),
     ],
