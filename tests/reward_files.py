@@ -21,59 +21,10 @@ Weights = dict[str, Tensor]
 Shapes = dict[str, tuple[int, ...]]
 
 SIDE, PATCH, WIDTH, SHARED = 32, 8, 32, 24  # pixels, pixels, features, features of both sides
-CLIP_VISION = {
-    "hidden_size": WIDTH,
-    "intermediate_size": 48,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 2,
-    "image_size": SIDE,
-    "patch_size": PATCH,
-    "projection_dim": SHARED,
-    "hidden_act": "gelu",
-}
-CLIP_TEXT = {
-    "vocab_size": 514,
-    "hidden_size": WIDTH,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "projection_dim": SHARED,
-    "hidden_act": "gelu",
-    "eos_token_id": 513,
-    "bos_token_id": 512,
-    "pad_token_id": 513,
-}
-CLIP_PROCESSOR = {
-    "crop_size": {"height": SIDE, "width": SIDE},
-    "do_center_crop": True,
-    "do_convert_rgb": True,
-    "do_normalize": True,
-    "do_rescale": True,
-    "do_resize": True,
-    "image_mean": [0.48145466, 0.4578275, 0.40821073],
-    "image_processor_type": "CLIPImageProcessor",
-    "image_std": [0.26862954, 0.26130258, 0.27577711],
-    "resample": 3,
-    "rescale_factor": 1 / 255,
-    "size": {"shortest_edge": SIDE},
-}
-OPEN_CLIP = {
-    "embed_dim": SHARED,
-    "vision_cfg": {
-        "image_size": SIDE,
-        "layers": 3,
-        "width": WIDTH,
-        "head_width": 16,
-        "patch_size": PATCH,
-    },
-    "text_cfg": {
-        "context_length": 77,
-        "vocab_size": 49408,
-        "width": 16,
-        "heads": 2,
-        "layers": 2,
-    },
-}
+# Their configurations, as such files have them.
+_CONFIGS = json.loads(Path(__file__).with_name("small_models.json").read_text("utf-8"))
+CLIP_VISION, CLIP_TEXT = _CONFIGS["CLIP_VISION"], _CONFIGS["CLIP_TEXT"]
+CLIP_PROCESSOR, OPEN_CLIP = _CONFIGS["CLIP_PROCESSOR"], _CONFIGS["OPEN_CLIP"]
 BLIP_WIDTH, BLIP_TEXT, BLIP_LAYERS = 32, 24, 2
 LABELS = ("red", "green, lime", "blue", "grey")
 

@@ -109,72 +109,12 @@ def check_equal(ours: Tensor, expected: Tensor) -> None:
 
 # ---- published processors -------------------------------------------------------------------
 
-IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
-HALF = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
 CLIP = {"image_mean": list(CLIP_MEAN), "image_std": list(CLIP_STD), "resample": 3}
 EDGE = {"do_center_crop": True, "crop_size": {"height": 224, "width": 224}}
 # Family and preprocessor_config.json, as their pages have or had them.
-PUBLISHED: dict[str, tuple[str, dict[str, Any]]] = {
-    "CLIP": ("CLIP", {**CLIP, **EDGE, "size": {"shortest_edge": 224}}),
-    "CLIP of 2021": (
-        "CLIP",
-        {
-            **CLIP,
-            "do_center_crop": True,
-            "crop_size": 224,
-            "size": 224,
-            "feature_extractor_type": "CLIPFeatureExtractor",
-        },
-    ),
-    "ViT": ("ViT", {**HALF, "resample": 2, "size": {"height": 224, "width": 224}}),
-    "ViT of 2021": (
-        "ViT",
-        {**HALF, "resample": 2, "size": 224, "feature_extractor_type": "ViTFeatureExtractor"},
-    ),
-    "ViT at 384": (
-        "ViT",
-        {**HALF, "resample": 2, "size": 384, "image_processor_type": "ViTImageProcessor"},
-    ),
-    "Swin": (
-        "ViT",
-        {**IMAGENET, "resample": 3, "size": 224, "feature_extractor_type": "ViTFeatureExtractor"},
-    ),
-    "ConvNeXt": (
-        "ConvNext",
-        {**IMAGENET, "resample": 3, "crop_pct": 0.875, "size": {"shortest_edge": 224}},
-    ),
-    "ConvNeXt of 2022": (
-        "ConvNext",
-        {
-            **IMAGENET,
-            "resample": 3,
-            "crop_pct": 0.95,
-            "size": 224,
-            "feature_extractor_type": "ConvNextFeatureExtractor",
-        },
-    ),
-    "ConvNeXt at 384": (
-        "ConvNext",
-        {**IMAGENET, "resample": 3, "crop_pct": 0.875, "size": {"shortest_edge": 384}},
-    ),
-    "DINOv2": ("Bit", {**IMAGENET, **EDGE, "resample": 3, "size": {"shortest_edge": 256}}),
-    "DeiT": ("DeiT", {**IMAGENET, **EDGE, "resample": 3, "size": {"height": 256, "width": 256}}),
-    "BEiT of 2021": (
-        "Beit",
-        {
-            **HALF,
-            "resample": 2,
-            "do_center_crop": False,
-            "crop_size": 224,
-            "size": 224,
-            "feature_extractor_type": "BeitFeatureExtractor",
-        },
-    ),
-    "MobileNetV2": (
-        "MobileNetV2",
-        {**HALF, **EDGE, "resample": 2, "size": {"shortest_edge": 256}},
-    ),
-}
+PUBLISHED: dict[str, tuple[str, dict[str, Any]]] = json.loads(
+    Path(__file__).with_name("processors.json").read_text("utf-8")
+)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
