@@ -205,6 +205,7 @@ def test_the_two_ways_to_round_an_odd_margin_differ() -> None:
 # ---- scores ---------------------------------------------------------------------------------
 
 See = Callable[[Image.Image], Tensor]
+FLOAT = torch.float32
 
 
 def check_scores(reward: Reward, see: See) -> None:
@@ -236,30 +237,33 @@ def seen_by(family: str, path: Path) -> See:
     return lambda picture: theirs(processor, picture)
 
 
-def test_score_of_a_clip(tmp_path: Path) -> None:
-    path = reward_files.clip_folder(tmp_path)
-    check_scores(likeness(image_encoder(path, torch.float32)), seen_by("CLIP", path))
-
-
-def test_score_of_a_dinov2(tmp_path: Path) -> None:
-    path = reward_files.dinov2(tmp_path)
-    check_scores(likeness(picture_encoder(path, torch.float32)), seen_by("Bit", path))
-
-
-def test_score_of_a_classifier(tmp_path: Path) -> None:
-    path = reward_files.classifier(tmp_path)
-    check_scores(ClassReward(classifier(path, torch.float32), [0]), seen_by("ViT", path))
-
-
-def test_score_of_an_open_clip(tmp_path: Path) -> None:
-    encoder = image_encoder(reward_files.hps(tmp_path), torch.float32)
-    transform = open_clip.image_transform(32, is_train=False)
-    check_scores(likeness(encoder), lambda picture: transform(picture)[None])
-
-
-def test_score_of_an_hps(tmp_path: Path) -> None:
-    encoder = hps_encoder(reward_files.hps(tmp_path), torch.float32)
-    check_scores(likeness(encoder), lambda picture: normalised(between_bars(picture, 32)))
+@pytest.mark.parametrize(
+    ("make", "reward_of", "see_of"),
+    [
+        (reward_files.clip_folder, lambda path: likeness(image_encoder(path, FLOAT)), "CLIP"),
+        (reward_files.dinov2, lambda path: likeness(picture_encoder(path, FLOAT)), "Bit"),
+        (reward_files.classifier, lambda path: ClassReward(classifier(path, FLOAT), [0]), "ViT"),
+        (
+            reward_files.hps,
+            lambda path: likeness(image_encoder(path, FLOAT)),
+            lambda picture: open_clip.image_transform(32, is_train=False)(picture)[None],
+        ),
+        (
+            reward_files.hps,
+            lambda path: likeness(hps_encoder(path, FLOAT)),
+            lambda picture: normalised(between_bars(picture, 32)),
+        ),
+    ],
+    ids=["CLIP", "DINOv2", "classifier", "open_clip", "HPS"],
+)
+def test_score_of_a_network(
+    make: Callable[[Path], Path],
+    reward_of: Callable[[Path], Reward],
+    see_of: See | str,
+    tmp_path: Path,
+) -> None:
+    path = make(tmp_path)
+    check_scores(reward_of(path), seen_by(see_of, path) if isinstance(see_of, str) else see_of)
 
 
 # ---- reading preprocessor_config.json -------------------------------------------------------
