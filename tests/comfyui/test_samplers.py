@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any
 
 import comfy.samplers
@@ -13,6 +15,7 @@ from lags_pack.guidance import WeightError
 from lags_pack.nodes.samplers.guidance import LAGSGuidance
 from lags_pack.nodes.tools.demo import LAGSDemoModel
 from lags_pack.rewards import ColourReward, Weight
+from lags_pack.runtime.sampling import SamplerInputs
 
 import nodes
 
@@ -539,3 +542,18 @@ def test_all_nodes_validate(pack: Any) -> None:
         assert schema.category == "sampling/weighted"
         for given in schema.inputs:
             assert given.tooltip, f"{schema.node_id}.{given.id} has no tooltip"
+
+
+def test_what_a_sampler_node_asks_for_arrives(pack: Any) -> None:
+    """A widget in the schema is an argument of execute or a field of what it hands on."""
+    from lags_pack.nodes import NODES
+
+    known, seen = {field.name for field in fields(SamplerInputs)}, 0
+    for node in NODES:
+        asked = {given.id for given in node.define_schema().inputs}
+        if "latent_image" in asked:
+            named = set(inspect.signature(node.execute).parameters)
+            assert asked - named <= known, node.__name__
+            assert not asked & named & known - {"method"}, "these would not arrive"
+            seen += 1
+    assert seen == 4
