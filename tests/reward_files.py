@@ -92,7 +92,7 @@ def clip_tokenizer(folder: Path) -> None:
 
 
 def clip_vision(folder: Path, seed: int = 1) -> Path:
-    """A picture side alone, as ComfyUI's clip_vision folder has it, with its config beside it."""
+    """An image side alone, as ComfyUI's clip_vision folder has it, with its config beside it."""
     from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
     model = CLIPVisionModelWithProjection(CLIPVisionConfig(**CLIP_VISION)).eval()

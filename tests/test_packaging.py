@@ -93,7 +93,7 @@ def test_no_published_file_imports_one_that_is_not(name: str) -> None:
 
 
 def pictures(page: str) -> set[str]:
-    """The pictures that a page shows, as paths in the pack."""
+    """The images that a page shows, as paths in the pack."""
     text = (ROOT / page).read_text("utf-8")
     shown = re.findall(r"!\[[^\]]*\]\(([^)\s]+)", text) + re.findall(r"""src=["']([^"']+)""", text)
     local = [link for link in shown if "://" not in link and not link.startswith("/")]
@@ -104,7 +104,7 @@ def pictures(page: str) -> set[str]:
 
 def test_pages_and_pictures_of_docs_belong_together() -> None:
     shown = set().union(*map(pictures, PAGES))
-    assert shown <= set(FILES), "a published page shows a picture that is not published"
+    assert shown <= set(FILES), "a published page shows an image that is not published"
     folders, endings = ("docs/", "web/docs/"), (".png", ".jpg", ".webp")
     drawn = {name for name in FILES if name.startswith(folders) and name.endswith(endings)}
     assert drawn <= shown, "name it in .comfyignore: no published page shows it"

@@ -57,7 +57,7 @@ class Visit:
         home: the user's folder.
         published: contents of the archive by name.
         answers: what the server said, by path.
-        quickstart: pictures of its two branches.
+        quickstart: images of its two branches.
         judged: history entry of the run with a reward model.
         models: the files of that model, by name.
         lines: the watch's report.
@@ -120,7 +120,7 @@ def ask(server: Server, path: str) -> Any:
 
 
 def run_quickstart(server: Server, info: dict[str, Any]) -> dict[str, list[Any]]:
-    """Run the whole of the bundled workflow; the pictures that each of its nodes has saved."""
+    """Run the whole of the bundled workflow; the images that each of its nodes has saved."""
     file = server.base / "custom_nodes" / NAME / "workflows" / "quickstart_demo.json"
     prompt = to_prompt(json.loads(file.read_text("utf-8")), info)
     outputs = server.queue(prompt, timeout=300)["outputs"]

@@ -412,7 +412,7 @@ def test_new_digits(nearest: int) -> None:
     called = labels[torch.cdist(made, pictures).topk(5, dim=1, largest=False).indices].mode().values
     assert float((called == 8).double().mean()) >= 0.85
     # A duplicate is nearer to a point than half the usual distance between neighbours, which is 1
-    # in these coordinates; and the same among the pictures themselves.
+    # in these coordinates; and the same among the images themselves.
     assert float((torch.cdist(z, data).min(dim=1).values < 0.5).double().mean()) < 0.05
     among = torch.cdist(own, own).fill_diagonal_(math.inf).min(dim=1).values.median()
     nearest_own = torch.cdist(made, own).min(dim=1).values

@@ -276,7 +276,7 @@ def test_a_chain_without_noise_is_refused(eta: float) -> None:
 
 
 class Renoise:
-    """LCM's chain: fresh noise of the next level on the denoised picture."""
+    """LCM's chain: fresh noise of the next level on the denoised image."""
 
     def noise_std(self, sigma: float, lower: float) -> float:
         return lower
@@ -521,7 +521,7 @@ def test_every_resampling_rule_serves(rule: str) -> None:
 
 
 def black_box(x: Tensor) -> Tensor:
-    """Weight zero wherever the picture is dark."""
+    """Weight zero wherever the image is dark."""
     return torch.where(x.flatten(1).mean(dim=1) > 0, 0.0, -math.inf)
 
 

@@ -1,4 +1,4 @@
-"""Pictures of schedules and runs, compared by the numbers that are drawn."""
+"""Images of schedules and runs, compared by the numbers that are drawn."""
 
 from __future__ import annotations
 

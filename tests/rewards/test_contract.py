@@ -1,4 +1,4 @@
-"""What every reward promises, whatever the picture."""
+"""What every reward promises, whatever the image."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_states_what_it_is_whether_it_has_a_gradient_and_which_size_it_sees(buil
 
 
 def scores_and_gradient(reward: Reward, images: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Checked for what is promised of any picture; no gradient for a black box."""
+    """Checked for what is promised of any image; no gradient for a black box."""
     leaf = images.clone().requires_grad_(reward.differentiable)
     scores = reward(leaf)
     assert scores.shape == images.shape[:1] and scores.dtype == torch.float32
@@ -111,7 +111,7 @@ def test_a_score_does_not_depend_on_the_rest_of_the_batch(reward: Reward) -> Non
 
 
 def test_twice_the_same_picture_twice_the_same_number(reward: Reward) -> None:
-    """Beyond the range too, where there is a gradient; and the picture is left as it was."""
+    """Beyond the range too, where there is a gradient; and the image is left as it was."""
     images = 2 * pictures(2, 40, 24) - 0.5
     before = images.clone()
     _, grad = scores_and_gradient(reward, images)
@@ -121,7 +121,7 @@ def test_twice_the_same_picture_twice_the_same_number(reward: Reward) -> None:
 
 
 def test_half_precision_pictures_are_scored_in_float32(reward: Reward) -> None:
-    """The gradient has the rounding of the picture's precision, which it takes."""
+    """The gradient has the rounding of the image's precision, which it takes."""
     for dtype in (torch.float16, torch.bfloat16):
         images = pictures(2, 64, 64).to(dtype)
         scores, grad = scores_and_gradient(reward, images)

@@ -1,4 +1,4 @@
-"""What a network sees: the pixels of its authors' own processor, of the same 8-bit picture."""
+"""What a network sees: the pixels of its authors' own processor, of the same 8-bit image."""
 
 from __future__ import annotations
 
@@ -83,13 +83,13 @@ def theirs(processor: Any, picture: Image.Image) -> Tensor:
 
 
 def rows_first(picture: Image.Image, height: int, width: int) -> Image.Image:
-    """A resize in Pillow's order up to release 12; 13 takes the columns first in tall pictures."""
+    """A resize in Pillow's order up to release 12; 13 takes the columns first in tall images."""
     rows = picture.resize((width, picture.height), Image.Resampling.BICUBIC)
     return rows.resize((width, height), Image.Resampling.BICUBIC)
 
 
 def between_bars(picture: Image.Image, side: int) -> Image.Image:
-    """HPSv2's rule: the long side becomes the network's, the rest is black, the picture centred."""
+    """HPSv2's rule: the long side becomes the network's, the rest is black, the image centred."""
     scale = side / max(picture.size)
     small = rows_first(picture, round(picture.height * scale), round(picture.width * scale))
     canvas = Image.new("RGB", (side, side))
@@ -211,8 +211,8 @@ FLOAT = torch.float32
 def check_scores(reward: Reward, see: See) -> None:
     """The score of our pixels is that of theirs.
 
-    Smooth pictures: to 1 %. Noise, where rounding weighs most: to 2 % of a usual score, and to
-    5 % of what pictures differ by.
+    Smooth images: to 1 %. Noise, where rounding weighs most: to 2 % of a usual score, and to
+    5 % of what images differ by.
     """
     sizes = ((40, 40), (32, 32), (20, 20), (64, 192), (50, 71))
     pictures = [make(*size) for make in MAKES.values() for size in sizes]
@@ -336,7 +336,7 @@ def test_gradients_lead_inward_only(slope: float, passed: list[bool]) -> None:
 
 
 def test_a_picture_beyond_the_range_comes_back_by_ascent() -> None:
-    """And stays in: the reward wants mid-grey, and the picture starts at -0.5 and 1.5."""
+    """And stays in: the reward wants mid-grey, and the image starts at -0.5 and 1.5."""
     picture = torch.stack([torch.full((3, 24, 24), -0.5), torch.full((3, 24, 24), 1.5)])
     see = Preprocessing(32, mean=(0.5, 0.5, 0.5), std=(1.0, 1.0, 1.0))
     for _ in range(60):

@@ -435,7 +435,7 @@ NEEDED: dict[str, tuple[Loader, Make, str]] = {
             image_reward.image_reward_model,
             reward_files.image_reward,
             {
-                "ImageReward's picture side": "blip.visual_encoder.blocks.1.attn.qkv.weight",
+                "ImageReward's image side": "blip.visual_encoder.blocks.1.attn.qkv.weight",
                 "ImageReward's text side": CROSS,
                 "ImageReward's head": "mlp.layers.6.bias",
             },
