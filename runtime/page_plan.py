@@ -60,16 +60,17 @@ def schedule(asked: dict[str, Any]) -> dict[str, Any]:
     sampling = sampling_of(str(asked["node"]))
     if "particles" in asked:
         return particles(sampling, asked)
-    other = asked.get("method")
-    if other and not isinstance(other, dict):
-        raise ValueError(f"method is {other!r}; expected the type and widgets of a node.")
+    options, other = asked.get("options"), asked.get("method")
+    for name, widgets in (("options", options), ("method", other)):
+        if widgets and not isinstance(widgets, dict):
+            raise ValueError(f"{name} is {widgets!r:.80}; expected the widgets of a node by name.")
     if other and str(other["type"]) not in _method_nodes:
         return {"other": str(other["type"])}
     sigmas = noise_levels(sampling, asked)
     c = float(asked["c"])
     method: Method = preset(asked["mode"], c, sampling.step)
-    if asked.get("options"):
-        method = Options.of(asked["options"]).applied_to(method, c)
+    if options:
+        method = Options.of(options).applied_to(method, c)
     if other:
         method = connected(other).bind(PlannedRun(torch.cat([sigmas[sigmas > 0], torch.zeros(1)])))
     scaling = sampling.model_sampling.noise_scaling
