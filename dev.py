@@ -9,8 +9,10 @@ python3 dev.py train [ARGS]       train the demo model again
 python3 dev.py matrix [COMFYUI ...] [--transformers 4 5]
                                   run what hangs on them with each ComfyUI folder and transformers
 python3 dev.py lint               check style, format and types
-python3 dev.py workflows URL      check the workflows against a running ComfyUI that has this pack;
-                                  --make first writes those of demo/make_workflows.py
+python3 dev.py sync               write what follows from the nodes: English texts, lines of help,
+                                  widgets in workflows, the frozen record; needs ComfyUI, no server;
+                                  --check only names the files that are stale
+python3 dev.py workflows URL      check the workflows against a running ComfyUI that has this pack
 
 The first command makes an environment in .venv next to this file and installs what is needed.
 LAGS_VENV       another folder for that environment
@@ -451,6 +453,14 @@ def lint(arguments: Sequence[str]) -> int:
     return max([call(python, "-m", *check, cwd=ROOT) for check in checks], key=abs)
 
 
+def sync(arguments: Sequence[str]) -> int:
+    """Write all files that follow from the nodes."""
+    comfyui = locate_comfyui()
+    if isinstance(comfyui, str):
+        raise Problem(f"The nodes are known inside ComfyUI only, and {comfyui}: set COMFYUI_PATH.")
+    return comfyui.run("_module", "tests.derived.sync", *arguments)
+
+
 def workflows(arguments: Sequence[str]) -> int:
     """Check the workflows; needs no packages."""
     return module_main(["demo.check_workflows", *arguments])
@@ -470,6 +480,7 @@ COMMANDS = {
     "bench": bench,
     "train": train,
     "lint": lint,
+    "sync": sync,
     "workflows": workflows,
     "matrix": matrix,
 }

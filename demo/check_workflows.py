@@ -1,7 +1,6 @@
 """Whether workflow files fit a running ComfyUI, in its own words: /object_info and /models.
 
-``python3 dev.py workflows http://127.0.0.1:8188`` starts this. With --make it first writes those
-of make_workflows.py.
+``python3 dev.py workflows http://127.0.0.1:8188`` starts this.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
-from .make_workflows import write_workflows
 from .workflow import CHOICE, GROWING, NOTES, is_widget, node_inputs, socket_names, widget_values
 
 WORKFLOWS = Path(__file__).resolve().parents[1] / "workflows"
@@ -36,8 +34,6 @@ def main(arguments: list[str]) -> int:
     except (OSError, ValueError, HTTPException) as error:
         print(f"No ComfyUI answers at {chosen.url!r} ({error}); expected a running one's address.")
         return 2
-    if chosen.make:
-        write_workflows(WORKFLOWS)
     files = sorted(WORKFLOWS.glob("*.json"))
     found = [fault for file in files for fault in file_faults(file, info, folders)]
     print("\n".join([*found, f"{len(files)} workflows, {len(found)} faults"]))

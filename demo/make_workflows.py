@@ -1,7 +1,7 @@
-"""The workflows for SDXL, made from those for SD 1.5: the same drawing at another size.
+"""The workflows as they follow from others: SDXL's from SD 1.5's, new widgets from the nodes.
 
-Change sd15_*.json on the page, then ``python3 dev.py workflows URL --make``, and the two do not
-drift apart. sd*_colour and the demo model's workflows are each saved from a page.
+Change sd15_*.json on the page, then ``python3 dev.py sync``, and the two do not drift apart.
+sd*_colour and the demo model's workflows are each saved from a page.
 """
 
 from __future__ import annotations
@@ -11,6 +11,15 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+from .workflow import (
+    node_inputs,
+    saved_values,
+    saved_widgets,
+    widget_names,
+    widget_values,
+)
+
+OURS = "LAGS"  # what the ids of our nodes begin with
 MADE = (
     "pickscore",
     "hps",
@@ -45,15 +54,11 @@ def make_sdxl(name: str, sd15: str) -> str:
         if node["inputs"] and node["widgets_values"]:
             values = zip(saved_widgets(node), node["widgets_values"], strict=True)
             node["widgets_values"] = [larger(node["type"], *pair) for pair in values]
+    return _written(workflow)
+
+
+def _written(workflow: dict[str, Any]) -> str:
     return json.dumps(workflow, indent=1, ensure_ascii=False) + "\n"
-
-
-def saved_widgets(node: dict[str, Any]) -> list[str]:
-    """The names of a saved node's widgets; "" for the one that a page adds to a seed."""
-    names = [socket["name"] for socket in node["inputs"] if "widget" in socket]
-    if "seed" in names:
-        names.insert(names.index("seed") + 1, "")
-    return names
 
 
 def larger(kind: str, widget: str, value: Any) -> Any:
@@ -65,8 +70,65 @@ def larger(kind: str, widget: str, value: Any) -> Any:
     return NUMBERS.get(widget, value)
 
 
-def write_workflows(folder: Path) -> None:
-    """Write all of SDXL's, from SD 1.5's in the same folder."""
+def with_new_widgets(text: str, info: dict[str, Any]) -> str:
+    """A workflow's text in which every node of the pack has all its widgets, new ones at default.
+
+    Args:
+        text: of the file.
+        info: of the pack's nodes, as ComfyUI's /object_info has it.
+    """
+    workflow = json.loads(text)
+    for node in workflow["nodes"]:
+        ours = node["type"].startswith(OURS) and node["type"] in info
+        if ours and saved_values(node) is not None:
+            _complete(node, workflow["links"], info)
+    return _written(workflow)
+
+
+def _complete(node: dict[str, Any], links: list[list[Any]], info: dict[str, Any]) -> None:
+    """Add what a node lacks: values, and a socket for each, behind the one of its neighbour."""
+    names, known = widget_names(node, info), node_inputs(node, info)
+    before = saved_widgets(node)
+    if all(name in before for name in names):
+        return
+    beside = dict(zip(before, node["widgets_values"][1:], strict=False))  # a seed's own widget
+    values = widget_values(node, info)
+    node["widgets_values"] = [
+        values[name] if name else beside.get(owner, "fixed")
+        for owner, name in zip(["", *names], names, strict=False)
+    ]
+    sockets, widgets = node["inputs"], [name for name in names if name]
+    for number, name in enumerate(widgets):
+        if name not in before:
+            there = [socket["name"] for socket in sockets]
+            place = there.index(widgets[number - 1]) + 1 if number else _first_widget(sockets)
+            sockets.insert(place, _socket(name, known[name]))
+    places = {socket["link"]: i for i, socket in enumerate(sockets) if socket.get("link")}
+    for link in links:
+        if link[3] == node["id"]:
+            link[4] = places[link[0]]
+
+
+def _first_widget(sockets: list[dict[str, Any]]) -> int:
+    return next((i for i, socket in enumerate(sockets) if "widget" in socket), len(sockets))
+
+
+def _socket(name: str, spec: list[Any]) -> dict[str, Any]:
+    """The socket of a widget."""
+    kind = "COMBO" if isinstance(spec[0], list) else spec[0]
+    return {
+        "localized_name": name,
+        "name": name,
+        "type": kind,
+        "widget": {"name": name},
+        "link": None,
+    }
+
+
+def derived(folder: Path, info: dict[str, Any]) -> dict[Path, str]:
+    """The text that each workflow of a folder should have."""
+    files = sorted(folder.glob("*.json"))
+    found = {path: with_new_widgets(path.read_text("utf-8"), info) for path in files}
     for name in MADE:
-        sd15 = (folder / f"sd15_{name}.json").read_text(encoding="utf-8")
-        (folder / f"sdxl_{name}.json").write_text(make_sdxl(name, sd15), encoding="utf-8")
+        found[folder / f"sdxl_{name}.json"] = make_sdxl(name, found[folder / f"sd15_{name}.json"])
+    return found

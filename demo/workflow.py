@@ -7,6 +7,8 @@ from typing import Any
 NOTES = ("Note", "MarkdownNote")  # the page draws them; the server does not know them
 CHOICE, GROWING = "COMFY_DYNAMICCOMBO_V3", "COMFY_AUTOGROW_V3"  # inputs that bring others
 WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", CHOICE)
+SEEDS = ("seed", "noise_seed")  # a page adds a widget to each of these
+EMPTY = {"INT": 0, "FLOAT": 0.0, "STRING": "", "BOOLEAN": False}  # where no default is said
 MUTED, BYPASSED = 2, 4  # values of a node's "mode"
 
 
@@ -88,10 +90,17 @@ def real_nodes(workflow: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def widget_values(node: dict[str, Any], info: dict[str, Any]) -> dict[str, Any]:
-    """A node's values by the names of its widgets."""
+    """A node's values by the names of its widgets.
+
+    A widget that is newer than the file has its default, as on the page.
+    """
     names, values = widget_names(node, info), node.get("widgets_values") or []
     if not names:
         return {}  # what stands there is the page's own, as in Preview as Text
+    saved = saved_values(node)
+    if saved is not None:
+        known = node_inputs(node, info)
+        return {n: saved[n] if n in saved else default_of(known[n]) for n in names if n}
     if len(names) != len(values):
         raise ValueError(
             f"Node {node['id']} ({node['type']}) has {len(values)} values {values} for "
@@ -109,6 +118,32 @@ def widget_names(node: dict[str, Any], info: dict[str, Any]) -> list[str]:
     return names
 
 
+def saved_widgets(node: dict[str, Any]) -> list[str]:
+    """The names of a node's widgets when it was saved; "" for the one that a page adds to a seed.
+
+    Empty for a file of an old page, which does not name them.
+    """
+    names = [socket["name"] for socket in node.get("inputs", []) if "widget" in socket]
+    return [one for name in names for one in ([name, ""] if name in SEEDS else [name])]
+
+
+def saved_values(node: dict[str, Any]) -> dict[str, Any] | None:
+    """A node's values by the names that were saved with them; None where those do not fit."""
+    names, values = saved_widgets(node), node.get("widgets_values") or []
+    if not names or len(names) != len(values):
+        return None
+    return {name: value for name, value in zip(names, values, strict=True) if name}
+
+
+def default_of(spec: list[Any]) -> Any:
+    """The value of a widget that nobody has set."""
+    kind, options = spec[0], spec[1] if len(spec) > 1 else {}
+    if "default" in options:
+        return options["default"]
+    choices = kind if isinstance(kind, list) else options.get("options") or [EMPTY.get(kind)]
+    return choices[0]["key"] if kind == CHOICE else choices[0]
+
+
 def node_inputs(node: dict[str, Any], info: dict[str, Any]) -> dict[str, list[Any]]:
     """All inputs of a node, in the page's order, and what the server says of each.
 
@@ -119,7 +154,7 @@ def node_inputs(node: dict[str, Any], info: dict[str, Any]) -> dict[str, list[An
         raise ValueError(
             f"This ComfyUI has no node {node['type']}: is the pack that brings it installed?"
         )
-    values = iter(node.get("widgets_values") or [])
+    saved, values = saved_values(node), iter(node.get("widgets_values") or [])
     waiting, found = list(both_kinds(info[node["type"]]["input"]).items()), {}
     while waiting:
         name, spec = waiting.pop(0)
@@ -128,6 +163,8 @@ def node_inputs(node: dict[str, Any], info: dict[str, Any]) -> dict[str, list[An
         value = next(values, None) if is_widget(spec) else None
         if has_companion(name, spec):
             next(values, None)
+        if saved is not None and spec[0] == CHOICE:
+            value = saved[name] if name in saved else default_of(spec)
         waiting[:0] = [(f"{name}.{inner}", of) for inner, of in brought(spec, value).items()]
     return found
 
@@ -163,7 +200,7 @@ def is_widget(spec: list[Any]) -> bool:
 def has_companion(name: str, spec: list[Any]) -> bool:
     """Whether the page adds a widget: "fixed", "randomize" ..., or the button that uploads."""
     options = spec[1] if len(spec) > 1 else {}
-    seed = spec[0] == "INT" and name in ("seed", "noise_seed")
+    seed = spec[0] == "INT" and name in SEEDS
     named = options.get("control_after_generate") or options.get("image_upload")
     return is_widget(spec) and bool(seed or named)
 

@@ -26,8 +26,10 @@ from .weights.load_weight import LAGSLoadWeight
 from .weights.reference import LAGSWeightReference
 from .weights.simple import LAGSWeightColor, LAGSWeightFrequency
 
+METHODS: list[type[io.ComfyNode]] = [LAGSMethodDPS, LAGSMethodFreeDoM, LAGSMethodLiDAR]
+
 register_folder()
-register_routes()
+register_routes(METHODS)
 
 NODES: list[type[io.ComfyNode]] = [
     LAGSKSampler,
@@ -47,9 +49,7 @@ NODES: list[type[io.ComfyNode]] = [
     LAGSParticleSampler,
     LAGSSearchSampler,
     LAGSMMSOLD,
-    LAGSMethodDPS,
-    LAGSMethodFreeDoM,
-    LAGSMethodLiDAR,
+    *METHODS,
     LAGSDemoModel,
 ]
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from ..guidance import plan, preset
+from ..guidance import Lookahead, Method, plan, preset
 from ..guidance.particles import particle_plan
 from .last_model import Sampling, sampling_of
 from .options import Options
@@ -20,15 +22,35 @@ from .sampling import ksampler_levels
 PATH = "/lags/schedule"
 
 
+# The nodes that give a method, by id; nodes/ hands them in.
+_method_nodes: dict[str, Any] = {}
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """A run that a method may be bound to before anything is sampled.
+
+    Attributes:
+        sigmas: its noise levels, the last one included.
+    """
+
+    sigmas: Tensor
+
+    def look_ahead(self, count: int, steps: int, seed: int) -> Lookahead:
+        """One sample without content: a plan asks what samples cost, not what they are."""
+        return Lookahead(torch.zeros(1, 1), torch.zeros(1))
+
+
 def schedule(asked: dict[str, Any]) -> dict[str, Any]:
     """The plan of a node's widgets.
 
     Args:
-        asked: node, and KSampler's and ours: sampler_name, scheduler, steps, denoise, mode, c; cfg,
-            options and nats where there are any; add_noise, start_at_step and end_at_step of
-            KSampler Advanced; sigmas where SIGMAS take the place of scheduler and steps.
+        asked: node, and the values of all its widgets by name; sigmas where SIGMAS are connected
+            that take the place of scheduler and steps; options, the widgets of LAGS Options where
+            that is connected; method, the type and the widgets of the node that gives another
+            method. Only what a plan hangs on is read.
 
-    Particle KSampler asks with particles, method, tempering, evaluate_every in place of mode, c.
+    A node with particles has another plan. A method of another pack has none: {"other": its type}.
 
     Raises:
         ValueError, KeyError, TypeError, OverflowError: a value is missing or out of range.
@@ -38,17 +60,43 @@ def schedule(asked: dict[str, Any]) -> dict[str, Any]:
     sampling = sampling_of(str(asked["node"]))
     if "particles" in asked:
         return particles(sampling, asked)
+    options, other = asked.get("options"), asked.get("method")
+    for name, widgets in (("options", options), ("method", other)):
+        if widgets and not isinstance(widgets, dict):
+            raise ValueError(f"{name} is {widgets!r:.80}; expected the widgets of a node by name.")
+    if other and str(other["type"]) not in _method_nodes:
+        return {"other": str(other["type"])}
     sigmas = noise_levels(sampling, asked)
     c = float(asked["c"])
-    method = preset(asked["mode"], c, sampling.step)
-    if asked.get("options"):
-        method = Options.of(asked["options"]).applied_to(method, c)
+    method: Method = preset(asked["mode"], c, sampling.step)
+    if options:
+        method = Options.of(options).applied_to(method, c)
+    if other:
+        method = connected(other).bind(PlannedRun(torch.cat([sigmas[sigmas > 0], torch.zeros(1)])))
     scaling = sampling.model_sampling.noise_scaling
     branches = 1 if float(asked.get("cfg", 2.0)) == 1 else 2
     adds_noise = asked.get("add_noise") != "disable"
     score_std = float(asked.get("nats", 3.0))
     made = plan(method, sigmas, scaling, score_std, branches, adds_noise)
     return {**curve(made), "source": sampling.source}
+
+
+def connected(asked: dict[str, Any]) -> Method:
+    """The method that a node gives, with these values of its widgets."""
+    node = _method_nodes[str(asked["type"])]
+    widgets = {spec.id: widget(spec, asked[spec.id]) for spec in node.GET_SCHEMA().inputs}
+    method: Method = node.execute(**widgets).result[0]
+    return method
+
+
+def widget(spec: Any, value: Any) -> Any:
+    """A widget's value, held to its type and range as ComfyUI does before a run."""
+    if spec.io_type not in ("INT", "FLOAT"):
+        return value
+    number = int(value) if spec.io_type == "INT" else float(value)
+    if not spec.min <= number <= spec.max:
+        raise ValueError(f"{spec.id} is {number}; expected {spec.min} to {spec.max}.")
+    return number
 
 
 def particles(sampling: Sampling, asked: dict[str, Any]) -> dict[str, Any]:
@@ -61,7 +109,7 @@ def particles(sampling: Sampling, asked: dict[str, Any]) -> dict[str, Any]:
     )
     sigmas = sampled_levels(sampling, asked)
     if not len(sigmas):
-        raise ValueError(f"No step is run: denoise is {asked['denoise']}.")
+        raise ValueError(f"No step is run: denoise is {denoise_of(asked)}.")
     levels = Levels.of(sampling.model_sampling, sigmas)
     steps = len(levels.sigma) - 1
     engine = choices.engine(steps, sampling.step)
@@ -99,12 +147,22 @@ def sampled_levels(sampling: Sampling, asked: dict[str, Any]) -> Tensor:
     if not 1 <= steps <= 10000:
         raise ValueError(f"steps is {steps}; expected 1 to 10000.")
     return ksampler_levels(
-        sampling, steps, asked["sampler_name"], asked["scheduler"], float(asked["denoise"])
+        sampling, steps, asked["sampler_name"], asked["scheduler"], denoise_of(asked)
     )
 
 
-def register() -> None:
-    """Add the route to ComfyUI's server, where there is one."""
+def denoise_of(asked: dict[str, Any]) -> float:
+    """The share of the noise levels that are run; all of them where a node has no such widget."""
+    return float(asked.get("denoise", 1.0))
+
+
+def register(method_nodes: Iterable[Any]) -> None:
+    """Add the route to ComfyUI's server, where there is one.
+
+    Args:
+        method_nodes: the nodes that give a method.
+    """
+    _method_nodes.update({node.__name__: node for node in method_nodes})
     server = page_server()
     if server is None:
         return

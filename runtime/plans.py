@@ -77,6 +77,7 @@ def curve(made: Plan) -> dict[str, Any]:
         "factor": (made.sigma_ve**2 * made.unskipped_alpha).tolist(),
         "active": made.active.tolist(),
         "model_calls": made.total_calls,
+        "model_backwards": made.total_backwards,
         "weight_calls": made.weight_calls,
         "relative_cost": made.relative_cost,
     }

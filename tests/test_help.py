@@ -9,14 +9,14 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from lags_pack.tests.derived.help_pages import CODE, DOCS, completed, missing, named, page, sections
 from lags_pack.tests.published import files
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCS = ROOT / "web" / "docs"
 NODES = json.loads((ROOT / "locales" / "en" / "nodeDefs.json").read_text("utf-8"))
 CHINESE = json.loads((ROOT / "locales" / "zh" / "nodeDefs.json").read_text("utf-8"))
 EACH = pytest.mark.parametrize("node", NODES)
@@ -31,41 +31,10 @@ TEMPLATES = {path.stem for path in (ROOT / "workflows").glob("*.json")}
 
 PICTURE = re.compile(r"!\[([^\]]*)\]\(([^)\s]+)\)")
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
-CODE = re.compile(r"`([^`\n]+)`")
 TEMPLATE = re.compile(r"(?:\w+_demo|sd15_\w+|sdxl_\w+)")
 REMEDY = re.compile(r"^- \*\*.+\*\*", re.MULTILINE)
-NUMBERED = re.compile(r"(.*?)(\d+)")
 MOST_WORDS = 600
 LARGEST, ALL_PICTURES = 60_000, 1_000_000  # bytes
-
-
-def page(node: str, language: str = "en") -> Path:
-    """Where a node's page has to be."""
-    return DOCS / f"{node}.md" if language == "en" else DOCS / node / f"{language}.md"
-
-
-def sections(text: str) -> dict[str, str]:
-    """What stands below each heading of the second level; the beginning below ''."""
-    parts = re.split(r"^## (.+)$", text, flags=re.MULTILINE)
-    return {"": parts[0], **dict(zip(parts[1::2], parts[2::2], strict=True))}
-
-
-def named(entries: dict[str, dict[str, str]]) -> list[str]:
-    """Names of inputs or outputs as the page of ComfyUI shows them.
-
-    Of sockets that grow by number (weight0, weight1, ...) the first and the last.
-    """
-    names = [entry["name"] for entry in entries.values() if entry.get("name")]
-    rows: dict[str, list[int]] = {}
-    for name in names:
-        if found := NUMBERED.fullmatch(name):
-            rows.setdefault(found[1], []).append(int(found[2]))
-    between = {
-        f"{stem}{number}"
-        for stem, numbers in rows.items()
-        for number in range(min(numbers) + 1, max(numbers))
-    }
-    return [name for name in names if name not in between]
 
 
 def templates(text: str) -> set[str]:
@@ -76,12 +45,6 @@ def templates(text: str) -> set[str]:
 def pictures(text: str) -> list[str]:
     """Images that a page shows, as it names them."""
     return [target for _, target in PICTURE.findall(text)]
-
-
-def missing(names: Iterable[str], text: str) -> list[str]:
-    """Names that do not stand in a text as code."""
-    said = set(CODE.findall(text))
-    return [name for name in names if name not in said]
 
 
 def wrong(node: str, text: str, tracked: set[str]) -> list[str]:
@@ -226,3 +189,47 @@ def test_sockets_that_grow_are_named_by_their_ends() -> None:
     growing = {str(i): {"name": f"weight{i}"} for i in range(16)}
     assert named({**growing, "e": {"name": "exponents"}}) == ["weight0", "weight15", "exponents"]
     assert named({"0": {}, "1": {"name": "trace"}}) == ["trace"]
+
+
+# ---- the lines that `dev.py sync` adds ---------------------------------------------------------
+
+NEW = {"name": "momentum", "tooltip": "Share of the last shift that is kept."}
+TOLD = {"momentum": {"min": 0.0, "max": 1.0, "default": 0.5}}
+ENGLISH_LINE = "- `momentum` 0.0 to 1.0 (0.5): Share of the last shift that is kept"
+
+
+def with_new_input(entry: dict[str, Any], texts: dict[str, str] = NEW) -> dict[str, Any]:
+    """A node's entry with one more input, at the end."""
+    return {**entry, "inputs": {**entry["inputs"], "momentum": texts}}
+
+
+@EACH
+def test_a_page_that_names_all_is_left_alone(node: str) -> None:
+    for language, texts in (("en", NODES), ("zh", CHINESE)):
+        text = page(node, language).read_text("utf-8")
+        assert completed(text, language, NODES[node], texts[node], {}) == text
+
+
+def test_a_new_input_gets_a_line_behind_its_neighbour() -> None:
+    entry = with_new_input(NODES["LAGSWeightColor"])
+    text = completed(GOOD, "en", entry, entry, TOLD)
+    before, after = GOOD.splitlines(), text.splitlines()
+    place = after.index(ENGLISH_LINE)
+    assert before == after[:place] + after[place + 1 :]
+    assert f"`{list(NODES['LAGSWeightColor']['inputs'].values())[-1]['name']}`" in after[place - 1]
+    assert completed(text, "en", entry, entry, TOLD) == text
+
+
+def test_a_chinese_line_is_english_until_it_is_translated() -> None:
+    english, own = with_new_input(NODES["LAGSWeightColor"]), CHINESE["LAGSWeightColor"]
+    text = page("LAGSWeightColor", "zh").read_text("utf-8")
+    lent = completed(text, "zh", english, own, TOLD)
+    assert "- `momentum` 0.0 到 1.0（0.5）：Share of the last shift that is kept" in lent
+    assert completed(lent, "zh", english, own, TOLD) == lent
+    translated = with_new_input(own, {"name": "动量", "tooltip": "保留上一次位移的比例。"})
+    for before in (text, lent):
+        after = completed(before, "zh", english, translated, TOLD)
+        assert "- 动量 `momentum` 0.0 到 1.0（0.5）：保留上一次位移的比例" in after
+        assert "Share of" not in after
+    rewritten = lent.replace("Share of the last shift that is kept", "由人改写")
+    assert completed(rewritten, "zh", english, translated, TOLD) == rewritten

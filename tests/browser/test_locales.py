@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import time
-from pathlib import Path
 
 import pytest
+from lags_pack.tests.derived import locales as i18n
 
-PACK = Path(__file__).resolve().parents[2]
 OFFERED = {"en", "fr", "ja", "zh"}  # of our languages; no page offers German yet
 
 # What the nodes of the graph show: text in the page, or drawn on the canvas.
@@ -45,18 +43,6 @@ CHANGED = f"""(texts) => {{
     const made = Object.keys(texts).map((path) => [path, messages.$t(path), texts[path]]);
     return made.filter(([, shown, text]) => shown !== text);
 }}"""
-
-
-def _load_i18n():
-    """The tool that reads the languages' files, from the tests of ComfyUI."""
-    path = PACK / "tests" / "comfyui" / "i18n.py"
-    spec = importlib.util.spec_from_file_location("lags_browser_i18n", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-i18n = _load_i18n()
 
 
 @pytest.fixture

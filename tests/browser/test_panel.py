@@ -332,7 +332,7 @@ def test_two_nodes_keep_their_curves_apart(quickstart, server):
     check_numbers(panels[str(second)], other)
 
 
-def test_another_method_plans_for_itself(quickstart):
+def test_a_connected_method_is_planned(quickstart):
     connect = """(there) => {
         const sampler = app.canvas.graph.getNodeById(5);
         const slot = sampler.inputs.findIndex((input) => input.name === "method");
@@ -341,15 +341,31 @@ def test_another_method_plans_for_itself(quickstart):
         app.canvas.graph.add(method);
         method.pos = [0, 900];
         method.connect(0, sampler, slot);
-        return method.title;
+        return method.id;
     }"""
     quickstart.look_at(5)
     planned = quickstart.panels()["5"]["plan"]["text"]
-    title = quickstart.evaluate(connect, True)
-    wait_for_plan(quickstart, f"{title}: drawn as it runs")
-    assert quickstart.panels()["5"]["alpha"]["text"] == "–"
+    node = quickstart.evaluate(connect, True)
+    wait_for_plan(quickstart, "8 of 8 steps guided, 8 model calls, 8 backward, 4.00 × plain")
+    quickstart.dial(node, "rho", 0)
+    wait_for_plan(quickstart, "0 of 8 steps guided, 8 model calls, 1.00 × plain")
     quickstart.evaluate(connect, False)
     wait_for_plan(quickstart, planned)
+
+
+def test_a_method_of_another_pack_is_drawn_as_it_runs(quickstart):
+    connect = """() => {
+        const sampler = app.canvas.graph.getNodeById(5);
+        const slot = sampler.inputs.findIndex((input) => input.name === "method");
+        const method = LiteGraph.createNode("LAGSMethodDPS");
+        method.type = "SomebodysMethod";
+        app.canvas.graph.add(method);
+        method.connect(0, sampler, slot);
+        return method.title;
+    }"""
+    title = quickstart.evaluate(connect)
+    wait_for_plan(quickstart, f"{title}: drawn as it runs")
+    assert quickstart.panels()["5"]["alpha"]["text"] == "–"
 
 
 def weighed(plan):

@@ -1,8 +1,8 @@
 """What earlier releases promised to saved workflows still holds: tests/frozen has a record of each.
 
 Where this fails, the change breaks workflows that people have saved: undo it, or add an optional
-input, an option, a node beside the old one. Records of published versions are never changed;
-frozen.py writes the one of the version to come.
+input, an option, a node beside the old one. Records of released versions are never changed;
+``python3 dev.py sync`` writes the one of a version to come, and what is new since the last.
 """
 
 from __future__ import annotations
@@ -10,43 +10,35 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
-from comfyui_support import frozen
 from lags_pack.nodes import NODES
 from lags_pack.tests import published
+from lags_pack.tests.derived import frozen, headless
 
-RECORDS = sorted(frozen.FOLDER.glob("*.json"))
-WORKFLOWS = published.ROOT / "workflows"
+RELEASES = frozen.releases()
+WORKFLOWS = {
+    path.stem: json.loads(path.read_text("utf-8"))
+    for path in (published.ROOT / "workflows").glob("*.json")
+}
 
 
 @pytest.fixture(scope="module")
 def today() -> frozen.Description:
     """What the pack promises as it is."""
-    return frozen.describe(frozen.node_info(NODES), WORKFLOWS)
+    return frozen.describe(frozen.node_info(headless.object_info()), WORKFLOWS)
 
 
-def test_the_version_to_come_has_a_record() -> None:
-    assert published.pyproject()["project"]["version"] in {path.stem for path in RECORDS}
-
-
-@pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.stem)
-def test_promises_are_kept(path: Path, today: frozen.Description) -> None:
-    assert frozen.breaks(json.loads(path.read_text("utf-8")), today) == []
-
-
-def test_the_record_of_this_version_is_whole(today: frozen.Description) -> None:
-    """Also what is new in it is promised from now on; run frozen.py where this fails."""
-    path = frozen.FOLDER / f"{published.pyproject()['project']['version']}.json"
-    assert frozen.breaks(today, json.loads(path.read_text("utf-8"))) == []
+@pytest.mark.parametrize("version", RELEASES)
+def test_promises_are_kept(version: str, today: frozen.Description) -> None:
+    assert frozen.breaks(RELEASES[version], today) == []
 
 
 def test_every_node_and_socket_is_described(today: frozen.Description) -> None:
     assert today["nodes"].keys() == {node.define_schema().node_id for node in NODES}
     assert set(today["sockets"]) == {"LAGS_WEIGHT", "LAGS_METHOD", "LAGS_OPTIONS", "LAGS_TRACE"}
-    assert today["workflows"].keys() == {path.stem for path in WORKFLOWS.glob("*.json")}
+    assert today["workflows"].keys() == WORKFLOWS.keys()
 
 
 # ---- what must fail, and what may pass ---------------------------------------------------------
@@ -66,6 +58,12 @@ def inputs(new: dict[str, Any], node: str = SAMPLER) -> dict[str, Any]:
 
 def pickscore(new: dict[str, Any]) -> dict[str, Any]:
     return inputs(new, LOAD)["reward"]["choices"]["PickScore"]
+
+
+def sampler_in(new: dict[str, Any]) -> list[Any]:
+    """Type and number of values of the quickstart's sampler."""
+    (found,) = [one for one in new["workflows"]["quickstart_demo"] if one[0] == SAMPLER]
+    return found
 
 
 NUMBER = {"type": "FLOAT", "required": False, "min": 0.0, "max": 1.0}
@@ -129,8 +127,12 @@ BROKEN: dict[str, tuple[Change, str]] = {
         "workflow quickstart_demo is gone",
     ),
     "workflow's node changed": (
-        lambda new: new["workflows"]["quickstart_demo"][0].__setitem__(1, 99),
+        lambda new: sampler_in(new).__setitem__(0, "KSampler"),
         "workflow quickstart_demo: no",
+    ),
+    "workflow's node has fewer values": (
+        lambda new: sampler_in(new).__setitem__(1, 9),
+        "workflow quickstart_demo: no LAGSKSampler with 10 values",
     ),
 }
 KEPT: dict[str, Change] = {
@@ -147,6 +149,7 @@ KEPT: dict[str, Change] = {
     "new output": lambda new: new["nodes"][SAMPLER]["outputs"].append(["IMAGE", "plot"]),
     "more sockets": lambda new: inputs(new, COMBINE)["weights"].update(max=32),
     "new workflow": lambda new: new["workflows"].update(new=[["LAGSKSampler", 9]]),
+    "more values of a workflow's node": lambda new: sampler_in(new).__setitem__(1, 99),
     "more nodes in a workflow": lambda new: new["workflows"]["quickstart_demo"].append(["X", 0]),
 }
 
@@ -163,3 +166,35 @@ def test_an_addition_passes(name: str, today: frozen.Description) -> None:
     new = copy.deepcopy(today)
     KEPT[name](new)
     assert frozen.breaks(today, new) == []
+
+
+# ---- what is new -------------------------------------------------------------------------------
+
+ADDED = [name for name in KEPT if name not in ("nothing", "required became optional")]
+
+
+@pytest.mark.parametrize("name", ADDED)
+def test_an_addition_is_news(name: str, today: frozen.Description) -> None:
+    new = copy.deepcopy(today)
+    KEPT[name](new)
+    found = frozen.news([today], new)
+    assert any(found.values())
+    assert frozen.breaks(found, new) == []
+    assert not any(frozen.news([today, found], new).values())
+
+
+def test_what_a_release_had_is_no_news(today: frozen.Description) -> None:
+    assert not any(frozen.news([today], today).values())
+
+
+def test_a_record_is_written_once(today: frozen.Description) -> None:
+    (version, record), *_ = RELEASES.items()
+    new = copy.deepcopy(record)
+    inputs(new)["extra"] = NUMBER
+    assert frozen.records(record, version) == {frozen.NEXT: None}
+    ((path, text),) = frozen.records(new, version).items()
+    assert path == frozen.NEXT and text is not None
+    assert json.loads(text)["nodes"].keys() == {SAMPLER}
+    to_come = frozen.records(new, "99.0.0")
+    assert to_come[frozen.NEXT] is None
+    assert json.loads(to_come[frozen.FOLDER / "99.0.0.json"] or "") == new

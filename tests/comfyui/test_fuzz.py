@@ -210,14 +210,26 @@ PARTICLES = {
     **{"node": "2", "sampler_name": "ddpm", "scheduler": "karras", "steps": 3, "denoise": 1.0},
     **{"particles": 4, "method": "lags", "tempering": "from method", "evaluate_every": 0},
 }
+METHODS = [
+    {"type": "LAGSMethodDPS", "rho": 1.0, "normalised": False},
+    {
+        **{"type": "LAGSMethodFreeDoM", "step": 0.2, "plain_step": 0.02, "first": 0.7},
+        **{"last": 0.3, "travel_until": 0.4, "repeats": 3},
+    },
+    {
+        **{"type": "LAGSMethodLiDAR", "count": 16, "lookahead_steps": 8, "scale": 1.0},
+        **{"sigma_end": 0.57, "lookahead_seed": 0},
+    },
+]
+WITH_METHODS = [{**KSAMPLER, "method": method} for method in METHODS]
 VALUES = [*mutants.NUMBERS, *mutants.TEXTS, *mutants.PATHS, *mutants.OTHERS]
 
 
 def spoiled(good: dict[str, Any], rng: random.Random) -> dict[str, Any]:
-    """A body with up to three of its values changed or left out, those of options too."""
+    """A body with up to three of its values changed or left out, those of its nodes too."""
     body = copy.deepcopy(good)
     for _ in range(rng.randint(1, 3)):
-        inner = body.get("options")
+        inner = body.get(rng.choice(["options", "method"]))
         place = inner if isinstance(inner, dict) and rng.random() < 0.4 else body
         name = rng.choice(sorted(place) or ["none"])
         if rng.random() < 0.2:
@@ -230,8 +242,9 @@ def spoiled(good: dict[str, Any], rng: random.Random) -> dict[str, Any]:
 def test_the_schedule_is_asked_in_every_wrong_way(server: Server, line: Line) -> None:
     rng, outcomes = random.Random(SEED), Counter()
     raw = [b"", b"{", b"\xff\xfe", b"[" * 5000, b"null", b"[]", b'"x"', b"3", b"{}", b"NaN"]
-    bodies = [spoiled(rng.choice([KSAMPLER, PARTICLES]), rng) for _ in range(BODIES)]
-    for body in [*raw, *bodies, KSAMPLER, PARTICLES]:
+    good = [KSAMPLER, PARTICLES, *WITH_METHODS]
+    bodies = [spoiled(rng.choice(good), rng) for _ in range(BODIES)]
+    for body in [*raw, *bodies, *good]:
         status, answer = line.post("/lags/schedule", body)
         outcomes[status] += 1
         assert status in (200, 400), (status, body, server.log_tail(30))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from lags_pack.guidance import StepRecord, Trace
+from lags_pack.nodes import METHODS as METHOD_NODES
 from lags_pack.nodes.samplers.ksampler import LAGSKSampler
 from lags_pack.nodes.tools.demo import LAGSDemoModel
 from lags_pack.nodes.tools.score import LAGSScoreImages
@@ -100,6 +102,66 @@ def test_connected_sigmas_take_the_place_of_steps(run_node: Callable[..., Any]) 
     plan = schedule({**ASKED, "node": "with sigmas", "sigmas": True})
     assert plan["sigma"] == [5.0, 2.0, 1.0]
     assert plan["source"] == "the connected SIGMAS"
+
+
+METHODS = {
+    "LAGSMethodDPS": {"rho": 0.5, "normalised": False},
+    "LAGSMethodFreeDoM": {
+        **{"step": 0.2, "plain_step": 0.02, "first": 0.9, "last": 0.2},
+        **{"travel_until": 0.5, "repeats": 2},
+    },
+    "LAGSMethodLiDAR": {
+        **{"count": 3, "lookahead_steps": 2, "scale": 1.0, "sigma_end": 0.57},
+        "lookahead_seed": 0,
+    },
+}
+
+
+@pytest.mark.parametrize("kind", METHODS)
+def test_a_connected_method_is_planned_as_it_runs(kind: str, run_node: Callable[..., Any]) -> None:
+    nodes = {node.__name__: node for node in METHOD_NODES}
+    assert nodes.keys() == METHODS.keys()
+    model, positive, negative, vae, latent = run_node(
+        LAGSDemoModel, subject="any", colour="any", batch_size=1
+    )
+    sampler = {"steps": 6, "cfg": 1.0, "sampler_name": "euler_ancestral", "scheduler": "karras"}
+    widgets = {**sampler, "denoise": 1.0, "strength": 1.0, "mode": "balanced", "c": 10.0, "seed": 1}
+    remember("with a method", model)
+    planned = schedule(
+        {**widgets, "node": "with a method", "method": {"type": kind, **METHODS[kind]}}
+    )
+    (method,) = run_node(nodes[kind], **METHODS[kind])
+    prompts = {"positive": positive, "negative": negative, "latent_image": latent}
+    weight = Weight.of(ColourReward("hue", 0.0), 30.0)
+    given = {**widgets, **prompts, "vae": vae, "weight": weight, "method": method}
+    _, trace = run_node(LAGSKSampler, model=model, **given)
+    told = live.summary(trace)
+    assert planned["model_calls"] == told["model_calls"] > 0
+    assert planned["model_backwards"] == told["model_backwards"]
+    assert planned["weight_calls"] == told["weight_calls"]
+    ran = {round(point["sigma"], 3): point["active"] for point in told["points"]}
+    sigmas = [round(sigma, 3) for sigma in planned["sigma"]]
+    assert dict(zip(sigmas, planned["active"], strict=True)) == ran
+
+
+def test_a_method_of_another_pack_has_no_plan() -> None:
+    asked = {**ASKED, "method": {"type": "SomebodysMethod", "dial": 3}}
+    assert schedule(asked) == {"other": "SomebodysMethod"}
+    for bad in ("das", {"dial": 3}, {"type": "LAGSMethodDPS"}):
+        with pytest.raises((ValueError, KeyError)):
+            schedule({**ASKED, "method": bad})
+    for rho in (-1.0, 1e9, math.nan, "much"):
+        with pytest.raises(ValueError):
+            schedule(
+                {**ASKED, "method": {"type": "LAGSMethodDPS", "rho": rho, "normalised": False}}
+            )
+
+
+def test_widgets_that_no_plan_hangs_on_are_no_trouble() -> None:
+    more = {"seed": 1, "control_after_generate": "fixed", "momentum": 0.5, "lags_panel": ""}
+    assert schedule({**ASKED, **more}) == schedule(ASKED)
+    all_levels = {name: value for name, value in ASKED.items() if name != "denoise"}
+    assert schedule(all_levels) == schedule(ASKED)
 
 
 def test_scores_reach_the_page_best_first(run_node: Callable[..., Any]) -> None:

@@ -1,13 +1,15 @@
-"""The workflows for SDXL are those for SD 1.5 at another size."""
+"""Workflows that follow from others: SDXL's from SD 1.5's, and new widgets from the nodes."""
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-from lags_pack.demo.make_workflows import MADE, make_sdxl, write_workflows
+from lags_pack.demo.make_workflows import MADE, derived, make_sdxl, with_new_widgets
+from lags_pack.demo.workflow import saved_values, widget_values
 
 FOLDER = Path(__file__).resolve().parents[2] / "workflows"
 
@@ -20,19 +22,6 @@ def values(workflow: dict[str, Any], kind: str) -> list[list[Any]]:
     return [node["widgets_values"] for node in workflow["nodes"] if node["type"] == kind]
 
 
-@pytest.mark.parametrize("name", MADE)
-def test_files_do_not_drift_apart(name):
-    assert make_sdxl(name, text(f"sd15_{name}")) == text(f"sdxl_{name}")
-
-
-def test_command_writes_the_same(tmp_path):
-    for name in MADE:
-        (tmp_path / f"sd15_{name}.json").write_text(text(f"sd15_{name}"), "utf-8")
-    write_workflows(tmp_path)
-    written = {file.stem: file.read_text("utf-8") for file in tmp_path.glob("sdxl_*.json")}
-    assert written == {f"sdxl_{name}": text(f"sdxl_{name}") for name in MADE}
-
-
 def test_only_what_depends_on_the_size_changes():
     sd15 = json.loads(text("sd15_fairness"))
     sd15["nodes"][-1]["properties"]["x"] = 28  # neither a widget nor pixels
@@ -43,3 +32,83 @@ def test_only_what_depends_on_the_size_changes():
     assert sdxl["nodes"][-1]["properties"]["x"] == 28
     assert sdxl["links"] == sd15["links"]
     assert "SD 1.5" not in json.dumps(sdxl)
+
+
+# ---- new widgets -------------------------------------------------------------------------------
+
+
+def input_of(kind: str, **options: Any) -> list[Any]:
+    return [kind, options]
+
+
+FIRST = {"first": input_of("BOOLEAN", default=True)}
+OLD = {
+    "attribute": input_of("COMBO", options=["hue"]),
+    "hue": input_of("FLOAT", default=0.0),
+    "colour": input_of("STRING"),
+}
+LAST = {"last": input_of("COMBO", options=["one", "two"])}
+OLD_INFO = {"LAGSX": {"input": {"required": OLD}}}
+NEW_INFO = {"LAGSX": {"input": {"required": {**FIRST, **OLD}, "optional": LAST}}}
+
+
+def widget(name: str, link: int | None) -> dict[str, Any]:
+    return {"name": name, "widget": {"name": name}, "link": link}
+
+
+SOCKETS = [{"name": "socket", "link": 1}, widget("attribute", None), widget("hue", 2)]
+SAVED = {
+    "nodes": [
+        {
+            "id": 3,
+            "type": "LAGSX",
+            "inputs": [*SOCKETS, widget("colour", 4)],
+            "widgets_values": ["hue", 240.0, "#2060ff"],
+        }
+    ],
+    # from output 0 of node 1 to socket 0 of node 3, and so on; the third ends at another node
+    "links": [
+        [1, 1, 0, 3, 0, "X"],
+        [2, 2, 0, 3, 2, "X"],
+        [3, 3, 0, 5, 3, "X"],
+        [4, 2, 0, 3, 3, "X"],
+    ],
+}
+
+
+def test_new_widgets_get_their_defaults_and_their_places():
+    text = with_new_widgets(json.dumps(SAVED), NEW_INFO)
+    (node,), links = json.loads(text)["nodes"], json.loads(text)["links"]
+    assert node["widgets_values"] == [True, "hue", 240.0, "#2060ff", "one"]
+    names = [one["name"] for one in node["inputs"]]
+    assert names == ["socket", "first", "attribute", "hue", "colour", "last"]
+    assert {link[0]: link[4] for link in links} == {1: 0, 2: 3, 3: 3, 4: 4}
+    assert with_new_widgets(text, NEW_INFO) == text
+
+
+def test_a_file_that_is_older_is_read_with_defaults():
+    (node,) = copy.deepcopy(SAVED["nodes"])
+    assert widget_values(node, NEW_INFO) == {"first": True, **saved_values(node), "last": "one"}
+    as_it_is = json.dumps(SAVED, indent=1) + "\n"
+    assert with_new_widgets(json.dumps(SAVED), OLD_INFO) == as_it_is
+    del node["widgets_values"][0]
+    with pytest.raises(ValueError, match="2 values"):
+        widget_values(node, NEW_INFO)
+
+
+def test_a_seed_keeps_its_companion():
+    info = {"LAGSX": {"input": {"required": {}, "optional": {}}}}
+    info["LAGSX"]["input"]["required"] = {"seed": input_of("INT", default=0)}
+    info["LAGSX"]["input"]["optional"] = {"noise_seed": input_of("INT", default=7)}
+    inputs = [widget("seed", None)]
+    node = {"id": 1, "type": "LAGSX", "inputs": inputs, "widgets_values": [5, "increment"]}
+    text = with_new_widgets(json.dumps({"nodes": [node], "links": []}), info)
+    assert json.loads(text)["nodes"][0]["widgets_values"] == [5, "increment", 7, "fixed"]
+
+
+def test_sdxl_follows_the_file_of_the_same_folder(tmp_path):
+    for name in MADE:
+        (tmp_path / f"sd15_{name}.json").write_text(text(f"sd15_{name}"), "utf-8")
+    made = derived(tmp_path, {})
+    assert {path.stem for path in made} == {f"{b}_{n}" for n in MADE for b in ("sd15", "sdxl")}
+    assert all(made_text == text(path.stem) for path, made_text in made.items())

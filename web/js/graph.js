@@ -62,9 +62,12 @@ export function valueOf(node, name) {
   return node.widgets?.find((widget) => widget.name === name)?.value;
 }
 
-/** All widgets of a node that hold a value, by name. */
+/** The widgets of a node that hold a text, a number or a choice, by name. */
 export function valuesOf(node) {
   const values = {};
-  for (const widget of node.widgets ?? []) values[widget.name] = valueOf(node, widget.name);
+  for (const { name } of node.widgets ?? []) {
+    const value = valueOf(node, name);
+    if (["string", "number", "boolean"].includes(typeof value)) values[name] = value;
+  }
   return values;
 }

@@ -3,21 +3,25 @@
 import { executionIdOf, isConnected, originOf, valueOf, valuesOf } from "./graph.js";
 
 const PATH = "/lags/schedule"; // runtime/page_plan.py
-const NEEDED = ["sampler_name", "scheduler", "steps", "mode", "c"];
-const OPTIONAL = ["cfg", "denoise", "nats", "start_at_step", "end_at_step"];
-const OF_PARTICLES = ["particles", "method", "tempering", "evaluate_every"];
 
-/** What the server has to know of a node. */
+/**
+ * What the server has to know of a node: all its widgets, and those of the nodes that give it
+ * options or another method. The server picks what a plan hangs on.
+ */
 export function question(node) {
-  const asked = { node: executionIdOf(node), denoise: 1 };
-  for (const name of [...NEEDED, ...OPTIONAL, ...OF_PARTICLES]) {
-    const value = valueOf(node, name);
-    if (value !== undefined) asked[name] = value;
-  }
+  const asked = { ...valuesOf(node), node: executionIdOf(node) };
   const options = originOf(node, "options");
   if (options?.type === "LAGSOptions") asked.options = valuesOf(options);
+  const method = methodOf(node);
+  if (method) asked.method = { ...valuesOf(method), type: method.type };
   if (isConnected(node, "sigmas")) asked.sigmas = true;
   return asked;
+}
+
+/** The node that gives another method than LAGS; Particle KSampler's `method` is a widget. */
+function methodOf(node) {
+  const isWidget = node.widgets?.some((widget) => widget.name === "method");
+  return isWidget ? null : originOf(node, "method");
 }
 
 /**
@@ -26,7 +30,7 @@ export function question(node) {
  */
 export class Planner {
   /**
-   * api: ComfyUI's. told: called with {plan}, {problem}, or {other}: a method of its own plans.
+   * api: ComfyUI's. told: called with {plan}, {problem}, or {other}: a method that has no plan.
    */
   constructor(node, api, told) {
     this.node = node;
@@ -39,14 +43,9 @@ export class Planner {
   /** Ask if a widget has changed since the last question. */
   look() {
     if (this.busy || !this.node.graph) return;
-    const other = originOf(this.node, "method")?.title; // another method than LAGS, connected
-    const asked = other ?? JSON.stringify(question(this.node));
+    const asked = JSON.stringify(question(this.node));
     if (asked === this.asked) return;
     this.asked = asked;
-    if (other) {
-      this.told({ other });
-      return;
-    }
     this.busy = true;
     this.ask(asked).then((answer) => {
       this.busy = false;
@@ -59,13 +58,15 @@ export class Planner {
     this.asked = null;
   }
 
-  /** {plan} or {problem}; never fails. */
+  /** {plan}, {problem} or {other}; never fails. */
   async ask(asked) {
     try {
       const headers = { "Content-Type": "application/json" };
       const answer = await this.api.fetchApi(PATH, { method: "POST", headers, body: asked });
       const body = await answer.json();
-      return body.error === undefined ? { plan: body } : { problem: body.error };
+      if (body.error !== undefined) return { problem: body.error };
+      if (body.other === undefined) return { plan: body };
+      return { other: methodOf(this.node)?.title ?? body.other };
     } catch {
       return { problem: "The server does not answer." };
     }

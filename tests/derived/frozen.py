@@ -1,24 +1,21 @@
 """The record of what a release has promised to saved workflows, and what breaks a promise.
 
-    COMFYUI_PATH=... PYTHON_OF_COMFYUI tests/comfyui/frozen.py
-
-writes tests/frozen/<version of pyproject.toml>.json from the pack as it is. That is done before a
-release, for its own version only: records of earlier releases are never written again.
+tests/frozen/VERSION.json   all that a release promised; never written again
+tests/frozen/next.json      the nodes, sockets and workflows that have more than in any release
 """
 
 from __future__ import annotations
 
+import copy
 import json
-import os
-import sys
-import tempfile
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "tests" / "frozen"
+NEXT = FOLDER / "next.json"
+OURS = "LAGS"  # what the ids of our nodes begin with
 CHOICE, GROWING = "COMFY_DYNAMICCOMBO_V3", "COMFY_AUTOGROW_V3"  # inputs that bring others
 WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", CHOICE}
 FILES = {"file", "text_file", "clip"}  # lists of what the user has
@@ -30,20 +27,18 @@ Description = dict[str, Any]
 # ---- describing --------------------------------------------------------------------------------
 
 
-def describe(info: dict[str, Any], workflows: Path) -> Description:
+def describe(info: dict[str, Any], workflows: dict[str, Any]) -> Description:
     """What a release promises.
 
     Args:
         info: nodes by id, each as ComfyUI's /object_info has it.
-        workflows: the folder of saved workflows.
+        workflows: the pack's own, by name.
     """
     nodes = {name: describe_node(node) for name, node in sorted(info.items())}
     return {
         "nodes": nodes,
         "sockets": sorted(sockets(nodes)),
-        "workflows": {
-            path.stem: describe_workflow(path) for path in sorted(workflows.glob("*.json"))
-        },
+        "workflows": {name: describe_workflow(one) for name, one in sorted(workflows.items())},
     }
 
 
@@ -90,10 +85,9 @@ def sockets(nodes: dict[str, Description]) -> set[str]:
     return {kind for kind in kinds if kind.startswith("LAGS_")}
 
 
-def describe_workflow(path: Path) -> list[list[Any]]:
+def describe_workflow(workflow: dict[str, Any]) -> list[list[Any]]:
     """Type and number of saved widget values of each node, sorted."""
-    nodes = json.loads(path.read_text("utf-8"))["nodes"]
-    real = [node for node in nodes if node["type"] not in NOTES]
+    real = [node for node in workflow["nodes"] if node["type"] not in NOTES]
     return sorted([node["type"], len(node.get("widgets_values") or [])] for node in real)
 
 
@@ -113,9 +107,24 @@ def breaks(old: Description, new: Description) -> list[str]:
         if name not in new["workflows"]:
             found.append(f"workflow {name} is gone")
             continue
-        lost = Counter(map(tuple, nodes)) - Counter(map(tuple, new["workflows"][name]))
+        lost = _lost(nodes, new["workflows"][name])
         found += [f"workflow {name}: no {kind} with {count} values" for kind, count in lost]
     return found
+
+
+def _lost(old: list[list[Any]], new: list[list[Any]]) -> list[tuple[str, int]]:
+    """Nodes of a workflow, with the number of their values, that it no longer has.
+
+    One with more values, of widgets that are newer, stands for one with fewer.
+    """
+    left, lost = sorted(new, key=lambda one: one[1]), []
+    for kind, count in sorted(old, key=lambda one: one[1]):
+        found = next((one for one in left if one[0] == kind and one[1] >= count), None)
+        if found is None:
+            lost.append((kind, count))
+        else:
+            left.remove(found)
+    return lost
 
 
 def node_breaks(old: Description, new: Description) -> Iterator[str]:
@@ -187,39 +196,66 @@ def widgets(inputs: Description, chosen: dict[str, str]) -> list[str]:
     return found
 
 
-# ---- writing -----------------------------------------------------------------------------------
+# ---- recording ---------------------------------------------------------------------------------
 
 
-def node_info(nodes: list[Any]) -> dict[str, Any]:
-    """Node classes as ComfyUI's /object_info has them, less the lists that are ComfyUI's own."""
-    from comfy.samplers import KSampler
+def node_info(object_info: dict[str, Any]) -> dict[str, Any]:
+    """The pack's nodes, less the lists of samplers and schedulers, which are ComfyUI's own.
 
-    found = {node.GET_SCHEMA().node_id: node.GET_NODE_INFO_V1() for node in nodes}
+    Args:
+        object_info: of the pack's nodes and of ComfyUI's.
+    """
+    inputs = object_info["KSampler"]["input"]["required"]
+    lists = [_options(inputs[name]) for name in ("sampler_name", "scheduler")]
+    found = {name: copy.deepcopy(one) for name, one in object_info.items() if name.startswith(OURS)}
     for info in found.values():
         for kind, options in info["input"].get("required", {}).values():
-            if kind == "COMBO" and options["options"] in (KSampler.SAMPLERS, KSampler.SCHEDULERS):
+            if kind == "COMBO" and options["options"] in lists:
                 options["options"] = []
     return found
 
 
-def main() -> None:
-    """Import ComfyUI and the pack, and write the record of pyproject.toml's version."""
-    here = Path(__file__).resolve().parent
-    sys.path[:] = [str(here), *(entry for entry in sys.path if Path(entry).resolve() != here)]
-    from import_cost import import_comfyui, import_pack
-
-    with tempfile.TemporaryDirectory(prefix="lags-frozen-") as base:
-        import_comfyui(Path(os.environ["COMFYUI_PATH"]).expanduser().resolve(), Path(base))
-        import_pack(ROOT)
-        from lags_pack.nodes import NODES
-        from lags_pack.tests import published
-
-        record = describe(node_info(NODES), ROOT / "workflows")
-    path = FOLDER / f"{published.pyproject()['project']['version']}.json"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(record, indent=1) + "\n", "utf-8")
-    print(f"{path}: {len(record['nodes'])} nodes, {len(record['workflows'])} workflows")
+def _options(spec: list[Any]) -> list[str]:
+    """The options of a list; older nodes have them in the place of the type."""
+    return spec[0] if isinstance(spec[0], list) else spec[1]["options"]
 
 
-if __name__ == "__main__":
-    main()
+def releases() -> dict[str, Description]:
+    """The records of releases, by version."""
+    files = sorted(FOLDER.glob("[0-9]*.json"))
+    return {path.stem: json.loads(path.read_text("utf-8")) for path in files}
+
+
+def news(records: Iterable[Description], today: Description) -> Description:
+    """What the pack promises that no release did: nodes and workflows that have more, sockets."""
+    known = list(records)
+
+    def is_new(kind: str, name: str, lacks: Callable[[Any, Any], Any]) -> bool:
+        return all(
+            name not in one[kind] or lacks(today[kind][name], one[kind][name]) for one in known
+        )
+
+    nodes = {k: v for k, v in today["nodes"].items() if is_new("nodes", k, _node_has_more)}
+    flows = {k: v for k, v in today["workflows"].items() if is_new("workflows", k, _lost)}
+    sockets = [kind for kind in today["sockets"] if all(kind not in r["sockets"] for r in known)]
+    return {"nodes": nodes, "sockets": sockets, "workflows": flows}
+
+
+def _node_has_more(new: Description, old: Description) -> bool:
+    return next(node_breaks(new, old), None) is not None
+
+
+def records(today: Description, version: str) -> dict[Path, str | None]:
+    """Files of tests/frozen as they should be; None where there should be no such file.
+
+    A version without a record is one to be released: its record is all that the pack promises. Once
+    it is there it is never written again, and what comes after it is the news.
+    """
+    if version not in releases():
+        return {FOLDER / f"{version}.json": _written(today), NEXT: None}
+    new = news(releases().values(), today)
+    return {NEXT: _written(new) if any(new.values()) else None}
+
+
+def _written(description: Description) -> str:
+    return json.dumps(description, indent=1) + "\n"

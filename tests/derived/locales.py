@@ -1,11 +1,5 @@
 """The English texts of the nodes as ComfyUI's page looks them up, made from the nodes themselves.
 
-Usage: python tests/comfyui/i18n.py SOURCE
-
-SOURCE is the address of a running ComfyUI that has this pack, such as http://127.0.0.1:8188, or a
-file with what its /object_info says. Writes locales/en and then says which entries each other
-language lacks or has too many.
-
 locales/LANGUAGE/nodeDefs.json   one entry per node: names and tooltips
 locales/LANGUAGE/main.json       the parts of the category, the types of the sockets
 
@@ -17,8 +11,6 @@ socket of a growing row `weights.weight1` is `weights_weight1`. It takes an outp
 from __future__ import annotations
 
 import json
-import sys
-import urllib.request
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -34,22 +26,17 @@ Input = tuple[str, str, Json, str]  # name, type, what the node says of it, the 
 def english(object_info: Mapping[str, Json]) -> dict[str, Json]:
     """Contents of the two files of locales/en, by the file's name.
 
-    object_info: what GET /object_info answers, of all nodes. Parts of categories that ComfyUI has
+    object_info: of all nodes, as ComfyUI's page is told. Parts of categories that ComfyUI has
     too stay out: what a pack says of them would replace ComfyUI's own translation everywhere.
     """
     nodes = {name: one for name, one in object_info.items() if name.startswith(OURS)}
-    others = [one for one in object_info.values() if not _is_custom(one)]
+    others = [one for name, one in object_info.items() if not name.startswith(OURS)]
     types = {kind for node in nodes.values() for kind in _types(node) if kind.startswith(OURS)}
     main = {
         "nodeCategories": {part: part for part in sorted(_parts(nodes.values()) - _parts(others))},
         "dataTypes": {kind: _type_in_words(kind) for kind in sorted(types)},
     }
     return {"main": main, "nodeDefs": {name: _node(one) for name, one in nodes.items()}}
-
-
-def _is_custom(node: Json) -> bool:
-    """True for a node of some pack, False for one of ComfyUI's."""
-    return node["python_module"].startswith("custom_nodes")
 
 
 def _parts(nodes: Iterable[Json]) -> set[str]:
@@ -90,6 +77,11 @@ def _inputs(node: Json) -> Iterator[Input]:
     for group in ("required", "optional"):
         for name, spec in node["input"].get(group, {}).items():
             yield from _unfold(name, spec, "")
+
+
+def told_of_inputs(node: Json) -> Json:
+    """What a node says of each input, by the input's key."""
+    return {name.replace(".", "_"): told for name, _, told, _ in _inputs(node)}
 
 
 def _unfold(name: str, spec: list[Any], choice: str) -> Iterator[Input]:
@@ -137,13 +129,9 @@ def read(language: str) -> dict[str, Json]:
     return {name: json.loads((folder / f"{name}.json").read_text("utf-8")) for name in FILES}
 
 
-def write(language: str, contents: Mapping[str, Json]) -> None:
-    """Write a language's files."""
-    folder = LOCALES / language
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, texts in contents.items():
-        text = json.dumps(texts, indent=2, ensure_ascii=False)
-        (folder / f"{name}.json").write_text(text + "\n", "utf-8")
+def written(contents: Json) -> str:
+    """The text of a language's file."""
+    return json.dumps(contents, indent=2, ensure_ascii=False) + "\n"
 
 
 def flat(texts: Any, path: str = "") -> dict[str, str]:
@@ -161,27 +149,8 @@ def languages() -> list[str]:
     return sorted(folder.name for folder in LOCALES.iterdir() if folder.is_dir())
 
 
-def _load(source: str) -> dict[str, Json]:
-    """What /object_info says: of the server at an address, or as a file has it."""
-    if not source.startswith(("http://", "https://")):
-        return json.loads(Path(source).read_text("utf-8"))
-    with urllib.request.urlopen(source.rstrip("/") + "/object_info", timeout=60) as answer:  # noqa: S310
-        return json.load(answer)
-
-
 def differences(language: str) -> list[str]:
     """The entries of English that a language lacks, and those that English has not."""
     wanted, found = flat(read("en")), flat(read(language))
     lacking = [f"{language} lacks {path}" for path in wanted if path not in found]
     return lacking + [f"{language} has a stale {path}" for path in found if path not in wanted]
-
-
-def main(source: str) -> None:
-    """Write locales/en; compare the others with it."""
-    write("en", english(_load(source)))
-    for language in languages():
-        print(*differences(language), sep="\n")
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])
