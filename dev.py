@@ -3,6 +3,7 @@
 python3 dev.py demo [ARGS]        sample the bundled model plainly and with LAGS; with
                                   COMFYUI_PATH set, inside that ComfyUI
 python3 dev.py test [ARGS]        run the tests; ARGS go to pytest
+python3 dev.py test --fast        guidance, rewards, one ComfyUI graph of each kind (90 seconds)
 python3 dev.py bench NAME [ARGS]  run a benchmark; --json FILE also writes its rows
 python3 dev.py train [ARGS]       train the demo model again
 python3 dev.py matrix [COMFYUI ...] [--transformers 4 5]
@@ -63,6 +64,32 @@ PACKAGES = (
 # least is in pyproject.toml.
 PARALLEL = ("--numprocesses=2", "--dist=loadfile")
 COVERAGE = ("--cov", "--cov-config=pyproject.toml", "--cov-report=term:skip-covered")
+# `test --fast`: these rooms without what takes long in them, and one graph of each kind inside
+# ComfyUI. Scans of the source, packaging, faults and fuzz are for the whole run.
+FAST_ROOMS = ("tests/guidance", "tests/rewards")
+SLOW = (
+    "tests/guidance/test_start.py::test_the_chain_with_a_tilted_start_draws_the_tilted_law",
+    "tests/guidance/test_lidar.py::test_moves_the_mean_of_a_mixture_the_right_way",
+    "tests/guidance/test_particles_exact.py::test_four_particles_are_right_on_average",
+    "tests/guidance/test_particles_exact.py::test_settings_change_no_moment",
+    "tests/guidance/test_particles_exact.py::test_the_heart",
+    "tests/rewards/test_fairness.py",
+    "tests/rewards/test_encoders.py::test_recomputing_keeps_a_quarter_or_less",
+)
+GRAPHS = (
+    *(
+        f"test_samplers.py::test_same_seed_same_picture[{mode}-demo]"
+        for mode in ("balanced", "fast", "paper")
+    ),
+    "test_samplers.py::test_start_and_end_step_split[demo]",
+    "test_samplers.py::test_guidance_node_under_sampler_custom_advanced[demo]",
+    "test_methods.py::test_every_method_raises_the_score_and_leaves_nothing[dps-sd15]",
+    "test_particle_sampler.py::test_methods[lags-demo]",
+    "test_search.py::test_no_rounds_are_ksampler_bit_for_bit[demo]",
+    "test_mmsold.py::test_pixels[exact]",
+    "test_visualize.py::test_plan_is_what_the_run_does[sd15-balanced-karras]",
+    "test_score_images.py::test_ranks_as_the_plain_function_does",
+)
 # What the tests need and a ComfyUI lacks: modules, and the packages that bring them.
 TEST_TOOLS = {"pytest": "pytest", "hypothesis": "hypothesis", "xdist": "pytest-xdist"}
 COMFYUI_BENCHMARKS = ("cost",)  # those that count ComfyUI's own networks
@@ -279,6 +306,14 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     Paths choose the parts, by whether they lie in tests/comfyui. Without any, both run whole.
     """
     tests, comfy = ROOT / "tests", ROOT / "tests" / "comfyui"
+    if "--fast" in arguments:
+        options = [argument for argument in arguments if argument != "--fast"]
+        rooms = [str(ROOT / room) for room in FAST_ROOMS]
+        slow = [f"--deselect={name}" for name in SLOW]
+        return [*options, *rooms, *PARALLEL, *slow], [
+            *options,
+            *(f"{comfy}/{one}" for one in GRAPHS),
+        ]
     options, plain, within = [], [], []
     for argument in arguments:
         file, *names = argument.split("::")

@@ -1,10 +1,10 @@
-"""Every method of the family at one price.
+"""Every method of the family at one budget.
 
-The price is the number of model evaluations that one drawn image costs. A backward pass through
+The budget is the number of model evaluations that one drawn image costs. A backward pass through
 the model counts as two forwards; a second forward of LAGS counts as one, also where it takes the
 conditional branch alone (the demo draws without a prompt, so there is one branch only).
 
-LAGS with path weights at N particles sets the price. Every other method gets the least that costs
+LAGS with path weights at N particles sets the budget. Every other method gets the least that costs
 as much or more, so the comparison is generous to the rivals: particle methods get more particles
 or fewer, best of N and search more images, LiDAR more lookahead images, and methods that follow
 a single run (DPS, FreeDoM, DAS with one particle, LAGS without weights) more steps.
@@ -55,7 +55,7 @@ from ..guidance.search import best_of, zero_order_search
 
 BACKWARD = 2  # forwards that a backward pass counts as
 NEIGHBOURS, RADIUS = 2, 0.5  # of the search; a finished image has no cheaper neighbour
-RULER = "lags"  # the method that sets the price
+RULER = "lags"  # the method that sets the budget
 
 
 @dataclass(frozen=True)
@@ -87,13 +87,13 @@ class Task:
 
 @dataclass(frozen=True)
 class Drawn:
-    """Groups of weighted images, and the price of one group.
+    """Groups of weighted images, and the budget of one group.
 
     Attributes:
         x: [G, N, ...].
         weights: [G, N], summing to 1 in each group.
         calls: model evaluations per group.
-        spent: what the price was spent on, in words.
+        spent: what the budget was spent on, in words.
     """
 
     x: Tensor
@@ -102,14 +102,14 @@ class Drawn:
     spent: str
 
 
-Way = Callable[[Task, int, int, int], Drawn]  # (task, price, groups, seed)
+Way = Callable[[Task, int, int, int], Drawn]  # (task, budget, groups, seed)
 
 
 SEVERAL = {name: known.title for name, known in PRESETS.items() if known.particles > 1}
 
 
 def family() -> dict[str, Way]:
-    """Every method by its name: (task, price, groups, seed) -> what it draws at that price."""
+    """Every method by its name: (task, budget, groups, seed) -> what it draws at that budget."""
     return {
         **{title: _with_particles(name) for name, title in SEVERAL.items()},
         PRESETS["das_1p"].title: _das_1p,
@@ -122,7 +122,7 @@ def family() -> dict[str, Way]:
     }
 
 
-def price(task: Task, particles: int) -> int:
+def budget(task: Task, particles: int) -> int:
     """What LAGS with path weights costs at so many particles."""
     return particles * _particle_cost(RULER, task.steps, task)
 
@@ -143,12 +143,12 @@ def rehearsal(task: Task) -> Task:
 
 
 def at_least(wanted: int, each: int) -> int:
-    """The least number of things of one price that cost as much as is wanted, and one at least."""
+    """The least number of things of one budget that cost as much as is wanted, and one at least."""
     return max(1, math.ceil(wanted / each))
 
 
 def _with_particles(name: str) -> Way:
-    """A particle method, with as many particles as the price asks for."""
+    """A particle method, with as many particles as the budget asks for."""
 
     def way(task: Task, wanted: int, groups: int, seed: int) -> Drawn:
         each = _particle_cost(name, task.steps, task)
@@ -166,7 +166,7 @@ def _das_1p(task: Task, wanted: int, groups: int, seed: int) -> Drawn:
 
 
 def _with_steps(make: Callable[[Task, Tensor], Method]) -> Way:
-    """A method that follows a single run, with as many steps as the price asks for."""
+    """A method that follows a single run, with as many steps as the budget asks for."""
 
     def counted(small: Task, steps: int) -> int:
         return _guided(small, make(small, small.sigmas(steps)), small.sigmas(steps), 1, 0)[1]

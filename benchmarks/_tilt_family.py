@@ -1,4 +1,4 @@
-"""The tilt table for the whole family: every method at the price of LAGS with path weights.
+"""The tilt table for the whole family: every method at the budget of LAGS with path weights.
 
 The columns are means over groups, with standard errors over groups (of the distance by jackknife).
 ``noise`` is the distance that an exact method would show: what the groups' spread and that of the
@@ -31,7 +31,7 @@ from ..demo.pictures import BATCH, on_latents
 from ..guidance.particles import PRESETS
 from ..rewards import Weight
 from ._classifier import ShapeClassifier
-from ._family import Drawn, Task, Way, at_least, family, price
+from ._family import Drawn, Task, Way, at_least, budget, family
 from ._tilt_cells import Cell, Plain
 
 STEPS = 30
@@ -62,7 +62,7 @@ def cell_rows(
     groups: int,
     names: Sequence[str],
 ) -> list[dict[str, Any]]:
-    """What each method makes of one cell, at the price of ``particles`` of ours.
+    """What each method makes of one cell, at the budget of ``particles`` of ours.
 
     Best of N is taken from the plain images, all of them: they are drawn already.
 
@@ -71,12 +71,12 @@ def cell_rows(
         classifier: whose features are compared.
         plain: the plain samples.
         cell: weight and strength.
-        particles: of ours, which set the price.
+        particles: of ours, which set the budget.
         groups: of each method; a sample is one image of a group.
         names: of the methods.
     """
     task, known = task_of(network, cell), family()
-    wanted, rows = price(task, particles), []
+    wanted, rows = budget(task, particles), []
     for name in names:
         start = perf_counter()
         if name == BEST:
@@ -160,7 +160,7 @@ def distances(features: Tensor, cell: Cell, plain: Plain) -> dict[str, float]:
 
 
 def wins(rows: Iterable[dict[str, Any]]) -> list[str]:
-    """In how many cells ours is nearer than each rival, and than all of them, for each price."""
+    """In how many cells ours is nearer than each rival, and than all of them, for each budget."""
     cells: dict[tuple[Any, ...], dict[str, dict[str, Any]]] = {}
     for row in rows:
         if "calls per picture" in row:

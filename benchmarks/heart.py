@@ -29,7 +29,7 @@ from ..guidance import (
     preset,
 )
 from ..guidance.particles.resampling import systematic
-from ._family import SEVERAL, Drawn, Task, family, price, start_guided
+from ._family import SEVERAL, Drawn, Task, budget, family, start_guided
 from ._report import interleaved_seconds, parser, report
 
 SAMPLES, STEPS = 10_000, 100
@@ -123,7 +123,7 @@ def methods() -> dict[str, LAGS | None]:
     rows["alpha = 1"] = replace(paper, schedule=ConstantSchedule())
     for damping in (0.02, 0.05, 0.1):
         schedule = AutoSchedule(damping)
-        rows[f"auto kappa={damping:g}"] = replace(paper, schedule=schedule, skip_below=0.1)
+        rows[f"auto damping={damping:g}"] = replace(paper, schedule=schedule, skip_below=0.1)
     balanced = preset("balanced")
     rows["balanced"] = balanced
     rows["balanced, every step"] = replace(balanced, skip_below=0.0)
@@ -184,7 +184,7 @@ def main(arguments: list[str]) -> None:
     options.add_argument(
         "--family",
         action="store_true",
-        help="in place of the modes, all methods at the price of LAGS with path weights",
+        help="in place of the modes, all methods at the budget of LAGS with path weights",
     )
     choice = options.parse_args(arguments)
     # Far components have weights below the smallest normal number; arithmetic on such numbers is
@@ -240,14 +240,14 @@ def family_table(
     single_runs: int = SINGLE_RUNS,
     steps: int = STEPS,
 ) -> list[dict[str, Any]]:
-    """Every method of the family at one price per point.
+    """Every method of the family at one budget per point.
 
     Args:
         name: of the problem.
         replicates: to average over.
         sizes: particles of LAGS with path weights and groups; the other particle methods get what
-            has the same price.
-        single_runs: of methods without particles; each has the price of one particle.
+            has the same budget.
+        single_runs: of methods without particles; each has the budget of one particle.
         steps: of a plain run.
     """
     problem = PROBLEMS[name]()
@@ -256,7 +256,7 @@ def family_table(
     for label, way in family().items():
         particles = label in SEVERAL.values()
         for count, groups in sizes if particles else [(1, single_runs)]:
-            wanted = price(task, count)
+            wanted = budget(task, count)
             drawn = [way(task, wanted, groups, seed) for seed in range(replicates)]
             scores = [score(points(one), seed, problem) for seed, one in enumerate(drawn)]
             rows.append(

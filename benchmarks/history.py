@@ -24,7 +24,7 @@ from ..demo.pictures import draw_pictures
 from ..guidance import MODES, preset
 from ..rewards import ColourReward, FrequencyReward, Reward, Weight
 from . import heart
-from ._family import SEVERAL, family, price
+from ._family import SEVERAL, budget, family
 
 ROOT = Path(__file__).resolve().parents[1]
 FILE = Path(__file__).with_name("history.json")
@@ -74,7 +74,7 @@ def plane() -> dict[str, float]:
             points, _ = heart.run(preset(mode), 0, samples=POINTS, problem=problem)
             numbers[f"{name}, {mode}: sliced W2"] = heart.score(points, 0, problem)["sliced W2"]
         task = problem.task(heart.STEPS)
-        drawn = family()[SEVERAL["lags"]](task, price(task, PARTICLES), GROUPS, 0)
+        drawn = family()[SEVERAL["lags"]](task, budget(task, PARTICLES), GROUPS, 0)
         distance = heart.score(heart.points(drawn), 0, problem)["sliced W2"]
         numbers[f"{name}, particles: sliced W2"] = distance
     return numbers

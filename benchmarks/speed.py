@@ -26,7 +26,7 @@ from ..demo.model import (
 )
 from ..demo.pictures import draw_pictures, on_latents
 from ..demo.sampler import karras_sigmas
-from ..guidance import LAGS, MODES, Denoiser, LogWeight, preset
+from ..guidance import LAGS, MODES, Denoiser, LogWeight, Step, preset
 from ..guidance.particles import group_seeds, noisy_start, particle_preset
 from ..rewards import ColourReward, Weight
 from ._report import interleaved_seconds, parser, report
@@ -104,7 +104,7 @@ def own_share(
     x = torch.randn(empty_shape(images), generator=torch.Generator().manual_seed(0)) * 2
 
     def run(denoiser: Denoiser, log_weight: LogWeight) -> object:
-        return method(denoiser, log_weight, x, sigma, 0.6)
+        return method(denoiser, log_weight, x, sigma, Step(0.6))
 
     return outside_share(run, network, weight, x, cfg, repeats)
 

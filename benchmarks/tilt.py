@@ -31,7 +31,7 @@ from ._tilt_cells import Cell, Plain, distance
 from ._tilt_family import cell_rows, wins
 from ._tilt_plot import draw
 
-PARTICLES = (4, 8)  # that set the family's prices
+PARTICLES = (4, 8)  # that set the family's budgets
 
 
 def rewards(classifier: ShapeClassifier) -> dict[str, Reward]:
@@ -57,7 +57,7 @@ def methods() -> dict[str, LAGS]:
         "balanced, alpha = 1": replace(balanced, schedule=ConstantSchedule()),
         "balanced, gradient serves 2": replace(balanced, reuse=2),
         "balanced, gradient serves 3": replace(balanced, reuse=3),
-        "auto, kappa = 0.1": Balanced(AutoSchedule(0.1), fits_step=False),
+        "auto, damping = 0.1": Balanced(AutoSchedule(0.1), fits_step=False),
         "alpha = 1": replace(paper, schedule=ConstantSchedule()),
     }
 
@@ -168,16 +168,16 @@ def main(arguments: list[str]) -> None:
         type=int,
         nargs="*",
         metavar="N",
-        help="in place of the modes, all methods at the price of N particles of LAGS with path "
+        help="in place of the modes, all methods at the budget of N particles of LAGS with path "
         "weights (4 and 8); --guided is the number of groups then",
     )
     options.add_argument("--keep", type=Path, help="folder for plain samples, for a later run")
     options.add_argument("--plot", type=Path, help="draw the shares into this PNG file")
     choice = options.parse_args(arguments)
-    by_price = choice.family is not None
-    if by_price and choice.guided < 2:
+    by_budget = choice.family is not None
+    if by_budget and choice.guided < 2:
         options.error("--guided must be 2 or more with --family: errors are taken over groups")
-    if not by_price and (choice.guided > choice.plain or choice.guided % BATCH):
+    if not by_budget and (choice.guided > choice.plain or choice.guided % BATCH):
         options.error(f"--guided must be a multiple of {BATCH} and at most --plain")
     torch.set_num_threads(min(2, torch.get_num_threads()))
     network = load_network()
@@ -185,7 +185,7 @@ def main(arguments: list[str]) -> None:
     for path in written:
         print(f"Plain samples and classifier written to {path}")
     known = rewards(classifier)
-    table: Mapping[str, object] = family() if by_price else methods()
+    table: Mapping[str, object] = family() if by_budget else methods()
     for what, asked, have in (
         ("--weights", choice.weights, known),
         ("--methods", choice.methods, table),
@@ -197,7 +197,7 @@ def main(arguments: list[str]) -> None:
     for weight, effective in product(choice.weights or known, choice.effective):
         cell = Cell.of(weight, known[weight], effective / 100, plain)
         rows += exact_rows(cell, plain, classifier)
-        if by_price:
+        if by_budget:
             for count in choice.family or PARTICLES:
                 rows += cell_rows(network, classifier, plain, cell, count, choice.guided, names)
         else:
@@ -207,7 +207,7 @@ def main(arguments: list[str]) -> None:
             ]
     report(rows, choice.json)
     print("\n".join(captured(rows)))
-    if by_price:
+    if by_budget:
         print("\n".join(wins(rows)))
     if choice.plot:
         draw(rows, choice.plot)

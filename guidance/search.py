@@ -72,7 +72,7 @@ def best_of(sample: Sample, log_weight: LogWeight, draw: Draw, count: int, steps
     Args:
         sample: the plain sampler; what it draws on the way is its own affair.
         log_weight: log w; its gradient is not asked for.
-        draw: first noise.
+        draw: initial noise.
         count: how many samples to choose from.
         steps: model calls of one run of the sampler.
 
@@ -97,7 +97,7 @@ def zero_order_search(
     radius: float,
     steps: int,
 ) -> Found:
-    """Better and better first noise: neighbours of the best so far, the pivot, are tried.
+    """Better and better initial noise: neighbours of the best so far, the pivot, are tried.
 
     Source: Ma et al., "Inference-Time Scaling for Diffusion Models beyond Scaling Denoising Steps",
     arXiv 2501.09732. A neighbour is cos(a) pivot + sin(a) fresh noise, tan(a) = radius: again unit

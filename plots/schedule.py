@@ -44,8 +44,8 @@ def fill(
 ) -> None:
     """Draw into two axes, alpha and shift factor."""
     x = along(axis, made.sigma)
-    trust, factor = axes
-    _chosen(trust, x, made.unskipped_alpha, made.active, label, COLOURS[theme][0])
+    upper, factor = axes
+    _chosen(upper, x, made.unskipped_alpha, made.active, label, COLOURS[theme][0])
     _chosen(
         factor, x, made.sigma_ve**2 * made.unskipped_alpha, made.active, label, COLOURS[theme][0]
     )
@@ -53,11 +53,11 @@ def fill(
         look: dict[str, Any] = {"lw": 1, "color": COLOURS[theme][1 + i % 5]}
         if name in REFERENCES:
             look = {"lw": 1, "color": THEMES[theme]["faint"], "ls": REFERENCES[name]}
-        trust.plot(x, alpha.tolist(), label=name, **look)
+        upper.plot(x, alpha.tolist(), label=name, **look)
         factor.plot(x, (made.sigma_ve**2 * alpha).tolist(), **look)
-    trust.set_ylabel("alpha (0 to 1)")
-    trust.set_ylim(-0.05, 1.1)
-    trust.set_title(
+    upper.set_ylabel("alpha (0 to 1)")
+    upper.set_ylim(-0.05, 1.1)
+    upper.set_title(
         f"{int(made.active.sum())} of {len(made.sigma)} steps guided (filled), "
         f"{made.total_calls} model calls, {made.relative_cost:.2f} x plain"
     )
@@ -65,7 +65,7 @@ def fill(
     factor.set_yscale("symlog", linthresh=1e-3)
     factor.set_ylim(0, max(2 * factor.dataLim.y1, 1e-3))
     label_bottom(factor, axis, "step")
-    trust.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    upper.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 
 def _chosen(

@@ -34,7 +34,7 @@ class Curves:
         log_w, low, high: mean, least and greatest over the batch, nats.
         ratio: RMS of the shift over that of the denoised image, mean over the batch, percent.
         seconds: of the evaluation.
-        ess: effective size of the particles, percent of their number, mean over the groups.
+        ess: of the particles, percent of their number, mean over the groups.
         resampled: share of the groups that were resampled, percent.
         spoiled: how many numbers of guided steps are not finite.
     """
@@ -172,7 +172,7 @@ def fill(axes: dict[str, Any], runs: Sequence[Curves], axis: str, theme: str) ->
 
 
 def _where_resampled(run: Curves) -> list[float]:
-    """The effective size where any group was resampled, else NaN."""
+    """The ESS where any group was resampled, else NaN."""
     return [e if r > 0 else math.nan for e, r in zip(run.ess, run.resampled, strict=True)]
 
 

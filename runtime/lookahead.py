@@ -8,7 +8,7 @@ import math
 import time
 from collections import OrderedDict
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import comfy.k_diffusion.sampling as k_sampling
 import comfy.model_management as mm
@@ -16,17 +16,40 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
-from ..guidance import Lookahead, StepRecord, checked_value, ve_view
+from ..guidance import Lookahead, StepRecord, Trace, checked_value, ve_view
 from .caches import without_caches
-
-if TYPE_CHECKING:
-    from .run import Run
+from .decoded_weight import DecodedLogWeight
 
 CACHED = 4  # sets that are kept, so that a changed dial makes no image again
 cached: OrderedDict[str, Tensor] = OrderedDict()
 
 
-def look_ahead(run: Run, count: int, steps: int, seed: int) -> Lookahead:
+@dataclass
+class SamplerRun:
+    """A run of ComfyUI's sampler, and the weight that its images have.
+
+    Attributes:
+        guider: ComfyUI's.
+        sigmas: the sampler's noise levels.
+        extra_args: what the sampler hands to each evaluation, before guidance changed any of it.
+        noise: of the run.
+        kept: the image that comes in, model space; None for pure noise.
+        mask: 1 where may be painted; None for everywhere.
+        log_weight: through its decoder.
+        trace: of the run.
+    """
+
+    guider: Any
+    sigmas: Tensor
+    extra_args: dict[str, Any]
+    noise: Tensor
+    kept: Tensor | None
+    mask: Tensor | None
+    log_weight: DecodedLogWeight
+    trace: Trace
+
+
+def look_ahead(run: SamplerRun, count: int, steps: int, seed: int) -> Lookahead:
     """Images that begin as a run does, at its first noise level and under its mask, with log w.
 
     A run that goes on with another sampler's gets whole images from pure noise.
@@ -59,7 +82,7 @@ def look_ahead(run: Run, count: int, steps: int, seed: int) -> Lookahead:
 class _Asked:
     """A set of images for a run."""
 
-    run: Run
+    run: SamplerRun
     count: int
     steps: int
     seed: int

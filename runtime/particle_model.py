@@ -39,8 +39,8 @@ class FlowAncestral:
 
     def _down(self, sigma: float, lower: float) -> float:
         """Where the step without noise ends."""
-        ahead = lower / (lower + self.noise_scale)
-        t = ahead**2 * (sigma + self.noise_scale) / sigma
+        next_t = lower / (lower + self.noise_scale)
+        t = next_t**2 * (sigma + self.noise_scale) / sigma
         return self.noise_scale * t / (1 - t)
 
     def noise_std(self, sigma: float, lower: float) -> float:
@@ -144,7 +144,7 @@ class Inpainting:
     """What ComfyUI's sampler keeps outside of a mask; [G, ...] each, model space.
 
     Attributes:
-        noise: the run's first noise.
+        noise: the run's initial noise.
         kept: the image that came in, or zeros.
         mask: 1 where may be painted; None for everywhere.
     """

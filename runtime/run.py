@@ -45,7 +45,7 @@ from .decoded_weight import DecodedLogWeight, MaskedLogWeight
 from .decoders import Decoder, Decoding, choose
 from .evaluations import DifferentiableEvaluations, Evaluations
 from .gradient import gradient_bytes, networks_of
-from .lookahead import look_ahead
+from .lookahead import SamplerRun, look_ahead
 from .memory import GIGABYTE, back_on_device, patchers_of_a_run
 from .models import load
 
@@ -63,35 +63,21 @@ def difference_step(model: Any) -> DifferenceStep:
 
 
 @dataclass
-class Run:
-    """What one sampling run needs beside the model; lives in that run's model_options only.
+class Run(SamplerRun):
+    """What one guided run needs beside the model; lives in that run's model_options only.
 
     Attributes:
-        guider: ComfyUI's.
-        sigmas: the sampler's noise levels.
-        extra_args: what the sampler hands to each evaluation, before guidance changed any of it.
-        noise: of the run.
-        kept: the image that comes in, model space; None for pure noise.
-        mask: 1 where may be painted; None for everywhere.
         region: where the weight acts, [1, 1, h, w]; None for everywhere.
         ancestral: whether the sampler's steps draw from the posterior of the next noise level.
-        log_weight: through its decoder.
         cached: of log_weight; its gradient may serve several evaluations.
+        method: bound to the run once it begins.
         networks: what a gradient has to pass, where the method goes through the model.
     """
 
-    guider: Any
-    sigmas: Tensor
-    extra_args: dict[str, Any]
-    noise: Tensor
-    kept: Tensor | None
-    mask: Tensor | None
     region: Tensor | None
     ancestral: bool
-    log_weight: DecodedLogWeight
     cached: CachedGradient
     method: Method
-    trace: Trace
     networks: list[nn.Module]
 
     def keep(self, timestep: Tensor, view: VEView) -> float:

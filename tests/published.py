@@ -6,6 +6,8 @@ for .gitignore, so there are no rules of our own to get wrong.
 
 from __future__ import annotations
 
+import ast
+import functools
 import shutil
 import subprocess
 import sys
@@ -35,6 +37,18 @@ def files(root: Path = ROOT) -> list[str]:
     """
     dropped = set(_listed(root, "--ignored", "--exclude-from=.comfyignore"))
     return [name for name in _listed(root) if name not in dropped and (root / name).is_file()]
+
+
+@functools.cache
+def source(name: str) -> str:
+    """A file of the pack, read once for all scans of the source."""
+    return (ROOT / name).read_text("utf-8")
+
+
+@functools.cache
+def tree(name: str) -> ast.Module:
+    """A Python file of the pack, parsed once for all scans of the source; not to be changed."""
+    return ast.parse(source(name))
 
 
 def build(target: Path, root: Path = ROOT) -> Path:

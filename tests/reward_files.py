@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,61 +18,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 Weights = dict[str, Tensor]
+Shapes = dict[str, tuple[int, ...]]
 
 SIDE, PATCH, WIDTH, SHARED = 32, 8, 32, 24  # pixels, pixels, features, features of both sides
-CLIP_VISION = {
-    "hidden_size": WIDTH,
-    "intermediate_size": 48,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 2,
-    "image_size": SIDE,
-    "patch_size": PATCH,
-    "projection_dim": SHARED,
-    "hidden_act": "gelu",
-}
-CLIP_TEXT = {
-    "vocab_size": 514,
-    "hidden_size": WIDTH,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "projection_dim": SHARED,
-    "hidden_act": "gelu",
-    "eos_token_id": 513,
-    "bos_token_id": 512,
-    "pad_token_id": 513,
-}
-CLIP_PROCESSOR = {
-    "crop_size": {"height": SIDE, "width": SIDE},
-    "do_center_crop": True,
-    "do_convert_rgb": True,
-    "do_normalize": True,
-    "do_rescale": True,
-    "do_resize": True,
-    "image_mean": [0.48145466, 0.4578275, 0.40821073],
-    "image_processor_type": "CLIPImageProcessor",
-    "image_std": [0.26862954, 0.26130258, 0.27577711],
-    "resample": 3,
-    "rescale_factor": 1 / 255,
-    "size": {"shortest_edge": SIDE},
-}
-OPEN_CLIP = {
-    "embed_dim": SHARED,
-    "vision_cfg": {
-        "image_size": SIDE,
-        "layers": 3,
-        "width": WIDTH,
-        "head_width": 16,
-        "patch_size": PATCH,
-    },
-    "text_cfg": {
-        "context_length": 77,
-        "vocab_size": 49408,
-        "width": 16,
-        "heads": 2,
-        "layers": 2,
-    },
-}
+# Their configurations, as such files have them.
+_CONFIGS = json.loads(Path(__file__).with_name("small_models.json").read_text("utf-8"))
+CLIP_VISION, CLIP_TEXT = _CONFIGS["CLIP_VISION"], _CONFIGS["CLIP_TEXT"]
+CLIP_PROCESSOR, OPEN_CLIP = _CONFIGS["CLIP_PROCESSOR"], _CONFIGS["OPEN_CLIP"]
 BLIP_WIDTH, BLIP_TEXT, BLIP_LAYERS = 32, 24, 2
 LABELS = ("red", "green, lime", "blue", "grey")
 
@@ -138,7 +92,7 @@ def clip_tokenizer(folder: Path) -> None:
 
 
 def clip_vision(folder: Path, seed: int = 1) -> Path:
-    """A picture side alone, as ComfyUI's clip_vision folder has it, with its config beside it."""
+    """An image side alone, as ComfyUI's clip_vision folder has it, with its config beside it."""
     from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
     model = CLIPVisionModelWithProjection(CLIPVisionConfig(**CLIP_VISION)).eval()
@@ -170,12 +124,10 @@ def hps(folder: Path, version: str = "2.1", seed: int = 2) -> Path:
 
 def aesthetic(folder: Path, seed: int = 3, width: int = SHARED) -> Path:
     """The LAION aesthetic head as published: a torch file of five linear layers."""
-    sizes = {0: (1024, width), 2: (128, 1024), 4: (64, 128), 6: (16, 64), 7: (1, 16)}
     generator, weights = torch.Generator().manual_seed(seed), {}
-    for number, (out, into) in sizes.items():
-        weight = torch.randn(out, into, generator=generator) / math.sqrt(into)
-        weights[f"layers.{number}.weight"] = weight
-        weights[f"layers.{number}.bias"] = 0.1 * torch.randn(out, generator=generator)
+    for key, shape in head_shapes(width).items():
+        scale = 0.1 if len(shape) == 1 else 1 / math.sqrt(shape[1])
+        weights[key] = scale * torch.randn(shape, generator=generator)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "sac+logos+ava1-l14-linearMSE.pth"
     torch.save(weights, path)
@@ -205,6 +157,33 @@ def image_reward(folder: Path, seed: int = 4, **sizes: int) -> Path:
     return path
 
 
+def expand(patterns: Mapping[str, tuple[int, ...]]) -> Shapes:
+    """{0..31} counts, {a,b} chooses; of the shape (out, ...) a bias has the first number."""
+    shapes: Shapes = {}
+    for pattern, shape in patterns.items():
+        for key in spelled_out(pattern):
+            assert key not in shapes
+            shapes[key] = shape[:1] if key.endswith("bias") else shape
+    return shapes
+
+
+def spelled_out(pattern: str) -> list[str]:
+    """The keys that a pattern stands for."""
+    found = re.search(r"\{([^}]*)\}", pattern)
+    if not found:
+        return [pattern]
+    first, dots, last = found[1].partition("..")
+    choices = range(int(first), int(last) + 1) if dots else found[1].split(",")
+    ends = spelled_out(pattern[found.end() :])
+    return [f"{pattern[: found.start()]}{choice}{end}" for choice in choices for end in ends]
+
+
+def head_shapes(width: int) -> Shapes:
+    """Keys and shapes of the five linear layers on features of this width."""
+    sizes = {0: (1024, width), 2: (128, 1024), 4: (64, 128), 6: (16, 64), 7: (1, 16)}
+    return expand({f"layers.{i}.{{weight,bias}}": shape for i, shape in sizes.items()})
+
+
 def image_reward_shapes(
     side: int = SIDE,
     patch: int = PATCH,
@@ -214,57 +193,42 @@ def image_reward_shapes(
     text_layers: int = BLIP_LAYERS,
     words: int = 0,
     context: int = 40,
-) -> dict[str, tuple[int, ...]]:
-    """Keys and shapes of an ImageReward file; for the published one pass its sizes."""
-    words = words or len(bert_words())
-    shapes: dict[str, tuple[int, ...]] = {}
+) -> Shapes:
+    """Keys and shapes of an ImageReward file: BLIP-L with a head; for the published one its sizes.
 
-    def linear(key: str, out: int, into: int) -> None:
-        shapes[key + ".weight"], shapes[key + ".bias"] = (out, into), (out,)
-
-    def norm(key: str, size: int) -> None:
-        shapes[key + ".weight"], shapes[key + ".bias"] = (size,), (size,)
-
-    eye, read = "blip.visual_encoder.", "blip.text_encoder."
-    shapes[eye + "cls_token"] = (1, 1, width)
-    shapes[eye + "pos_embed"] = (1, (side // patch) ** 2 + 1, width)
-    shapes[eye + "patch_embed.proj.weight"] = (width, 3, patch, patch)
-    shapes[eye + "patch_embed.proj.bias"] = (width,)
+    vision_proj and text_proj are BLIP's, and are not part of the score.
+    """
+    eye, read, both = "blip.visual_encoder.", "blip.text_encoder.", ".{weight,bias}"
+    patterns: Shapes = {
+        eye + "cls_token": (1, 1, width),
+        eye + "pos_embed": (1, (side // patch) ** 2 + 1, width),
+        eye + "patch_embed.proj" + both: (width, 3, patch, patch),
+    }
     for i in range(layers):
         block = f"{eye}blocks.{i}."
-        norm(block + "norm1", width)
-        norm(block + "norm2", width)
-        linear(block + "attn.qkv", 3 * width, width)
-        linear(block + "attn.proj", width, width)
-        linear(block + "mlp.fc1", 4 * width, width)
-        linear(block + "mlp.fc2", width, 4 * width)
-    norm(eye + "norm", width)
-    shapes[read + "embeddings.position_ids"] = (1, context)
-    shapes[read + "embeddings.word_embeddings.weight"] = (words, text)
-    shapes[read + "embeddings.position_embeddings.weight"] = (context, text)
-    norm(read + "embeddings.LayerNorm", text)
+        patterns[block + "{norm1,norm2}" + both] = (width,)
+        patterns[block + "attn.qkv" + both] = (3 * width, width)
+        patterns[block + "attn.proj" + both] = (width, width)
+        patterns[block + "mlp.fc1" + both] = (4 * width, width)
+        patterns[block + "mlp.fc2" + both] = (width, 4 * width)
+    patterns[eye + "norm" + both] = (width,)
+    patterns[read + "embeddings.position_ids"] = (1, context)
+    patterns[read + "embeddings.word_embeddings.weight"] = (words or len(bert_words()), text)
+    patterns[read + "embeddings.position_embeddings.weight"] = (context, text)
+    patterns[read + "embeddings.LayerNorm" + both] = (text,)
     for i in range(text_layers):
         layer = f"{read}encoder.layer.{i}."
         for attention, into in (("attention", text), ("crossattention", width)):
-            linear(f"{layer}{attention}.self.query", text, text)
-            linear(f"{layer}{attention}.self.key", text, into)
-            linear(f"{layer}{attention}.self.value", text, into)
-            linear(f"{layer}{attention}.output.dense", text, text)
-            norm(f"{layer}{attention}.output.LayerNorm", text)
-        linear(layer + "intermediate.dense", 4 * text, text)
-        linear(layer + "output.dense", text, 4 * text)
-        norm(layer + "output.LayerNorm", text)
-    linear("blip.vision_proj", 256, width)
-    linear("blip.text_proj", 256, text)
-    for number, out, into in (
-        (0, 1024, text),
-        (2, 128, 1024),
-        (4, 64, 128),
-        (6, 16, 64),
-        (7, 1, 16),
-    ):
-        linear(f"mlp.layers.{number}", out, into)
-    return shapes
+            patterns[f"{layer}{attention}.self.query" + both] = (text, text)
+            patterns[f"{layer}{attention}.self.{{key,value}}" + both] = (text, into)
+            patterns[f"{layer}{attention}.output.dense" + both] = (text, text)
+            patterns[f"{layer}{attention}.output.LayerNorm" + both] = (text,)
+        patterns[layer + "intermediate.dense" + both] = (4 * text, text)
+        patterns[layer + "output.dense" + both] = (text, 4 * text)
+        patterns[layer + "output.LayerNorm" + both] = (text,)
+    patterns["blip.vision_proj" + both] = (256, width)
+    patterns["blip.text_proj" + both] = (256, text)
+    return expand(patterns) | {f"mlp.{key}": shape for key, shape in head_shapes(text).items()}
 
 
 def bert_words() -> list[str]:
@@ -325,6 +289,16 @@ def dinov2(folder: Path, seed: int = 6) -> Path:
     look |= {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225], "resample": 3}
     write_json(folder / "preprocessor_config.json", look)
     return folder / "model.safetensors"
+
+
+class Payload:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.mark,)
 
 
 def save(path: Path, weights: Weights) -> None:

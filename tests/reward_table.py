@@ -5,6 +5,7 @@ Shared by the tests that run over all rewards, as `lags_pack.tests.reward_table`
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,8 +21,13 @@ Maker = Callable[[Path, torch.dtype], Reward]  # from a folder to write into, an
 Reader = Callable[[str], Reward]  # from a prompt, with the networks loaded already
 
 
+@functools.cache
+def _drawn(*shape: int, seed: int) -> Tensor:
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
+
+
 def pictures(count: int, height: int = 16, width: int = 16, seed: int = 1) -> Tensor:
-    return torch.rand(count, 3, height, width, generator=torch.Generator().manual_seed(seed))
+    return _drawn(count, 3, height, width, seed=seed).clone()
 
 
 def mild(count: int, height: int = 16, width: int = 16, seed: int = 1) -> Tensor:

@@ -286,6 +286,18 @@ def test_paths_choose_the_part_and_options_go_to_both(dev, monkeypatch):
     assert dev.split_arguments(["test_a.py::test_x"])[0] == [f"{plain_file}::test_x", skip]
 
 
+def test_the_fast_run_names_tests_that_are_there(dev):
+    plain, within = dev.split_arguments(["--fast", "-x"])
+    assert plain[0] == within[0] == "-x" and "--fast" not in [*plain, *within]
+    assert within[1:] == [f"{dev.ROOT / 'tests' / 'comfyui'}/{name}" for name in dev.GRAPHS]
+    names = [*dev.FAST_ROOMS, *dev.SLOW, *(f"tests/comfyui/{name}" for name in dev.GRAPHS)]
+    for name in names:
+        path, _, test = name.partition("::")
+        assert (ROOT / path).exists(), path
+        function = test.partition("[")[0]
+        assert not test or f"def {function}(" in (ROOT / path).read_text("utf-8"), test
+
+
 def run_tests(dev, monkeypatch, comfyui, codes, arguments=()):
     """dev.test() with pytest replaced: it exits with the given codes."""
     left = list(codes)

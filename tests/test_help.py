@@ -1,7 +1,7 @@
 """The help in the app: a page for every node, in English and Chinese, that says what is there.
 
 The page of ComfyUI asks for docs/<node>/<language>.md, then for docs/<node>.md, and takes both
-pages' pictures from docs/: so English stands in the second place, where every language finds it.
+pages' images from docs/: so English stands in the second place, where every language finds it.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def templates(text: str) -> set[str]:
 
 
 def pictures(text: str) -> list[str]:
-    """Pictures that a page shows, as it names them."""
+    """Images that a page shows, as it names them."""
     return [target for _, target in PICTURE.findall(text)]
 
 
@@ -74,12 +74,12 @@ def wrong(node: str, text: str, tracked: set[str]) -> list[str]:
 
 
 def wrong_links(text: str, tracked: set[str]) -> list[str]:
-    """Pictures and links of a page that lead nowhere."""
+    """Images and links of a page that lead nowhere."""
     shown = PICTURE.findall(text)
     said = [f"{target} has no words beside it" for words, target in shown if not words.strip()]
-    said += [f"no picture {one}" for _, one in shown if f"web/docs/{one}" not in tracked]
+    said += [f"no image {one}" for _, one in shown if f"web/docs/{one}" not in tracked]
     said += [f"link to {one}" for one in LINK.findall(text) if not one.startswith("https://")]
-    return said if shown else [*said, "no picture"]
+    return said if shown else [*said, "no image"]
 
 
 def numbers(text: str) -> list[Counter[str]]:
@@ -148,9 +148,9 @@ GOOD = page("LAGSWeightColor").read_text("utf-8")
         ("# Weight: colour", "# Weight: color", "begins with '# Weight: color'"),
         ("`automatic strength`", "automatic strength", "no input automatic strength"),
         ("`weight`, for", "A weight, for", "no output weight"),
-        ("images/colour.webp", "images/color.webp", "no picture images/color.webp"),
-        ("images/colour.webp", "../images/colour.webp", "no picture ../images/colour.webp"),
-        ("![The node", "[The node", "no picture"),
+        ("images/colour.webp", "images/color.webp", "no image images/color.webp"),
+        ("images/colour.webp", "../images/colour.webp", "no image ../images/colour.webp"),
+        ("![The node", "[The node", "no image"),
         ("`quickstart_demo`", "`quick_demo`", "no template quick_demo"),
         ("\n## Outputs\n", "\n### Outputs\n", "has sections"),
         ("- **Nothing happens?**", "- Nothing happens?", "fewer than two remedies"),

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 from lags_pack.tests import published
-from lags_pack.tests.published import ROOT
+from lags_pack.tests.published import ROOT, source, tree
 from PIL import Image
 
 FILES = published.files()
@@ -77,7 +77,7 @@ def test_what_the_registry_and_comfyui_read_is_published() -> None:
 
 def relative_imports(name: str) -> Iterator[str]:
     """The modules of the pack that a file imports, as paths without their ending."""
-    for node in ast.walk(ast.parse((ROOT / name).read_text("utf-8"))):
+    for node in ast.walk(tree(name)):
         if isinstance(node, ast.ImportFrom) and node.level:
             base = Path(name).parents[node.level - 1]
             if node.module:
@@ -93,7 +93,7 @@ def test_no_published_file_imports_one_that_is_not(name: str) -> None:
 
 
 def pictures(page: str) -> set[str]:
-    """The pictures that a page shows, as paths in the pack."""
+    """The images that a page shows, as paths in the pack."""
     text = (ROOT / page).read_text("utf-8")
     shown = re.findall(r"!\[[^\]]*\]\(([^)\s]+)", text) + re.findall(r"""src=["']([^"']+)""", text)
     local = [link for link in shown if "://" not in link and not link.startswith("/")]
@@ -104,7 +104,7 @@ def pictures(page: str) -> set[str]:
 
 def test_pages_and_pictures_of_docs_belong_together() -> None:
     shown = set().union(*map(pictures, PAGES))
-    assert shown <= set(FILES), "a published page shows a picture that is not published"
+    assert shown <= set(FILES), "a published page shows an image that is not published"
     folders, endings = ("docs/", "web/docs/"), (".png", ".jpg", ".webp")
     drawn = {name for name in FILES if name.startswith(folders) and name.endswith(endings)}
     assert drawn <= shown, "name it in .comfyignore: no published page shows it"
@@ -174,7 +174,7 @@ def imported_packages() -> set[str]:
     """Packages outside of Python's own that published files import."""
     found = set()
     for name in PYTHON:
-        for node in ast.walk(ast.parse((ROOT / name).read_text("utf-8"))):
+        for node in ast.walk(tree(name)):
             if isinstance(node, ast.Import):
                 found |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
@@ -196,7 +196,7 @@ def test_the_version_is_stated_once_and_heads_the_changelog() -> None:
     assert versions == sorted(versions, key=lambda v: [int(n) for n in v.split(".")], reverse=True)
     sections = set(re.findall(r"^### (.+)$", text, re.MULTILINE))
     assert sections <= {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
-    assert [name for name in PYTHON if "__version__" in (ROOT / name).read_text("utf-8")] == []
+    assert [name for name in PYTHON if "__version__" in source(name)] == []
 
 
 # ---- .github/workflows -------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The family's table: equal prices, every method runs, and the numbers are what they say."""
+"""The family's table: equal budgets, every method runs, and the numbers are what they say."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from lags_pack.benchmarks import _tilt_family as table
 from lags_pack.benchmarks import heart, tilt
 from lags_pack.benchmarks._classifier import ShapeClassifier, trained
-from lags_pack.benchmarks._family import SEVERAL, Drawn, Task, at_least, family, price, rehearsal
+from lags_pack.benchmarks._family import SEVERAL, Drawn, Task, at_least, budget, family, rehearsal
 from lags_pack.demo import heart as plane
 from lags_pack.guidance.particles import PRESETS
 from lags_pack.rewards import ColourReward
@@ -47,7 +47,7 @@ def watched_task() -> tuple[Task, Watched]:
 def test_every_method_costs_what_it_says_and_as_much_as_ours(name: str, particles: int) -> None:
     """Counted at the model itself, a backward pass as two; the next smaller would cost less."""
     task, watched = watched_task()
-    wanted = price(task, particles)
+    wanted = budget(task, particles)
     drawn = family()[name](task, wanted, 3, 0)
     groups, count = drawn.weights.shape
     assert groups == 3 and drawn.x.shape == (3, count, 2) and torch.isfinite(drawn.x).all()
@@ -60,14 +60,14 @@ def test_every_method_costs_what_it_says_and_as_much_as_ours(name: str, particle
     assert drawn.calls - wanted < most.get(name, 3 * STEPS)
 
 
-def test_the_price_is_that_of_ours() -> None:
+def test_the_budget_is_that_of_ours() -> None:
     task, _ = watched_task()
     ours = PRESETS["lags"].title
     for particles in (1, 4):
-        wanted = price(task, particles)
+        wanted = budget(task, particles)
         drawn = family()[ours](task, wanted, 2, 0)
         assert (drawn.calls, drawn.weights.shape[1]) == (wanted, particles)
-    assert price(task, 4) == 4 * price(task, 1) >= 4 * STEPS
+    assert budget(task, 4) == 4 * budget(task, 1) >= 4 * STEPS
     plain = family()["best of N"](task, 5 * STEPS, 2, 0)
     assert (plain.calls, plain.spent) == (5 * STEPS, "best of 5")
     assert [at_least(wanted, 30) for wanted in (0, 1, 30, 31, 184)] == [1, 1, 1, 2, 7]
@@ -83,7 +83,7 @@ def test_all_methods_are_there() -> None:
 def test_a_rehearsal_calls_as_often() -> None:
     task, _ = watched_task()
     for name in ("DPS", "LAGS, no weights"):
-        wanted = price(task, 3)
+        wanted = budget(task, 3)
         real, small = (family()[name](which, wanted, 1, 0) for which in (task, rehearsal(task)))
         assert (real.calls, real.spent) == (small.calls, small.spent)
 
@@ -95,11 +95,11 @@ def test_more_particles_come_closer_in_the_plane() -> None:
     ours = PRESETS["lags"].title
     assert of[ours, "600 particles"] < of[ours, "8 particles"]
     assert {row["method"] for row in rows} == set(family())
-    assert all(row["calls per particle of ours"] >= price_of_one() for row in rows)
+    assert all(row["calls per particle of ours"] >= budget_of_one() for row in rows)
 
 
-def price_of_one() -> int:
-    return price(watched_task()[0], 1)
+def budget_of_one() -> int:
+    return budget(watched_task()[0], 1)
 
 
 # ---- the tilt table ----------------------------------------------------------------------------

@@ -65,7 +65,7 @@ class Case:
         }
 
     def score(self, samples: Tensor) -> Tensor:
-        """The weight's score of the decoded latents, per picture."""
+        """The weight's score of the decoded latents, per image."""
         with torch.inference_mode():
             images = self.vae.decode(samples).movedim(-1, 1)
             return REWARD(images)

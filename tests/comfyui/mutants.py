@@ -43,7 +43,7 @@ CAPS = {
     "decode_size": 64,
 }
 SMALL = {"batch_size": 1, "steps": 1, "width": 32, "height": 32, "count": 2, "scale": 0.25}
-ENOUGH = 9  # pictures for MM-SOLD
+ENOUGH = 9  # images for MM-SOLD
 # A node that puts out what a socket takes: class, slot.
 SOURCES = {
     "MODEL": ("LAGSDemoModel", 0),
@@ -151,7 +151,7 @@ def _source(prompt: Prompt, kind: str, info: Info, rng: random.Random) -> list[A
     key = f"a {source}"
     if key not in prompt:
         add_node(prompt, key, source, info, rng)
-        if kind == "IMAGE":  # pictures that differ, and enough of them to learn from
+        if kind == "IMAGE":  # images that differ, and enough of them to learn from
             add_node(prompt, "a RepeatLatentBatch", "RepeatLatentBatch", info, rng)
             prompt["a RepeatLatentBatch"]["inputs"]["amount"] = ENOUGH
             add_node(prompt, "a KSampler", "KSampler", info, rng)

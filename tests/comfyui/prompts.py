@@ -38,7 +38,7 @@ def colour(strength: float = 30.0, attribute: str = "hue", nats: float = 0.0) ->
 def sampled(
     sampler: dict[str, Any], weight: dict[str, Any], batch: int = 1, key: str = "sample"
 ) -> Prompt:
-    """A sampler's node under the id `key`, on the bundled model, and its pictures shown."""
+    """A sampler's node under the id `key`, on the bundled model, and its images shown."""
     loaded = {"model": 0, "positive": 1, "negative": 2, "vae": 3, "latent_image": 4}
     links = {name: ["demo", output] for name, output in loaded.items()}
     return {

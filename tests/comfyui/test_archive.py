@@ -57,7 +57,7 @@ class Visit:
         home: the user's folder.
         published: contents of the archive by name.
         answers: what the server said, by path.
-        quickstart: pictures of its two branches.
+        quickstart: images of its two branches.
         judged: history entry of the run with a reward model.
         models: the files of that model, by name.
         lines: the watch's report.
@@ -120,7 +120,7 @@ def ask(server: Server, path: str) -> Any:
 
 
 def run_quickstart(server: Server, info: dict[str, Any]) -> dict[str, list[Any]]:
-    """Run the whole of the bundled workflow; the pictures that each of its nodes has saved."""
+    """Run the whole of the bundled workflow; the images that each of its nodes has saved."""
     file = server.base / "custom_nodes" / NAME / "workflows" / "quickstart_demo.json"
     prompt = to_prompt(json.loads(file.read_text("utf-8")), info)
     outputs = server.queue(prompt, timeout=300)["outputs"]
@@ -135,37 +135,7 @@ def run_quickstart(server: Server, info: dict[str, Any]) -> dict[str, list[Any]]
 
 def judged_prompt() -> dict[str, Any]:
     """The demo model steered by a PickScore; its scores, a plot of the run, and a file of it."""
-    nodes = {
-        "demo": ("LAGSDemoModel", {"subject": "any", "colour": "any", "batch_size": 2}),
-        "load": (
-            "LAGSLoadWeight",
-            {
-                **{"reward": "PickScore", "reward.file": "auto", "reward.prompt": "a red cat"},
-                **{"reward.precision": "auto", "reward.strength": 1.0, "reward.auto_nats": 0.0},
-            },
-        ),
-        "sample": (
-            "LAGSKSampler",
-            {
-                **{"model": ["demo", 0], "positive": ["demo", 1], "negative": ["demo", 2]},
-                **{"vae": ["demo", 3], "latent_image": ["demo", 4], "weight": ["load", 0]},
-                **{"seed": 1, "steps": 3, "cfg": 1.0, "denoise": 1.0, "strength": 1.0},
-                **{"sampler_name": "euler_ancestral", "scheduler": "karras"},
-                **{"mode": "balanced", "c": 10.0},
-            },
-        ),
-        "decode": ("VAEDecode", {"samples": ["sample", 0], "vae": ["demo", 3]}),
-        "score": ("LAGSScoreImages", {"images": ["decode", 0], "weight": ["load", 0], "top_k": 0}),
-        "plot": (
-            "LAGSTracePlot",
-            {
-                **{"traces.trace0": ["sample", 1], "axis": "step", "theme": "light"},
-                **{"scale": 0.5, "export": "csv", "filename_prefix": "lags/trace"},
-            },
-        ),
-        "save": ("SaveImage", {"images": ["plot", 0], "filename_prefix": "plot"}),
-    }
-    return {key: {"class_type": kind, "inputs": inputs} for key, (kind, inputs) in nodes.items()}
+    return json.loads((HERE / "judged_prompt.json").read_text("utf-8"))
 
 
 # ---- it works ----------------------------------------------------------------------------------

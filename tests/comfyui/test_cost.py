@@ -106,7 +106,7 @@ def test_what_is_reserved_covers_what_is_alive(tables: tuple[Rows, Rows]) -> Non
     """The decoders' own figures, with room for what kernels take, but not too much of it."""
     from lags_pack.runtime.decoders import TAESD_KEPT, VAE_KEPT, VAE_RECOMPUTED
 
-    comfyui = 2178 * 1024**2 * 2 / 1e9  # its estimate for decoding one picture in half precision
+    comfyui = 2178 * 1024**2 * 2 / 1e9  # its estimate for decoding one image in half precision
     reserved = {
         "vae": VAE_KEPT * comfyui,
         "vae, recomputed": VAE_RECOMPUTED * comfyui,

@@ -161,7 +161,7 @@ def test_interrupt_while_recomputing(kl_vae: Any, executor_mode: None) -> None:
 
 @pytest.fixture
 def attempts(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, bool]]:
-    """Every attempt at a gradient: pictures at once, and whether memory was spared."""
+    """Every attempt at a gradient: images at once, and whether memory was spared."""
     noted: list[tuple[int, bool]] = []
     own = DecodedLogWeight._try_in_parts
 
@@ -188,7 +188,7 @@ def test_memory_is_spared_only_where_it_is_short(
     share: float,
     expected: tuple[int, bool],
 ) -> None:
-    """The share is free memory over what one picture takes without sparing."""
+    """The share is free memory over what one image takes without sparing."""
     weight = DecodedLogWeight(choose("vae", kl_vae), HUE)
     x = latents(4)
     with_free(monkeypatch, share * weight.bytes_per_image(x.shape, sparing=False))
@@ -404,7 +404,7 @@ def test_a_masked_weight_stays_right_when_decoded_small(kl_vae: Any) -> None:
 def test_a_masked_weight_decodes_its_own_part(
     kl_vae: Any, taesd_there: Path, monkeypatch: pytest.MonkeyPatch, name: str, size: int
 ) -> None:
-    """As exactly as the whole picture would, in less of it."""
+    """As exactly as the whole image would, in less of it."""
     decoder = loaded(name, kl_vae)
     side, cell = decoder.cell * size, decoder.cell
     mask = torch.zeros(side, side)

@@ -230,7 +230,7 @@ def test_out_of_memory_is_retried_smaller_once_then_told(
     run_node: Callable[..., Any], inputs: dict[str, Any], caplog: Any, refused: Callable[..., str]
 ) -> None:
     class Hungry(ColourReward):
-        """Has room for `room` pictures at a time."""
+        """Has room for `room` images at a time."""
 
         room = 1
         failed: ClassVar[list[Any]] = []
@@ -250,7 +250,7 @@ def test_out_of_memory_is_retried_smaller_once_then_told(
     plain, _ = run_node(LAGSKSampler, **{**inputs, "latent_image": two, "strength": 0.0})
     error = (done["samples"] - expected["samples"]).square().mean().sqrt()
     change = (expected["samples"] - plain["samples"]).square().mean().sqrt()
-    assert error < 0.05 * change, "the same picture up to finite-difference noise"
+    assert error < 0.05 * change, "the same image up to finite-difference noise"
     assert "trying one at a time" in caplog.text
     weight.terms[0].reward.room = 0
     message = refused(torch.cuda.OutOfMemoryError, latent_image=two, weight=weight)

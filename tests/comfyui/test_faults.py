@@ -20,7 +20,7 @@ PLACES = ("model", "decode", "weight", "backward")
 
 @pytest.fixture(scope="module")
 def runs(run_node: Run, sd15: Any) -> Iterator[Runs]:
-    """Two pictures of 32 pixels in three steps, both branches of cfg."""
+    """Two images of 32 pixels in three steps, both branches of cfg."""
     case = case_of(run_node, sd15, batch=2, steps=3)
     with tapped(case) as places:
         yield Runs(case, places)

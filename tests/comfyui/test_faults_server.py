@@ -29,7 +29,7 @@ def executed(monkeypatch: pytest.MonkeyPatch) -> Executor:
 
 
 def shown(server: Server, entry: dict[str, Any]) -> list[bytes]:
-    """The pictures of a prompt, as bytes."""
+    """The images of a prompt, as bytes."""
     return [image.tobytes() for image in server.pictures(entry)]
 
 

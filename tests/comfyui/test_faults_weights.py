@@ -34,7 +34,7 @@ VALUES_ONLY = ("particles fk",)
 
 @pytest.fixture(scope="module")
 def runs(run_node: Run, sd15: Any) -> Iterator[Runs]:
-    """Two pictures of 32 pixels in three steps, both branches of cfg."""
+    """Two images of 32 pixels in three steps, both branches of cfg."""
     case = case_of(run_node, sd15, batch=2, steps=STEPS)
     with tapped(case) as places:
         yield Runs(case, places)
@@ -102,7 +102,7 @@ SPOILED = {
 def test_numbers_that_are_not_finite_stop_the_run_with_their_place(
     runs: Runs, kind: str, way: str
 ) -> None:
-    """At one step and in one picture only: the whole batch stops, as none would be trustworthy."""
+    """At one step and in one image only: the whole batch stops, as none would be trustworthy."""
     if kind == "nan gradient" and way in VALUES_ONLY:
         runs.reward.spoil = picked(SPOILED[kind], 1)
         try:
@@ -216,7 +216,7 @@ class WithModel(Tapped):
 def test_models_moved_off_between_two_steps_come_back(
     runs: Runs, run_node: Run, tiny_files: dict[str, str], way: str, what: str
 ) -> None:
-    """With a LoRA, which is off whenever the model is: its pictures tell."""
+    """With a LoRA, which is off whenever the model is: its images tell."""
     reward = WithModel(runs.places)
     (model,) = run_node(
         nodes.LoraLoaderModelOnly,

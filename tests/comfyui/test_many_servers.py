@@ -1,8 +1,8 @@
-"""A batch split over two ComfyUI processes gives the pictures of one run; see docs/many_gpus.md.
+"""A batch split over two ComfyUI processes gives the images of one run; see docs/many_gpus.md.
 
-The split is made with ComfyUI's own LatentFromBatch, which notes each picture's number in its
+The split is made with ComfyUI's own LatentFromBatch, which notes each image's number in its
 batch; noise hangs on the seed and that number. A model rounds a batch of two otherwise than one of
-four (another kernel, another order of sums), so pictures are compared by their 8-bit levels.
+four (another kernel, another order of sums), so images are compared by their 8-bit levels.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import pytest
 from comfyui_support.server import Server
 
 BATCH, HALF = 4, 2
-LEVELS = 1  # of 255; between pictures that are the same
+LEVELS = 1  # of 255; between images that are the same
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +123,7 @@ UNEQUAL = {
 def run(
     servers: list[Server], sampler: dict[str, Any], parts: list[tuple[int, int]], nats: float = 0.0
 ) -> np.ndarray:
-    """Pictures [B, H, W, 3] of parts (first, length) of a batch, each on its server, in order."""
+    """Images [B, H, W, 3] of parts (first, length) of a batch, each on its server, in order."""
     asked = [
         (server, server.submit(prompt(sampler, first, length, nats)))
         for server, (first, length) in zip(servers, parts, strict=True)
@@ -152,7 +152,7 @@ def test_a_batch_on_two_servers_is_the_batch_on_one(
     whole, split = whole_and_split(server, other, EQUAL[name])
     apart = np.abs(whole - split)
     assert apart.max() <= LEVELS, f"{apart.max()} levels, {(apart > LEVELS).mean():.2%} of pixels"
-    assert np.abs(whole[0] - whole[-1]).max() > 50, "the pictures of the batch differ"
+    assert np.abs(whole[0] - whole[-1]).max() > 50, "the images of the batch differ"
 
 
 @pytest.mark.parametrize("name", UNEQUAL)
@@ -167,7 +167,7 @@ def test_noise_drawn_for_the_whole_batch_is_another_in_a_part(
 def test_an_automatic_strength_is_measured_over_what_is_sampled_together(
     server: Server, other: Server
 ) -> None:
-    """Close, since it hangs little on which pictures; to be equal it is set by hand."""
+    """Close, since it hangs little on which images; to be equal it is set by hand."""
     whole, split = whole_and_split(server, other, lags("euler"), nats=3.0)
     apart = np.abs(whole - split)
     assert apart.max() > LEVELS and apart.mean() < 8

@@ -65,11 +65,11 @@ def test_every_method_raises_the_score_and_leaves_nothing(
     guided, trace = case.lags(method=method(case, name), model=model)
     assert torch.isfinite(guided).all()
     if name != "freedom" or kind == "demo":
-        # Time travel draws other noise, and of a random network no two pictures have to do with
+        # Time travel draws other noise, and of a random network no two images have to do with
         # each other; the trained one shows that the score rises.
         assert case.score(guided).mean() > plain_score
     assert state_of(*networks) == before
-    lookahead = 3 * 3 if name == "lidar" else 0  # 6 pictures in batches of 2, 3 steps each
+    lookahead = 3 * 3 if name == "lidar" else 0  # 6 images in batches of 2, 3 steps each
     assert len(calls) == trace.model_calls
     assert (trace.start.model_calls if trace.start else 0) == lookahead
     assert len(trace.records) == (8 if name == "freedom" else 4)
@@ -154,7 +154,7 @@ def test_lidar_makes_its_pictures_once_per_prompt(cases: dict[str, Case]) -> Non
         calls.clear()
         _, trace = case.lags(method=lidar, model=model, **changes)
         assert trace.model_calls == len(calls), "the trace counts them too"
-        assert trace.value_calls == 3, "six pictures, two at a time"
+        assert trace.value_calls == 3, "six images, two at a time"
         return trace.start.model_calls
 
     other = [[c[0] + 0.5, c[1]] for c in case.settings["positive"]]
@@ -165,7 +165,7 @@ def test_lidar_makes_its_pictures_once_per_prompt(cases: dict[str, Case]) -> Non
 
 
 def test_lidar_looks_ahead_from_the_input_picture(cases: dict[str, Case]) -> None:
-    """Its quick pictures keep what the run keeps: the structure, and all outside of a mask."""
+    """Its quick images keep what the run keeps: the structure, and all outside of a mask."""
     case = cases["demo"]
     whole = {**case.settings["latent_image"], "samples": case.ksampler()}
     mask = torch.zeros(1, 1, *whole["samples"].shape[2:])
@@ -181,7 +181,7 @@ def test_lidar_looks_ahead_from_the_input_picture(cases: dict[str, Case]) -> Non
 
     kept = case.model.model.process_latent_in(whole["samples"])
     near = looked(whole, 0.3)
-    assert near.shape[:2] == (2, 6), "each input picture has its own"
+    assert near.shape[:2] == (2, 6), "each input image has its own"
     apart = (near - kept[:, None]).square().mean()
     assert apart < 0.5 * (looked(whole, 1.0) - kept[:, None]).square().mean()
     held = looked({**whole, "noise_mask": mask}, 1.0)

@@ -1,4 +1,4 @@
-"""MM-SOLD Sampler: new pictures from pictures or latents, weighted, stoppable."""
+"""MM-SOLD Sampler: new images from images or latents, weighted, stoppable."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_pixels(run_node: Run, score: str) -> None:
 
 
 def test_moments_of_the_set(run_node: Run) -> None:
-    """All directions of small pictures: the new ones vary as the given ones, and by the blur."""
+    """All directions of small images: the new ones vary as the given ones, and by the blur."""
     images = 0.5 + 0.02 * torch.randn(60, 2, 2, 3, generator=torch.Generator().manual_seed(1))
     new, _ = made(run_node, images=images, count=64, rank=12)
     rows, given = new.flatten(1), images.flatten(1)
@@ -163,14 +163,14 @@ def test_progress_and_stop(run_node: Run, monkeypatch: pytest.MonkeyPatch) -> No
             {"images": noise(9), "latents": {"samples": torch.zeros(9, 4, 8, 8)}},
             "Both images and latents are connected",
         ),
-        ({"images": noise(7)}, r"There are 7 pictures; expected at least 8.*Give more pictures\.$"),
+        ({"images": noise(7)}, r"There are 7 images; expected at least 8.*Give more images\.$"),
         ({"images": noise(9), "rank": 20}, "rank is 20 and the 9 points span 8"),
         ({"images": noise(9), "draws": 3}, "draws is 3; expected an even"),
         ({"images": torch.zeros(20, 8, 8, 3)}, "20 points span 0"),
-        ({"latents": {"samples": torch.zeros(20, 4, 3, 8, 8)}}, "still pictures, not video"),
+        ({"latents": {"samples": torch.zeros(20, 4, 3, 8, 8)}}, "still images, not video"),
         (
             {"images": hearts(20), "weight": BRIGHT.power(1000.0)},
-            r"20 pictures, the weight leaves 1\.\d of them.*or lower the strength",
+            r"20 images, the weight leaves 1\.\d of them.*or lower the strength",
         ),
     ],
 )

@@ -18,6 +18,7 @@ from lags_pack.rewards import clip
 from lags_pack.rewards.checkpoint import CheckpointError
 from lags_pack.runtime.model_files import FOLDER, ModelFile, ModelFileError, register_folder
 from lags_pack.runtime.model_rewards import FILES
+from lags_pack.tests.reward_files import Payload
 from safetensors.torch import load_file, save_file
 
 Put = Callable[[str], Path]
@@ -243,16 +244,6 @@ def test_a_file_in_an_extra_folder_is_read(
 
 
 # ---- files that are not what they seem --------------------------------------------------------
-
-
-class Payload:
-    """Makes a file when it is unpickled."""
-
-    def __init__(self, mark: Path) -> None:
-        self.mark = mark
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Path.touch, (self.mark,)
 
 
 def attack(kind: str, good: Path, folder: Path) -> str:

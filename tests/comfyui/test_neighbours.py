@@ -52,7 +52,7 @@ def kept(model: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def case(run_node: Run, comfy_base: Any) -> Iterator[Case]:
-    """A picture of 64 x 64 in two steps, on a model with all that patches look for."""
+    """An image of 64 x 64 in two steps, on a model with all that patches look for."""
     name = "tiny_whole_sd15.safetensors"
     tiny._save_checkpoint(comfy_base / "models" / "checkpoints" / name, FULL, 5, 0.18215)
     model, _, vae = run_node(nodes.CheckpointLoaderSimple, ckpt_name=name)
@@ -109,7 +109,7 @@ def dynamic_thresholding(args: dict[str, Any]) -> Tensor:
 
 
 def tiled(apply: Callable[..., Tensor], args: dict[str, Any]) -> Tensor:
-    """A model_function_wrapper that evaluates each half of the picture by itself."""
+    """A model_function_wrapper that evaluates each half of the image by itself."""
     x, at, others = args["input"], args["timestep"], args["c"]
     return torch.cat([apply(half, at, **others) for half in x.chunk(2, dim=2)], dim=2)
 
@@ -207,7 +207,7 @@ def plain(case: Case) -> Tensor:
 
 @pytest.mark.parametrize("name", NEIGHBOURS)
 def test_a_neighbour_before_and_after(case: Case, plain: Tensor, run_node: Run, name: str) -> None:
-    """Bit for bit alone at strength 0, the same picture in both orders, and nothing left behind."""
+    """Bit for bit alone at strength 0, the same image in both orders, and nothing left behind."""
     patch = NEIGHBOURS[name]
     neighbour = patch(run_node, case.model)
     alone = case.ksampler(model=neighbour)
@@ -231,7 +231,7 @@ def left_on(case: Case) -> list[Any]:
 
 
 def test_a_wrapper_of_whole_evaluations_is_the_one_whose_place_matters(case: Case) -> None:
-    """Before guidance it gets the guided picture, after it the plain ones that are compared."""
+    """Before guidance it gets the guided image, after it the plain ones that are compared."""
     patch = on_clone(lambda m: m.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, "louder", louder))
     neighbour = patch(case.run_node, case.model)
     alone = case.ksampler(model=neighbour)
@@ -249,7 +249,7 @@ def test_what_a_neighbour_remembers_or_draws_is_alike_in_both_forwards(
 ) -> None:
     """Else their difference would be the neighbour's, divided by a small step.
 
-    Without care APG's momentum moves the picture 10,000 times as far, ToMe's random draws 5 times.
+    Without care APG's momentum moves the image 10,000 times as far, ToMe's random draws 5 times.
     """
     neighbour = NEIGHBOURS[name](run_node, case.model)
     alone = case.ksampler(model=neighbour)
@@ -349,7 +349,7 @@ def test_a_cache_goes_on_where_nothing_is_compared(
 def test_lazycache_around_guidance_skips_guided_steps_whole(
     case: Case, run_node: Run, told: pytest.LogCaptureFixture
 ) -> None:
-    """Where it comes before; what it repeats is a guided picture, as near as to a plain one."""
+    """Where it comes before; what it repeats is a guided image, as near as to a plain one."""
     patch = CACHES["LazyCache"](3.0)
     settings = {"steps": STEPS, "sampler_name": "euler"}
     plain, cached = (

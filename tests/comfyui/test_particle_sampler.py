@@ -1,4 +1,4 @@
-"""Particle KSampler: plain at no strength, each picture for itself, and what KSampler can do."""
+"""Particle KSampler: plain at no strength, each image for itself, and what KSampler can do."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ RED = Weight.of(ColourReward("hue", 0.0), 60.0)
 
 
 class Impossible(Reward):
-    """Weight zero for every picture."""
+    """Weight zero for every image."""
 
     name, scale, differentiable = "impossible", "minus infinity", False
 
@@ -71,7 +71,7 @@ def ran(case: Case, **changes: Any) -> Ran:
 
 @pytest.fixture(scope="module")
 def cases(run_node: Run, sd15: Any, sdxl: Any) -> dict[str, Case]:
-    """Two pictures of each model, four steps."""
+    """Two images of each model, four steps."""
     return {
         "demo": demo_case(run_node, 2),
         "sd15": case_of(run_node, sd15, 2),
@@ -91,7 +91,7 @@ def flow_of(model: Any) -> Any:
 
 
 def comfyui(case: Case, model: Any, sampler: str, scheduler: str) -> Tensor:
-    """ComfyUI's own function of a sampler, each picture with the noise that a particle has."""
+    """ComfyUI's own function of a sampler, each image with the noise that a particle has."""
     settings = case.settings
     latent = settings["latent_image"]["samples"]
     seeds = group_seeds(settings["seed"], len(latent))
@@ -155,7 +155,7 @@ def test_methods(cases: dict[str, Case], kind: str, method: str) -> None:
     shares = torch.tensor(first.log_weights).exp().reshape(2, count).sum(dim=1)
     torch.testing.assert_close(shares, torch.ones(2))
     best = ran(case, method=method, particles=count)
-    assert torch.equal(best.samples, first.samples[::count]), "the same run, the same pictures"
+    assert torch.equal(best.samples, first.samples[::count]), "the same run, the same images"
     assert len(first.trace.records) == 4 and f"{count} particles for each of 2" in first.summary
     assert json.loads(json.dumps(first.trace.to_dict()))["particles"]["records"][0]["model_calls"]
 
@@ -205,7 +205,7 @@ def test_particles_beat_plain_sampling_and_best_of_n(run_node: Run) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_batch_equals_its_singles(cases: dict[str, Case], kind: str) -> None:
-    """Noise, prompts and masks of each picture are its own, however particles are parted."""
+    """Noise, prompts and masks of each image are its own, however particles are parted."""
     case = cases[kind]
     shape = case.settings["latent_image"]["samples"].shape
     start = torch.randn(shape, generator=torch.Generator().manual_seed(5)) * 0.5
@@ -282,7 +282,7 @@ def test_what_comes_out(cases: dict[str, Case]) -> None:
 def test_regions_and_controlnet(
     cases: dict[str, Case], kind: str, run_node: Run, request: pytest.FixtureRequest
 ) -> None:
-    """A hint for each picture of a batch, and prompts for halves, stay with their picture."""
+    """A hint for each image of a batch, and prompts for halves, stay with their image."""
     case = cases[kind]
     hints = torch.rand(2, 32, 32, 3, generator=torch.Generator().manual_seed(6))
     control = request.getfixturevalue(f"controlnet_{kind}")
@@ -400,7 +400,7 @@ def test_preview_progress_and_stop(cases: dict[str, Case], monkeypatch: pytest.M
             "automatic strength needs",
         ),
         ({"latent_image": {"samples": torch.zeros(1, 4, 3, 8, 8)}}, "not video"),
-        ({"latent_image": {"samples": torch.zeros(0, 4, 8, 8)}}, "at least one picture"),
+        ({"latent_image": {"samples": torch.zeros(0, 4, 8, 8)}}, "at least one image"),
         ({"strength": math.nan}, "strength.*nan"),
     ],
 )

@@ -73,7 +73,7 @@ def test_one_file_and_precision_is_one_module(
     run_node: Run, alone: Path, reads: list[Path]
 ) -> None:
     first = load_weight(run_node, "PickScore", prompt="a cat")
-    assert reads == [alone, alone], "once for the pictures, once for the prompt"
+    assert reads == [alone, alone], "once for the images, once for the prompt"
     second = load_weight(
         run_node, "PickScore", prompt="a dog", file="PickScore_v1/model.safetensors"
     )
@@ -178,7 +178,7 @@ def test_make_normal_is_enough_for_a_backward() -> None:
 
 
 def hugging_face(weight_files: Path) -> torch.nn.Module:
-    """A picture encoder around a PreTrainedModel, whose `device` has no setter."""
+    """An image encoder around a PreTrainedModel, whose `device` has no setter."""
     return clip.image_encoder(weight_files / "PickScore_v1" / "model.safetensors", torch.float32)
 
 

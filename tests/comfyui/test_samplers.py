@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any
 
 import comfy.samplers
@@ -13,6 +15,7 @@ from lags_pack.guidance import WeightError
 from lags_pack.nodes.samplers.guidance import LAGSGuidance
 from lags_pack.nodes.tools.demo import LAGSDemoModel
 from lags_pack.rewards import ColourReward, Weight
+from lags_pack.runtime.sampling import SamplerInputs
 
 import nodes
 
@@ -22,7 +25,7 @@ STRENGTHS = {"sd15": 60.0, "sdxl": 60.0, "demo": 60.0}
 
 @pytest.fixture(scope="session")
 def cases(run_node: Callable[..., Any], sd15: Any, sdxl: Any) -> dict[str, Case]:
-    """One case per model: a few pictures, four steps."""
+    """One case per model: a few images, four steps."""
 
     def settings(positive: Any, negative: Any, latent: Any) -> dict[str, Any]:
         return {
@@ -107,7 +110,7 @@ def test_second_forward_is_hidden_from_cfg_plus_plus(cases: dict[str, Case], sam
     """These samplers catch the unconditional prediction; the moved forward must not replace it.
 
     The finite-difference step does not shrink with the strength, so with a weight of almost nothing
-    only a caught second forward could change the picture.
+    only a caught second forward could change the image.
     """
     case = cases["demo"]
     settings = {"sampler_name": sampler, "cfg": 3.0, "negative": case.settings["positive"]}
@@ -237,12 +240,12 @@ def test_cfg_1_skips_the_negative_prompt_in_both_forwards(cases: dict[str, Case]
     model = case.model.clone()
     model.add_wrapper_with_key("apply_model", "rows", note)
     case.lags(model=model, cfg=1.0, mode="paper")
-    assert rows and set(rows) == {2}, "two pictures, one prompt: two rows in every forward"
+    assert rows and set(rows) == {2}, "two images, one prompt: two rows in every forward"
 
 
 @pytest.mark.parametrize("kind", ["sd15", "sdxl", "demo"])
 def test_batch_of_three_and_batch_index(cases: dict[str, Case], kind: str) -> None:
-    """Each picture of a batch is what it is alone, up to finite-difference noise."""
+    """Each image of a batch is what it is alone, up to finite-difference noise."""
     case = cases[kind]
     shape = case.settings["latent_image"]["samples"].shape
     batch = {"samples": torch.zeros(3, *shape[1:])}
@@ -539,3 +542,18 @@ def test_all_nodes_validate(pack: Any) -> None:
         assert schema.category == "sampling/weighted"
         for given in schema.inputs:
             assert given.tooltip, f"{schema.node_id}.{given.id} has no tooltip"
+
+
+def test_what_a_sampler_node_asks_for_arrives(pack: Any) -> None:
+    """A widget in the schema is an argument of execute or a field of what it hands on."""
+    from lags_pack.nodes import NODES
+
+    known, seen = {field.name for field in fields(SamplerInputs)}, 0
+    for node in NODES:
+        asked = {given.id for given in node.define_schema().inputs}
+        if "latent_image" in asked:
+            named = set(inspect.signature(node.execute).parameters)
+            assert asked - named <= known, node.__name__
+            assert not asked & named & known - {"method"}, "these would not arrive"
+            seen += 1
+    assert seen == 4

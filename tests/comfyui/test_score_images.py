@@ -17,7 +17,7 @@ BRIGHT = Weight.of(ColourReward("brightness"), 2.0)
 
 
 def judge(run_node: Run, images: Tensor, weight: Weight, top_k: int = 0) -> tuple[Any, ...]:
-    """Ranked pictures, table, best index, scores."""
+    """Ranked images, table, best index, scores."""
     return run_node(LAGSScoreImages, images=images, weight=weight, top_k=top_k)
 
 
@@ -65,7 +65,7 @@ def test_top_k(run_node: Run, top_k: int) -> None:
     ranked, table, best, given = judge(run_node, images, BRIGHT, top_k)
     assert torch.equal(ranked, images[[1, 3, 4, 0, 2][:top_k]])
     assert best == 1 and len(given) == len(rows_of(table)) == 5
-    assert sorted(given) == [given[i] for i in (2, 0, 4, 3, 1)], "scores in the pictures' order"
+    assert sorted(given) == [given[i] for i in (2, 0, 4, 3, 1)], "scores in the images' order"
 
 
 def test_equal_pictures_keep_their_order(run_node: Run) -> None:
@@ -119,7 +119,7 @@ def test_automatic_strength_is_by_these_pictures(run_node: Run) -> None:
 
 def test_automatic_strength_needs_pictures_that_differ(run_node: Run) -> None:
     weight = Weight.of(ColourReward("brightness"), 1.0, 3.0)
-    with pytest.raises(ValueError, match="at least two pictures.*by hand"):
+    with pytest.raises(ValueError, match="at least two images.*by hand"):
         judge(run_node, noise(1), weight)
     with pytest.raises(ValueError, match="needs a score that varies"):
         judge(run_node, torch.full((2, 8, 8, 3), 0.5), weight)
@@ -134,5 +134,5 @@ def test_pictures_with_transparency(run_node: Run) -> None:
 
 def test_pictures_that_are_none(run_node: Run) -> None:
     for images in (torch.zeros(0, 8, 8, 3), torch.zeros(2, 8, 8), torch.zeros(2, 8, 8, 1)):
-        with pytest.raises(ValueError, match=r"expected at least one picture.*\[batch, height"):
+        with pytest.raises(ValueError, match=r"expected at least one image.*\[batch, height"):
             judge(run_node, images, BRIGHT)

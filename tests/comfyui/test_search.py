@@ -1,4 +1,4 @@
-"""Search KSampler: KSampler's own pictures, of which the best is kept."""
+"""Search KSampler: KSampler's own images, of which the best is kept."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ MODES = ("balanced", "paper", "fast")
 
 @pytest.fixture(scope="module")
 def cases(run_node: Run, sd15: Any, sdxl: Any, weight_files: Path) -> dict[str, Case]:
-    """The tiny models; four pictures of 32 x 32, four steps."""
+    """The tiny models; four images of 32 x 32, four steps."""
     return {"sd15": case_of(run_node, sd15), "sdxl": case_of(run_node, sdxl)}
 
 
@@ -51,7 +51,7 @@ def pick(run_node: Run, weight_files: Path) -> Weight:
 def test_pickscore_rises(
     cases: dict[str, Case], plain: dict[str, Tensor], pick: Weight, kind: str, mode: str
 ) -> None:
-    """By 12 to 33 of its units, where plain pictures differ by 10 to 12."""
+    """By 12 to 33 of its units, where plain images differ by 10 to 12."""
     (gain,), trace, _ = gain_of(cases[kind], pick, plain[kind], mode=mode)
     assert gain > 5
     check_terms(trace, {"PickScore": 0.3})
@@ -92,7 +92,7 @@ STRENGTHS = {
 
 
 def check_rises(case: Case, weight: Weight, plain: Tensor) -> None:
-    """By more than a quarter of the standard deviation of plain pictures."""
+    """By more than a quarter of the standard deviation of plain images."""
     (gain,), _, _ = gain_of(case, weight, plain, mode="paper")
     assert gain > 0.25 * scores(weight, plain)[0].std()
 
@@ -203,7 +203,7 @@ def square(side: int, of: int) -> Tensor:
 def test_masked_weight_moves_the_masked_area(
     run_node: Run, sd15: Any, pick: Weight, mode: str
 ) -> None:
-    """Latents 2100 to 2300 times as much inside; pictures 5 times, and 56 away from the edge.
+    """Latents 2100 to 2300 times as much inside; images 5 times, and 56 away from the edge.
 
     The tiny decoder has random weights and smears a latent over 30 pixels; without a mask all
     three ratios are 0.7 to 0.9.
@@ -271,7 +271,7 @@ def test_mask_and_inpainting_together(
 
 
 def test_the_weight_sees_the_picture_that_is_kept(cases: dict[str, Case], pick: Weight) -> None:
-    """Where nothing may be painted, log w is that of the picture that came in, at every step."""
+    """Where nothing may be painted, log w is that of the image that came in, at every step."""
     case = cases["sd15"]
     start = torch.randn(4, 4, 4, 4, generator=torch.Generator().manual_seed(5))
     latent = {"samples": start, "noise_mask": torch.zeros(1, 32, 32)}

@@ -72,7 +72,7 @@ def test_load_weight_gives_the_score_of_its_name(
     (label,) = weight.labels
     assert label.startswith(name) and weight.strengths == {label: 2.5}
     expected = DIRECT[name](weight_files)(image.movedim(-1, 1)).detach()
-    assert expected.std() > 0, "a score that tells pictures apart"
+    assert expected.std() > 0, "a score that tells images apart"
     torch.testing.assert_close(scores(weight, image)[0], expected, rtol=1e-5, atol=1e-6)
     if weight.differentiable:
         grad = gradient(weight, image)
@@ -161,7 +161,7 @@ def test_reference_strength_is_kept(run_node: Run, weight_files: Path) -> None:
 def test_reference_of_a_wrong_shape(run_node: Run, weight_files: Path) -> None:
     with pytest.raises(ValueError, match=r"\(1, 8, 8, 1\).*height, width, 3"):
         reference(run_node, torch.zeros(1, 8, 8, 1))
-    with pytest.raises(ValueError, match="at least one picture"):
+    with pytest.raises(ValueError, match="at least one image"):
         reference(run_node, torch.zeros(0, 8, 8, 3))
 
 
@@ -181,7 +181,7 @@ def classify(run_node: Run, plain: Tensor | None = None, **goal: str) -> Weight:
 
 @pytest.fixture
 def log_p(weight_files: Path) -> Callable[[Tensor], Tensor]:
-    """log p(class | picture) [B, classes] of an IMAGE."""
+    """log p(class | image) [B, classes] of an IMAGE."""
     model = classifier(weight_files / VIT, FLOAT)
     return lambda image: model(image.movedim(-1, 1)).detach().log_softmax(dim=1)
 

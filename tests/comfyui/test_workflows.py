@@ -292,7 +292,7 @@ def test_interrupt_over_http(server, guided):
     kinds = {kind: message for kind, message in status["messages"]}
     assert status["completed"] is False
     assert kinds["execution_interrupted"]["node_type"] == "LAGSKSampler"
-    # A colour that 'hue' does not use: the same pictures, but not from ComfyUI's cache.
+    # A colour that 'hue' does not use: the same images, but not from ComfyUI's cache.
     again = server.queue(changed(short, "LAGSWeightColor", colour="#000000"))
     cached = [m["nodes"] for kind, m in again["status"]["messages"] if kind == "execution_cached"]
     sampler = next(key for key, node in short.items() if node["class_type"] == "LAGSKSampler")

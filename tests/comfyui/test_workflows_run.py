@@ -1,6 +1,6 @@
 """Every workflow runs from beginning to end, with small models under the names that it asks for.
 
-What is changed of a workflow is numbers (pictures of 64 pixels, few steps, few particles) and where
+What is changed of a workflow is numbers (images of 64 pixels, few steps, few particles) and where
 its text encoder comes from: see text_encoder_pack.py.
 """
 
@@ -33,9 +33,9 @@ ENCODERS = {  # what the checkpoint's UNet reads
 BREEDS = ("tabby", "Persian cat", "Siamese cat", "Egyptian cat")
 SIDE, TEXT_ENCODER = 64, "text_encoder_pack.py"
 SMALL = {"steps": 5, "batch_size": 2, "particles": 2, "count": 4, "lookahead_steps": 2}
-FEWEST = 32  # pictures for MM-SOLD
-# Another for each run, so that nothing is cached: ComfyUI 0.8 says nothing of cached pictures. With
-# some, the small SDXL's first picture is beyond 0..1 wherever the weight looks, which leaves no
+FEWEST = 32  # images for MM-SOLD
+# Another for each run, so that nothing is cached: ComfyUI 0.8 says nothing of cached images. With
+# some, the small SDXL's first image is beyond 0..1 wherever the weight looks, which leaves no
 # gradient: 27 is one of them, and 29 is not one for a masked weight.
 MASKED_SEED = 29
 SEEDS = (seed for seed in itertools.count(1) if seed not in (27, MASKED_SEED))
@@ -137,7 +137,7 @@ def pictures(server: Server, prompt: dict[str, Any]) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_workflow_runs(name, server, info):
-    """Pictures come, and all of its runs give different ones."""
+    """Images come, and all of its runs give different ones."""
     found = pictures(server, shortened(name, info))
     assert len(found) >= 2
     assert name == "mmsold_demo" or "plain" in found
@@ -150,7 +150,7 @@ def test_workflow_runs(name, server, info):
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name.endswith("_inpaint")])
 def test_masked_runs_keep_what_is_around_the_mask(name, server, info):
-    """Against the first picture the middle changes, and a corner hardly does.
+    """Against the first image the middle changes, and a corner hardly does.
 
     The latents around the mask are the same; what changes there is the tiny decoder's wide view.
     """

@@ -206,7 +206,7 @@ def _carry_input(unet: Weights) -> None:
 
 
 def _taesd(seed: int, vae_scale: float) -> Weights:
-    """A random TAESD whose pictures and latents have the usual mean and spread."""
+    """A random TAESD whose images and latents have the usual mean and spread."""
     from comfy.taesd.taesd import TAESD
 
     taesd = TAESD()

@@ -1,4 +1,4 @@
-"""What the tests of weights share: the nodes with their inputs, runs, pictures and scores."""
+"""What the tests of weights share: the nodes with their inputs, runs, images and scores."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ def load_weight(run_node: Run, reward: str, **inputs: Any) -> Weight:
 
 
 def reference(run_node: Run, image: Tensor, like: str = "content", **inputs: Any) -> Weight:
-    """Weight: reference picture."""
+    """Weight: reference image."""
     chosen = {"file": "auto", "precision": "auto", "strength": 1.0, "auto_nats": 0.0}
     (weight,) = run_node(LAGSWeightReference, image=image, like={"like": like, **chosen, **inputs})
     return weight
 
 
 def case_of(run_node: Run, loaded: Any, batch: int = 4, size: int = 4, **settings: Any) -> Case:
-    """A tiny model at few steps, on pictures of 8 x `size` pixels."""
+    """A tiny model at few steps, on images of 8 x `size` pixels."""
     usual = {
         "seed": 3,
         "steps": 4,
@@ -80,7 +80,7 @@ def pictures(case: Case, samples: Tensor) -> Tensor:
 def gain_of(
     case: Case, weight: Weight, plain: Tensor, **changes: Any
 ) -> tuple[list[float], Trace, Tensor]:
-    """What guidance brings: each term's mean gain over plain pictures, the trace, the latents."""
+    """What guidance brings: each term's mean gain over plain images, the trace, the latents."""
     guided, trace = case.lags(weight=weight, **changes)
     gain = scores(weight, pictures(case, guided)) - scores(weight, plain)
     return gain.mean(dim=1).tolist(), trace, guided

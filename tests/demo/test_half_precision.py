@@ -34,7 +34,7 @@ def captured(dtype: torch.dtype, mode: str, weight: Weight, step: DifferenceStep
     net, score = network(dtype), weight.terms[0].reward
     plain, _ = draw_pictures(net, COUNT, seed=3, steps=STEPS)
     guided, _ = draw_pictures(
-        net, COUNT, seed=3, steps=STEPS, method=preset(mode, step=step), weight=weight
+        net, COUNT, seed=3, steps=STEPS, method=preset(mode, difference=step), weight=weight
     )
     return float((score(guided) - score(plain)).mean())
 

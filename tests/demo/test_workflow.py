@@ -3,106 +3,23 @@
 from __future__ import annotations
 
 import copy
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 from lags_pack.demo.workflow import branches, node_inputs, to_prompt, widget_names, widget_values
 
-
-def choice(**inputs: dict[str, Any]) -> list[Any]:
-    """A choice and the inputs that each of its options brings."""
-    options = [{"key": key, "inputs": {"required": given}} for key, given in inputs.items()]
-    return ["COMFY_DYNAMICCOMBO_V3", {"options": options}]
-
-
-def growing(spec: list[Any], **names: Any) -> list[Any]:
-    """A list of sockets that grows in the page."""
-    return ["COMFY_AUTOGROW_V3", {"template": {"input": {"required": {"one": spec}}, **names}}]
-
-
-INFO: dict[str, Any] = {
-    "Loader": {"input": {"required": {"file": [["a", "b"], {"image_upload": True}]}}},
-    "Sampler": {
-        "input": {
-            "required": {
-                "model": ["MODEL", {}],
-                "seed": ["INT", {}],
-                "mode": ["COMBO", {"options": ["x", "y"]}],
-                "given": ["FLOAT", {"forceInput": True}],
-            },
-            "optional": {
-                "start": ["INT", {"control_after_generate": True}],
-                "mask": ["MASK"],
-                "text": ["STRING", {}],
-            },
-        }
-    },
-    "SaveImage": {
-        "input": {"required": {"images": ["IMAGE"], "filename_prefix": ["STRING", {}]}},
-    },
-    "Show": {"input": {"required": {"source": ["*", {}]}}},
-    "Choose": {
-        "input": {
-            "required": {
-                "goal": choice(
-                    nothing={},
-                    file={"file": ["COMBO", {}], "mask": ["MASK"], "seed": ["INT", {}]},
-                    deep={
-                        "inner": choice(a={"text": ["STRING", {}]}, b={}),
-                        "step": ["INT", {"control_after_generate": True}],
-                    },
-                ),
-                "strength": ["FLOAT", {}],
-            }
-        }
-    },
-    "Combine": {
-        "input": {
-            "required": {
-                "parts": growing(["WEIGHT", {}], prefix="part", min=1, max=3),
-                "powers": ["STRING", {}],
-                "sides": growing(["FLOAT", {"forceInput": True}], names=["left", "right"], min=0),
-            }
-        }
-    },
-}
+HERE = Path(__file__).parent
+# The part of a server's /object_info that counts, and a workflow as the page saves it.
+INFO: dict[str, Any] = json.loads((HERE / "object_info.json").read_text("utf-8"))
 
 
 def socket(name: str, link: int | None = None) -> dict[str, Any]:
     return {"name": name, "link": link}
 
 
-WORKFLOW: dict[str, Any] = {
-    "nodes": [
-        {"id": 9, "type": "MarkdownNote", "widgets_values": ["words"]},
-        {"id": 1, "type": "Loader", "widgets_values": ["a", "image"], "inputs": [socket("file")]},
-        {
-            "id": 2,
-            "type": "Sampler",
-            "mode": 0,
-            "widgets_values": [7, "fixed", "y", 3, "randomize", "hello"],
-            "inputs": [socket("model", 11), socket("mask"), socket("text", 12)],
-        },
-        {
-            "id": 3,
-            "type": "SaveImage",
-            "widgets_values": ["some/where/first"],
-            "inputs": [socket("images", 13)],
-        },
-        {
-            "id": 4,
-            "type": "SaveImage",
-            "widgets_values": ["second"],
-            "inputs": [socket("images", 14)],
-        },
-    ],
-    "links": [
-        [11, 1, 0, 2, 0, "MODEL"],
-        [12, 1, 1, 2, 2, "STRING"],
-        [13, 2, 0, 3, 0, "IMAGE"],
-        [14, 1, 0, 4, 0, "IMAGE"],
-    ],
-}
+WORKFLOW: dict[str, Any] = json.loads((HERE / "page_workflow.json").read_text("utf-8"))
 
 
 @pytest.fixture

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import functools
+import importlib.util
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from lags_pack.guidance import MMSOLD, Moments, PrincipalSpace, SmoothedScore, log_shares
@@ -12,7 +16,7 @@ from torch import Tensor
 
 F64 = torch.float64
 QUICK = MMSOLD(steps=20, draws=4)
-CIRCLE = MMSOLD(sigma_g=0.05, sigma=0.25, draws=16, steps=200)
+CIRCLE = MMSOLD(sigma_g=0.05, sigma=0.25, draws=16, steps=100)
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -42,7 +46,7 @@ def moments_of(data: Tensor, shares: Tensor | None = None) -> tuple[Tensor, Tens
     """Mean and covariance, of equal or given shares."""
     shares = equal(len(data)) if shares is None else shares
     mean = shares @ data
-    return mean, (data - mean).T @ torch.diag(shares) @ (data - mean)
+    return mean, (shares[:, None] * (data - mean)).T @ (data - mean)
 
 
 def off_by(data: Tensor, shares: Tensor, sigma_g: float) -> tuple[list[float], Callable[..., None]]:
@@ -382,11 +386,19 @@ def test_data_and_weights_that_are_wrong() -> None:
 # Real data.
 
 
+@functools.cache
 def digits() -> tuple[Tensor, Tensor]:
-    """scikit-learn's handwritten digits [1797, 64] in 0..1, and their labels."""
-    datasets = pytest.importorskip("sklearn.datasets", reason="scikit-learn is not installed")
-    bunch = datasets.load_digits()
-    return torch.tensor(bunch.data, dtype=F64) / 16, torch.tensor(bunch.target)
+    """scikit-learn's handwritten digits [1797, 64] in 0..1, and their labels.
+
+    Read from its file: the import of its loader takes longer than all else here.
+    """
+    spec = importlib.util.find_spec("sklearn")
+    if spec is None:
+        pytest.skip("scikit-learn is not installed")
+    (folder,) = spec.submodule_search_locations
+    table = np.loadtxt(Path(folder) / "datasets" / "data" / "digits.csv.gz", delimiter=",")
+    numbers = torch.from_numpy(table)
+    return numbers[:, :-1] / 16, numbers[:, -1].long()
 
 
 @pytest.mark.parametrize("nearest", [0, 20])
@@ -400,7 +412,7 @@ def test_new_digits(nearest: int) -> None:
     called = labels[torch.cdist(made, pictures).topk(5, dim=1, largest=False).indices].mode().values
     assert float((called == 8).double().mean()) >= 0.85
     # A duplicate is nearer to a point than half the usual distance between neighbours, which is 1
-    # in these coordinates; and the same among the pictures themselves.
+    # in these coordinates; and the same among the images themselves.
     assert float((torch.cdist(z, data).min(dim=1).values < 0.5).double().mean()) < 0.05
     among = torch.cdist(own, own).fill_diagonal_(math.inf).min(dim=1).values.median()
     nearest_own = torch.cdist(made, own).min(dim=1).values

@@ -20,13 +20,13 @@ def test_linear_score_of_a_gaussian(sigma: float, count: int) -> None:
     levels = torch.full((count,), sigma)
     x = torch.randn(count, 4, generator=torch.Generator().manual_seed(0)) * math.sqrt(1 + sigma**2)
     found = score_std(UNIT.denoise, LinearLogWeight(a), x, levels, DifferenceStep())
-    # At low noise a single picture knows little of the others: what is left is the posterior's.
+    # At low noise a single image knows little of the others: what is left is the posterior's.
     posterior = sigma / math.sqrt(1 + sigma**2) * float(a.norm())
     assert found == pytest.approx(posterior if count == 1 else float(a.norm()), rel=0.12)
 
 
 def test_score_that_bends() -> None:
-    """For tanh the slope at 0 would say 5; the pictures spread over its flat parts, at most 1."""
+    """For tanh the slope at 0 would say 5; the images spread over its flat parts, at most 1."""
     levels, x = torch.full((1,), 50.0), torch.zeros(1, 4)
     score = AutogradLogWeight(lambda z: torch.tanh(5 * z[:, 0]), "bent")
     found = score_std(UNIT.denoise, score, x, levels, DifferenceStep())

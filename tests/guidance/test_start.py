@@ -11,7 +11,7 @@ from lags_pack.guidance import LAGS, Balanced, ConstantSchedule, Trace, preset
 from lags_pack.tests.analytic import Counted, Gaussian, LinearLogWeight, sigmas
 from torch import Tensor
 
-STD = 3.0  # of the data: as large as the first noise level, as the colour of a whole picture is
+STD = 3.0  # of the data: as large as the first noise level, as the colour of a whole image is
 
 
 def denoise(x: Tensor, sigma: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Pictures of schedules and runs, compared by the numbers that are drawn."""
+"""Images of schedules and runs, compared by the numbers that are drawn."""
 
 from __future__ import annotations
 
@@ -54,9 +54,9 @@ def test_schedule_curves_are_the_plans_numbers(axis: str) -> None:
         for panel, factor in zip(axes, (1.0, made.sigma_ve**2), strict=True):
             line, filled, hollow, other = panel.lines
             assert list(line.get_xdata()) == x
-            assert list(line.get_ydata()) == (made.trust * factor).tolist()
-            assert list(filled.get_ydata()) == (made.trust * factor)[made.active].tolist()
-            assert list(hollow.get_ydata()) == (made.trust * factor)[~made.active].tolist()
+            assert list(line.get_ydata()) == (made.unskipped_alpha * factor).tolist()
+            assert list(filled.get_ydata()) == (made.unskipped_alpha * factor)[made.active].tolist()
+            assert list(hollow.get_ydata()) == (made.unskipped_alpha * factor)[~made.active].tolist()
             assert list(other.get_ydata()) == (others["c = 1"] * factor).tolist()
         names = [text.get_text() for text in axes[0].get_legend().get_texts()]
         assert names == ["fast", "c = 1"]
@@ -97,7 +97,7 @@ def weighing(sigma: float, ess: list[float] | None, copied: bool) -> StepRecord:
         active=True,
         alpha=torch.full((3,), 0.25) if there else None,
         log_w=torch.tensor([0.0, 2.0, 4.0]) if there else None,
-        variance=None,
+        predicted_gain=None,
         shift_rms=None,
         denoised_rms=None,
         model_calls=8,

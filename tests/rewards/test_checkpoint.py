@@ -17,6 +17,7 @@ from lags_pack.rewards.aesthetic import aesthetic_head
 from lags_pack.rewards.checkpoint import CheckpointError, fill, read_json, read_weights
 from lags_pack.rewards.hps import hps_encoder
 from lags_pack.tests import reward_files
+from lags_pack.tests.reward_files import Payload
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -46,16 +47,6 @@ def refused(path: Path) -> str:
 
 
 # ---- files that would run code ----------------------------------------------------------------
-
-
-class Payload:
-    """Creates a file when it is unpickled."""
-
-    def __init__(self, mark: Path) -> None:
-        self.mark = mark
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Path.touch, (self.mark,)
 
 
 def bare_pickle(path: Path, payload: Payload) -> None:
@@ -230,28 +221,18 @@ def test_torch_files_with_anything_but_named_tensors_are_refused(
 # ---- good files -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("suffix", SAFE)
-def test_safetensors_are_read(suffix: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("suffix", TORCH + SAFE)
+def test_good_files_are_read_in_every_format_and_wrapper(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"model{suffix}"
-    save_file(WEIGHTS, path)
-    assert_weights(read_weights(path))
-
-
-@pytest.mark.parametrize("suffix", TORCH)
-@pytest.mark.parametrize("zip_format", [True, False])
-def test_torch_files_are_read_in_both_formats(
-    suffix: str, zip_format: bool, tmp_path: Path
-) -> None:
-    path = tmp_path / f"model{suffix}"
-    torch.save(WEIGHTS, path, _use_new_zipfile_serialization=zip_format)
-    assert_weights(read_weights(path))
-
-
-@pytest.mark.parametrize("wrapper", ["state_dict", "model", "module"])
-def test_wrapped_weights_are_unwrapped(wrapper: str, tmp_path: Path) -> None:
-    path = tmp_path / "model.pt"
-    torch.save({"epoch": 3, "name": "x", wrapper: WEIGHTS}, path)
-    assert_weights(read_weights(path))
+    if suffix in SAFE:
+        save_file(WEIGHTS, path)
+        assert_weights(read_weights(path))
+        return
+    for wrapper in (None, "state_dict", "model", "module"):
+        content = {"epoch": 3, "name": "x", wrapper: WEIGHTS} if wrapper else WEIGHTS
+        for zip_format in (True, False):
+            torch.save(content, path, _use_new_zipfile_serialization=zip_format)
+            assert_weights(read_weights(path))
 
 
 # ---- values -----------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
-"""What every reward promises, whatever the picture."""
+"""What every reward promises, whatever the image."""
 
 from __future__ import annotations
 
+import copy
 import inspect
 import math
 from pathlib import Path
@@ -21,16 +22,23 @@ from lags_pack.tests.reward_table import (
     mild,
     pictures,
 )
-from torch import nn
+from torch import Tensor, nn
 
 SIZES = [(8, 8), (64, 64), (1024, 1024), (96, 32), (32, 96), (9, 27), (37, 53)]
 Built = dict[str, Reward]
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
+def twins(tmp_path_factory: pytest.TempPathFactory) -> tuple[Built, Built]:
+    """All rewards, twice: what one set keeps of its calls the other does not know."""
     folder: Path = tmp_path_factory.mktemp("models")
-    return every_reward(folder)
+    rewards = every_reward(folder)
+    return rewards, copy.deepcopy(rewards)
+
+
+@pytest.fixture(scope="module")
+def built(twins: tuple[Built, Built]) -> Built:
+    return twins[0]
 
 
 @pytest.fixture(params=EVERY)
@@ -57,31 +65,43 @@ def test_every_exported_reward_is_registered() -> None:
     assert len(REWARDS) == len(set(REWARDS))
 
 
-def test_states_what_it_is(reward: Reward) -> None:
-    assert reward.name and reward.scale and reward.strength_source
-    low, high = reward.working_range
-    assert 0 < low <= reward.default_strength <= high < math.inf
-
-
-def test_says_whether_it_has_a_gradient_and_which_size_it_sees(built: Built) -> None:
+def test_states_what_it_is_whether_it_has_a_gradient_and_which_size_it_sees(built: Built) -> None:
+    for name, reward in built.items():
+        assert reward.name and reward.scale and reward.strength_source, name
+        low, high = reward.working_range
+        assert 0 < low <= reward.default_strength <= high < math.inf, name
     assert {name for name in built if not built[name].differentiable} == set(BLACK_BOXES)
     assert {name for name in built if built[name].input_size} == set(NETWORKS)
 
 
-# ---- scores ---------------------------------------------------------------------------------
+# ---- scores and gradients -------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("height", "width"), SIZES)
-def test_scores_pictures_of_any_size(reward: Reward, height: int, width: int) -> None:
-    with torch.no_grad():
-        scores = reward(pictures(2, height, width))
-    assert scores.shape == (2,) and scores.dtype == torch.float32
+def scores_and_gradient(reward: Reward, images: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Checked for what is promised of any image; no gradient for a black box."""
+    leaf = images.clone().requires_grad_(reward.differentiable)
+    scores = reward(leaf)
+    assert scores.shape == images.shape[:1] and scores.dtype == torch.float32
     assert torch.isfinite(scores).all()
+    if not reward.differentiable:
+        return scores, None
+    (grad,) = torch.autograd.grad(scores.sum(), leaf)
+    assert torch.isfinite(grad).all()
+    return scores.detach(), grad
 
 
-@pytest.mark.parametrize("value", [0.0, 1.0, 0.5, -0.3, 1.7])
-def test_flat_pictures_have_finite_scores(reward: Reward, value: float) -> None:
-    assert torch.isfinite(reward(torch.full((2, 3, 16, 16), value))).all()
+def test_pictures_of_any_size_have_a_score_and_a_gradient(reward: Reward) -> None:
+    for height, width in SIZES:
+        scores, grad = scores_and_gradient(reward, pictures(2, height, width))
+        if grad is not None:
+            assert (grad.flatten(1).norm(dim=1) > 0).all(), (height, width)
+            assert scores[0] != scores[1], (height, width)
+
+
+def test_flat_pictures_have_finite_scores_and_gradients(reward: Reward) -> None:
+    """Black, white, grey and what a decoder gives beyond 0..1: the kinks of all the norms."""
+    values = torch.tensor([0.0, 1.0, 0.5, -0.3, 1.7])
+    scores_and_gradient(reward, values.view(-1, 1, 1, 1).expand(-1, 3, 16, 16))
 
 
 def test_a_score_does_not_depend_on_the_rest_of_the_batch(reward: Reward) -> None:
@@ -91,44 +111,23 @@ def test_a_score_does_not_depend_on_the_rest_of_the_batch(reward: Reward) -> Non
 
 
 def test_twice_the_same_picture_twice_the_same_number(reward: Reward) -> None:
-    """And the picture is left as it was."""
+    """Beyond the range too, where there is a gradient; and the image is left as it was."""
     images = 2 * pictures(2, 40, 24) - 0.5
     before = images.clone()
+    _, grad = scores_and_gradient(reward, images)
     assert torch.equal(reward(images), reward(images))
     assert torch.equal(images, before)
+    assert grad is None or (grad.flatten(1).norm(dim=1) > 0).all()
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_pictures_are_scored_in_float32(reward: Reward, dtype: torch.dtype) -> None:
-    images = pictures(2, 64, 64).to(dtype)
-    assert reward(images).dtype == torch.float32
-    assert torch.allclose(reward(images), reward(images.float()), rtol=1e-5)
-
-
-# ---- gradients ------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("height", "width"), SIZES)
-def test_has_a_gradient_at_any_size(smooth_reward: Reward, height: int, width: int) -> None:
-    leaf = pictures(2, height, width).requires_grad_()
-    scores = smooth_reward(leaf)
-    (grad,) = torch.autograd.grad(scores.sum(), leaf)
-    assert torch.isfinite(grad).all() and (grad.flatten(1).norm(dim=1) > 0).all()
-    assert scores[0] != scores[1]
-
-
-@pytest.mark.parametrize("value", [0.0, 1.0, 0.5, -0.3, 1.7])
-def test_flat_pictures_have_finite_gradients(smooth_reward: Reward, value: float) -> None:
-    """Black, white, grey and what a decoder gives beyond 0..1: the kinks of all the norms."""
-    grad = gradient(smooth_reward, torch.full((2, 3, 16, 16), value))
-    assert torch.isfinite(grad).all()
-
-
-def test_pictures_beyond_the_range_have_gradients(smooth_reward: Reward) -> None:
-    images = 2 * pictures(2, 40, 24) - 0.5
-    grad = gradient(smooth_reward, images)
-    assert torch.isfinite(smooth_reward(images)).all()
-    assert torch.isfinite(grad).all() and (grad.flatten(1).norm(dim=1) > 0).all()
+def test_half_precision_pictures_are_scored_in_float32(reward: Reward) -> None:
+    """The gradient has the rounding of the image's precision, which it takes."""
+    for dtype in (torch.float16, torch.bfloat16):
+        images = pictures(2, 64, 64).to(dtype)
+        scores, grad = scores_and_gradient(reward, images)
+        expected, exact = scores_and_gradient(reward, images.float())
+        assert torch.allclose(scores, expected, rtol=1e-5)
+        assert grad is None or (grad.float() - exact).norm() < 0.01 * exact.norm()
 
 
 @pytest.mark.parametrize(("height", "width"), [(16, 16), (48, 64)])
@@ -138,7 +137,8 @@ def test_gradient_is_that_of_central_differences(
     """Along random directions; float32, so the step is long and the tolerance 5 %."""
     images, generator = mild(1, height, width), torch.Generator().manual_seed(2)
     directions = torch.randn(32, *images.shape[1:], generator=generator)
-    ahead, behind = (smooth_reward(images + h * directions) for h in (5e-3, -5e-3))
+    with torch.no_grad():
+        ahead, behind = (smooth_reward(images + h * directions) for h in (5e-3, -5e-3))
     expected = (gradient(smooth_reward, images) * directions).sum(dim=(1, 2, 3))
     assert ((ahead - behind) / 1e-2 - expected).norm() < 0.05 * expected.norm()
 
@@ -149,14 +149,6 @@ def test_gradients_of_a_batch_do_not_touch(smooth_reward: Reward) -> None:
     assert (grad[[0, 2, 3]] == 0).all() and (grad[1] != 0).any()
     single = gradient(smooth_reward, leaf.detach()[1:2])
     assert (grad[1:2] - single).norm() < 1e-4 * single.norm()
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_pictures_have_gradients(smooth_reward: Reward, dtype: torch.dtype) -> None:
-    """Up to the rounding of the gradient itself, which takes the picture's precision."""
-    images = pictures(2, 32, 32).to(dtype)
-    grad, expected = (gradient(smooth_reward, x).float() for x in (images, images.float()))
-    assert (grad - expected).norm() < 0.01 * expected.norm()
 
 
 @pytest.mark.parametrize("name", BLACK_BOXES)
@@ -171,33 +163,27 @@ def test_a_black_box_is_refused_by_guidance_under_its_name(built: Built, name: s
 # ---- inside ComfyUI -------------------------------------------------------------------------
 
 
-def test_networks_are_handed_over_ready_for_use(reward: Reward) -> None:
-    assert isinstance(reward.modules, tuple)
-    assert all(isinstance(module, nn.Module) for module in reward.modules)
-    for part in (part for module in reward.modules for part in module.modules()):
-        assert not part.training
-        assert not any(parameter.requires_grad for parameter in part.parameters())
-
-
-@pytest.mark.parametrize("name", NETWORKS)
-def test_all_networks_are_handed_over(built: Built, name: str) -> None:
+def test_all_networks_are_handed_over_ready_for_use(built: Built) -> None:
     """Else whoever manages memory would leave one behind on another device."""
-    modules = built[name].modules
-    listed = {id(part) for module in modules for part in module.modules()}
-    own = [value for value in vars(built[name]).values() if isinstance(value, nn.Module)]
-    assert modules and all(id(network) in listed for network in own)
-
-
-@pytest.fixture(scope="module")
-def unused(tmp_path_factory: pytest.TempPathFactory) -> Built:
-    """Rewards whose first call is in inference mode: nothing that they keep comes from before."""
-    return every_reward(tmp_path_factory.mktemp("unused"))
+    for name, reward in built.items():
+        assert isinstance(reward.modules, tuple), name
+        assert all(isinstance(module, nn.Module) for module in reward.modules), name
+        listed = [part for module in reward.modules for part in module.modules()]
+        for part in listed:
+            assert not part.training, name
+            assert not any(parameter.requires_grad for parameter in part.parameters()), name
+        own = [value for value in vars(reward).values() if isinstance(value, nn.Module)]
+        assert {id(network) for network in own} <= {id(part) for part in listed}, name
+        assert bool(listed) == (name in NETWORKS), name
 
 
 @pytest.mark.parametrize("name", DIFFERENTIABLE)
-def test_runs_in_inference_mode(unused: Built, name: str) -> None:
-    """Where ComfyUI runs its nodes; and afterwards, outside of it, as before."""
-    weight, images = Weight.of(unused[name], 1.0), pictures(2, 40, 24)
+def test_runs_in_inference_mode(twins: tuple[Built, Built], name: str) -> None:
+    """Where ComfyUI runs its nodes, its very first call; and afterwards, outside of it, as before.
+
+    The first call of the second set: nothing that it keeps comes from before.
+    """
+    weight, images = Weight.of(twins[1][name], 1.0), pictures(2, 40, 24)
     log_weight = AutogradLogWeight(weight, weight.name)
     with torch.inference_mode():
         score = weight(images.clone())

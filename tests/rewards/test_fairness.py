@@ -33,7 +33,7 @@ def plain() -> Tensor:
 
 @pytest.fixture(scope="module")
 def model(plain: Tensor) -> Classifier:
-    """Calls about a fifth of the plain pictures blue."""
+    """Calls about a fifth of the plain images blue."""
     blueness = (plain[:, 2] - plain[:, 0]).mean(dim=(1, 2))
     net, look = (
         Blueness(float(blueness.quantile(0.8))),
@@ -60,7 +60,7 @@ def test_balance_draws_a_rare_class_more_often(model: Classifier, plain: Tensor)
 
 
 def test_balance_weighs_plain_pictures_to_the_targets(model: Classifier, plain: Tensor) -> None:
-    """For a classifier that is sure, weighted plain pictures have exactly the wanted shares."""
+    """For a classifier that is sure, weighted plain images have exactly the wanted shares."""
     sure = Classifier(Blueness(float(model.net.bias), 1e5), model.features, model.preprocessing, 2)
     sure.names = model.names
     rates = shares(sure, plain)

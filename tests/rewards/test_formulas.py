@@ -57,7 +57,7 @@ def unit(features: Tensor) -> Tensor:
 
 
 def assert_scores(reward: Reward, images: Tensor, expected: Tensor, spread: float = 1e-3) -> None:
-    """The same to float32's accuracy, of scores that do differ from picture to picture."""
+    """The same to float32's accuracy, of scores that do differ from image to image."""
     with torch.no_grad():
         scores = reward(images)
     assert scores.shape == expected.shape and scores.dtype == torch.float32
@@ -69,7 +69,7 @@ def assert_scores(reward: Reward, images: Tensor, expected: Tensor, spread: floa
 
 
 def clip_by_transformers(folder: Path, images: Tensor, prompt: str) -> tuple[Tensor, Tensor, Any]:
-    """Normalised features of pictures and prompt: transformers itself loads and runs the file."""
+    """Normalised features of images and prompt: transformers itself loads and runs the file."""
     from transformers import CLIPModel, CLIPTokenizer
 
     model = CLIPModel.from_pretrained(str(folder)).eval()
@@ -82,7 +82,7 @@ def clip_by_transformers(folder: Path, images: Tensor, prompt: str) -> tuple[Ten
 
 
 def test_pickscore(tmp_path: Path) -> None:
-    """exp(logit_scale) * <normalised text, normalised picture>."""
+    """exp(logit_scale) * <normalised text, normalised image>."""
     path = reward_files.pickscore(tmp_path, logit_scale=math.log(37.0))
     image, text, scale = clip_by_transformers(path.parent, pictures(), PROMPT)
     expected = scale.exp() * (text @ image.T)[0]
@@ -169,7 +169,7 @@ def open_clip_features(path: Path, pixels: Tensor, prompt: str = PROMPT) -> tupl
 @pytest.mark.parametrize(("kind", "version"), [(HPSv2, "2"), (HPSv21, "2.1")])
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (32, 21), (18, 32)])
 def test_hps(kind: type[HPSv2], version: str, height: int, width: int, tmp_path: Path) -> None:
-    """image_features @ text_features.T, the picture padded to a square with black."""
+    """image_features @ text_features.T, the image padded to a square with black."""
     path = reward_files.hps(tmp_path, version)
     images = pictures(3, height, width)
     square = torch.zeros(3, 3, 32, 32)
@@ -235,7 +235,7 @@ def attention(query: Tensor, key: Tensor, value: Tensor, heads: int, kept: Tenso
 
 
 def blip_sees(weights: Weights, pixels: Tensor, layers: int, heads: int) -> Tensor:
-    """BLIP's picture network: a ViT that normalises first, and once more at its end."""
+    """BLIP's image network: a ViT that normalises first, and once more at its end."""
     eye = below(weights, "blip.visual_encoder.")
     kernel = eye["patch_embed.proj.weight"]
     patches = F.conv2d(pixels, kernel, eye["patch_embed.proj.bias"], stride=kernel.shape[-1])
@@ -269,7 +269,7 @@ def bert_attends(
 
 
 def blip_reads(weights: Weights, tokens: Tensor, seen: Tensor, layers: int, heads: int) -> Tensor:
-    """BLIP's text network: a BERT that normalises last, with attention to the picture."""
+    """BLIP's text network: a BERT that normalises last, with attention to the image."""
     read = "blip.text_encoder."
     places = weights[read + "embeddings.position_embeddings.weight"][: len(tokens)]
     x = weights[read + "embeddings.word_embeddings.weight"][tokens] + places
@@ -364,7 +364,7 @@ def test_balance_score(tmp_path: Path) -> None:
 
 
 def sure_classifier(classes: int) -> Classifier:
-    """Pictures of one pixel, whose red says the class: class c at (c + 0.5) / classes."""
+    """Images of one pixel, whose red says the class: class c at (c + 0.5) / classes."""
     edges = (torch.arange(classes) + 0.5) / classes
 
     class Nearest(nn.Module):

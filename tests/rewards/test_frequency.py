@@ -90,8 +90,6 @@ def test_refuses_a_band_that_is_none(low: float, high: float) -> None:
 
 def test_refuses_a_picture_without_the_band() -> None:
     reward = FrequencyReward(0.01, 0.05)
-    with pytest.raises(
-        ValueError, match="No frequency of a 16x8 picture lies in 0.01 to 0.05.*wid"
-    ):
+    with pytest.raises(ValueError, match="No frequency of a 16x8 image lies in 0.01 to 0.05.*wid"):
         reward(torch.rand(1, 3, 8, 16))
     assert torch.isfinite(reward(torch.rand(1, 3, 64, 64))).all()

@@ -1,4 +1,4 @@
-"""Any function of pictures is a reward."""
+"""Any function of images is a reward."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_scores_are_the_functions_own_in_float32() -> None:
     [(torch.zeros(2), r"\(2,\)"), (torch.zeros(3, 1), r"\(3, 1\)"), (0.5, "float"), ([1], "list")],
 )
 def test_anything_but_one_number_for_each_picture_is_refused(returned: object, said: str) -> None:
-    with pytest.raises(ValueError, match=rf"returned {said} for 3 pictures; expected .*\(3,\)"):
+    with pytest.raises(ValueError, match=rf"returned {said} for 3 images; expected .*\(3,\)"):
         FunctionReward(lambda images: returned)(torch.rand(3, 3, 4, 4))
 
 

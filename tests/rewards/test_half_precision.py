@@ -12,7 +12,7 @@ from lags_pack.tests.reward_table import NETWORKS, gradient, pictures
 from torch import Tensor
 from torch.nn import functional as F
 
-# Of the score's deviation over pictures of noise, which differ little; measured: 0.009 and 0.1.
+# Of the score's deviation over images of noise, which differ little; measured: 0.009 and 0.1.
 SCORE_ERROR = {torch.float16: 0.03, torch.bfloat16: 0.25}
 COSINE = {torch.float16: 0.999, torch.bfloat16: 0.99}  # measured: 0.99998 and 0.9996
 IMAGES = pictures(6, 40, 40)
@@ -50,7 +50,7 @@ def pair(
 
 
 def scaled_gradient(reward: Reward, strengths: Tensor) -> Tensor:
-    """Of each picture's strength * score, divided by the strength again."""
+    """Of each image's strength * score, divided by the strength again."""
     leaf = IMAGES.clone().requires_grad_()
     (grad,) = torch.autograd.grad((strengths * reward(leaf)).sum(), leaf)
     return grad / strengths.view(-1, 1, 1, 1)

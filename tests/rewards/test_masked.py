@@ -1,4 +1,4 @@
-"""Scores of a part of the picture."""
+"""Scores of a part of the image."""
 
 from __future__ import annotations
 

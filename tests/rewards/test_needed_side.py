@@ -1,4 +1,4 @@
-"""How large a picture a reward needs to see."""
+"""How large an image a reward needs to see."""
 
 from __future__ import annotations
 

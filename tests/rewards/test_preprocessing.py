@@ -1,4 +1,4 @@
-"""What a network sees: the pixels of its authors' own processor, of the same 8-bit picture."""
+"""What a network sees: the pixels of its authors' own processor, of the same 8-bit image."""
 
 from __future__ import annotations
 
@@ -83,13 +83,13 @@ def theirs(processor: Any, picture: Image.Image) -> Tensor:
 
 
 def rows_first(picture: Image.Image, height: int, width: int) -> Image.Image:
-    """A resize in Pillow's order up to release 12; 13 takes the columns first in tall pictures."""
+    """A resize in Pillow's order up to release 12; 13 takes the columns first in tall images."""
     rows = picture.resize((width, picture.height), Image.Resampling.BICUBIC)
     return rows.resize((width, height), Image.Resampling.BICUBIC)
 
 
 def between_bars(picture: Image.Image, side: int) -> Image.Image:
-    """HPSv2's rule: the long side becomes the network's, the rest is black, the picture centred."""
+    """HPSv2's rule: the long side becomes the network's, the rest is black, the image centred."""
     scale = side / max(picture.size)
     small = rows_first(picture, round(picture.height * scale), round(picture.width * scale))
     canvas = Image.new("RGB", (side, side))
@@ -109,72 +109,12 @@ def check_equal(ours: Tensor, expected: Tensor) -> None:
 
 # ---- published processors -------------------------------------------------------------------
 
-IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
-HALF = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
 CLIP = {"image_mean": list(CLIP_MEAN), "image_std": list(CLIP_STD), "resample": 3}
 EDGE = {"do_center_crop": True, "crop_size": {"height": 224, "width": 224}}
 # Family and preprocessor_config.json, as their pages have or had them.
-PUBLISHED: dict[str, tuple[str, dict[str, Any]]] = {
-    "CLIP": ("CLIP", {**CLIP, **EDGE, "size": {"shortest_edge": 224}}),
-    "CLIP of 2021": (
-        "CLIP",
-        {
-            **CLIP,
-            "do_center_crop": True,
-            "crop_size": 224,
-            "size": 224,
-            "feature_extractor_type": "CLIPFeatureExtractor",
-        },
-    ),
-    "ViT": ("ViT", {**HALF, "resample": 2, "size": {"height": 224, "width": 224}}),
-    "ViT of 2021": (
-        "ViT",
-        {**HALF, "resample": 2, "size": 224, "feature_extractor_type": "ViTFeatureExtractor"},
-    ),
-    "ViT at 384": (
-        "ViT",
-        {**HALF, "resample": 2, "size": 384, "image_processor_type": "ViTImageProcessor"},
-    ),
-    "Swin": (
-        "ViT",
-        {**IMAGENET, "resample": 3, "size": 224, "feature_extractor_type": "ViTFeatureExtractor"},
-    ),
-    "ConvNeXt": (
-        "ConvNext",
-        {**IMAGENET, "resample": 3, "crop_pct": 0.875, "size": {"shortest_edge": 224}},
-    ),
-    "ConvNeXt of 2022": (
-        "ConvNext",
-        {
-            **IMAGENET,
-            "resample": 3,
-            "crop_pct": 0.95,
-            "size": 224,
-            "feature_extractor_type": "ConvNextFeatureExtractor",
-        },
-    ),
-    "ConvNeXt at 384": (
-        "ConvNext",
-        {**IMAGENET, "resample": 3, "crop_pct": 0.875, "size": {"shortest_edge": 384}},
-    ),
-    "DINOv2": ("Bit", {**IMAGENET, **EDGE, "resample": 3, "size": {"shortest_edge": 256}}),
-    "DeiT": ("DeiT", {**IMAGENET, **EDGE, "resample": 3, "size": {"height": 256, "width": 256}}),
-    "BEiT of 2021": (
-        "Beit",
-        {
-            **HALF,
-            "resample": 2,
-            "do_center_crop": False,
-            "crop_size": 224,
-            "size": 224,
-            "feature_extractor_type": "BeitFeatureExtractor",
-        },
-    ),
-    "MobileNetV2": (
-        "MobileNetV2",
-        {**HALF, **EDGE, "resample": 2, "size": {"shortest_edge": 256}},
-    ),
-}
+PUBLISHED: dict[str, tuple[str, dict[str, Any]]] = json.loads(
+    Path(__file__).with_name("processors.json").read_text("utf-8")
+)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -265,13 +205,14 @@ def test_the_two_ways_to_round_an_odd_margin_differ() -> None:
 # ---- scores ---------------------------------------------------------------------------------
 
 See = Callable[[Image.Image], Tensor]
+FLOAT = torch.float32
 
 
 def check_scores(reward: Reward, see: See) -> None:
     """The score of our pixels is that of theirs.
 
-    Smooth pictures: to 1 %. Noise, where rounding weighs most: to 2 % of a usual score, and to
-    5 % of what pictures differ by.
+    Smooth images: to 1 %. Noise, where rounding weighs most: to 2 % of a usual score, and to
+    5 % of what images differ by.
     """
     sizes = ((40, 40), (32, 32), (20, 20), (64, 192), (50, 71))
     pictures = [make(*size) for make in MAKES.values() for size in sizes]
@@ -296,30 +237,33 @@ def seen_by(family: str, path: Path) -> See:
     return lambda picture: theirs(processor, picture)
 
 
-def test_score_of_a_clip(tmp_path: Path) -> None:
-    path = reward_files.clip_folder(tmp_path)
-    check_scores(likeness(image_encoder(path, torch.float32)), seen_by("CLIP", path))
-
-
-def test_score_of_a_dinov2(tmp_path: Path) -> None:
-    path = reward_files.dinov2(tmp_path)
-    check_scores(likeness(reference_encoder(path, torch.float32)), seen_by("Bit", path))
-
-
-def test_score_of_a_classifier(tmp_path: Path) -> None:
-    path = reward_files.classifier(tmp_path)
-    check_scores(ClassReward(classifier(path, torch.float32), [0]), seen_by("ViT", path))
-
-
-def test_score_of_an_open_clip(tmp_path: Path) -> None:
-    encoder = image_encoder(reward_files.hps(tmp_path), torch.float32)
-    transform = open_clip.image_transform(32, is_train=False)
-    check_scores(likeness(encoder), lambda picture: transform(picture)[None])
-
-
-def test_score_of_an_hps(tmp_path: Path) -> None:
-    encoder = hps_encoder(reward_files.hps(tmp_path), torch.float32)
-    check_scores(likeness(encoder), lambda picture: normalised(between_bars(picture, 32)))
+@pytest.mark.parametrize(
+    ("make", "reward_of", "see_of"),
+    [
+        (reward_files.clip_folder, lambda path: likeness(image_encoder(path, FLOAT)), "CLIP"),
+        (reward_files.dinov2, lambda path: likeness(reference_encoder(path, FLOAT)), "Bit"),
+        (reward_files.classifier, lambda path: ClassReward(classifier(path, FLOAT), [0]), "ViT"),
+        (
+            reward_files.hps,
+            lambda path: likeness(image_encoder(path, FLOAT)),
+            lambda picture: open_clip.image_transform(32, is_train=False)(picture)[None],
+        ),
+        (
+            reward_files.hps,
+            lambda path: likeness(hps_encoder(path, FLOAT)),
+            lambda picture: normalised(between_bars(picture, 32)),
+        ),
+    ],
+    ids=["CLIP", "DINOv2", "classifier", "open_clip", "HPS"],
+)
+def test_score_of_a_network(
+    make: Callable[[Path], Path],
+    reward_of: Callable[[Path], Reward],
+    see_of: See | str,
+    tmp_path: Path,
+) -> None:
+    path = make(tmp_path)
+    check_scores(reward_of(path), seen_by(see_of, path) if isinstance(see_of, str) else see_of)
 
 
 # ---- reading preprocessor_config.json -------------------------------------------------------
@@ -392,7 +336,7 @@ def test_gradients_lead_inward_only(slope: float, passed: list[bool]) -> None:
 
 
 def test_a_picture_beyond_the_range_comes_back_by_ascent() -> None:
-    """And stays in: the reward wants mid-grey, and the picture starts at -0.5 and 1.5."""
+    """And stays in: the reward wants mid-grey, and the image starts at -0.5 and 1.5."""
     picture = torch.stack([torch.full((3, 24, 24), -0.5), torch.full((3, 24, 24), 1.5)])
     see = Preprocessing(32, mean=(0.5, 0.5, 0.5), std=(1.0, 1.0, 1.0))
     for _ in range(60):

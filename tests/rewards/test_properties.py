@@ -1,4 +1,4 @@
-"""What holds for every weight, whatever the picture's shape and precision, mask and strength."""
+"""What holds for every weight, whatever the image's shape and precision, mask and strength."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ COUNTS = st.integers(1, 5)
 SEEDS = st.integers(0, 999)
 STRENGTHS = st.sampled_from([0.0, 1e-8, 0.5, -3.0, 1e4, -1e6])
 EVERY = {**FORMULAS, **BLACK_BOXES}
-# Their scores are means over pixels, so a mask of the picture can be checked pixel by pixel.
+# Their scores are means over pixels, so a mask of the image can be checked pixel by pixel.
 PLAIN = {name: reward for name, reward in FORMULAS.items() if not isinstance(reward, MaskedReward)}
 NAMES = st.sampled_from(sorted(FORMULAS))
 
@@ -134,7 +134,7 @@ def test_powers_of_powers_multiply(name: str, strength: float, a: float, b: floa
 def test_nothing_outside_of_a_mask_counts_or_moves(
     name: str, height: int, width: int, rows: int, columns: int, seed: int
 ) -> None:
-    """Whatever the sizes of picture and mask are."""
+    """Whatever the sizes of image and mask are."""
     mask = blots(rows, columns, seed)
     mask[: rows // 4] = 0.0
     mask[rows // 2 :, columns // 2 :] = 1.0  # a box with something to look at

@@ -111,7 +111,7 @@ def test_its_gradient_leads_to_symmetry(axis: str) -> None:
         (grad,) = torch.autograd.grad(reward(leaf).sum(), leaf)
         images = (leaf + 20 * grad).detach()
     assert (reward(images) > start / 10).all()
-    assert (images - pictures()).abs().mean() < 0.3  # the nearest symmetric picture, not any
+    assert (images - pictures()).abs().mean() < 0.3  # the nearest symmetric image, not any
     torch.testing.assert_close(images, images.flip(MIRRORS[axis]), atol=0.1, rtol=0)
 
 

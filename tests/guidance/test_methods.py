@@ -1,0 +1,147 @@
+"""What every method promises, over METHODS: its cost, its record, one evaluation of D(x)."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from lags_pack.guidance import (
+    METHODS,
+    MODES,
+    AutogradDenoiser,
+    AutogradLogWeight,
+    Balanced,
+    ConstantSchedule,
+    DifferenceStep,
+    FreeDoM,
+    LiDAR,
+    Lookahead,
+    Method,
+    Paper,
+    Step,
+    Window,
+    preset,
+)
+from lags_pack.tests.analytic import Counted, Gaussian, LinearLogWeight, sigmas
+from torch import Tensor
+
+BASE = Gaussian(torch.zeros(6), 0.5)
+SLOPE = torch.linspace(-1.0, 1.0, 6)
+LEVELS = (0.01, 0.3, 1.0, 8.0)
+
+
+class ARun:
+    """What a method may ask of a run."""
+
+    sigmas = torch.tensor([*sorted(LEVELS, reverse=True), 0.0])
+
+    def look_ahead(self, count: int, steps: int, seed: int) -> Lookahead:
+        generator = torch.Generator().manual_seed(seed)
+        samples = 0.5**0.5 * torch.randn(count, 6, generator=generator)
+        return Lookahead(samples, samples @ SLOPE)
+
+
+def bound(name: str, **changes: Any) -> Method:
+    """A method of METHODS as people use it, in a run."""
+    whole = {"window": Window(1.0, 0.0, 0.0, 1)} if name == "FreeDoM" else {}
+    method = preset(name) if name in MODES else METHODS[name](**whole)
+    return replace(method, **changes).bind(ARun())
+
+
+def draw(level: float, count: int = 4) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    x = (0.5 + level**2) ** 0.5 * torch.randn(count, 6, generator=generator)
+    return x, sigmas(count, level)
+
+
+def denoiser(function: Any = BASE.denoise) -> AutogradDenoiser:
+    return AutogradDenoiser(function)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("name", METHODS)
+def test_the_record_is_complete_and_costs_what_was_said(name: str, level: float) -> None:
+    method, (x, sigma) = bound(name), draw(level)
+    model, weight = Counted(BASE.denoise), LinearLogWeight(SLOPE)
+    _, record = method(denoiser(model), weight, x, sigma)
+    cost = method.cost(sigma[:1])
+    assert record.active == cost.is_guided and record.sigma_ve.tolist() == sigma.tolist()
+    assert record.model_calls == model.calls == 1 + cost.takes_second
+    json.dumps(record.to_dict())
+    if not record.active:
+        assert (record.weight_calls, record.model_backwards, weight.calls) == (0, 0, 0)
+        return
+    assert record.weight_calls == weight.calls == cost.gradients
+    assert (record.value_calls, record.model_backwards) == (cost.values, cost.backwards)
+    for values in ("alpha", "log_w", "predicted_gain", "shift_rms", "denoised_rms"):
+        assert getattr(record, values).shape == (4,), values
+    assert (record.predicted_gain >= 0).all() and record.seconds > 0
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_samplers_own_evaluation_is_made_once_and_passed_on(name: str) -> None:
+    """D(x) comes from the step; what a method asks the denoiser for is a second evaluation."""
+    method, (x, sigma) = bound(name), draw(1.0)
+    own, other = Counted(BASE.denoise), Counted(BASE.denoise)
+    step = Step(own=lambda: own(x, sigma))
+    _, record = method(denoiser(other), LinearLogWeight(SLOPE), x, sigma, step)
+    if method.through_model:
+        assert (own.calls, other.calls) == (0, 1), "one forward serves both directions"
+    else:
+        assert (own.calls, other.calls) == (1, record.model_calls - 1)
+    assert torch.equal(step.denoise(denoiser(other), x, sigma), BASE.denoise(x, sigma))
+    assert own.calls + other.calls == record.model_calls, "known by now"
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "LiDAR"])
+def test_what_the_weight_does_not_see_stays(name: str) -> None:
+    """LiDAR's set is of whole samples. The others add nothing where log w has no slope."""
+    half = AutogradLogWeight(lambda d: d[:, :3].sin().sum(dim=1), "half")
+    x, sigma = draw(1.0)
+    guided, _ = bound(name)(denoiser(), half, x, sigma)
+    plain = BASE.denoise(x, sigma)
+    assert torch.equal(guided[:, 3:], plain[:, 3:]) and not torch.equal(guided, plain)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_half_precision_follows_float32(name: str) -> None:
+    x, sigma = draw(1.0)
+    weight = LinearLogWeight(SLOPE)
+    changes = {"difference": DifferenceStep(dtype=torch.float16)} if name == "paper" else {}
+    exact, _ = bound(name)(denoiser(), weight, x.half().float(), sigma)
+    rough, _ = bound(name, **changes)(
+        denoiser(lambda x, s: BASE.denoise(x.float(), s).to(x.dtype)), weight, x.half(), sigma
+    )
+    plain = BASE.denoise(x.half().float(), sigma)
+    assert rough.dtype == torch.float16 and torch.isfinite(rough).all()
+    assert (rough.float() - exact).norm() < 0.05 * (exact - plain).norm() + 5e-3
+
+
+def exact_ones() -> dict[str, Method]:
+    """Those that claim it: the posterior mean of w p for Gaussian p and linear log w."""
+    full = DifferenceStep(full=True, max_step=1e6)
+    return {
+        "paper": Paper(ConstantSchedule()),
+        "balanced": Balanced(ConstantSchedule(), full),
+        "DPS": METHODS["DPS"](),
+    }
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("name", ["paper", "balanced", "DPS"])
+def test_gaussian_data_and_a_linear_log_w_are_exact(name: str, level: float) -> None:
+    x, sigma = draw(level)
+    guided, _ = exact_ones()[name](denoiser(), LinearLogWeight(SLOPE), x, sigma)
+    variance = 0.5 * level**2 / (0.5 + level**2)  # of the posterior
+    expected = BASE.denoise(x, sigma) + variance * SLOPE
+    torch.testing.assert_close(guided, expected, rtol=2e-3, atol=2e-4)
+
+
+@pytest.mark.parametrize(("kind", "said"), [(FreeDoM, "noise levels"), (LiDAR, "lookahead")])
+def test_what_needs_a_run_says_so(kind: type[Method], said: str) -> None:
+    x, sigma = draw(1.0)
+    with pytest.raises(ValueError, match=f"was not bound to a run.*{said}"):
+        kind()(denoiser(), LinearLogWeight(SLOPE), x, sigma)
