@@ -27,7 +27,6 @@ def main(arguments: list[str]) -> int:
     """Check every workflow and print what is wrong; 0 where nothing is, 2 without a server."""
     options = argparse.ArgumentParser(prog="dev.py workflows", description=__doc__)
     options.add_argument("url", help="of a running ComfyUI that has this pack")
-    options.add_argument("--make", action="store_true", help="write SDXL's from SD 1.5's first")
     chosen = options.parse_args(arguments)
     try:
         info, folders = (ask(chosen.url, path) for path in ("/object_info", "/models"))

@@ -338,6 +338,19 @@ def test_asking_only_for_what_cannot_run_is_a_failure(dev, monkeypatch):
     assert run_tests(dev, monkeypatch, "no ComfyUI was found", [], [folder]) == 1
 
 
+def test_sync_runs_in_comfyui_or_says_why_not(dev, tmp_path, monkeypatch):
+    monkeypatch.setattr(dev, "locate_comfyui", lambda: "no ComfyUI was found")
+    with pytest.raises(dev.Problem, match="no ComfyUI was found: set COMFYUI_PATH"):
+        dev.sync([])
+    comfyui, called = dev.ComfyUI(tmp_path, Path("their-python")), []
+    monkeypatch.setattr(dev, "locate_comfyui", lambda: comfyui)
+    monkeypatch.setattr(dev, "call", lambda *command, **options: called.append(command) or 1)
+    assert dev.sync(["--check"]) == 1
+    module = ("_module", "tests.derived.sync", "--check")
+    assert called == [(Path("their-python"), dev.ROOT / "dev.py", *module)]
+    assert os.environ["COMFYUI_PATH"] == str(tmp_path)
+
+
 def test_pytest_is_borrowed_with_their_python_and_our_pip_into_our_folder(dev, monkeypatch):
     theirs, installed = Path("/comfyui/bin/python"), []
 

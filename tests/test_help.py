@@ -195,7 +195,7 @@ def test_sockets_that_grow_are_named_by_their_ends() -> None:
 
 NEW = {"name": "momentum", "tooltip": "Share of the last shift that is kept."}
 TOLD = {"momentum": {"min": 0.0, "max": 1.0, "default": 0.5}}
-ENGLISH_LINE = "- `momentum` 0.0 to 1.0 (0.5): Share of the last shift that is kept"
+ENGLISH_LINE = "- `momentum` 0 to 1 (0.5): Share of the last shift that is kept"
 
 
 def with_new_input(entry: dict[str, Any], texts: dict[str, str] = NEW) -> dict[str, Any]:
@@ -224,12 +224,12 @@ def test_a_chinese_line_is_english_until_it_is_translated() -> None:
     english, own = with_new_input(NODES["LAGSWeightColor"]), CHINESE["LAGSWeightColor"]
     text = page("LAGSWeightColor", "zh").read_text("utf-8")
     lent = completed(text, "zh", english, own, TOLD)
-    assert "- `momentum` 0.0 到 1.0（0.5）：Share of the last shift that is kept" in lent
+    assert "- `momentum` 0 到 1（0.5）：Share of the last shift that is kept" in lent
     assert completed(lent, "zh", english, own, TOLD) == lent
     translated = with_new_input(own, {"name": "动量", "tooltip": "保留上一次位移的比例。"})
     for before in (text, lent):
         after = completed(before, "zh", english, translated, TOLD)
-        assert "- 动量 `momentum` 0.0 到 1.0（0.5）：保留上一次位移的比例" in after
+        assert "- 动量 `momentum` 0 到 1（0.5）：保留上一次位移的比例" in after
         assert "Share of" not in after
     rewritten = lent.replace("Share of the last shift that is kept", "由人改写")
     assert completed(rewritten, "zh", english, translated, TOLD) == rewritten

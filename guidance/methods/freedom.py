@@ -183,7 +183,9 @@ class FreeDoM(Method):
     def _nearest(self, sigma_ve: PerSample) -> Tensor:
         """Number of the step that starts nearest to each of these noise levels."""
         starts = self.levels[:-1].double()
-        return (starts[None, :] - sigma_ve.cpu().double()[:, None]).abs().argmin(dim=1)
+        # One at a time: a plan of 10,000 steps would otherwise hold 10,000^2 distances.
+        nearest = [(starts - sigma).abs().argmin() for sigma in sigma_ve.cpu().double()]
+        return torch.stack(nearest)
 
     def _length(
         self, denoiser: Denoiser, x: Latents, denoised: Latents, level: float, keep: float

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 from lags_pack.nodes import NODES
 from lags_pack.tests import published
-from lags_pack.tests.derived import frozen, headless
+from lags_pack.tests.comfyui import headless
+from lags_pack.tests.derived import frozen
 
 RELEASES = frozen.releases()
 WORKFLOWS = {

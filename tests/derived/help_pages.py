@@ -98,10 +98,15 @@ def _line(words: Words, label: str, told: Json, texts: Json) -> str:
     name = "" if texts["name"] == label else f"{texts['name']} "
     span, default = "", told.get("default")
     if {"min", "max"} <= told.keys():
-        span = f" {words.until.format(told['min'], told['max'])}"
-    told_default = "" if default in (None, "") else words.default.format(default)
+        span = f" {words.until.format(_said(told['min']), _said(told['max']))}"
+    told_default = "" if default in (None, "") else words.default.format(_said(default))
     tooltip = texts["tooltip"].replace("\n", " ").rstrip(".。")
     return f"- {name}`{label}`{span}{told_default}{words.colon}{tooltip}"
+
+
+def _said(value: Any) -> str:
+    """A value as a page writes it: 0.0 is 0."""
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _place(lines: list[str], before: list[str]) -> int:

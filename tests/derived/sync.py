@@ -23,7 +23,8 @@ from typing import Any
 
 from ...demo.make_workflows import derived as derived_workflows
 from .. import published
-from . import frozen, headless, help_pages, locales
+from ..comfyui import headless
+from . import frozen, help_pages, locales
 
 ROOT = published.ROOT
 Json = dict[str, Any]

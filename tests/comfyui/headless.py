@@ -19,7 +19,7 @@ def import_comfyui(root: Path, base: Path) -> None:
         root: ComfyUI's folder.
         base: takes the place of ComfyUI's folders of models and outputs.
     """
-    importlib.import_module("..comfyui.launch", __package__).ensure_torchvision()
+    importlib.import_module(".launch", __package__).ensure_torchvision()
     sys.path.insert(0, str(root))
     importlib.import_module("comfy.options")
     args = importlib.import_module("comfy.cli_args").args
