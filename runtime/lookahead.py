@@ -163,7 +163,7 @@ class _Asked:
     def fingerprint(self) -> str | None:
         """What the images depend on; None where that cannot be told."""
         run, guider, digest = self.run, self.run.guider, hashlib.sha256()
-        begin = (tuple(run.noise.shape[1:]), float(run.sigmas[0]), self.continues)
+        begin = (tuple(run.noise.shape), float(run.sigmas[0]), self.continues)
         settings = (self.count, self.steps, self.seed, begin, getattr(guider, "cfg", None))
         digest.update(repr((settings, str(guider.model_patcher.patches_uuid))).encode())
         digest.update(str(id(guider.model_patcher.model)).encode())
