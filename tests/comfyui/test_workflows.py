@@ -160,7 +160,7 @@ def _break_link(node: dict[str, Any]) -> None:
         (_break_input, "no input no_such_input"),
         (_break_choice, "sampler_name = 'no_such_sampler'"),
         (_break_range, "steps = 0 outside"),
-        (_break_count, "has 9 values"),
+        (_break_count, "save the workflow again"),
         (_break_link, "model is not connected"),
     ],
 )
@@ -178,7 +178,12 @@ def test_the_check_finds_faults(spoil, said, faults):
         ("LAGSLoadWeight", "widgets_values", ["symmetry", "diagonal", 50, 0], "axis = 'diagonal'"),
         ("LAGSLoadWeight", "widgets_values", ["symmetry", "left-right", 50, -1], "= -1 outside"),
         ("LAGSLoadWeight", "widgets_values", ["taste"], "reward = 'taste'"),
-        ("LAGSLoadWeight", "widgets_values", ["sharpness", "left-right", 50, 0], "4 values"),
+        (
+            "LAGSLoadWeight",
+            "widgets_values",
+            ["sharpness", "left-right", 50, 0],
+            "no input reward.axis",
+        ),
         ("LAGSCombineWeights", "link", None, "weights.weight0 is not connected"),
         ("LAGSCombineWeights", "name", "weights.weight16", "no input weights.weight16"),
     ],
