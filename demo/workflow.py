@@ -98,7 +98,7 @@ def widget_values(node: dict[str, Any], info: dict[str, Any]) -> dict[str, Any]:
     if not names:
         return {}  # what stands there is the page's own, as in Preview as Text
     saved = saved_values(node)
-    if saved is not None:
+    if saved is not None and saved.keys() <= set(names):
         known = node_inputs(node, info)
         return {n: saved[n] if n in saved else default_of(known[n]) for n in names if n}
     if len(names) != len(values):

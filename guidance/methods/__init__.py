@@ -66,34 +66,3 @@ def preset(mode: str, c: float = PAPERS_C, difference: DifferenceStep | None = N
         schedule = UncertaintySchedule(c)
         return Fast(schedule, difference, skip_below=fast.SKIP_BELOW, reuse=fast.REUSE)
     raise ValueError(f"mode is {mode!r}; expected one of {MODES}.")
-
-
-__all__ = [
-    "AUTO_DAMPING_PER_C",
-    "CHORD_DAMPING_PER_C",
-    "DPS",
-    "LAGS",
-    "METHODS",
-    "MODES",
-    "MPGD",
-    "Balanced",
-    "Cost",
-    "CustomMethod",
-    "Fast",
-    "FreeDoM",
-    "LiDAR",
-    "Lookahead",
-    "Method",
-    "Paper",
-    "Run",
-    "StartCost",
-    "Step",
-    "Window",
-    "few_steps",
-    "finish",
-    "look_ahead",
-    "plain_cost",
-    "predicted_gain",
-    "preset",
-    "time_travel",
-]

@@ -4,14 +4,3 @@ from .moments import Moments, retract, tangent
 from .sampler import MMSOLD, log_shares
 from .score import SmoothedScore
 from .space import PrincipalSpace, effective_size
-
-__all__ = [
-    "MMSOLD",
-    "Moments",
-    "PrincipalSpace",
-    "SmoothedScore",
-    "effective_size",
-    "log_shares",
-    "retract",
-    "tangent",
-]

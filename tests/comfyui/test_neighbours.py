@@ -21,7 +21,8 @@ from comfyui_support.prompts import PARTICLES
 from comfyui_support.weighing import Run, case_of
 from lags_pack.guidance import Method, Step, StepRecord, Trace
 from lags_pack.guidance.methods import Cost, plain_cost
-from lags_pack.nodes.methods.rivals import LAGSMethodDPS, LAGSMethodLiDAR
+from lags_pack.nodes.methods.dps import LAGSMethodDPS
+from lags_pack.nodes.methods.lidar import LAGSMethodLiDAR
 from lags_pack.nodes.samplers.guidance import LAGSGuidance
 from lags_pack.nodes.samplers.particles import LAGSParticleSampler
 from lags_pack.nodes.samplers.search import LAGSSearchSampler

@@ -53,10 +53,11 @@ def test_schedule_curves_are_the_plans_numbers(axis: str) -> None:
         x = [1.0, 2, 3, 4, 5] if axis == "step" else made.sigma.tolist()
         for panel, factor in zip(axes, (1.0, made.sigma_ve**2), strict=True):
             line, filled, hollow, other = panel.lines
+            values = made.unskipped_alpha * factor
             assert list(line.get_xdata()) == x
-            assert list(line.get_ydata()) == (made.unskipped_alpha * factor).tolist()
-            assert list(filled.get_ydata()) == (made.unskipped_alpha * factor)[made.active].tolist()
-            assert list(hollow.get_ydata()) == (made.unskipped_alpha * factor)[~made.active].tolist()
+            assert list(line.get_ydata()) == values.tolist()
+            assert list(filled.get_ydata()) == values[made.active].tolist()
+            assert list(hollow.get_ydata()) == values[~made.active].tolist()
             assert list(other.get_ydata()) == (others["c = 1"] * factor).tolist()
         names = [text.get_text() for text in axes[0].get_legend().get_texts()]
         assert names == ["fast", "c = 1"]

@@ -59,7 +59,7 @@ def test_every_registered_reward_is_tested_here(built: Built) -> None:
 
 
 def test_every_exported_reward_is_registered() -> None:
-    public = [getattr(rewards, name) for name in rewards.__all__]
+    public = list(vars(rewards).values())
     kinds = {item for item in public if inspect.isclass(item) and issubclass(item, Reward)}
     assert kinds - {Reward} == set(REWARDS)
     assert len(REWARDS) == len(set(REWARDS))
