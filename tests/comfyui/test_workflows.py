@@ -178,12 +178,7 @@ def test_the_check_finds_faults(spoil, said, faults):
         ("LAGSLoadWeight", "widgets_values", ["symmetry", "diagonal", 50, 0], "axis = 'diagonal'"),
         ("LAGSLoadWeight", "widgets_values", ["symmetry", "left-right", 50, -1], "= -1 outside"),
         ("LAGSLoadWeight", "widgets_values", ["taste"], "reward = 'taste'"),
-        (
-            "LAGSLoadWeight",
-            "widgets_values",
-            ["sharpness", "left-right", 50, 0],
-            "no input reward.axis",
-        ),
+        ("LAGSLoadWeight", "widgets_values", ["sharpness", "left-right", 50, 0], "4 values"),
         ("LAGSCombineWeights", "link", None, "weights.weight0 is not connected"),
         ("LAGSCombineWeights", "name", "weights.weight16", "no input weights.weight16"),
     ],
