@@ -160,7 +160,7 @@ def _break_link(node: dict[str, Any]) -> None:
         (_break_input, "no input no_such_input"),
         (_break_choice, "sampler_name = 'no_such_sampler'"),
         (_break_range, "steps = 0 outside"),
-        (_break_count, "has 9 values"),
+        (_break_count, "save the workflow again"),
         (_break_link, "model is not connected"),
     ],
 )
