@@ -172,6 +172,12 @@ def nothing_loaded(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     unload()
 
 
+@pytest.fixture(autouse=True)
+def _no_lookahead_of_another_test() -> None:
+    """LiDAR's quick images are kept for the next run of the same, whichever test that is in."""
+    sys.modules[f"{PACKAGE}.runtime.lookahead"].cached.clear()
+
+
 @pytest.fixture(name="run_node", scope="session")
 def _run_node() -> Callable[..., tuple[Any, ...]]:
     """The function run_node(node_class, **inputs) -> outputs."""

@@ -431,15 +431,15 @@ def test_a_masked_weight_decodes_its_own_part(
     assert its_bytes == pytest.approx(all_bytes * first[0] * first[1] / size**2)
 
 
-def test_how_far_taesd_reaches(kl_vae: Any, taesd_there: Path) -> None:
+def test_the_receptive_field_of_taesd(kl_vae: Any, taesd_there: Path) -> None:
     """Not one cell further than is decoded around a part."""
-    decoder, size, reach = loaded("taesd", kl_vae), 43, decoders.TAESD_REACH
+    decoder, size, around = loaded("taesd", kl_vae), 43, decoders.TAESD_RECEPTIVE_FIELD
     leaf = latents(1, size).requires_grad_()
     middle = 8 * (size // 2)
     decoder.images(leaf)[..., middle : middle + 8, middle : middle + 8].sum().backward()
     touched = leaf.grad.abs().sum(dim=(0, 1)).sum(dim=0).nonzero()
-    assert size // 2 - reach <= int(touched.min()) and int(touched.max()) <= size // 2 + reach
-    assert int(touched.max()) - int(touched.min()) >= 2 * reach - 4, "and hardly less"
+    assert size // 2 - around <= int(touched.min()) and int(touched.max()) <= size // 2 + around
+    assert int(touched.max()) - int(touched.min()) >= 2 * around - 4, "and hardly less"
 
 
 def test_the_vae_decodes_all_of_it_for_a_part(kl_vae: Any) -> None:

@@ -32,11 +32,6 @@ WIDGETS: dict[str, tuple[type, dict[str, Any]]] = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _no_set_of_another_test() -> None:
-    lookahead.cached.clear()
-
-
 @pytest.fixture(scope="session")
 def cases(run_node: Callable[..., Any], sd15: Any, sdxl: Any) -> dict[str, Case]:
     """One case per model, all with two branches."""
