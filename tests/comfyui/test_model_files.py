@@ -308,4 +308,7 @@ def test_text_side_alone_in_text_encoders(run_node: Run, weight_files: Path, fol
     (text / "model.safetensors").unlink()
     apart = load_weight(run_node, "CLIP score", text_file="text_encoders/clip_l/model.sft")
     image = noise(2)
-    assert torch.equal(scores(apart, image), scores(load_weight(run_node, "CLIP score"), image))
+    # Not bit for bit: the sums of a processor may hang on where in memory the weights begin.
+    torch.testing.assert_close(
+        scores(apart, image), scores(load_weight(run_node, "CLIP score"), image)
+    )
