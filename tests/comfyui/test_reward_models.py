@@ -156,7 +156,8 @@ def test_weights_that_were_moved_serve_again(run_node: Run, sd15: Any, alone: Pa
     unload()
     moved_in_inference_mode(network(weight))
     again, _ = case.lags(weight=weight)
-    assert torch.equal(again, before)
+    # Not bit for bit: the sums of a processor may hang on where in memory the weights begin.
+    torch.testing.assert_close(again, before, rtol=1e-3, atol=1e-4)
     assert not any(p.is_inference() for p in network(weight).parameters())
     moved_in_inference_mode(network(weight))
     assert score(run_node, weight) and not torch.equal(again, case.ksampler())
