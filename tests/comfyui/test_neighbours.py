@@ -27,6 +27,7 @@ from lags_pack.nodes.samplers.guidance import LAGSGuidance
 from lags_pack.nodes.samplers.particles import LAGSParticleSampler
 from lags_pack.nodes.samplers.search import LAGSSearchSampler
 from lags_pack.rewards import Weight
+from lags_pack.runtime import lookahead
 from lags_pack.runtime.caches import caches_on
 from lags_pack.runtime.run import Guidance
 from torch import Tensor
@@ -478,9 +479,10 @@ def test_a_function_that_compares_goes_past_a_cache(case: Case, run_node: Run, n
     assert torch.equal(guided, expected)
 
 
-def test_lidars_quick_pictures_go_past_a_cache(case: Case, run_node: Run) -> None:
-    pictures = []
+def test_lidars_quick_images_bypass_a_cache(case: Case, run_node: Run) -> None:
+    images = []
     for model in (case.model, CACHES["LazyCache"](3.0)(run_node, case.model)):
+        lookahead.cached.clear()
         (method,) = run_node(
             LAGSMethodLiDAR,
             count=2,
@@ -490,8 +492,8 @@ def test_lidars_quick_pictures_go_past_a_cache(case: Case, run_node: Run) -> Non
             lookahead_seed=0,
         )
         case.ksampler(model=guidance(case, model, method=method))
-        pictures += method.kept.values()
-    assert torch.equal(*pictures)
+        images += lookahead.cached.values()
+    assert torch.equal(*images)
 
 
 def test_automatic_strength_is_measured_past_a_cache(
