@@ -13,6 +13,7 @@ from lags_pack.guidance import DPS, FreeDoM, LiDAR
 from lags_pack.guidance.methods.freedom import Window
 from lags_pack.nodes.samplers.particles import LAGSParticleSampler
 from lags_pack.rewards import ColourReward, Weight
+from lags_pack.runtime import lookahead
 from lags_pack.runtime.decoders import DECODERS, Decoding
 from lags_pack.runtime.options import Options
 from torch import Tensor, nn
@@ -194,6 +195,7 @@ class Runs:
             return self.case.run_node(LAGSParticleSampler, **inputs)[0]["samples"]
         chosen: dict[str, Any] = {"mode": way}
         if way in RIVALS:
+            lookahead.cached.clear()  # each run is the first
             chosen = {"method": RIVALS[way]()}
         elif way in DECODERS:
             chosen = {"options": Options(decoding=Decoding(way))}
