@@ -69,7 +69,7 @@ def runs(steps: int) -> dict[str, Calls]:
     table = {"plain": Calls(steps)}
     for mode in MODES:
         made = plan(preset(mode), sigmas, lambda sigma, noise, latent: latent + sigma * noise)
-        alone = made.second_calls if made.second_cost < 1 else 0
+        alone = made.total_second_calls if made.second_share < 1 else 0
         table[mode] = Calls(
             made.total_calls - alone,
             conditional=alone,

@@ -63,6 +63,11 @@ class Plan:
         return int(self.model_calls.sum()) + self.start_calls
 
     @property
+    def total_second_calls(self) -> int:
+        """Second evaluations over the run, among ``total_calls``."""
+        return int(self.second_calls.sum()) + self.start_second_calls
+
+    @property
     def total_backwards(self) -> int:
         """Backward passes through the denoiser over the run."""
         return int(self.model_backwards.sum())
@@ -70,7 +75,7 @@ class Plan:
     @property
     def relative_cost(self) -> float:
         """Arithmetic of the model over that of plain sampling; the weight comes on top."""
-        second = int(self.second_calls.sum()) + self.start_second_calls
+        second = self.total_second_calls
         forwards = self.total_calls - second + self.second_share * second
         return (forwards + BACKWARD * self.total_backwards) / len(self.sigma)
 

@@ -40,7 +40,7 @@ def test_the_modes_calls_are_the_plans() -> None:
     for mode in MODES:
         made = plan(preset(mode), sigmas, lambda sigma, noise, latent: latent + sigma * noise)
         assert table[mode].model + table[mode].conditional == made.total_calls
-        assert table[mode].conditional == (made.second_calls if mode == "balanced" else 0)
+        assert table[mode].conditional == (made.total_second_calls if mode == "balanced" else 0)
         assert (table[mode].gradients, table[mode].decodes) == (made.weight_calls, made.value_calls)
     assert table["plain"] == Calls(12)
     assert table["paper"] == Calls(24, gradients=12)

@@ -9,12 +9,15 @@ from typing import Any
 import pytest
 import torch
 from lags_pack.guidance import (
+    DPS,
     METHODS,
     MODES,
+    MPGD,
     AutogradDenoiser,
     AutogradLogWeight,
     Balanced,
     ConstantSchedule,
+    CustomMethod,
     DifferenceStep,
     FreeDoM,
     LiDAR,
@@ -24,6 +27,7 @@ from lags_pack.guidance import (
     Step,
     Window,
     preset,
+    scaled_vjp,
 )
 from lags_pack.tests.analytic import Counted, Gaussian, LinearLogWeight, sigmas
 from torch import Tensor
@@ -138,6 +142,47 @@ def test_gaussian_data_and_a_linear_log_w_are_exact(name: str, level: float) -> 
     variance = 0.5 * level**2 / (0.5 + level**2)  # of the posterior
     expected = BASE.denoise(x, sigma) + variance * SLOPE
     torch.testing.assert_close(guided, expected, rtol=2e-3, atol=2e-4)
+
+
+@pytest.mark.parametrize("kind", [DPS, MPGD])
+def test_rho_0_is_the_model_alone_and_less_is_refused(kind: type[DPS] | type[MPGD]) -> None:
+    x, sigma = draw(1.0)
+    guided, record = kind(0.0)(denoiser(), LinearLogWeight(SLOPE), x, sigma)
+    assert torch.equal(guided, BASE.denoise(x, sigma)) and not record.active
+    assert not kind(0.0).cost(sigma).is_guided
+    with pytest.raises(ValueError, match="rho is -1.0; expected a finite number, 0 or more"):
+        kind(-1.0)
+
+
+@pytest.mark.parametrize("level", [0.5, 1.0, 4.0])
+def test_mpgds_shift_in_closed_form(level: float) -> None:
+    x, sigma = draw(level)
+    guided, _ = MPGD(0.3)(denoiser(), LinearLogWeight(SLOPE), x, sigma)
+    expected = BASE.denoise(x, sigma) + 0.3 * min(level**2, 1.0) * SLOPE
+    torch.testing.assert_close(guided, expected)
+
+
+def test_a_function_says_what_it_may_cost() -> None:
+    def push(*_: Any) -> Tensor:
+        raise NotImplementedError
+
+    push.through_model, push.needs_gradient, push.name = True, False, "push"
+    method, sigma = CustomMethod(push), torch.tensor([1.0, 2.0])
+    cost = method.cost(sigma)
+    assert (method.name, cost.backwards, cost.gradients) == ("push", 1, 0)
+    assert cost.active.all() and not cost.takes_second and method.is_active(sigma).all()
+    assert method.repeats(sigma).tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("size", [None, lambda v: v.square().mean(dim=1, keepdim=True).sqrt()])
+def test_a_gradient_too_small_for_half_precision_comes_back(size: Any) -> None:
+    """Sample by sample; one of zeros stays zero."""
+    leaf = torch.ones(3, 4, requires_grad=True)
+    output = (0.25 * leaf).half()
+    v = torch.tensor([[1e-12], [1.0], [0.0]]) * torch.arange(1.0, 5.0)
+    torch.testing.assert_close(scaled_vjp(output, leaf, v, size), 0.25 * v, rtol=1e-3, atol=0)
+    lost = torch.autograd.grad((0.25 * leaf).half(), leaf, v.half())[0]
+    assert (lost[0] == 0).all(), "without the scale it is gone"
 
 
 @pytest.mark.parametrize(("kind", "said"), [(FreeDoM, "noise levels"), (LiDAR, "lookahead")])

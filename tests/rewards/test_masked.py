@@ -16,7 +16,7 @@ from lags_pack.rewards import (
     Term,
     Weight,
 )
-from lags_pack.rewards.masked import masked, region, stretched
+from lags_pack.rewards.masked import box_of, masked, region, stretched
 from torch import Tensor
 
 HUE = ColourReward("hue", hue=40.0)
@@ -200,6 +200,9 @@ def test_the_region_is_the_union_of_the_masks() -> None:
     )
     found = region(both)
     assert found is not None and torch.equal(found, torch.maximum(first, second))
+    assert box_of(both, *found.shape) == (0, 20, 0, 30), "the box around both"
+    assert box_of(masked(Weight.of(HUE, 1.0), second), *found.shape) == (4, 20, 6, 30)
+    assert box_of(Weight.of(HUE, 1.0), *found.shape) is None
 
 
 def test_the_region_of_masks_of_several_sizes_has_the_finest() -> None:
