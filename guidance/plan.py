@@ -53,11 +53,6 @@ class Plan:
     second_share: float
 
     @property
-    def shift_factor(self) -> PerStep:
-        """sigma_ve^2 alpha: what J v is multiplied by."""
-        return self.sigma_ve**2 * self.alpha
-
-    @property
     def total_calls(self) -> int:
         """Forwards of the denoiser over the run."""
         return int(self.model_calls.sum()) + self.start_calls

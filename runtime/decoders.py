@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from ..rewards import Weight
 from ..rewards.checkpoint import fill, read_weights, shape_of
 from .autograd_safe import autograd_safe
+from .checks import check_vae
 from .gradient import recomputed
 from .model_files import ModelFileError
 from .models import patchers_of, shared
@@ -269,6 +270,23 @@ class LatentRGBDecoder:
     def bytes_per_image(self, height: int, width: int, sparing: bool) -> float:
         """As a decoder: the image and its gradient."""
         return 2 * 3 * 4 * height * width
+
+
+def decoder_of(decoding: Decoding, vae: Any, model: Any) -> Decoder:
+    """The decoder for a MODEL's latents.
+
+    Raises:
+        ValueError: the VAE does not belong to the latents, or they have no such decoder.
+        ModelFileError: TAESD's file is not there.
+    """
+    check_vae(vae, model)
+    return choose(
+        decoding.decoder,
+        vae,
+        model.get_model_object("latent_format"),
+        # Asked through the model at each use: what patches it may replace the format for a run.
+        lambda denoised: model.model.process_latent_out(denoised),
+    )
 
 
 def choose(

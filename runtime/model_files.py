@@ -14,7 +14,6 @@ import folder_paths
 from ..rewards.base import Published
 
 FOLDER = "weight_functions"
-BORROWED = ("clip_vision", "text_encoders")  # ComfyUI's own folders that may hold a reward's file
 BUNDLED = "lags_demo"  # ComfyUI's name for the folder of weights that come with the pack
 SUFFIXES = (".safetensors", ".sft", ".pt", ".pth", ".bin")
 AUTO = "auto"  # the published file, by its usual names

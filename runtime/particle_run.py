@@ -70,7 +70,7 @@ class Choices:
         resampling: a name of ``RESAMPLING``.
         ess_threshold: share of the particles; -1 as the method has it.
         tempering: a name of ``TEMPERING``.
-        interval: steps between two looks at the weight; 0 as the method has it.
+        interval: steps between two evaluations of the weight; 0 as the method has it.
         at_once: particles of each image in one evaluation; 0 as many as fit.
         output: one of ``OUTPUTS``.
         count: images to put out by 'draw' and 'diverse'.
@@ -148,7 +148,7 @@ class Choices:
 
 @dataclass
 class ParticleRunTrace(Trace):
-    """A trace with all that the engine noted: effective sizes, resampling, ancestors.
+    """A trace with all that the engine noted: ESS, resampling, ancestors.
 
     Attributes:
         particles: the engine's records; None before the run's end.

@@ -7,8 +7,7 @@ from typing import Any
 
 from ..guidance.particles import PRESETS, Particles
 from ..rewards import Weight
-from .checks import check_vae
-from .decoders import choose
+from .decoders import decoder_of
 from .options import Options
 from .particle_model import check_sampler
 from .particle_run import NEED_GRADIENT, Choices, ParticleRun, ParticleRunTrace
@@ -74,14 +73,7 @@ def _run(
         ModelFileError: the decoder's file is missing.
     """
     model, options, latent = inputs.model, inputs.options or Options(), inputs.latent_image
-    check_vae(inputs.vae, model)
-    decoder = choose(
-        options.decoding.decoder,
-        inputs.vae,
-        model.get_model_object("latent_format"),
-        # Asked through the model at each use: what patches it may replace the format for a run.
-        lambda denoised: model.model.process_latent_out(denoised),
-    )
+    decoder = decoder_of(options.decoding, inputs.vae, model)
     step = replace(
         difference_step(model),
         relative=options.relative_step or None,
@@ -114,7 +106,7 @@ def _in_words(particles: Particles, title: str) -> str:
     lines = [
         f"{title}: {count} particles for each of {groups} images, {len(trace.records)} steps; "
         f"each particle: {trace.model_calls} model evaluations, {trace.model_backwards} backward "
-        f"passes through the model, {trace.weight_calls} looks at the weight"
+        f"passes through the model, {trace.weight_calls} evaluations of the weight"
     ]
     left = trace.roots(groups, count)
     for group in range(groups):
@@ -124,7 +116,7 @@ def _in_words(particles: Particles, title: str) -> str:
         lines.append(
             f"image {group}: log w best {float(log_w.max()):.4g}, "
             f"mean {float(log_w.mean()):.4g}; "
-            f"effective size at the end {1 / float(particles.weights[group].square().sum()):.2f}, "
+            f"ESS at the end {1 / float(particles.weights[group].square().sum()):.2f}, "
             f"least {min(sizes, default=float(count)):.2f}; resampled {copied} times, "
             f"{len(left[group].unique())} of {count} first particles have descendants; "
             f"log of the mean weight {float(particles.log_normaliser[group]):.4g}"

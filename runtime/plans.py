@@ -58,7 +58,7 @@ def other_schedules(text: str) -> dict[str, Schedule]:
 
 def in_words(made: Plan, label: str) -> str:
     """What a plan comes to."""
-    tilted = ", the first noise tilted too" if made.start_calls else ""
+    tilted = ", the initial noise tilted too" if made.start_calls else ""
     first = made.sigma[made.active]
     span = f" (sigma {float(first.max()):.4g} to {float(first.min()):.4g})" if len(first) else ""
     return (

@@ -40,9 +40,9 @@ from ..guidance import (
 from ..rewards import Weight
 from ..rewards.masked import region, stretched
 from .caches import warn_of_caches, without_caches, without_other_packs
-from .checks import check_latent, check_vae
+from .checks import check_latent
 from .decoded_weight import DecodedLogWeight, MaskedLogWeight
-from .decoders import Decoder, Decoding, choose
+from .decoders import Decoder, Decoding, decoder_of
 from .evaluations import DifferentiableEvaluations, Evaluations
 from .gradient import gradient_bytes, networks_of
 from .lookahead import SamplerRun, look_ahead
@@ -152,14 +152,7 @@ class Guidance:
             ModelFileError: the decoder's file is missing.
         """
         self._check(model)
-        latent_format = model.get_model_object("latent_format")
-        # Asked through the model at each use: what patches it may replace the format for a run.
-        self.decoder = choose(
-            self.decoding.decoder,
-            self.vae,
-            latent_format,
-            lambda denoised: model.model.process_latent_out(denoised),
-        )
+        self.decoder = decoder_of(self.decoding, self.vae, model)
         own = self.method.difference if isinstance(self.method, LAGS) else difference_step(model)
         self.difference = replace(own, full=False)  # how a score varies here, not how far off
         patched = model.clone()
@@ -182,7 +175,6 @@ class Guidance:
                 f"{name} asks for no gradient, by which an automatic strength is "
                 "measured: set the weight's strength by hand."
             )
-        check_vae(self.vae, model)
 
     def outer_sample(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -181,10 +182,28 @@ class Method(ABC):
         return torch.ones_like(sigma_ve, dtype=torch.float32)
 
 
+def cost_everywhere(sigma_ve: PerSample, backwards: int = 0, gradients: int = 0) -> Cost:
+    """Of evaluations that are guided at every noise level, without a second evaluation."""
+    nowhere = torch.zeros_like(sigma_ve, dtype=torch.bool)
+    return Cost(~nowhere, nowhere, backwards, gradients)
+
+
 def plain_cost(sigma_ve: PerSample) -> Cost:
     """Of evaluations that are not guided."""
     nowhere = torch.zeros_like(sigma_ve, dtype=torch.bool)
     return Cost(nowhere, nowhere)
+
+
+def check_not_negative(method: Method, *names: str) -> None:
+    """Refuse attributes that are no finite numbers, or below 0.
+
+    Raises:
+        ValueError: one of them is; the message names it.
+    """
+    for name in names:
+        value = getattr(method, name)
+        if not (math.isfinite(value) and value >= 0):
+            raise ValueError(f"{name} is {value}; expected a finite number, 0 or more.")
 
 
 def skip(denoised: Latents, sigma_ve: PerSample, step: Step) -> tuple[Latents, StepRecord]:

@@ -11,7 +11,7 @@ import torch
 from ..contracts import Denoiser, LogWeight, ModelError, Pull, check_finite_model, is_finite
 from ..shapes import Latents, PerSample
 from ..trace import StepRecord
-from .base import Cost, Method, Step, finish, plain_cost
+from .base import Cost, Method, Step, cost_everywhere, finish, plain_cost
 
 Function = Callable[[Denoiser, LogWeight, Latents, PerSample], Latents]
 
@@ -48,9 +48,7 @@ class CustomMethod(Method):
 
     def cost(self, sigma_ve: PerSample) -> Cost:
         """One gradient in each step, by guess: only a run can tell."""
-        everywhere = sigma_ve > 0
-        backwards, gradients = int(self.through_model), int(self.needs_gradient)
-        return Cost(everywhere, ~everywhere, backwards=backwards, gradients=gradients)
+        return cost_everywhere(sigma_ve, int(self.through_model), int(self.needs_gradient))
 
     def __call__(
         self,

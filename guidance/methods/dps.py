@@ -6,7 +6,6 @@ arXiv 2209.14687, for a weight in place of a measurement.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -22,7 +21,18 @@ from ..schedules import Measured
 from ..shapes import Latents, PerSample
 from ..trace import StepRecord
 from ..ve import per_sample
-from .base import Cost, Method, Step, finish, plain_cost, predicted_gain, skip, times_sigma2
+from .base import (
+    Cost,
+    Method,
+    Step,
+    check_not_negative,
+    cost_everywhere,
+    finish,
+    plain_cost,
+    predicted_gain,
+    skip,
+    times_sigma2,
+)
 
 LEAST_LOG_W = 1e-3  # the normalised form divides by |log w|, which may be 0
 
@@ -47,8 +57,7 @@ class DPS(Method):
     through_model = compares = True
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.rho) and self.rho >= 0):
-            raise ValueError(f"rho is {self.rho}; expected a finite number, 0 or more.")
+        check_not_negative(self, "rho")
 
     def cost(self, sigma_ve: PerSample) -> Cost:
         """One pass back through the denoiser and one gradient of the weight, in every step."""
@@ -77,8 +86,7 @@ class DPS(Method):
 
 def through_model_cost(sigma_ve: PerSample) -> Cost:
     """One forward and one backward pass, one gradient of the weight."""
-    everywhere = sigma_ve > 0
-    return Cost(everywhere, ~everywhere, backwards=1, gradients=1)
+    return cost_everywhere(sigma_ve, backwards=1, gradients=1)
 
 
 def gradient_through(

@@ -26,7 +26,17 @@ from ..schedules import Measured
 from ..shapes import Latents, Levels, PerSample
 from ..trace import StepRecord
 from ..ve import per_sample
-from .base import Cost, Method, Run, Step, finish, plain_cost, predicted_gain, skip, times_sigma2
+from .base import (
+    Cost,
+    Method,
+    Run,
+    Step,
+    check_not_negative,
+    finish,
+    predicted_gain,
+    skip,
+    times_sigma2,
+)
 from .dps import gradient_through, through_model_cost
 
 # Of the published settings: style transfer with classifier-free guidance, 100 steps, of which those
@@ -118,10 +128,7 @@ class FreeDoM(Method):
     through_model = compares = own_sampler = True
 
     def __post_init__(self) -> None:
-        for name in ("step", "plain_step"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value >= 0):
-                raise ValueError(f"{name} is {value}; expected a finite number, 0 or more.")
+        check_not_negative(self, "step", "plain_step")
 
     def bind(self, run: Run) -> FreeDoM:
         """With the noise levels of the run, on the CPU."""
@@ -152,10 +159,7 @@ class FreeDoM(Method):
 
     def cost(self, sigma_ve: PerSample) -> Cost:
         """One pass back through the denoiser and one gradient, in the steps of the window."""
-        active = self.is_active(sigma_ve)
-        if not bool(active.any()):
-            return plain_cost(sigma_ve)
-        return replace(through_model_cost(sigma_ve), active=active)
+        return replace(through_model_cost(sigma_ve), active=self.is_active(sigma_ve))
 
     def repeats(self, sigma_ve: PerSample) -> Tensor:
         """The rounds of the steps that start there."""

@@ -8,7 +8,6 @@ of the two means.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -19,7 +18,7 @@ from ..schedules import Measured
 from ..shapes import Latents, PerSample
 from ..trace import StepRecord
 from ..ve import per_sample
-from .base import Cost, Method, Run, StartCost, Step, finish, skip
+from .base import Cost, Method, Run, StartCost, Step, check_not_negative, finish, skip
 from .lookahead import Lookahead
 
 # The paper stops at t = 200 of 1000: this noise level in Stable Diffusion's schedule.
@@ -54,10 +53,7 @@ class LiDAR(Method):
     needs_gradient = False
 
     def __post_init__(self) -> None:
-        for name in ("scale", "sigma_end"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value >= 0):
-                raise ValueError(f"{name} is {value}; expected a finite number, 0 or more.")
+        check_not_negative(self, "scale", "sigma_end")
 
     def bind(self, run: Run) -> LiDAR:
         """With the run's lookahead samples."""

@@ -6,7 +6,6 @@ without an autoencoder of its own: in latent space the VAE's decoder takes that 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from ..contracts import Denoiser, LogWeight, check_finite_model, checked_value_and_grad
@@ -14,7 +13,18 @@ from ..schedules import Measured
 from ..shapes import Latents, PerSample
 from ..trace import StepRecord
 from ..ve import per_sample
-from .base import Cost, Method, Step, finish, plain_cost, predicted_gain, skip, times_sigma2
+from .base import (
+    Cost,
+    Method,
+    Step,
+    check_not_negative,
+    cost_everywhere,
+    finish,
+    plain_cost,
+    predicted_gain,
+    skip,
+    times_sigma2,
+)
 
 
 @dataclass(frozen=True)
@@ -32,15 +42,11 @@ class MPGD(Method):
     name = "MPGD"
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.rho) and self.rho >= 0):
-            raise ValueError(f"rho is {self.rho}; expected a finite number, 0 or more.")
+        check_not_negative(self, "rho")
 
     def cost(self, sigma_ve: PerSample) -> Cost:
         """One gradient of the weight in every step."""
-        if not self.rho:
-            return plain_cost(sigma_ve)
-        everywhere = sigma_ve > 0
-        return Cost(everywhere, ~everywhere, gradients=1)
+        return cost_everywhere(sigma_ve, gradients=1) if self.rho else plain_cost(sigma_ve)
 
     def __call__(
         self,
