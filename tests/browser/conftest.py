@@ -90,7 +90,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
     class Server(comfy_server.Server):
         def script(self) -> list[str]:
-            return [str(PACK / "tests" / "comfyui" / "launch.py"), str(self.root)]
+            return [str(PACK / "tests" / "comfyui" / "launch.py"), str(self.root / "main.py")]
 
     base = tmp_path_factory.mktemp("browser")
     settings = base / "user" / "default" / "comfy.settings.json"

@@ -17,4 +17,4 @@ class Server(comfy_server.Server):
         super().__init__(root, base, pack, python, flags=["--cpu"])
 
     def script(self) -> list[str]:
-        return [str(Path(__file__).with_name("launch.py")), str(self.root)]
+        return [str(Path(__file__).with_name("launch.py")), str(self.root / "main.py")]
