@@ -42,7 +42,8 @@ def test_readme_names_every_node() -> None:
     texts = json.loads((ROOT / "locales" / "en" / "nodeDefs.json").read_text(encoding="utf-8"))
     table = README[README.index("## Nodes") : README.index("## See what it does")]
     methods = table.replace(
-        "Method: DPS, FreeDoM, LiDAR", "Method: DPS Method: FreeDoM Method: LiDAR"
+        "Method: DPS, FreeDoM, LiDAR, MPGD",
+        "Method: DPS Method: FreeDoM Method: LiDAR Method: MPGD",
     )
     assert [n["display_name"] for n in texts.values() if n["display_name"] not in methods] == []
 

@@ -13,6 +13,7 @@ from comfyui_support.weighing import case_of, demo_case
 from lags_pack.nodes.methods.dps import LAGSMethodDPS
 from lags_pack.nodes.methods.freedom import LAGSMethodFreeDoM
 from lags_pack.nodes.methods.lidar import LAGSMethodLiDAR
+from lags_pack.nodes.methods.mpgd import LAGSMethodMPGD
 from lags_pack.nodes.samplers.guidance import LAGSGuidance
 from lags_pack.rewards import ColourReward, Weight
 from lags_pack.runtime import lookahead
@@ -29,6 +30,7 @@ WIDGETS: dict[str, tuple[type, dict[str, Any]]] = {
         LAGSMethodLiDAR,
         {"count": 6, "lookahead_steps": 3, "scale": 1.0, "sigma_end": 0.1, "lookahead_seed": 0},
     ),
+    "mpgd": (LAGSMethodMPGD, {"rho": 1.0}),
 }
 
 
@@ -68,7 +70,7 @@ def test_every_method_raises_the_score_and_leaves_nothing(
     assert len(calls) == trace.model_calls
     assert (trace.start.model_calls if trace.start else 0) == lookahead
     assert len(trace.records) == (8 if name == "freedom" else 4)
-    assert trace.label.split(",")[0] in ("DPS", "FreeDoM", "LiDAR")
+    assert trace.label.split(",")[0] in ("DPS", "FreeDoM", "LiDAR", "MPGD")
 
 
 @pytest.mark.parametrize("kind", KINDS)
