@@ -146,8 +146,7 @@ class VAEDecoder:
     @property
     def device(self) -> torch.device:
         """The VAE's."""
-        device: torch.device = self.vae.device
-        return device
+        return self.vae.device
 
     def images(self, latents: Tensor) -> Tensor:
         """As a decoder."""
@@ -195,8 +194,7 @@ class TAESDDecoder:
     def device(self) -> torch.device:
         """Where the memory manager puts it."""
         (patcher,) = patchers_of(self.modules)
-        device: torch.device = patcher.load_device
-        return device
+        return patcher.load_device
 
     def own_latents(self, denoised: Tensor) -> Tensor:
         """Model space is what it was trained on."""
@@ -250,8 +248,7 @@ class LatentRGBDecoder:
     @property
     def device(self) -> torch.device:
         """Where the diffusion model computes."""
-        device: torch.device = mm.get_torch_device()
-        return device
+        return mm.get_torch_device()
 
     def own_latents(self, denoised: Tensor) -> Tensor:
         """Model space is what the map is for."""

@@ -16,13 +16,7 @@ from ..guidance import VEView, per_sample, scaled_vjp
 from ..guidance.finite_difference import rms
 from .caches import without_caches
 from .gradient import differentiable, gradient_bytes
-from .memory import (
-    GIGABYTE,
-    is_out_of_memory,
-    make_room,
-    no_room_for_model,
-    unless_out_of_memory,
-)
+from .memory import GIGABYTE, is_out_of_memory, make_room, no_room_for_model, unless_out_of_memory
 from .rng_snapshot import Snapshot
 
 
@@ -113,8 +107,7 @@ class Evaluations:
         """The model's answer, or None where memory ran out."""
 
         def attempt() -> Tensor:
-            answer: Tensor = self.model(x, self.timestep, options, self.seed)
-            return answer
+            return self.model(x, self.timestep, options, self.seed)
 
         return unless_out_of_memory(attempt)
 
@@ -135,10 +128,9 @@ class Evaluations:
         conds, options = args["conds"], self._without(args["model_options"])
 
         def outputs(conds: list[Any]) -> list[Tensor]:
-            found: list[Tensor] = comfy.samplers.calc_cond_batch(
+            return comfy.samplers.calc_cond_batch(
                 args["model"], conds, args["input"], args["sigma"], options
             )
-            return found
 
         if not self.is_short:
             return outputs(conds)

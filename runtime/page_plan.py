@@ -105,7 +105,7 @@ def particles(sampling: Sampling, asked: dict[str, Any]) -> dict[str, Any]:
         asked["method"],
         int(asked["particles"]),
         tempering=asked["tempering"],
-        interval=int(asked["evaluate_every"]),
+        evaluate_every=int(asked["evaluate_every"]),
     )
     sigmas = sampled_levels(sampling, asked)
     if not len(sigmas):

@@ -272,8 +272,7 @@ class ParticleModel:
         model = KSamplerX0Inpaint(self.guider, self.levels.sigma)
         model.latent_image, model.noise = around.kept, around.noise
         own = x * self.levels.signal[level].clone()
-        denoised: Tensor = model(own, sigma, denoise_mask=around.mask, **self.options)
-        return denoised
+        return model(own, sigma, denoise_mask=around.mask, **self.options)
 
 
 class ParticleWeight:

@@ -27,6 +27,7 @@ from ..guidance.particles import (
     best,
     diverse,
     everything,
+    gather,
     group_seeds,
     noisy_start,
     particle_preset,
@@ -70,8 +71,8 @@ class Choices:
         resampling: a name of ``RESAMPLING``.
         ess_threshold: share of the particles; -1 as the method has it.
         tempering: a name of ``TEMPERING``.
-        interval: steps between two evaluations of the weight; 0 as the method has it.
-        at_once: particles of each image in one evaluation; 0 as many as fit.
+        evaluate_every: steps between two evaluations of the weight; 0 as the method has it.
+        particles_at_once: particles of each image in one evaluation; 0 as many as fit.
         output: one of ``OUTPUTS``.
         count: images to put out by 'draw' and 'diverse'.
     """
@@ -81,8 +82,8 @@ class Choices:
     resampling: str = FROM_METHOD
     ess_threshold: float = -1.0
     tempering: str = FROM_METHOD
-    interval: int = 0
-    at_once: int = 0
+    evaluate_every: int = 0
+    particles_at_once: int = 0
     output: str = OUTPUTS[0]
     count: int = 1
 
@@ -112,10 +113,10 @@ class Choices:
                 f"count is {self.count} and particles is {self.particles}: 'diverse' can give 1 to "
                 "all of the particles. Lower count or raise particles."
             )
-        if self.interval < 0 or self.at_once < 0 or self.count < 1:
+        if self.evaluate_every < 0 or self.particles_at_once < 0 or self.count < 1:
             raise ValueError(
-                f"evaluate_every is {self.interval}, particles_at_once is {self.at_once}, count is "
-                f"{self.count}; expected at least 0, 0 and 1."
+                f"evaluate_every is {self.evaluate_every}, particles_at_once is "
+                f"{self.particles_at_once}, count is {self.count}; expected at least 0, 0 and 1."
             )
 
     def engine(self, steps: int, difference: DifferenceStep) -> ParticleSampler:
@@ -127,7 +128,7 @@ class Choices:
             engine = replace(engine, ess_threshold=self.ess_threshold)
         if self.tempering != FROM_METHOD:
             engine = replace(engine, tempering=TEMPERING[self.tempering])
-        return replace(engine, interval=self.interval or engine.interval)
+        return replace(engine, interval=self.evaluate_every or engine.interval)
 
     def picked(self, particles: Particles, seeds: Sequence[int]) -> Tensor:
         """Which particles to put out, [G, K]; each image draws by its own seed."""
@@ -137,12 +138,8 @@ class Choices:
             return everything(particles)
         if self.output == "diverse":
             return diverse(particles, self.count)
-        uniforms = [
-            torch.rand(
-                self.count, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
-            )
-            for seed in seeds
-        ]
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        uniforms = [torch.rand(self.count, generator=g, dtype=torch.float64) for g in generators]
         return draw_by_weight(particles.log_weights, torch.stack(uniforms))
 
 
@@ -251,10 +248,8 @@ class ParticleRun:
                 )
         self.trace.particles = self.particles.trace
         self.index = self.choices.picked(self.particles, self.seeds)
-        groups = torch.arange(len(noise))[:, None].to(x.device)
-        chosen = self.particles.x[groups, self.index.to(x.device)].flatten(0, 1)
-        done: Tensor = sampling.inverse_noise_scaling(levels.sigma[-1], chosen)
-        return done
+        chosen = gather(self.particles, self.index).flatten(0, 1)
+        return sampling.inverse_noise_scaling(levels.sigma[-1], chosen)
 
     def _engine(self, steps: int) -> ParticleSampler:
         if self.weight.is_off:
@@ -279,8 +274,8 @@ class ParticleRun:
             # As if for more images: the backward pass of one takes the memory of several.
             load_together(guider, log_weight, torch.Size((round(copies * shape[0]), *shape[1:])))
             own = max(copies * own, shape[0] * log_weight.bytes_per_image(shape))
-        if self.choices.at_once:
-            return self.choices.at_once
+        if self.choices.particles_at_once:
+            return self.choices.particles_at_once
         free = ROOM * mm.get_free_memory(guider.model_patcher.load_device)
         return int(min(max(1, free // max(1.0, own)), self.choices.particles))
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..guidance.particles import PRESETS, Particles
 from ..rewards import Weight
+from .checks import without_gradient
 from .decoders import decoder_of
 from .options import Options
 from .particle_model import check_sampler
@@ -50,7 +51,7 @@ def _check_gradient(weight: Weight, method: str) -> None:
     """
     if weight.differentiable or weight.is_off:
         return
-    black = ", ".join(term.reward.name for term in weight.terms if not term.reward.differentiable)
+    black = without_gradient(weight)
     if method in NEED_GRADIENT:
         raise ValueError(
             f"Weight '{black}' has no gradient, which method '{method}' needs: choose 'smc' or "

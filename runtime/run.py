@@ -221,8 +221,7 @@ class Guidance:
                 callback({"x": x, "i": step, "denoised": denoised, **sigmas_here})
 
         def denoiser(x: Tensor, sigma: Tensor) -> Tensor:
-            denoised: Tensor = model(x, sigma, **extra_args)
-            return denoised
+            return model(x, sigma, **extra_args)
 
         return time_travel(denoiser, x, sigmas, rounds, lambda like: draw(None, None), look)
 
@@ -313,8 +312,7 @@ class Guidance:
 
         def plain(*arguments: Any) -> Tensor:
             mm.throw_exception_if_processing_interrupted()
-            result: Tensor = call.execute(*arguments)
-            return result
+            return call.execute(*arguments)
 
         seed = run.extra_args.get("seed")
         at = Evaluations(plain, guider, x, timestep, view, without_caches(options), seed)
