@@ -123,7 +123,9 @@ def guidance_inputs() -> list[Any]:
         ),
         confidence_input(),
         options_input(),
-        method_input(),
+        MethodSocket.Input(
+            "method", optional=True, tooltip="Another method instead of LAGS: a Method node."
+        ),
     ]
 
 
@@ -142,13 +144,6 @@ def confidence_input() -> Any:
 def options_input() -> Any:
     """The optional socket for LAGS Options."""
     return OptionsSocket.Input("options", optional=True, tooltip="LAGS Options, for experts.")
-
-
-def method_input() -> Any:
-    """The optional socket for another method than LAGS."""
-    return MethodSocket.Input(
-        "method", optional=True, tooltip="Another method instead of LAGS: a Method node."
-    )
 
 
 def guided_outputs() -> list[Any]:
@@ -184,8 +179,8 @@ def strength_input(reward: type[Reward]) -> Any:
         **dial(default, -1e6, 1e6, step),
         round=min(step, 1.0),  # the page shows no more digits than the step has
         tooltip=f"Gain in log w per unit of score ({reward.scale}). Working range "
-        f"{low:g} to {high:g}, "
-        f"0 off, negative for less. Default {default:g}: {reward.strength_source}.",
+        f"{low:g} to {high:g}, 0 off, negative for less. Default {default:g}: "
+        f"{reward.strength_source}.",
     )
 
 

@@ -105,11 +105,7 @@ class Evaluations:
 
     def _try(self, x: Tensor, options: dict[str, Any]) -> Tensor | None:
         """The model's answer, or None where memory ran out."""
-
-        def attempt() -> Tensor:
-            return self.model(x, self.timestep, options, self.seed)
-
-        return unless_out_of_memory(attempt)
+        return unless_out_of_memory(lambda: self.model(x, self.timestep, options, self.seed))
 
     @staticmethod
     def _branch_by(options: dict[str, Any], function: Any) -> dict[str, Any]:

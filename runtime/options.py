@@ -13,6 +13,7 @@ from ..guidance import (
     AutoSchedule,
     ChordSchedule,
     ConstantSchedule,
+    DifferenceStep,
     HardGateSchedule,
     Paper,
     Schedule,
@@ -59,16 +60,16 @@ class Options:
             int(widgets.get("reuse_gradient", 0)),
         )
 
+    def difference(self, step: DifferenceStep) -> DifferenceStep:
+        """The finite difference with these choices made."""
+        relative, absolute = self.relative_step or None, self.absolute_step or None
+        return replace(step, relative=relative, absolute=absolute)
+
     def applied_to(self, method: LAGS, c: float) -> LAGS:
         """The mode's method with these choices made."""
-        difference = replace(
-            method.difference,
-            relative=self.relative_step or None,
-            absolute=self.absolute_step or None,
-        )
         method = replace(
             method,
-            difference=difference,
+            difference=self.difference(method.difference),
             shift_limit=self.shift_limit or None,
             reuse=self.reuse_gradient or method.reuse,
         )

@@ -20,8 +20,6 @@ from .plans import curve
 from .sampling import ksampler_levels
 
 PATH = "/lags/schedule"
-
-
 # The nodes that give a method, by id; nodes/ hands them in.
 _method_nodes: dict[str, Any] = {}
 

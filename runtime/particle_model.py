@@ -293,13 +293,10 @@ class ParticleWeight:
 
     def value_and_grad(self, denoised: Tensor) -> tuple[Tensor, Tensor]:
         """(log w, gradient like ``denoised``)."""
-        parts = [
-            self._checked(self.inner.value_and_grad, part) for part in denoised.split(self.rows)
-        ]
-        grad = torch.cat([part[1] for part in parts])
-        return torch.cat([part[0] for part in parts]), grad if self.mask is None else (
-            grad * self.mask
-        )
+        rows = denoised.split(self.rows)
+        parts = [self._checked(self.inner.value_and_grad, part) for part in rows]
+        log_w, grad = (torch.cat(whole) for whole in zip(*parts, strict=True))
+        return log_w, grad if self.mask is None else grad * self.mask
 
     @staticmethod
     def _checked(function: Callable[[Tensor], Any], part: Tensor) -> Any:

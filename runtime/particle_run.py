@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -32,14 +32,15 @@ from ..guidance.particles import (
     noisy_start,
     particle_preset,
 )
-from ..guidance.particles.resampling import draw_by_weight
+from ..guidance.particles.resampling import multinomial
 from ..rewards import Weight
 from .caches import warn_of_caches, without_caches
 from .checks import check_latent
 from .decoded_weight import DecodedLogWeight
-from .decoders import Decoder, Decoding
+from .decoders import decoder_of
 from .gradient import KEPT
 from .memory import GIGABYTE
+from .options import Options
 from .particle_model import (
     Inpainting,
     Levels,
@@ -49,7 +50,8 @@ from .particle_model import (
     chain_of,
     start,
 )
-from .run import announce, announce_strengths, at_step, load_together
+from .run import announce, announce_strengths, at_step, difference_step, load_together
+from .sampling import SamplerInputs
 
 FROM_METHOD = "from method"
 OUTPUTS = ("best", "draw", "diverse", "all")
@@ -140,7 +142,7 @@ class Choices:
             return diverse(particles, self.count)
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         uniforms = [torch.rand(self.count, generator=g, dtype=torch.float64) for g in generators]
-        return draw_by_weight(particles.log_weights, torch.stack(uniforms))
+        return multinomial(particles.log_weights, torch.stack(uniforms))
 
 
 @dataclass
@@ -151,7 +153,7 @@ class ParticleRunTrace(Trace):
         particles: the engine's records; None before the run's end.
     """
 
-    particles: ParticleTrace | None = field(default=None)
+    particles: ParticleTrace | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers and lists, ready for JSON."""
@@ -163,40 +165,35 @@ class ParticleRun:
     """Particles on a MODEL in place of a sampler's steps; inpainting, previews and patches stay.
 
     Args:
+        inputs: of the node.
         choices: the method and its numbers.
         weight: log w on images; one that is off runs plain particles.
-        decoder: shows the weight the images.
-        decoding: at which size.
-        sampler_name: one of ``particle_model.SAMPLERS``.
-        seed: of the run.
-        indices: number of each image of the batch, which its noise hangs on.
-        difference: the finite difference of method 'lags'.
         trace: receives one record per step.
 
     Attributes:
         particles: the result; latents in model space.
         index: [G, K] the particles put out.
+
+    Raises:
+        ValueError: the VAE does not belong to the model, or there is no such decoder.
+        ModelFileError: the decoder's file is missing.
     """
 
     particles: Particles
     index: Tensor
 
     def __init__(
-        self,
-        choices: Choices,
-        weight: Weight,
-        decoder: Decoder,
-        decoding: Decoding,
-        sampler_name: str,
-        seed: int,
-        indices: Sequence[int],
-        difference: DifferenceStep,
-        trace: ParticleRunTrace,
+        self, inputs: SamplerInputs, choices: Choices, weight: Weight, trace: ParticleRunTrace
     ) -> None:
-        self.choices, self.weight = choices, weight
-        self.decoder, self.decoding = decoder, decoding
-        self.sampler_name, self.difference, self.trace = sampler_name, difference, trace
-        every = group_seeds(seed, max(indices) + 1)
+        self.choices, self.weight, self.trace = choices, weight, trace
+        self.sampler_name, options = inputs.sampler_name, inputs.options or Options()
+        self.decoding = options.decoding
+        self.decoder = decoder_of(self.decoding, inputs.vae, inputs.model)
+        self.difference = options.difference(difference_step(inputs.model))
+        # Each image's noise hangs on its number in the batch that it was taken from.
+        latent = inputs.latent_image
+        indices = list(latent.get("batch_index") or range(len(latent["samples"])))
+        every = group_seeds(inputs.seed, max(indices) + 1)
         self.seeds = [every[index] for index in indices]
 
     def apply(self, model: Any) -> Any:
@@ -238,7 +235,10 @@ class ParticleRun:
         steps = len(levels.sigma) - 1
         with at_step(lambda: 1, steps):
             log_weight = self._log_weight(model, sampling)
-        engine = replace(self._engine(steps), chain=chain)
+        engine = particle_preset("smc", steps)
+        if not self.weight.is_off:
+            engine = self.choices.engine(steps, self.difference)
+        engine = replace(engine, chain=chain)
         with tqdm(total=steps, disable=disable_pbar) as bar:
             shown = _shown(self.trace, callback, bar)
             # After the last step the weight looks at the finished images.
@@ -250,11 +250,6 @@ class ParticleRun:
         self.index = self.choices.picked(self.particles, self.seeds)
         chosen = gather(self.particles, self.index).flatten(0, 1)
         return sampling.inverse_noise_scaling(levels.sigma[-1], chosen)
-
-    def _engine(self, steps: int) -> ParticleSampler:
-        if self.weight.is_off:
-            return particle_preset("smc", steps)
-        return self.choices.engine(steps, self.difference)
 
     def _loaded(self, guider: Any, shape: torch.Size) -> int:
         """Load what the run needs beside the model; how many particles to evaluate at once."""
@@ -307,17 +302,11 @@ class ParticleRun:
         sigma, signal = levels.sigma[levels.clear], levels.signal[levels.clear]
         x = sampling.noise_scaling(sigma, around.noise, around.kept) / signal
         sigma_ve = levels.sigma_ve[levels.clear].expand(len(x))
-        deviations = {
-            i: score_std(
-                model,
-                self._over(model, Weight.of(term.reward, 1.0), 1),
-                x,
-                sigma_ve,
-                self.difference,
-            )
-            for i, term in enumerate(self.weight.terms)
-            if not term.is_known
-        }
+        deviations = {}
+        for i, term in enumerate(self.weight.terms):
+            if not term.is_known:
+                score = self._over(model, Weight.of(term.reward, 1.0), 1)
+                deviations[i] = score_std(model, score, x, sigma_ve, self.difference)
         weight = self.weight.measured(deviations)
         self.trace.measured = tuple(weight.labels[i] for i in deviations)
         announce_strengths(self.weight, weight, deviations)

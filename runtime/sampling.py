@@ -65,15 +65,9 @@ def prepare(
     Raises:
         ValueError: an input that no run can use.
     """
-    check_connected(
-        model=inputs.model,
-        positive=inputs.positive,
-        negative=inputs.negative,
-        latent_image=inputs.latent_image,
-        vae=inputs.vae,
-        weight=inputs.weight,
-        **filled(options=inputs.options, method=inputs.method),
-    )
+    sockets = ("model", "positive", "negative", "latent_image", "vae", "weight")
+    check_connected(**{name: getattr(inputs, name) for name in sockets})
+    check_connected(**filled(options=inputs.options, method=inputs.method))
     check_denoise(inputs.denoise, inputs.steps)
     if not plain:
         check_latent(inputs.latent_image["samples"])

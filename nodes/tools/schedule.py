@@ -79,12 +79,10 @@ class LAGSScheduleVisualizer(io.ComfyNode):
         c: float,
         nats: float,
         compare: str,
-        axis: str,
-        theme: str,
-        scale: float,
         model: Any = None,
         sigmas: Tensor | None = None,
         options: Options | None = None,
+        **look: Any,
     ) -> io.NodeOutput:
         check_connected(**filled(model=model, sigmas=sigmas, options=options))
         if model is None and sigmas is None:
@@ -94,6 +92,6 @@ class LAGSScheduleVisualizer(io.ComfyNode):
             sigmas = ksampler_levels(model, steps, sampler_name, scheduler, denoise)
         made = planned(model, sigmas, mode, c, nats, options)
         others = compared(other_schedules(compare), made.sigma_ve, nats)
-        image = draw(made, mode, others, axis, theme, scale)
+        image = draw(made, mode, others, **look)
         text = in_words(made, mode)
         return io.NodeOutput(image, sigmas, text, ui={"text": [text], "lags_plan": [curve(made)]})
