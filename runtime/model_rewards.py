@@ -184,8 +184,7 @@ def measured_rates(model: Classifier, classes: Sequence[int], plain: Tensor | No
     models.load([model])
     with torch.inference_mode(False), torch.no_grad():
         parts = [among(model, part, classes).exp() for part in channels_first(plain).split(8)]
-    rates: list[float] = torch.cat(parts).mean(dim=0).clamp(min=1e-4).tolist()
-    return rates
+    return torch.cat(parts).mean(dim=0).clamp(min=1e-4).tolist()
 
 
 def class_reward(file: str, precision: str, goal: dict[str, Any], plain: Tensor | None) -> Reward:

@@ -20,8 +20,6 @@ from .plans import curve
 from .sampling import ksampler_levels
 
 PATH = "/lags/schedule"
-
-
 # The nodes that give a method, by id; nodes/ hands them in.
 _method_nodes: dict[str, Any] = {}
 
@@ -105,7 +103,7 @@ def particles(sampling: Sampling, asked: dict[str, Any]) -> dict[str, Any]:
         asked["method"],
         int(asked["particles"]),
         tempering=asked["tempering"],
-        interval=int(asked["evaluate_every"]),
+        evaluate_every=int(asked["evaluate_every"]),
     )
     sigmas = sampled_levels(sampling, asked)
     if not len(sigmas):
