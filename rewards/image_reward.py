@@ -138,13 +138,14 @@ def _configs(vision: Weights, text: Weights, settings: dict[str, Any], path: Pat
     shapes = vision_shapes(
         vision, "embeddings.patch_embedding.weight", "embeddings.position_embedding", 3, path
     )
+    vision_inner = shape_of(vision, "encoder.layers.0.mlp.fc1.weight", 2, path)[0]
     words, width = shape_of(text, "embeddings.word_embeddings.weight", 2, path)
     context = shape_of(text, "embeddings.position_embeddings.weight", 2, path)[0]
     inner = shape_of(text, "encoder.layer.0.intermediate.dense.weight", 2, path)[0]
     return (
         BlipVisionConfig(
             **shapes,
-            intermediate_size=shape_of(vision, "encoder.layers.0.mlp.fc1.weight", 2, path)[0],
+            intermediate_size=vision_inner,
             num_hidden_layers=count_below(vision, "encoder.layers."),
             num_attention_heads=max(1, shapes["hidden_size"] // 64),
             layer_norm_eps=1e-6,
