@@ -84,10 +84,10 @@ def test_cells_of_the_tilt_table() -> None:
     assert 1 / float(cell.shares.double().square().sum()) == pytest.approx(1500, rel=0.01)
     variance = float(cell.scores.var())
     assert cell.true_shift == pytest.approx(cell.strength * variance, rel=0.1)
-    first, exact = tilt.exact_rows(cell, plain, classifier)
+    first, exact = tilt.exact_rows(cell)
     assert first["broken %"] == pytest.approx(1, abs=0.1)
     assert exact["share of shift %"] == 100 and exact["method"].startswith("exact")
-    assert tilt.distance(plain.features.mean(dim=0), plain.features.mean(dim=0), plain) == 0
+    assert cell.distance(cell.target) == 0
 
 
 def test_what_counts_as_captured() -> None:

@@ -120,14 +120,15 @@ def test_sliced_wasserstein_of_a_scale() -> None:
 
 def test_lags_comes_closer_to_the_target_than_plain_sampling() -> None:
     """2,000 samples, 40 steps: the order plain > LAGS c = 10 > exact score, with room."""
-    distance = {}
+    distance, problem = {}, benchmark.heart_problem()
     for name, c in (("plain", None), ("LAGS", 10.0)):
         method = None if c is None else Paper(schedule=UncertaintySchedule(c))
-        drawn, trace = benchmark.run(method, seed=0, steps=40, samples=2000)
+        drawn, trace = benchmark.run(method, 0, problem, steps=40, samples=2000)
         assert drawn.shape == (2000, 2) and torch.isfinite(drawn).all()
         assert trace.model_calls == (0 if c is None else 80)
-        distance[name] = benchmark.score(drawn, seed=0)
-    exact = benchmark.score(benchmark.run_exact(0, steps=40, samples=2000), seed=0)
+        distance[name] = benchmark.score(drawn, 0, problem)
+    solved = benchmark.run_exact(0, problem, steps=40, samples=2000)
+    exact = benchmark.score(solved, 0, problem)
     assert distance["LAGS"]["sliced W2"] < 0.8 * distance["plain"]["sliced W2"]
     assert exact["sliced W2"] < 0.5 * distance["LAGS"]["sliced W2"]
     assert distance["LAGS"]["% off support"] < 0.3 * distance["plain"]["% off support"]
