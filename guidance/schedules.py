@@ -62,7 +62,7 @@ class UncertaintySchedule:
     needs_shift = needs_gain = False
 
     def __post_init__(self) -> None:
-        _check_positive("confidence c", self.c)
+        _check_positive("uncertainty coefficient c", self.c)
 
     def alpha(self, sigma_ve: PerSample, measured: Measured | None = None) -> PerSample:
         """[B] in 0..1, falling with sigma_ve."""

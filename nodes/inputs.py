@@ -121,7 +121,7 @@ def guidance_inputs() -> list[Any]:
             "fast: no second evaluation of the model, nearly KSampler's speed, acts late (colour, "
             "texture). paper: LAGS as published, two evaluations of the model in every step.",
         ),
-        confidence_input(),
+        coefficient_input(),
         options_input(),
         MethodSocket.Input(
             "method", optional=True, tooltip="Another method instead of LAGS: a Method node."
@@ -129,7 +129,7 @@ def guidance_inputs() -> list[Any]:
     ]
 
 
-def confidence_input() -> Any:
+def coefficient_input() -> Any:
     """The dial of all modes."""
     return io.Float.Input(
         "c",

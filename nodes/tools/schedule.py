@@ -14,7 +14,7 @@ from ...runtime.last_model import remember
 from ...runtime.options import Options
 from ...runtime.plans import curve, in_words, other_schedules, planned
 from ...runtime.sampling import ksampler_levels
-from ..inputs import confidence_input, dial, look_inputs, options_input, sampler_inputs
+from ..inputs import coefficient_input, dial, look_inputs, options_input, sampler_inputs
 from ..sockets import CATEGORY
 
 
@@ -41,7 +41,7 @@ class LAGSScheduleVisualizer(io.ComfyNode):
                     "denoise", default=1.0, min=0.0, max=1.0, step=0.01, tooltip="As in KSampler."
                 ),
                 io.Combo.Input("mode", options=list(MODES), tooltip="As in KSampler (LAGS)."),
-                confidence_input(),
+                coefficient_input(),
                 io.Float.Input(
                     "nats",
                     display_name="std of log w",

@@ -337,7 +337,9 @@ def test_a_weight_that_breaks_its_contract_is_named(
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("c", [0.0, -1.0, math.nan, math.inf])
 def test_refuses_c(mode: str, c: float) -> None:
-    with pytest.raises(ValueError, match=rf"confidence c is {c}; expected .* above 0 \(the paper"):
+    with pytest.raises(
+        ValueError, match=rf"uncertainty coefficient c is {c}; expected .* above 0 \(the paper"
+    ):
         preset(mode, c=c)
 
 
