@@ -27,11 +27,12 @@ def test_links_lead_to_files(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_are_ones_that_dev_py_has(page: Path) -> None:
     source = (ROOT / "dev.py").read_text(encoding="utf-8")
+    commands = re.search(r"for command in \((.+)\)", source)[1].split(", ")
     benchmarks = {file.stem for file in (ROOT / "benchmarks").glob("[a-z]*.py")}
     for command, argument in re.findall(
         r"python3? dev\.py (\w+)(?: ([\w/]+))?", page.read_text(encoding="utf-8")
     ):
-        assert f'"{command}": {command}' in source, command
+        assert command in commands, command
         if command == "bench" and argument != "NAME":
             assert argument in benchmarks, argument
         if command == "test" and argument:
