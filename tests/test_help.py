@@ -20,13 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 NODES = json.loads((ROOT / "locales" / "en" / "nodeDefs.json").read_text("utf-8"))
 CHINESE = json.loads((ROOT / "locales" / "zh" / "nodeDefs.json").read_text("utf-8"))
 EACH = pytest.mark.parametrize("node", NODES)
-SECTIONS = (
-    "Inputs",
-    "Outputs",
-    "A worked graph",
-    "When something is wrong",
-    "Where it comes from",
-)
+SECTIONS = ("Inputs", "Outputs", "A worked graph", "When something is wrong", "Where it comes from")
 TEMPLATES = {path.stem for path in (ROOT / "workflows").glob("*.json")}
 
 PICTURE = re.compile(r"!\[([^\]]*)\]\(([^)\s]+)\)")

@@ -72,11 +72,7 @@ def edm_root(sigma: float) -> float:
 
 
 FORMS = {
-    "EPS": Form(
-        lambda s: 1.0,
-        lambda x, d, s: (x - d) / s,
-        lambda x, out, s: x - out * s,
-    ),
+    "EPS": Form(lambda s: 1.0, lambda x, d, s: (x - d) / s, lambda x, out, s: x - out * s),
     "v": Form(
         lambda s: 1.0,
         lambda x, d, s: (x / root(s) - d * root(s)) / s,
@@ -88,11 +84,7 @@ FORMS = {
         lambda x, out, s: x * DATA**2 / edm_root(s) ** 2 + out * s * DATA / edm_root(s),
     ),
     "X0": Form(lambda s: 1.0, lambda x, d, s: d, lambda x, out, s: out),
-    "flow": Form(
-        lambda s: 1.0 - s,
-        lambda x, d, s: (x - d) / s,
-        lambda x, out, s: x - out * s,
-    ),
+    "flow": Form(lambda s: 1.0 - s, lambda x, d, s: (x - d) / s, lambda x, out, s: x - out * s),
 }
 
 

@@ -313,11 +313,7 @@ def heart_distance(name: str, steps: int, groups: int, count: int) -> float:
 
 @pytest.mark.parametrize(
     ("name", "steps", "groups", "count", "limit"),
-    [
-        ("lags", 100, 1, 10_000, 0.10),
-        ("smc", 50, 1, 10_000, 0.15),
-        ("lags", 50, 64, 64, 0.25),
-    ],
+    [("lags", 100, 1, 10_000, 0.10), ("smc", 50, 1, 10_000, 0.15), ("lags", 50, 64, 64, 0.25)],
 )
 def test_the_heart(name: str, steps: int, groups: int, count: int, limit: float) -> None:
     assert heart_distance(name, steps, groups, count) <= limit

@@ -34,8 +34,7 @@ def test_a_weight_needs_what_its_neediest_term_needs() -> None:
 
 
 @pytest.mark.parametrize(
-    ("box", "expected"),
-    [((0, 64, 0, 128), 448), ((0, 32, 0, 128), 896), ((10, 42, 20, 36), 1792)],
+    ("box", "expected"), [((0, 64, 0, 128), 448), ((0, 32, 0, 128), 896), ((10, 42, 20, 36), 1792)]
 )
 def test_a_mask_needs_its_box_as_large(box: tuple[int, int, int, int], expected: int) -> None:
     top, bottom, left, right = box
