@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -147,11 +148,14 @@ def test_gaussian_data_and_a_linear_log_w_are_exact(name: str, level: float) -> 
 @pytest.mark.parametrize("kind", [DPS, MPGD])
 def test_rho_0_is_the_model_alone_and_less_is_refused(kind: type[DPS] | type[MPGD]) -> None:
     x, sigma = draw(1.0)
-    guided, record = kind(0.0)(denoiser(), LinearLogWeight(SLOPE), x, sigma)
+    model, weight = Counted(BASE.denoise), LinearLogWeight(SLOPE)
+    guided, record = kind(0.0)(denoiser(model), weight, x, sigma)
     assert torch.equal(guided, BASE.denoise(x, sigma)) and not record.active
+    assert model.calls == 1 and weight.calls == 0
     assert not kind(0.0).cost(sigma).is_guided
-    with pytest.raises(ValueError, match="rho is -1.0; expected a finite number, 0 or more"):
-        kind(-1.0)
+    for rho in (-1.0, math.nan, math.inf):
+        with pytest.raises(ValueError, match=f"rho is {rho}; expected a finite number, 0 or more"):
+            kind(rho)
 
 
 @pytest.mark.parametrize("level", [0.5, 1.0, 4.0])

@@ -72,24 +72,24 @@ def clip_by_transformers(folder: Path, images: Tensor, prompt: str) -> tuple[Ten
     """Normalised features of images and prompt: transformers itself loads and runs the file."""
     from transformers import CLIPModel, CLIPTokenizer
 
-    model = CLIPModel.from_pretrained(str(folder)).eval()
-    tokens = CLIPTokenizer.from_pretrained(str(folder))(
-        prompt, padding=True, truncation=True, max_length=77, return_tensors="pt"
-    )
+    model, reader = CLIPModel.from_pretrained(folder).eval(), CLIPTokenizer.from_pretrained(folder)
+    tokens = reader(prompt, padding=True, truncation=True, max_length=77, return_tensors="pt")
     with torch.no_grad():
         found = model(pixel_values=normalised(images), **tokens)
     return unit(found.image_embeds), unit(found.text_embeds), model.logit_scale.detach()
+
+
+def both_sides(path: Path) -> tuple[Any, Tensor]:
+    """The file's image side, and the features of the prompt."""
+    return clip.image_encoder(path, torch.float32), clip.text_encoder(path, torch.float32)(PROMPT)
 
 
 def test_pickscore(tmp_path: Path) -> None:
     """exp(logit_scale) * <normalised text, normalised image>."""
     path = reward_files.pickscore(tmp_path, logit_scale=math.log(37.0))
     image, text, scale = clip_by_transformers(path.parent, pictures(), PROMPT)
-    expected = scale.exp() * (text @ image.T)[0]
-    reward = PickScore(
-        clip.image_encoder(path, torch.float32), clip.text_encoder(path, torch.float32)(PROMPT)
-    )
-    assert_scores(reward, pictures(), expected)
+    reward = PickScore(*both_sides(path))
+    assert_scores(reward, pictures(), scale.exp() * (text @ image.T)[0])
     assert reward.preference_scale == 1  # softmax of the scores themselves
 
 
@@ -104,16 +104,14 @@ def test_pickscore_through_its_authors_processor(tmp_path: Path) -> None:
     processor = CLIPImageProcessor.from_pretrained(str(path.parent))
     files = [Image.fromarray(np.asarray(picture.permute(1, 2, 0))) for picture in levels]
     pixels = processor(files, return_tensors="pt")["pixel_values"]
+    model, words = CLIPModel.from_pretrained(path.parent).eval(), torch.tensor([[512, 513]])
     with torch.no_grad():
-        model = CLIPModel.from_pretrained(str(path.parent)).eval()
-        features = unit(
-            model(pixel_values=pixels, input_ids=torch.tensor([[512, 513]])).image_embeds
-        )
-        text = clip.text_encoder(path, torch.float32)(PROMPT)
-        reward = PickScore(clip.image_encoder(path, torch.float32), text)
+        features = unit(model(pixel_values=pixels, input_ids=words).image_embeds)
+        eye, text = both_sides(path)
         expected = 100 * (features @ unit(text)[0])
         assert (expected[0] - expected[1]).abs() > 5
-        torch.testing.assert_close(reward(levels / 255), expected, atol=0.3, rtol=0)
+        scores = PickScore(eye, text)(levels / 255)
+        torch.testing.assert_close(scores, expected, atol=0.3, rtol=0)
 
 
 @pytest.mark.parametrize("layout", ["transformers", "open_clip"])
@@ -124,10 +122,7 @@ def test_clip_score(layout: str, tmp_path: Path) -> None:
     else:
         path = reward_files.hps(tmp_path)
         image, text = open_clip_features(path, normalised(pictures()))
-    reward = ClipScore(
-        clip.image_encoder(path, torch.float32), clip.text_encoder(path, torch.float32)(PROMPT)
-    )
-    assert_scores(reward, pictures(), (image @ text.T)[:, 0])
+    assert_scores(ClipScore(*both_sides(path)), pictures(), (image @ text.T)[:, 0])
 
 
 def test_clip_text_without_a_config_reads_its_last_token(tmp_path: Path) -> None:
@@ -191,10 +186,13 @@ def clip_vision_model(path: Path) -> nn.Module:
     return model
 
 
+def linear(weights: Weights, key: str, x: Tensor) -> Tensor:
+    return x @ weights[f"{key}.weight"].T + weights[f"{key}.bias"]
+
+
 def linear_layers(weights: Weights, prefix: str, features: Tensor) -> Tensor:
     for number in (0, 2, 4, 6, 7):
-        key = f"{prefix}layers.{number}"
-        features = features @ weights[f"{key}.weight"].T + weights[f"{key}.bias"]
+        features = linear(weights, f"{prefix}layers.{number}", features)
     return features[:, 0]
 
 
@@ -209,10 +207,6 @@ def test_aesthetic(tmp_path: Path) -> None:
 
 
 # ---- ImageReward --------------------------------------------------------------------------------
-
-
-def linear(weights: Weights, key: str, x: Tensor) -> Tensor:
-    return x @ weights[f"{key}.weight"].T + weights[f"{key}.bias"]
 
 
 def layer_norm(weights: Weights, key: str, x: Tensor, eps: float) -> Tensor:
@@ -244,10 +238,9 @@ def blip_sees(weights: Weights, pixels: Tensor, layers: int, heads: int) -> Tens
     everything = torch.ones(x.shape[1], dtype=torch.bool)
     for i in range(layers):
         block = f"blocks.{i}."
-        q, k, v = linear(eye, block + "attn.qkv", layer_norm(eye, block + "norm1", x, 1e-6)).chunk(
-            3, dim=-1
-        )
-        x = x + linear(eye, block + "attn.proj", attention(q, k, v, heads, everything))
+        seen = linear(eye, block + "attn.qkv", layer_norm(eye, block + "norm1", x, 1e-6))
+        mixed = attention(*seen.chunk(3, dim=-1), heads, everything)
+        x = x + linear(eye, block + "attn.proj", mixed)
         inner = gelu(linear(eye, block + "mlp.fc1", layer_norm(eye, block + "norm2", x, 1e-6)))
         x = x + linear(eye, block + "mlp.fc2", inner)
     return layer_norm(eye, "norm", x, 1e-6)
@@ -257,14 +250,8 @@ def bert_attends(
     weights: Weights, key: str, x: Tensor, source: Tensor, heads: int, kept: Tensor
 ) -> Tensor:
     query = linear(weights, f"{key}.self.query", x)
-    mixed = attention(
-        query,
-        linear(weights, f"{key}.self.key", source),
-        linear(weights, f"{key}.self.value", source),
-        heads,
-        kept,
-    )
-    x = x + linear(weights, f"{key}.output.dense", mixed)
+    keys, values = (linear(weights, f"{key}.self.{name}", source) for name in ("key", "value"))
+    x = x + linear(weights, f"{key}.output.dense", attention(query, keys, values, heads, kept))
     return layer_norm(weights, f"{key}.output.LayerNorm", x, 1e-12)
 
 
@@ -287,10 +274,9 @@ def blip_reads(weights: Weights, tokens: Tensor, seen: Tensor, layers: int, head
 
 def blip_file(folder: Path) -> Path:
     """Two heads on both sides, three and two layers, and norms that do something."""
-    path = reward_files.image_reward(
-        folder, width=128, layers=3, text=48, text_layers=2, side=32, patch=8
-    )
-    weights, generator = torch.load(path, weights_only=True), torch.Generator().manual_seed(2)
+    sizes = {"width": 128, "layers": 3, "text": 48, "text_layers": 2, "side": 32, "patch": 8}
+    path, generator = reward_files.image_reward(folder, **sizes), torch.Generator().manual_seed(2)
+    weights = torch.load(path, weights_only=True)
     for key, value in weights.items():
         if "norm" in key.lower() and key.endswith("weight"):
             value.add_(0.3 * torch.randn(value.shape, generator=generator))
@@ -344,7 +330,7 @@ def class_logits(path: Path, images: Tensor) -> Tensor:
     return logits
 
 
-def test_class_scores(tmp_path: Path) -> None:
+def test_class_and_balance_scores(tmp_path: Path) -> None:
     path = reward_files.classifier(tmp_path)
     model, odds = classifier(path, torch.float32), class_logits(path, pictures()).exp()
     share = odds / odds.sum(dim=1, keepdim=True)
@@ -353,11 +339,6 @@ def test_class_scores(tmp_path: Path) -> None:
     assert_scores(ClassReward(model, [2], away=True), pictures(), (1 - share[:, 2]).log())
     both = 1 - share[:, 0] - share[:, 1]
     assert_scores(ClassReward(model, [0, 1], away=True), pictures(), both.log())
-
-
-def test_balance_score(tmp_path: Path) -> None:
-    path = reward_files.classifier(tmp_path)
-    model, odds = classifier(path, torch.float32), class_logits(path, pictures()).exp()
     share = odds[:, [3, 1]] / odds[:, [3, 1]].sum(dim=1, keepdim=True)
     expected = (share[:, 0] * 0.5 / 0.8 + share[:, 1] * 0.5 / 0.2).log()
     assert_scores(BalanceReward(model, [3, 1], [8.0, 2.0]), pictures(), expected)
@@ -399,8 +380,7 @@ def test_balancing_turns_the_rates_into_the_targets(targets: list[float] | None)
 
 def test_a_clip_reference(tmp_path: Path) -> None:
     """Cosine with the mean of the references' normalised features."""
-    path = reward_files.clip_vision(tmp_path)
-    references = pictures(2, seed=5)
+    path, references = reward_files.clip_vision(tmp_path), pictures(2, seed=5)
     with torch.no_grad():
         features = clip_vision_model(path)(normalised(pictures())).image_embeds
         targets = unit(clip_vision_model(path)(normalised(references)).image_embeds)
@@ -428,12 +408,10 @@ def test_a_dinov2_reference(tmp_path: Path) -> None:
 
 def test_style(tmp_path: Path) -> None:
     """FreeDoM's energy: Gram matrices of the third block's features without the class token."""
-    path = reward_files.clip_vision(tmp_path)
-    wanted = pictures(1, seed=6)
+    path, wanted = reward_files.clip_vision(tmp_path), pictures(1, seed=6)
+    pixels = normalised(torch.cat([pictures(), wanted]))
     with torch.no_grad():
-        found = clip_vision_model(path)(
-            normalised(torch.cat([pictures(), wanted])), output_hidden_states=True
-        )
+        found = clip_vision_model(path)(pixels, output_hidden_states=True)
     features = found.hidden_states[3][:, 1:]  # 0 are the embeddings
     grams = torch.stack([sum(torch.outer(patch, patch) for patch in one) for one in features])
     expected = -torch.linalg.matrix_norm(grams[:3] - grams[3], ord="fro")

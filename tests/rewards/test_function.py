@@ -32,11 +32,17 @@ def test_what_a_function_says_of_itself_is_read() -> None:
     assert not Weight.of(reward, 2.0).differentiable
 
 
-def test_scores_are_the_functions_own_in_float32() -> None:
-    images = torch.rand(3, 3, 5, 4)
+def test_scores_are_the_functions_own_in_float32_and_a_network_is_moved_with_its_weights() -> None:
+    class Redness(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return redness(images)
+
+    images, network = torch.rand(3, 3, 5, 4), Redness()
     halves = FunctionReward(lambda pictures: redness(pictures).half())(images)
     assert halves.dtype == torch.float32
     assert torch.equal(FunctionReward(redness)(images), redness(images))
+    reward = FunctionReward(network)
+    assert reward.modules == (network,) and torch.equal(reward(images), redness(images))
 
 
 @pytest.mark.parametrize(
@@ -46,14 +52,3 @@ def test_scores_are_the_functions_own_in_float32() -> None:
 def test_anything_but_one_number_for_each_picture_is_refused(returned: object, said: str) -> None:
     with pytest.raises(ValueError, match=rf"returned {said} for 3 images; expected .*\(3,\)"):
         FunctionReward(lambda images: returned)(torch.rand(3, 3, 4, 4))
-
-
-def test_a_network_is_a_function_that_is_moved_with_its_weights() -> None:
-    class Mean(nn.Module):
-        def forward(self, images: torch.Tensor) -> torch.Tensor:
-            return images.mean(dim=(1, 2, 3))
-
-    network = Mean()
-    reward = FunctionReward(network)
-    assert reward.modules == (network,)
-    assert torch.equal(reward(torch.ones(2, 3, 4, 4)), torch.ones(2))
