@@ -101,7 +101,9 @@ def test_pages_and_pictures_of_docs_belong_together() -> None:
     assert drawn <= shown, "name it in .comfyignore: no published page shows it"
 
 
-def test_without_a_checkout_the_same_files_are_found(tmp_path: Path) -> None:
+def test_without_a_checkout_the_same_files_are_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As in a downloaded archive of the repository: no .git, and caches lie around."""
     copy = tmp_path / "pack"
     with zipfile.ZipFile(published.build(tmp_path / "pack.zip")) as archive:
@@ -112,9 +114,6 @@ def test_without_a_checkout_the_same_files_are_found(tmp_path: Path) -> None:
     (copy / "nodes" / "__pycache__").mkdir()
     (copy / "nodes" / "__pycache__" / "demo.pyc").touch()
     assert sorted(published.files(copy)) == sorted(FILES)
-
-
-def test_without_git_the_reason_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.which", lambda name: None)
     with pytest.raises(RuntimeError, match="install git"):
         published.files()

@@ -7,23 +7,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from lags_pack.guidance import (
-    LAGS,
-    MODES,
-    AutogradLogWeight,
-    AutoSchedule,
-    Balanced,
-    ChordSchedule,
-    ConstantSchedule,
-    DifferenceStep,
-    Fast,
-    HardGateSchedule,
-    ModelError,
-    Paper,
-    UncertaintySchedule,
-    WeightError,
-    preset,
-)
+from lags_pack import guidance
+from lags_pack.guidance import LAGS, MODES, Fast, Paper, UncertaintySchedule, preset
 from lags_pack.tests.analytic import (
     Counted,
     Gaussian,
@@ -83,7 +68,9 @@ def test_a_negative_variance_is_as_doubtful_as_a_positive_one() -> None:
     """A learned network's J may give <v, J v> below 0: that J is off, and earns no trust."""
     flipped = Counted(lambda x, sigma: -BASE.denoise(x, sigma))
     x, sigma = draw(1, 1.0), sigmas(1, 1.0)
-    _, record = Paper(schedule=AutoSchedule())(flipped, LinearLogWeight(slope(3.0)), x, sigma)
+    _, record = Paper(schedule=guidance.AutoSchedule())(
+        flipped, LinearLogWeight(slope(3.0)), x, sigma
+    )
     variance = record.predicted_gain.item()
     assert variance < 0 and record.alpha.item() == pytest.approx(1 / (1 - 0.1 * variance))
 
@@ -141,14 +128,14 @@ def test_presets_are_what_they_say() -> None:
     paper, balanced, fast = preset("paper"), preset("balanced"), preset("fast")
     assert paper == Paper(schedule=UncertaintySchedule(10.0))
     assert paper.skip_below == 0 and paper.shift_limit is None and paper.compares
-    assert balanced.schedule == ChordSchedule(0.5) and balanced.difference.full
+    assert balanced.schedule == guidance.ChordSchedule(0.5) and balanced.difference.full
     assert balanced.tilts_start and not paper.tilts_start and not fast.tilts_start
     assert balanced.compares and balanced.conditional and balanced.max_deviations == 4
     assert preset("balanced", c=30.0).schedule.damping == pytest.approx(1.5)
     assert preset("fast", c=3.0).schedule == preset("paper", c=3.0).schedule
     assert fast.schedule == UncertaintySchedule(10.0) and not fast.compares
     for mode in MODES:
-        half = DifferenceStep(dtype=torch.float16)
+        half = guidance.DifferenceStep(dtype=torch.float16)
         assert preset(mode, difference=half).difference == replace(half, full=mode == "balanced")
 
 
@@ -169,7 +156,9 @@ def test_strength_without_end_tilts_by_four_deviations() -> None:
 
 @pytest.mark.parametrize("kind", [Paper, Fast])
 def test_the_shift_limit_acts_per_sample_and_keeps_the_direction(kind: type[LAGS]) -> None:
-    free, limited = (kind(schedule=ConstantSchedule(), shift_limit=limit) for limit in (None, 0.2))
+    free, limited = (
+        kind(schedule=guidance.ConstantSchedule(), shift_limit=limit) for limit in (None, 0.2)
+    )
     weight, level = LinearLogWeight(slope(100.0, 0.01, 0.0, 100.0)), 1.0
     x, sigma = draw(4, level), sigmas(4, level)
     x[3] *= 5
@@ -194,8 +183,8 @@ def test_the_shift_limit_acts_per_sample_and_keeps_the_direction(kind: type[LAGS
 
 ODD: dict[str, LAGS] = {
     **{mode: preset(mode) for mode in MODES},
-    "hard gate": Paper(schedule=HardGateSchedule(2.0)),
-    "absolute step": Paper(difference=DifferenceStep(absolute=0.1)),
+    "hard gate": Paper(schedule=guidance.HardGateSchedule(2.0)),
+    "absolute step": Paper(difference=guidance.DifferenceStep(absolute=0.1)),
     "limited": Paper(shift_limit=0.1),
 }
 
@@ -225,7 +214,7 @@ def test_gradients_of_any_size_make_no_nan(name: str, power: int) -> None:
     assert torch.isfinite(record.alpha).all() and torch.isfinite(record.predicted_gain).all()
 
 
-def test_the_record_says_what_was_measured() -> None:
+def test_the_record_says_what_was_measured_and_nothing_is_changed_in_place() -> None:
     weight, sigma = LinearLogWeight(slope(1.0, 2.0)), torch.tensor([0.5, 1.0])
     x = draw(2, 1.0)
     guided, record = preset("paper")(BASE.denoise, weight, x, sigma)
@@ -238,15 +227,10 @@ def test_the_record_says_what_was_measured() -> None:
     moved = (guided - denoised).square().mean(dim=(1, 2, 3)).sqrt()
     assert torch.allclose(record.shift_rms, moved, rtol=1e-4)
     assert record.seconds > 0
-
-
-def test_nothing_is_changed_in_place() -> None:
-    x, sigma = draw(2, 1.0), sigmas(2, 1.0)
-    before = x.clone()
-    denoiser = Counted(BASE.denoise)
-    Paper(shift_limit=0.1)(denoiser, LinearLogWeight(slope(9.0, 9.0)), x, sigma)
-    assert torch.equal(x, before) and torch.equal(sigma, sigmas(2, 1.0))
-    assert torch.equal(denoiser.answered[0], BASE.denoise(before, sigma))
+    denoiser, before, level = Counted(BASE.denoise), x.clone(), sigmas(2, 1.0)
+    Paper(shift_limit=0.1)(denoiser, LinearLogWeight(slope(9.0, 9.0)), x, level)
+    assert torch.equal(x, before) and torch.equal(level, sigmas(2, 1.0))
+    assert torch.equal(denoiser.answered[0], BASE.denoise(before, level))
 
 
 # ---- refusals ----------------------------------------------------------------------------------
@@ -296,7 +280,7 @@ def test_a_weight_that_breaks_its_contract_is_named(
     answer: tuple[Tensor, Tensor], message: str
 ) -> None:
     for mode in MODES:
-        with pytest.raises(WeightError, match=message):
+        with pytest.raises(guidance.WeightError, match=message):
             preset(mode)(BASE.denoise, BrokenWeight(*answer), draw(2, 1.0), sigmas(2, 1.0))
 
 
@@ -308,7 +292,7 @@ def test_refuses_numbers_out_of_range() -> None:
                 preset(mode, c=value)
     for value in (0.0, -1.0, math.nan):
         with pytest.raises(ValueError, match=f"max_deviations is {value}; expected above 0"):
-            Balanced(max_deviations=value)
+            guidance.Balanced(max_deviations=value)
         with pytest.raises(ValueError, match=f"shift limit is {value}; expected above 0"):
             Paper(shift_limit=value)
     for value in (-0.1, 1.0, math.nan):
@@ -320,7 +304,7 @@ def test_refuses_an_unknown_mode_and_a_measuring_schedule_without_the_jacobian()
     with pytest.raises(ValueError, match="mode is 'slow'; expected one of.*'balanced'"):
         preset("slow")
     with pytest.raises(ValueError, match="needs the Jacobian.*Choose a fixed schedule"):
-        Fast(schedule=AutoSchedule())
+        Fast(schedule=guidance.AutoSchedule())
 
 
 @pytest.mark.parametrize("bad_call", [1, 2])
@@ -332,6 +316,8 @@ def test_a_model_that_overflows_is_told_not_drawn(bad_call: int) -> None:
         calls += 1
         return x * torch.nan if calls == bad_call else 0.5 * x
 
-    weight = AutogradLogWeight(lambda z: z.flatten(1).sum(dim=1), "sum")
-    with pytest.raises(ModelError, match=r"own output is not finite at noise level sigma = 2"):
+    weight = guidance.AutogradLogWeight(lambda z: z.flatten(1).sum(dim=1), "sum")
+    with pytest.raises(
+        guidance.ModelError, match=r"own output is not finite at noise level sigma = 2"
+    ):
         preset("paper")(denoiser, weight, torch.randn(2, 3), torch.full((2,), 2.0))

@@ -16,7 +16,7 @@ from torch import Tensor
 
 F64 = torch.float64
 QUICK = MMSOLD(steps=20, draws=4)
-CIRCLE = MMSOLD(sigma_g=0.05, sigma=0.25, draws=16, steps=100)
+CIRCLE = MMSOLD(sigma_g=0.05, sigma=0.25, draws=8, steps=60)
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -133,8 +133,8 @@ def test_score_without_smoothing_is_the_definition() -> None:
 
 def test_smoothed_score_is_the_mean_over_shifts() -> None:
     data, z = skewed(), skewed(3, seed=5)
-    found = SmoothedScore(data, log_shares(data, None), 0.4, 0.6, draws=10000)(z, seeded(1))
-    shifts = 0.6 * normal(10000, 3, seed=2)
+    found = SmoothedScore(data, log_shares(data, None), 0.4, 0.6, draws=5000)(z, seeded(1))
+    shifts = 0.6 * normal(5000, 3, seed=2)
     parts = [direct_gradient(data, equal(40), 0.4, one + shifts).mean(dim=0) for one in z]
     wanted = torch.stack(parts)
     assert float((found - wanted).abs().max()) < 0.1
@@ -377,7 +377,7 @@ def test_new_digits(nearest: int) -> None:
     pictures, labels = digits()
     own, space = eights()
     data = space.encode(own)
-    z = MMSOLD(nearest=nearest).sample(data, 200, 0)
+    z = MMSOLD(nearest=nearest, steps=50).sample(data, 200, 0)
     made = space.decode(z).clamp(0, 1)
     called = labels[torch.cdist(made, pictures).topk(5, dim=1, largest=False).indices].mode().values
     assert float((called == 8).double().mean()) >= 0.85

@@ -42,17 +42,14 @@ def test_grey_has_neither_hue_nor_saturation(grey: str) -> None:
     assert score("saturation", flat(grey)) == pytest.approx(0, abs=1e-3)
 
 
-def test_saturation_is_of_pixels_not_of_their_mean() -> None:
-    image = torch.cat([flat("#ff0000"), flat("#00ffff")], dim=3)  # together grey
-    assert score("saturation", image) == pytest.approx(1, abs=1e-5)
-    assert score("saturation", 0.5 * image) == pytest.approx(0.5, abs=1e-5)
-
-
-def test_brightness_is_luma() -> None:
+def test_brightness_is_luma_and_saturation_is_of_pixels_not_of_their_mean() -> None:
     assert score("brightness", flat("#ffffff")) == pytest.approx(1, abs=1e-6)
     assert score("brightness", flat("#000000")) == 0
     channels = [score("brightness", flat(c)) for c in ("#ff0000", "#00ff00", "#0000ff")]
     assert channels == pytest.approx([0.2126, 0.7152, 0.0722], abs=1e-6)
+    image = torch.cat([flat("#ff0000"), flat("#00ffff")], dim=3)  # together grey
+    assert score("saturation", image) == pytest.approx(1, abs=1e-5)
+    assert score("saturation", 0.5 * image) == pytest.approx(0.5, abs=1e-5)
 
 
 def test_mean_colour_is_best_at_the_target_and_falls_with_distance() -> None:

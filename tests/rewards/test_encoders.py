@@ -93,7 +93,7 @@ def bytes_kept(net: nn.Module, pixels: Tensor) -> int:
 # ---- recomputing ----------------------------------------------------------------------------
 
 
-def test_recomputing_keeps_a_quarter_or_less_and_changes_no_number(make: Make) -> None:
+def test_recomputing_keeps_a_quarter_or_less(make: Make) -> None:
     torch.manual_seed(0)
     net, pixels = make(NARROW), pictures(1, 224, 224)
     plain, (features, grad) = bytes_kept(net, pixels), value_and_grad(net, pixels)

@@ -8,21 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from lags_pack.rewards import (
-    Aesthetic,
-    BalanceReward,
-    ClassReward,
-    ClipScore,
-    HPSv2,
-    HPSv21,
-    ImageReward,
-    PickScore,
-    ReferenceReward,
-    Reward,
-    StyleReward,
-    clip,
-    image_reward,
-)
+from lags_pack import rewards
+from lags_pack.rewards import ClassReward, clip
 from lags_pack.rewards.aesthetic import aesthetic_head
 from lags_pack.rewards.checkpoint import below
 from lags_pack.rewards.classifier import Classifier, classifier
@@ -56,7 +43,9 @@ def unit(features: Tensor) -> Tensor:
     return features / features.norm(dim=-1, keepdim=True)
 
 
-def assert_scores(reward: Reward, images: Tensor, expected: Tensor, spread: float = 1e-3) -> None:
+def assert_scores(
+    reward: rewards.Reward, images: Tensor, expected: Tensor, spread: float = 1e-3
+) -> None:
     """The same to float32's accuracy, of scores that do differ from image to image."""
     with torch.no_grad():
         scores = reward(images)
@@ -88,7 +77,7 @@ def test_pickscore(tmp_path: Path) -> None:
     """exp(logit_scale) * <normalised text, normalised image>."""
     path = reward_files.pickscore(tmp_path, logit_scale=math.log(37.0))
     image, text, scale = clip_by_transformers(path.parent, pictures(), PROMPT)
-    reward = PickScore(*both_sides(path))
+    reward = rewards.PickScore(*both_sides(path))
     assert_scores(reward, pictures(), scale.exp() * (text @ image.T)[0])
     assert reward.preference_scale == 1  # softmax of the scores themselves
 
@@ -110,7 +99,7 @@ def test_pickscore_through_its_authors_processor(tmp_path: Path) -> None:
         eye, text = both_sides(path)
         expected = 100 * (features @ unit(text)[0])
         assert (expected[0] - expected[1]).abs() > 5
-        scores = PickScore(eye, text)(levels / 255)
+        scores = rewards.PickScore(eye, text)(levels / 255)
         torch.testing.assert_close(scores, expected, atol=0.3, rtol=0)
 
 
@@ -122,7 +111,7 @@ def test_clip_score(layout: str, tmp_path: Path) -> None:
     else:
         path = reward_files.hps(tmp_path)
         image, text = open_clip_features(path, normalised(pictures()))
-    assert_scores(ClipScore(*both_sides(path)), pictures(), (image @ text.T)[:, 0])
+    assert_scores(rewards.ClipScore(*both_sides(path)), pictures(), (image @ text.T)[:, 0])
 
 
 def test_clip_text_without_a_config_reads_its_last_token(tmp_path: Path) -> None:
@@ -161,9 +150,11 @@ def open_clip_features(path: Path, pixels: Tensor, prompt: str = PROMPT) -> tupl
     return image, text
 
 
-@pytest.mark.parametrize(("kind", "version"), [(HPSv2, "2"), (HPSv21, "2.1")])
+@pytest.mark.parametrize(("kind", "version"), [(rewards.HPSv2, "2"), (rewards.HPSv21, "2.1")])
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (32, 21), (18, 32)])
-def test_hps(kind: type[HPSv2], version: str, height: int, width: int, tmp_path: Path) -> None:
+def test_hps(
+    kind: type[rewards.HPSv2], version: str, height: int, width: int, tmp_path: Path
+) -> None:
     """image_features @ text_features.T, the image padded to a square with black."""
     path = reward_files.hps(tmp_path, version)
     images = pictures(3, height, width)
@@ -202,7 +193,7 @@ def test_aesthetic(tmp_path: Path) -> None:
     with torch.no_grad():
         features = unit(clip_vision_model(vision)(normalised(pictures())).image_embeds)
     expected = linear_layers(torch.load(head, weights_only=True), "", features)
-    reward = Aesthetic(clip.image_encoder(vision, torch.float32), aesthetic_head(head))
+    reward = rewards.Aesthetic(clip.image_encoder(vision, torch.float32), aesthetic_head(head))
     assert_scores(reward, pictures(), expected)
 
 
@@ -303,15 +294,15 @@ PROMPTS = {
 @pytest.mark.parametrize(("prompt", "words"), PROMPTS.items())
 def test_image_reward(prompt: str, words: list[str], tmp_path: Path) -> None:
     path = blip_file(tmp_path)
-    tokens, mask = image_reward.encode(prompt, path.with_name("vocab.txt"))
+    tokens, mask = rewards.image_reward.encode(prompt, path.with_name("vocab.txt"))
     assert tokens.tolist() == [words_of(words)]
     assert mask.tolist() == [[1] * (len(words) + 2) + [0] * (33 - len(words))]
     weights = torch.load(path, weights_only=True)
     seen = blip_sees(weights, normalised(pictures()), layers=3, heads=2)
     first = blip_reads(weights, torch.tensor(words_of(words)), seen, layers=2, heads=2)[:, 0]
     raw = linear_layers(weights, "mlp.", first)
-    model = image_reward.image_reward_model(path, torch.float32)
-    reward = ImageReward(model, path.with_name("vocab.txt"), prompt)
+    model = rewards.image_reward.image_reward_model(path, torch.float32)
+    reward = rewards.ImageReward(model, path.with_name("vocab.txt"), prompt)
     assert_scores(reward, pictures(), (raw - 0.16717362830052426) / 1.0333394966054072)
     # Its authors trained softmax(raw scores); ours are shifted and divided.
     preferences = (reward.preference_scale * reward(pictures())).softmax(dim=0)
@@ -341,7 +332,7 @@ def test_class_and_balance_scores(tmp_path: Path) -> None:
     assert_scores(ClassReward(model, [0, 1], away=True), pictures(), both.log())
     share = odds[:, [3, 1]] / odds[:, [3, 1]].sum(dim=1, keepdim=True)
     expected = (share[:, 0] * 0.5 / 0.8 + share[:, 1] * 0.5 / 0.2).log()
-    assert_scores(BalanceReward(model, [3, 1], [8.0, 2.0]), pictures(), expected)
+    assert_scores(rewards.BalanceReward(model, [3, 1], [8.0, 2.0]), pictures(), expected)
 
 
 def sure_classifier(classes: int) -> Classifier:
@@ -366,7 +357,7 @@ def sure_classifier(classes: int) -> Classifier:
 def test_balancing_turns_the_rates_into_the_targets(targets: list[float] | None) -> None:
     """E over what the model draws of exp(score) * [class is c] is proportional to target c."""
     rates, classes = [0.7, 0.2, 0.1], [4, 0, 2]
-    reward = BalanceReward(sure_classifier(5), classes, rates, targets)
+    reward = rewards.BalanceReward(sure_classifier(5), classes, rates, targets)
     drawn = torch.tensor(classes).repeat_interleave(torch.tensor([70, 20, 10]))
     images = ((drawn + 0.5) / 5).view(-1, 1, 1, 1).expand(-1, 3, 1, 1)
     weights = reward(images).exp()
@@ -386,7 +377,7 @@ def test_a_clip_reference(tmp_path: Path) -> None:
         targets = unit(clip_vision_model(path)(normalised(references)).image_embeds)
     expected = unit(features) @ unit(targets[0] / 2 + targets[1] / 2)
     encoder = reference_encoder(path, torch.float32)
-    reward = ReferenceReward(encoder, reference_features(encoder, references))
+    reward = rewards.ReferenceReward(encoder, reference_features(encoder, references))
     assert_scores(reward, pictures(), expected)
 
 
@@ -401,7 +392,7 @@ def test_a_dinov2_reference(tmp_path: Path) -> None:
     with torch.no_grad():
         tokens = unit(model(pixel_values=middle).last_hidden_state[:, 0])
     encoder = reference_encoder(path, torch.float32)
-    reward = ReferenceReward(encoder, reference_features(encoder, images[3:]))
+    reward = rewards.ReferenceReward(encoder, reference_features(encoder, images[3:]))
     assert_scores(reward, images[:3], tokens[:3] @ tokens[3])
     assert reward(images[3:]).item() == pytest.approx(1, abs=1e-5)
 
@@ -415,6 +406,6 @@ def test_style(tmp_path: Path) -> None:
     features = found.hidden_states[3][:, 1:]  # 0 are the embeddings
     grams = torch.stack([sum(torch.outer(patch, patch) for patch in one) for one in features])
     expected = -torch.linalg.matrix_norm(grams[:3] - grams[3], ord="fro")
-    reward = StyleReward(clip.early_layers(path, torch.float32), wanted)
+    reward = rewards.StyleReward(clip.early_layers(path, torch.float32), wanted)
     assert_scores(reward, pictures(), expected)
     assert reward(wanted).item() == pytest.approx(0, abs=2e-4)

@@ -29,8 +29,7 @@ class Pair:
 
 @pytest.fixture(scope="module", params=NETWORKS)
 def name(request: pytest.FixtureRequest) -> str:
-    chosen: str = request.param
-    return chosen
+    return request.param
 
 
 @pytest.fixture(scope="module")

@@ -16,16 +16,8 @@ from typing import Any
 
 import pytest
 import torch
-from lags_pack.rewards import (
-    Aesthetic,
-    ClassReward,
-    PickScore,
-    aesthetic,
-    classifier,
-    clip,
-    image_reward,
-    reference,
-)
+from lags_pack import rewards
+from lags_pack.rewards import aesthetic, classifier, clip, image_reward, reference
 from lags_pack.rewards.checkpoint import CheckpointError, below, read_weights
 from lags_pack.rewards.hps import hps_encoder
 from lags_pack.tests import reward_files
@@ -541,10 +533,10 @@ def test_another_model_s_file_is_refused(loader: str, tmp_path: Path) -> None:
 def test_networks_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
     encoder = clip.image_encoder(reward_files.clip_vision(tmp_path / "vision"), torch.float32)
     with pytest.raises(CheckpointError, match="no logit_scale.*PickScore_v1/model.safetensors of "):
-        PickScore(encoder, torch.ones(1, encoder.width))
+        rewards.PickScore(encoder, torch.ones(1, encoder.width))
     path = reward_files.aesthetic(tmp_path, width=768)
     with pytest.raises(CheckpointError, match="reads 768 features and this CLIP gives 24: choose"):
-        Aesthetic(encoder, aesthetic.aesthetic_head(path))
+        rewards.Aesthetic(encoder, aesthetic.aesthetic_head(path))
 
 
 # ---- what older and wrapped files carry along ---------------------------------------------------
@@ -669,7 +661,7 @@ def test_a_classifier_reads_its_folder_and_is_refused_without_its_config(tmp_pat
     path = reward_files.classifier(tmp_path)
     model = classifier.classifier(path, torch.float32)
     assert model.names == reward_files.LABELS and model.width == 4
-    assert ClassReward(model, [1]).name == "green"
+    assert rewards.ClassReward(model, [1]).name == "green"
     assert "There is no config.json beside" in refusal(classifier.classifier, without_config(path))
 
 

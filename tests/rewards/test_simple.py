@@ -56,16 +56,12 @@ def test_the_sharpness_is_of_the_brightness() -> None:
         assert score.item() == pytest.approx(whole + 2 * math.log(share), abs=1e-4)
 
 
-def test_a_blur_lowers_the_sharpness_more_and_more() -> None:
-    images, scores = pictures(), []
+def test_a_blur_lowers_the_sharpness_and_contrast_counts_squared() -> None:
+    reward, images, scores = SharpnessReward(), pictures(), []
     for width in (1, 3, 5, 9):
         padded = F.pad(images, [width // 2] * 4, mode="replicate")
-        scores.append(SharpnessReward()(F.avg_pool2d(padded, width, stride=1)))
+        scores.append(reward(F.avg_pool2d(padded, width, stride=1)))
     assert all((later < earlier).all() for earlier, later in zip(scores, scores[1:], strict=False))
-
-
-def test_contrast_counts_squared_and_a_flat_picture_is_the_floor() -> None:
-    reward, images = SharpnessReward(), pictures()
     halved = reward(0.5 + 0.5 * (images - 0.5))
     torch.testing.assert_close(halved, reward(images) - 2 * math.log(2), atol=1e-4, rtol=0)
     assert reward(grey(torch.full((8, 8), 0.3))).item() == pytest.approx(math.log(1e-8), abs=1e-3)
