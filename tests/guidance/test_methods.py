@@ -95,6 +95,7 @@ def test_half_precision_follows_float32(name: str) -> None:
     )
     plain = BASE.denoise(x.half().float(), sigma)
     assert rough.dtype == torch.float16 and torch.isfinite(rough).all()
+    assert not torch.equal(exact, plain)
     assert (rough.float() - exact).norm() < 0.05 * (exact - plain).norm() + 5e-3
 
 

@@ -97,6 +97,7 @@ def test_tangent_and_retraction() -> None:
     other = tangent(y, normal(20, 4, seed=2))
     assert float(((direction - along) * other).sum()) == pytest.approx(0, abs=1e-9)
     torch.testing.assert_close(retract(y), y)
+    torch.testing.assert_close(retract(-y), -y)
     step = 1e-4 * along
     assert float((retract(y + step) - y - step).abs().max()) < 1e-6  # second order
 

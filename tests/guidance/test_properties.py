@@ -125,7 +125,7 @@ def test_a_batch_equals_its_singles(name, shape, level, seed) -> None:
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "FreeDoM"])
 @fixed
 @given(shape=SHAPES, data=st.data())
-def test_a_permuted_batch_is_the_permuted_answer(name, shape, data) -> None:
+def test_a_batch_of_levels_is_its_singles_in_any_order(name, shape, data) -> None:
     """FreeDoM's step hangs on the run's noise level, which all of its samples share."""
     x, _ = noisy(shape, 1.0, 5)
     sigma = torch.tensor([data.draw(LEVELS) for _ in range(shape[0])])
@@ -134,6 +134,9 @@ def test_a_permuted_batch_is_the_permuted_answer(name, shape, data) -> None:
     straight, _ = method(shrink, waves(2.0), x, sigma)
     permuted, _ = method(shrink, waves(2.0), x[order], sigma[order])
     assert close(permuted, straight[order])
+    for i in range(shape[0]):
+        alone, _ = method(shrink, waves(2.0), x[i : i + 1], sigma[i : i + 1])
+        assert close(alone, straight[i : i + 1])
 
 
 @pytest.mark.parametrize("name", NAMES)

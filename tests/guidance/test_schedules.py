@@ -6,16 +6,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lags_pack.guidance import (
-    AutoSchedule,
-    ChordSchedule,
-    ConstantSchedule,
-    HardGateSchedule,
-    Measured,
-    Schedule,
-    UncertaintySchedule,
-    preset,
-)
+from lags_pack import guidance
+from lags_pack.guidance import AutoSchedule, ChordSchedule, Measured, Schedule, UncertaintySchedule
 from lags_pack.guidance.schedules import influence, is_active
 
 fixed = settings(deadline=None, max_examples=60, derandomize=True)
@@ -24,10 +16,10 @@ LEVELS = st.lists(st.floats(1e-6, 1e6), min_size=2, max_size=8)
 POSITIVE = st.floats(1e-4, 1e4)
 SCHEDULES = st.one_of(
     st.builds(UncertaintySchedule, POSITIVE),
-    st.builds(HardGateSchedule, POSITIVE),
+    st.builds(guidance.HardGateSchedule, POSITIVE),
     st.builds(AutoSchedule, POSITIVE),
     st.builds(ChordSchedule, POSITIVE),
-    st.just(ConstantSchedule()),
+    st.just(guidance.ConstantSchedule()),
 )
 
 
@@ -112,17 +104,17 @@ def test_uncertainty_has_the_values_of_the_paper_and_the_hard_gate_opens_at_one_
     assert UncertaintySchedule(3.0).alpha(torch.tensor([3.0**-0.25])).item() == pytest.approx(0.5)
     gate = 10**-0.25
     sigma = torch.tensor([0.0, gate - 1e-3, gate + 1e-3, 100.0])
-    assert HardGateSchedule().alpha(sigma).tolist() == [1, 1, 0, 0]
+    assert guidance.HardGateSchedule().alpha(sigma).tolist() == [1, 1, 0, 0]
 
 
-POSITIVE_ONES = UncertaintySchedule, HardGateSchedule, AutoSchedule, ChordSchedule
+POSITIVE_ONES = UncertaintySchedule, guidance.HardGateSchedule, AutoSchedule, ChordSchedule
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_arithmetic_is_float32_for_half_sigma(dtype: torch.dtype) -> None:
     sigma = torch.tensor([20.0], dtype=dtype)  # its fourth power is beyond float16
     gains = Measured(torch.ones(1, dtype=dtype), torch.ones(1, dtype=dtype))
-    for make in (*POSITIVE_ONES, ConstantSchedule):
+    for make in (*POSITIVE_ONES, guidance.ConstantSchedule):
         assert make().alpha(sigma, gains).dtype == torch.float32
     assert UncertaintySchedule().alpha(sigma).item() == pytest.approx(1 / 1600001, rel=1e-3)
 
@@ -154,7 +146,7 @@ def test_measuring_schedules_refuse_to_guess() -> None:
     ],
 )
 def test_windows_of_the_modes(mode: str, active: list[float], skipped: list[float]) -> None:
-    method = preset(mode)
+    method = guidance.preset(mode)
     assert [s for s in active + skipped if method.is_active(torch.tensor([s]))] == active
 
 
@@ -175,7 +167,9 @@ def test_influence_is_what_is_undecided_times_alpha() -> None:
     sigma, schedule = torch.logspace(-2, 2, 50), UncertaintySchedule(3.0)
     expected = schedule.alpha(sigma) * (1 - 1 / (1 + sigma.double() ** 2))
     assert torch.allclose(influence(schedule, sigma).double(), expected, rtol=1e-3)
-    assert (influence(ConstantSchedule(), sigma).diff() > 0).all(), "high noise is never skipped"
+    assert (influence(guidance.ConstantSchedule(), sigma).diff() > 0).all(), (
+        "high noise is never skipped"
+    )
     # Each sample is active by its own noise.
     each = is_active(UncertaintySchedule(), torch.tensor([100.0, 0.5]), 0.02)
     assert each.tolist() == [False, True]
