@@ -116,24 +116,22 @@ def tracked() -> set[str]:
 
 
 @EACH
-def test_english_page(node: str, tracked: set[str]) -> None:
-    assert wrong(node, page(node).read_text("utf-8"), tracked) == []
-
-
-@EACH
-def test_chinese_page(node: str) -> None:
+def test_pages(node: str, tracked: set[str]) -> None:
+    """Of each node in both languages; sync leaves alone what names all inputs."""
     english, chinese = (page(node, one).read_text("utf-8") for one in ("en", "zh"))
+    assert wrong(node, english, tracked) == []
     assert wrong_translation(node, english, chinese) == []
+    assert completed(english, "en", NODES[node], NODES[node], {}) == english
+    assert completed(chinese, "zh", NODES[node], CHINESE[node], {}) == chinese
 
 
-def test_no_page_is_of_an_unknown_node(tracked: set[str]) -> None:
+def test_no_page_is_of_an_unknown_node_and_every_picture_is_shown_and_small(
+    tracked: set[str],
+) -> None:
     pages = [Path(name) for name in tracked if re.match(r"web/docs/.*\.md$", name)]
     named = {one.stem if one.parent.name == "docs" else one.parent.name for one in pages}
     assert named == set(NODES)
     assert {one.stem for one in pages if one.parent.name != "docs"} == {"zh"}
-
-
-def test_every_picture_is_shown_and_small(tracked: set[str]) -> None:
     shown = {name for node in NODES for name in pictures(page(node).read_text("utf-8"))}
     there = {name.removeprefix("web/docs/") for name in tracked if "/docs/images/" in name}
     assert shown == there
@@ -204,13 +202,6 @@ ENGLISH_LINE = "- `momentum` 0 to 1 (0.5): Share of the last shift that is kept"
 def with_new_input(entry: dict[str, Any], texts: dict[str, str] = NEW) -> dict[str, Any]:
     """A node's entry with one more input, at the end."""
     return {**entry, "inputs": {**entry["inputs"], "momentum": texts}}
-
-
-@EACH
-def test_a_page_that_names_all_is_left_alone(node: str) -> None:
-    for language, texts in (("en", NODES), ("zh", CHINESE)):
-        text = page(node, language).read_text("utf-8")
-        assert completed(text, language, NODES[node], texts[node], {}) == text
 
 
 def test_a_new_page_lacks_only_what_is_written_by_hand(tracked: set[str]) -> None:

@@ -73,15 +73,11 @@ def test_the_budget_is_that_of_ours() -> None:
     assert [at_least(wanted, 30) for wanted in (0, 1, 30, 31, 184)] == [1, 1, 1, 2, 7]
 
 
-def test_all_methods_are_there() -> None:
-    names = list(family())
-    assert {known.title for known in PRESETS.values()} <= set(names)
-    assert {"DPS", "FreeDoM", "LiDAR", "best of N", "zero-order search"} <= set(names)
+def test_all_methods_are_there_and_a_rehearsal_calls_as_often() -> None:
+    names, (task, _) = set(family()), watched_task()
+    assert {known.title for known in PRESETS.values()} <= names
+    assert {"DPS", "FreeDoM", "LiDAR", "best of N", "zero-order search"} <= names
     assert len(SEVERAL) == len(PRESETS) - 1 and "das_1p" not in SEVERAL
-
-
-def test_a_rehearsal_calls_as_often() -> None:
-    task, _ = watched_task()
     for name in ("DPS", "LAGS, no weights"):
         wanted = budget(task, 3)
         real, small = (family()[name](which, wanted, 1, 0) for which in (task, rehearsal(task)))
@@ -114,15 +110,13 @@ def cell_of_noise() -> tilt.Cell:
 
 def test_noise_is_what_an_exact_method_shows() -> None:
     """Fresh groups drawn by importance weight: the distance is the noise, without it nothing."""
-    cell = cell_of_noise()
-    excess = []
+    cell, excess = cell_of_noise(), []
+    weights = torch.ones(60, 1, dtype=torch.float64)
     for seed in range(8):
         index = torch.multinomial(cell.shares, 60, True, generator=torch.manual_seed(seed))
-        weights = torch.ones(60, 1, dtype=torch.float64)
         found = table.measured(Drawn(cell.plain.pictures[index][:, None], weights, 1, ""), cell)
         # Drawn from the very pictures that make the target, so the target adds no noise here.
-        own = found["feature distance"] ** 2
-        excess.append(own / (found["noise"] ** 2))
+        excess.append(found["feature distance"] ** 2 / found["noise"] ** 2)
         assert found["distance +-"] < found["feature distance"]
     assert 0.6 < sum(excess) / len(excess) < 1.2
 
