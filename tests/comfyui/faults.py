@@ -198,7 +198,6 @@ class Runs:
         return self.case.lags(weight=self.weight, **chosen, **changes)[0]
 
     def whole(self, way: str) -> Tensor:
-        """The samples of a run in which nothing fails."""
         if way not in self._whole:
             with self.places.failing(None):
                 self._whole[way] = self(way)

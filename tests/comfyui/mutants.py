@@ -246,7 +246,6 @@ def wrong_link(rng: random.Random, prompt: Prompt, info: Info) -> None:
 
 
 def other_choice(rng: random.Random, prompt: Prompt, info: Info) -> None:
-    """Another choice without what it brings, with the inputs of the one before."""
     choices = _inputs(prompt, info, CHOICE)
     if choices:
         node, name, spec = rng.choice(choices)

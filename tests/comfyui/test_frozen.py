@@ -49,7 +49,6 @@ LOAD, SAMPLER, COMBINE = "LAGSLoadWeight", "LAGSKSampler", "LAGSCombineWeights"
 
 
 def first(mapping: dict[str, Any], name: str, value: Any) -> dict[str, Any]:
-    """The mapping with one more entry, ahead of the others."""
     return {name: value, **mapping}
 
 
@@ -70,7 +69,6 @@ def growing(new: dict[str, Any]) -> dict[str, Any]:
 
 
 def sampler_in(new: dict[str, Any]) -> list[Any]:
-    """Type and number of values of the quickstart's sampler."""
     (found,) = [one for one in new["workflows"]["quickstart_demo"] if one[0] == SAMPLER]
     return found
 

@@ -44,7 +44,6 @@ def through(coder: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
 
 
 def covariance(rows: Tensor) -> Tensor:
-    """[n, D] -> [D, D], 1/n."""
     centred = rows.double() - rows.double().mean(dim=0)
     return centred.T @ centred / len(rows)
 

@@ -51,7 +51,6 @@ def unload() -> None:
 
 @pytest.fixture
 def reads(monkeypatch) -> list[Path]:
-    """Every weight file that a CLIP is built from."""
     return spied(monkeypatch, clip, "read_weights", lambda path: path)
 
 

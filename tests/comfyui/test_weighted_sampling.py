@@ -192,7 +192,6 @@ def test_one_masked_weight_of_two_leaves_the_other_free(case, pick):
 
 
 def start() -> Tensor:
-    """Latents to paint on."""
     return torch.randn(4, 4, 4, 4, generator=torch.Generator().manual_seed(5))
 
 

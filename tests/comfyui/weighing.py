@@ -82,7 +82,6 @@ def demo_case(batch: int = 8, subject: str = "any", **settings: Any) -> Case:
 
 
 def pictures(case: Case, samples: Tensor) -> Tensor:
-    """An IMAGE, as VAE Decode makes it."""
     (image,) = run_node(nodes.VAEDecode, vae=case.vae, samples={"samples": samples})
     return image
 
