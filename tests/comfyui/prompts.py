@@ -13,6 +13,7 @@ PARTICLES = {
 }
 METHODS = {  # widgets of the nodes of methods
     "LAGSMethodDPS": {"rho": 1.0, "normalised": False},
+    "LAGSMethodMPGD": {"rho": 1.0},
     "LAGSMethodFreeDoM": {
         **{"step": 0.2, "plain_step": 0.02, "first": 0.7, "last": 0.3},
         **{"travel_until": 0.4, "repeats": 2},

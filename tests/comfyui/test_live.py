@@ -81,6 +81,12 @@ def test_a_run_that_adds_no_noise_tilts_no_start():
     assert start - schedule({**balanced, "add_noise": "disable"})["model_calls"] == 2
 
 
+@pytest.mark.parametrize("method", [None, {"type": "LAGSMethodMPGD", "rho": 1.0}])
+def test_strength_0_is_planned_as_plain_sampling(method):
+    plan = schedule({**ASKED, "mode": "balanced", "strength": 0.0, "method": method})
+    assert (plan["model_calls"], plan["relative_cost"], any(plan["active"])) == (20, 1.0, False)
+
+
 def test_connected_sigmas_take_the_place_of_steps():
     with pytest.raises(ValueError, match="run the node once"):
         schedule({**ASKED, "sigmas": True})
@@ -90,16 +96,15 @@ def test_connected_sigmas_take_the_place_of_steps():
     assert plan["source"] == "the connected SIGMAS"
 
 
-@pytest.mark.parametrize("kind", METHODS)
-def test_a_connected_method_is_planned_as_it_runs(kind):
-    nodes = {node.__name__: node for node in METHOD_NODES}
-    assert nodes.keys() == METHODS.keys()
+@pytest.mark.parametrize("node", METHOD_NODES)
+def test_a_connected_method_is_planned_as_it_runs(node):
+    kind = node.__name__
     case = demo_case(1, strength=30.0, steps=6)
     remember("with a method", case.model)
     asked = {"node": "with a method", "method": {"type": kind, **METHODS[kind]}}
     widgets = {k: v for k, v in case.settings.items() if not isinstance(v, dict | list)}
     planned = schedule({**widgets, "strength": 1.0, "mode": "balanced", "c": 10.0, **asked})
-    (method,) = run_node(nodes[kind], **METHODS[kind])
+    (method,) = run_node(node, **METHODS[kind])
     _, trace = case.lags(method=method)
     told = live.summary(trace)
     assert planned["model_calls"] == told["model_calls"] > 0

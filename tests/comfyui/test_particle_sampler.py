@@ -371,6 +371,15 @@ def asked_of(case: Case, **changes: Any) -> dict[str, Any]:
 
 
 @on("demo")
+def test_the_plan_at_strength_0_is_what_runs(case):
+    remember("particles", case.model)
+    planned = schedule(asked_of(case, strength=0.0))
+    told = summary(ran(case, strength=0.0).trace)
+    assert planned["model_calls"] == told["model_calls"]
+    assert planned["active"] == [point["alpha"] is not None for point in told["points"]]
+
+
+@on("demo")
 @pytest.mark.parametrize("method", [name for name in PRESETS if name != "das_1p"])
 def test_the_plan_of_the_widgets_is_what_runs(case, method):
     remember("particles", case.model)
