@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from comfy_api.latest import io
 
 from ...guidance import Trace
@@ -57,11 +55,17 @@ class LAGSTracePlot(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, traces: dict[str, Trace], export: str, filename_prefix: str, **look: Any
+        cls,
+        traces: dict[str, Trace],
+        axis: str,
+        theme: str,
+        scale: float,
+        export: str,
+        filename_prefix: str,
     ) -> io.NodeOutput:
         connected = filled(**traces)
         check_connected(**connected)
         runs = list(connected.values())
-        image = draw(runs, **look)
+        image = draw(runs, axis, theme, scale)
         file = "" if export == EXPORTS[0] else write(runs, export, filename_prefix)
         return io.NodeOutput(image, file, ui={"text": [file]} if file else None)

@@ -327,7 +327,7 @@ def one_end(prompt: Prompt, rng: random.Random) -> Prompt:
 
 
 def without_known_hang(prompt: Prompt, info: Info) -> Prompt:
-    """The same prompt without links to no node in inputs that ComfyUI does not look at.
+    """The same prompt without links to no output in inputs that ComfyUI does not look at.
 
     It validates those of a node's schema only, but follows every link: one that leads nowhere ends
     the thread that runs prompts, for any node of any pack, until ComfyUI is started again.
@@ -337,9 +337,16 @@ def without_known_hang(prompt: Prompt, info: Info) -> Prompt:
         for name, value in list(node["inputs"].items()):
             looked_at = name in known and known[name][0] not in (CHOICE, GROWING)
             is_link = isinstance(value, list) and len(value) == 2 and isinstance(value[0], str)
-            if is_link and value[0] not in prompt and not looked_at:
+            if is_link and not looked_at and not _is_output(value, prompt, info):
                 del node["inputs"][name]
     return prompt
+
+
+def _is_output(link: list[Any], prompt: Prompt, info: Info) -> bool:
+    """Whether a link names an output that there is."""
+    source, slot = prompt.get(link[0], {}).get("class_type"), link[1]
+    outputs = info.get(source, {"output": []})["output"]
+    return type(slot) is int and 0 <= slot < len(outputs)
 
 
 def kept_small(prompt: Prompt, info: Info) -> Prompt:
