@@ -22,6 +22,7 @@ from lags_pack.nodes import NODES
 from lags_pack.rewards import ColourReward, Weight
 from lags_pack.runtime.decoded_weight import DecodedLogWeight
 from lags_pack.runtime.decoders import VAEDecoder
+from lags_pack.runtime.particle_run import Choices
 from lags_pack.runtime.run import difference_step
 from lags_pack.runtime.sampling import SamplerInputs
 from torch import Tensor
@@ -409,7 +410,7 @@ def test_all_nodes_validate():
 
 def test_what_a_sampler_node_asks_for_arrives():
     """A widget in the schema is an argument of execute or a field of what it hands on."""
-    known, seen = {field.name for field in fields(SamplerInputs)}, 0
+    known, seen = {field.name for kind in (SamplerInputs, Choices) for field in fields(kind)}, 0
     for node in NODES:
         asked = {given.id for given in node.define_schema().inputs}
         if "latent_image" in asked:
