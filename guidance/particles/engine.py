@@ -263,9 +263,7 @@ class ParticleSampler:
             if state.guidance is not None:
                 scale = (s * drift_temperature).repeat_interleave(shape[1])[part].to(mean.dtype)
                 push = self._push(per_sample(scale.to(mean.device), mean) * state.guidance[part])
-                # The log of the plain density of this step over that of the pushed one.
-                cost[part] = _dot(push, push) / 2
-                log_ratio[part] = -_dot(push, xi) - cost[part]
+                cost[part], log_ratio[part] = self._density_ratio(push, xi)
                 xi = push.add_(xi)
             torch.add(mean, xi, alpha=s, out=state.x[part])
         state.log_weights = state.log_weights + log_ratio.reshape(shape)
@@ -278,6 +276,11 @@ class ParticleSampler:
         longest = math.sqrt(2 * self.shift_limit)
         norm = torch.linalg.vector_norm(push.flatten(1), dim=1)
         return push * per_sample(longest / norm.clamp(min=longest), push)
+
+    def _density_ratio(self, push: Latents, xi: Latents) -> tuple[PerSample, PerSample]:
+        """(|push|^2 / 2, log of plain over pushed density of the step), [B] float64 on the CPU."""
+        cost = _dot(push, push) / 2
+        return cost, -_dot(push, xi) - cost
 
     def _finish(
         self,
