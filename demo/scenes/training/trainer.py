@@ -1,0 +1,154 @@
+"""One training loop for all stages: AdamW, averaged weights, and a state that can be continued."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+Loss = Callable[[int, torch.Generator], tuple[Tensor, dict[str, float]]]
+
+
+class Plan(NamedTuple):
+    """How long and how fast to train."""
+
+    steps: int  # the learning rate falls over the last fifth of them
+    rate: float  # peak learning rate
+    warm_up: int = 200
+    average: float = 0.999  # decay of the averaged weights
+    weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.99)
+    save_seconds: float = 120.0
+    log_steps: int = 50
+
+
+def learning_rate(plan: Plan, step: int) -> float:
+    """Warm-up, constant, then a cosine to zero over the last fifth."""
+    warm = min(1.0, (step + 1) / plan.warm_up)
+    left = max(0.0, plan.steps - step) / (0.2 * plan.steps)
+    return plan.rate * warm * (1.0 if left >= 1 else 0.5 - 0.5 * math.cos(math.pi * left))
+
+
+class Trainer:
+    """A module in training, and everything that a later run needs to go on exactly.
+
+    Args:
+        module: what is trained, in place; float32.
+        plan: how long and how fast.
+        folder: where ``state.safetensors`` and ``average.safetensors`` are kept.
+        seed: of the random numbers of a fresh start.
+    """
+
+    def __init__(self, module: nn.Module, plan: Plan, folder: Path, seed: int = 0) -> None:
+        self.module, self.plan, self.folder = module, plan, folder
+        self.averaged = copy.deepcopy(module).requires_grad_(False)
+        parameters = [value for value in module.parameters() if value.requires_grad]
+        self.optimiser = torch.optim.AdamW(
+            parameters, plan.rate, betas=plan.betas, weight_decay=plan.weight_decay
+        )
+        self.generator = torch.Generator().manual_seed(seed)
+        self.step = 0
+        self.seconds = 0.0
+        self.smooth: dict[str, float] = {}
+        if (folder / "state.safetensors").is_file():
+            self._load()
+
+    def run(self, loss: Loss, until: int | None = None) -> None:
+        """Train to ``until`` or the plan's end, saving now and then and at the end."""
+        end = self.plan.steps if until is None else min(until, self.plan.steps)
+        saved = time.time()
+        while self.step < end:
+            start = time.time()
+            self._one_step(loss)
+            self.seconds += time.time() - start
+            if self.step % self.plan.log_steps == 0:
+                self._log()
+            if time.time() - saved > self.plan.save_seconds:
+                self.save()
+                saved = time.time()
+        self.save()
+
+    def _one_step(self, loss: Loss) -> None:
+        for group in self.optimiser.param_groups:
+            group["lr"] = learning_rate(self.plan, self.step)
+        value, parts = loss(self.step, self.generator)
+        self.optimiser.zero_grad()
+        value.backward()
+        norm = nn.utils.clip_grad_norm_(self.module.parameters(), 1.0)
+        if not bool(torch.isfinite(norm)):
+            raise FloatingPointError(f"The gradient is not finite at step {self.step}.")
+        self.optimiser.step()
+        decay = min(self.plan.average, (self.step + 1) / (self.step + 10))
+        with torch.no_grad():
+            pairs = zip(self.averaged.parameters(), self.module.parameters(), strict=True)
+            for slow, fast in pairs:
+                slow.lerp_(fast, 1 - decay)
+        self.step += 1
+        for name, number in {"loss": value.item(), **parts}.items():
+            before = self.smooth.get(name, number)
+            self.smooth[name] = before + 0.02 * (number - before)
+
+    def _log(self) -> None:
+        parts = "  ".join(f"{name} {value:.4f}" for name, value in self.smooth.items())
+        print(f"step {self.step:6d}  {self.seconds:7.0f} s  {parts}", flush=True)
+
+    def save(self) -> None:
+        """Write the whole state, and the averaged weights on their own; each file in one move."""
+        tensors = {f"module.{name}": value for name, value in self.module.state_dict().items()}
+        averaged = self.averaged.state_dict()
+        tensors |= {f"average.{name}": value for name, value in averaged.items()}
+        for index, state in self.optimiser.state_dict()["state"].items():
+            tensors |= {f"optimiser.{index}.{name}": value for name, value in state.items()}
+        tensors["generator"] = self.generator.get_state()
+        about = {"step": self.step, "seconds": self.seconds, "smooth": self.smooth}
+        write(tensors, self.folder / "state.safetensors", {"about": json.dumps(about)})
+        write(averaged, self.folder / "average.safetensors")
+
+    def _load(self) -> None:
+        from safetensors import safe_open
+
+        with safe_open(self.folder / "state.safetensors", framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            about = json.loads(file.metadata()["about"])
+
+        def part(prefix: str) -> dict[str, Tensor]:
+            chosen = {name for name in tensors if name.startswith(prefix)}
+            return {name.removeprefix(prefix): tensors[name] for name in chosen}
+
+        self.module.load_state_dict(part("module."))
+        self.averaged.load_state_dict(part("average."))
+        whole = self.optimiser.state_dict()
+        states: dict[int, dict[str, Tensor]] = {}
+        for name, value in part("optimiser.").items():
+            index, key = name.split(".")
+            states.setdefault(int(index), {})[key] = value
+        self.optimiser.load_state_dict({"state": states, "param_groups": whole["param_groups"]})
+        self.generator.set_state(tensors["generator"])
+        self.step, self.seconds, self.smooth = about["step"], about["seconds"], about["smooth"]
+
+
+def write(tensors: dict[str, Tensor], path: Path, about: dict[str, str] | None = None) -> None:
+    """Write a safetensors file beside its place, then move it there."""
+    from safetensors.torch import save_file
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # a name that two tensors share, and memory formats, are no business of the file
+    whole = {
+        name: value.detach().clone(memory_format=torch.contiguous_format)
+        for name, value in tensors.items()
+    }
+    save_file(whole, path.with_suffix(".part"), about)
+    os.replace(path.with_suffix(".part"), path)
+
+
+def save_half(module: nn.Module, path: Path) -> None:
+    """The weights alone, as float16."""
+    write({name: value.half() for name, value in module.state_dict().items()}, path)
