@@ -64,7 +64,7 @@ class _GroupNormSiLU(torch.autograd.Function):
 
 
 def group_norm_silu(norm: nn.GroupNorm, x: Tensor, act: bool = True) -> Tensor:
-    """``silu(norm(x))``, or ``norm(x)`` without ``act``; the fast way where gradients are wanted."""
+    """``silu(norm(x))``, or ``norm(x)`` without ``act``, fast where gradients are wanted."""
     if torch.is_grad_enabled() and x.device.type == "cpu":
         return _GroupNormSiLU.apply(x, norm.weight, norm.bias, norm.num_groups, norm.eps, act)
     return F.silu(norm(x)) if act else norm(x)

@@ -12,6 +12,9 @@ STAGES = {
     "scenes-vae": "vae",
     "scenes-latents": "latents",
     "scenes-unet": "unet",
+    "scenes-small-decoder": "small_decoder",
+    "scenes-clip": "clip",
+    "scenes-pickscore": "preference",
 }
 
 

@@ -6,7 +6,6 @@ import argparse
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ...sampler import karras_sigmas, sample_ancestral
 from ..captions import caption, random_captions
