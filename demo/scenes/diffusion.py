@@ -25,12 +25,9 @@ def training_sigmas() -> Tensor:
 
 
 def sigma_to_timestep(sigma: Tensor, sigmas: Tensor) -> Tensor:
-    """The timestep of noise levels, interpolated in log sigma."""
-    log, table = sigma.log(), sigmas.log()
-    right = torch.searchsorted(table, log.contiguous()).clamp(1, len(table) - 1)
-    left = right - 1
-    share = (log - table[left]) / (table[right] - table[left])
-    return left + share.clamp(0, 1)
+    """The timestep whose noise level is nearest in log sigma; training saw whole ones only."""
+    distance = (sigma.log()[:, None] - sigmas.log()).abs()
+    return distance.argmin(dim=1)
 
 
 def v_denoised(network: nn.Module, x: Tensor, sigma: Tensor, t: Tensor, context: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import copy
 import json
 import math
 import os
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -62,10 +63,15 @@ class Trainer:
             self._load()
 
     def run(self, loss: Loss, until: int | None = None) -> None:
-        """Train to ``until`` or the plan's end, saving now and then and at the end."""
+        """Train to ``until`` or the plan's end, saving now and then and at the end.
+
+        A SIGTERM ends the run after the step that it falls into, with the state saved.
+        """
         end = self.plan.steps if until is None else min(until, self.plan.steps)
         saved = time.time()
-        while self.step < end:
+        asked_to_stop: list[int] = []
+        before = signal.signal(signal.SIGTERM, lambda number, frame: asked_to_stop.append(number))
+        while self.step < end and not asked_to_stop:
             start = time.time()
             self._one_step(loss)
             self.seconds += time.time() - start
@@ -75,6 +81,9 @@ class Trainer:
                 self.save()
                 saved = time.time()
         self.save()
+        signal.signal(signal.SIGTERM, before)
+        if asked_to_stop:
+            raise SystemExit(f"stopped at step {self.step}; the same command goes on")
 
     def _one_step(self, loss: Loss) -> None:
         for group in self.optimiser.param_groups:
