@@ -135,7 +135,12 @@ def main(arguments: list[str] | None = None) -> None:
     sprites = load_sprites(options.cache)
     torch.manual_seed(SEED)
     judge = Judge().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    trainer = Trainer(judge, Plan(options.steps, options.rate), options.cache / "judge", SEED)
+    trainer = Trainer(
+        judge,
+        Plan(options.steps, options.rate, edges=("stem", "subjects", "colours")),
+        options.cache / "judge",
+        SEED,
+    )
 
     def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         labels = random_labels(64, generator)

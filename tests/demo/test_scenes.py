@@ -20,6 +20,7 @@ from lags_pack.demo.scenes.subjects import (
 from lags_pack.demo.scenes.text import TOKENS, SceneTextEncoder, split_words, tokenize
 from lags_pack.demo.scenes.training.clip_files import byte_pairs, load_tokenizer, words
 from lags_pack.demo.scenes.training.latents import normalise
+from lags_pack.demo.scenes.training.muon import orthogonal
 from lags_pack.demo.scenes.training.preference import subjects_shown
 from lags_pack.demo.scenes.training.small_decoder import latent_to_rgb
 from lags_pack.demo.scenes.training.trainer import Plan, Trainer, learning_rate
@@ -208,7 +209,7 @@ def test_share_of_the_subjects_shown() -> None:
 
 # ---- training ---------------------------------------------------------------------------------
 
-PLAN = Plan(steps=12, rate=1e-2, warm_up=3)
+PLAN = Plan(steps=12, rate=1e-2, warm_up=3, edges=("2.",))
 
 
 def fitting(trainer: Trainer, until: int) -> Tensor:
@@ -223,7 +224,8 @@ def fitting(trainer: Trainer, until: int) -> Tensor:
 def test_resumed_training_is_the_same_training(tmp_path: Path) -> None:
     def fresh(name: str) -> Trainer:
         torch.manual_seed(0)
-        return Trainer(nn.Linear(3, 1), PLAN, tmp_path / name, seed=5)
+        net = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
+        return Trainer(net, PLAN, tmp_path / name, seed=5)
 
     whole = fitting(fresh("whole"), 12)
     fitting(fresh("parts"), 7)
@@ -231,6 +233,18 @@ def test_resumed_training_is_the_same_training(tmp_path: Path) -> None:
     assert resumed.step == 7
     assert torch.equal(fitting(resumed, 12), whole)
     assert not list(tmp_path.rglob("*.part"))
+
+
+def test_orthogonal_keeps_the_directions() -> None:
+    matrix = torch.randn(6, 9, generator=generator())
+    left, _, right = torch.linalg.svd(matrix, full_matrices=False)
+    for one in (matrix, matrix.T):
+        found = orthogonal(one)
+        singular = torch.linalg.svdvals(found)
+        assert singular.min() > 0.5 and singular.max() < 1.4
+        wanted = left @ right if one is matrix else (left @ right).T
+        alike = F.cosine_similarity(found.flatten(), wanted.flatten(), dim=0)
+        assert alike > 0.95
 
 
 def test_learning_rate_rises_stays_and_falls() -> None:

@@ -21,6 +21,7 @@ from .sprites import load_sprites
 from .trainer import Plan, Trainer
 
 BATCH = 64
+EDGES = ("text_model.embeddings", "vision_model.embeddings", "text_projection", "visual_projection")
 
 
 def wrong_labels(labels: Labels, generator: torch.Generator) -> Labels:
@@ -127,7 +128,7 @@ def main(options: argparse.Namespace) -> None:
     captioner = Captioner(load_tokenizer(folder))
     torch.manual_seed(options.seed)
     clip: nn.Module = clip_model()
-    plan = Plan(options.steps or 4000, options.rate or 1e-3, weight_decay=0.05)
+    plan = Plan(options.steps or 4000, options.rate or 1e-3, weight_decay=0.05, edges=EDGES)
     trainer = Trainer(clip, plan, folder, options.seed)
 
     def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from ..captions import random_captions
 from ..compose import Labels, draw, random_labels
-from .clip import BATCH, Captioner, features, wrong_labels
+from .clip import BATCH, EDGES, Captioner, features, wrong_labels
 from .clip_files import SIDE, clip_model, load_tokenizer, write_folder
 from .sprites import load_sprites
 from .trainer import Plan, Trainer
@@ -128,7 +128,7 @@ def main(options: argparse.Namespace) -> None:
     torch.manual_seed(options.seed)
     clip: nn.Module = clip_model()
     start_from(clip, options.cache / "clip" / "model.safetensors")
-    plan = Plan(options.steps or 1500, options.rate or 2e-4, weight_decay=0.05)
+    plan = Plan(options.steps or 1500, options.rate or 2e-4, weight_decay=0.05, edges=EDGES)
     trainer = Trainer(clip, plan, folder, options.seed)
 
     def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:

@@ -55,7 +55,7 @@ def main(options: argparse.Namespace) -> None:
     vae = load_vae(options.cache / "vae.safetensors").to(memory_format=torch.channels_last)
     torch.manual_seed(options.seed)
     decoder = small_decoder().to(memory_format=torch.channels_last)
-    plan = Plan(options.steps or 4000, options.rate or 1e-3)
+    plan = Plan(options.steps or 4000, options.rate or 1e-3, edges=("1.",))
     trainer = Trainer(decoder, plan, options.cache / "small_decoder", options.seed)
 
     def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:

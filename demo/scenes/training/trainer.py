@@ -1,4 +1,4 @@
-"""One training loop for all stages: AdamW, averaged weights, and a state that can be continued."""
+"""One training loop for all stages: Muon, averaged weights, and a state that can be continued."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .muon import Muon, is_hidden
+
 Loss = Callable[[int, torch.Generator], tuple[Tensor, dict[str, float]]]
 
 
@@ -27,6 +29,7 @@ class Plan(NamedTuple):
     average: float = 0.999  # decay of the averaged weights
     weight_decay: float = 0.01
     betas: tuple[float, float] = (0.9, 0.99)
+    edges: tuple[str, ...] = ()  # prefixes of weights that AdamW trains; Muon has the matrices
     save_seconds: float = 120.0
     log_steps: int = 50
 
@@ -51,10 +54,16 @@ class Trainer:
     def __init__(self, module: nn.Module, plan: Plan, folder: Path, seed: int = 0) -> None:
         self.module, self.plan, self.folder = module, plan, folder
         self.averaged = copy.deepcopy(module).requires_grad_(False)
-        parameters = [value for value in module.parameters() if value.requires_grad]
-        self.optimiser = torch.optim.AdamW(
-            parameters, plan.rate, betas=plan.betas, weight_decay=plan.weight_decay
-        )
+        self.names = {
+            name: value for name, value in module.named_parameters() if value.requires_grad
+        }
+        hidden = [v for name, v in self.names.items() if is_hidden(name, v, plan.edges)]
+        kept = {id(value) for value in hidden}
+        others = [value for value in self.names.values() if id(value) not in kept]
+        self.optimisers: list[torch.optim.Optimizer] = [
+            Muon(hidden, plan.rate, weight_decay=plan.weight_decay),
+            torch.optim.AdamW(others, plan.rate, betas=plan.betas, weight_decay=plan.weight_decay),
+        ]
         self.generator = torch.Generator().manual_seed(seed)
         self.step = 0
         self.seconds = 0.0
@@ -86,15 +95,17 @@ class Trainer:
             raise SystemExit(f"stopped at step {self.step}; the same command goes on")
 
     def _one_step(self, loss: Loss) -> None:
-        for group in self.optimiser.param_groups:
-            group["lr"] = learning_rate(self.plan, self.step)
+        for optimiser in self.optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = learning_rate(self.plan, self.step)
         value, parts = loss(self.step, self.generator)
-        self.optimiser.zero_grad()
+        self.module.zero_grad()
         value.backward()
         norm = nn.utils.clip_grad_norm_(self.module.parameters(), 1.0)
         if not bool(torch.isfinite(norm)):
             raise FloatingPointError(f"The gradient is not finite at step {self.step}.")
-        self.optimiser.step()
+        for optimiser in self.optimisers:
+            optimiser.step()
         decay = min(self.plan.average, (self.step + 1) / (self.step + 10))
         with torch.no_grad():
             pairs = zip(self.averaged.parameters(), self.module.parameters(), strict=True)
@@ -114,8 +125,10 @@ class Trainer:
         tensors = {f"module.{name}": value for name, value in self.module.state_dict().items()}
         averaged = self.averaged.state_dict()
         tensors |= {f"average.{name}": value for name, value in averaged.items()}
-        for index, state in self.optimiser.state_dict()["state"].items():
-            tensors |= {f"optimiser.{index}.{name}": value for name, value in state.items()}
+        for name, weight in self.names.items():
+            for optimiser in self.optimisers:
+                found = optimiser.state.get(weight, {})
+                tensors |= {f"optimiser.{key}.{name}": value for key, value in found.items()}
         tensors["generator"] = self.generator.get_state()
         about = {"step": self.step, "seconds": self.seconds, "smooth": self.smooth}
         write(tensors, self.folder / "state.safetensors", {"about": json.dumps(about)})
@@ -134,12 +147,12 @@ class Trainer:
 
         self.module.load_state_dict(part("module."))
         self.averaged.load_state_dict(part("average."))
-        whole = self.optimiser.state_dict()
-        states: dict[int, dict[str, Tensor]] = {}
         for name, value in part("optimiser.").items():
-            index, key = name.split(".")
-            states.setdefault(int(index), {})[key] = value
-        self.optimiser.load_state_dict({"state": states, "param_groups": whole["param_groups"]})
+            key, _, weight = name.partition(".")
+            for optimiser in self.optimisers:
+                held = {id(one) for group in optimiser.param_groups for one in group["params"]}
+                if id(self.names[weight]) in held:
+                    optimiser.state[self.names[weight]][key] = value
         self.generator.set_state(tensors["generator"])
         self.step, self.seconds, self.smooth = about["step"], about["seconds"], about["smooth"]
 

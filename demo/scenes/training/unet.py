@@ -25,6 +25,7 @@ from .grids import save_grid
 from .latents import Encoded, load_latents
 from .trainer import Plan, Trainer, save_half
 
+EDGES = ("unet.input_blocks.0", "unet.out.", "unet.time_embed", "text.words", "text.places")
 DROP_PROMPT = 0.12
 MOST_SNR = 5.0  # min-SNR weighting (Hang et al. 2023)
 
@@ -113,7 +114,7 @@ def main(options: argparse.Namespace) -> None:
     torch.manual_seed(options.seed)
     model = TextToLatents(SceneUNet(), SceneTextEncoder())
     model.unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    plan = Plan(options.steps or 40_000, options.rate or 1e-3, average=0.999)
+    plan = Plan(options.steps or 40_000, options.rate or 1e-3, edges=EDGES)
     trainer = Trainer(model, plan, options.cache / "unet", options.seed)
     if options.report:
         report(options, trainer)

@@ -17,6 +17,7 @@ from .trainer import Plan, Trainer
 
 KL_WEIGHT = 5e-4  # per latent number, beside the mean error per pixel value
 EDGE_WEIGHT = 1.0
+EDGES = ("encoder.conv_in", "encoder.conv_out", "decoder.conv_in", "decoder.conv_out")
 CROP = 64  # most of the training sees quarters of scenes: four times as many scenes
 
 
@@ -82,7 +83,7 @@ def main(options: argparse.Namespace) -> None:
     sprites = load_sprites(options.cache)
     torch.manual_seed(options.seed)
     vae = SceneVAE().to(memory_format=torch.channels_last)
-    plan = Plan(options.steps or 6000, options.rate or 5e-4)
+    plan = Plan(options.steps or 6000, options.rate or 1e-3, edges=EDGES)
     trainer = Trainer(vae, plan, options.cache / "vae", options.seed)
 
     def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
