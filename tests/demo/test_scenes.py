@@ -19,11 +19,11 @@ from lags_pack.demo.scenes.subjects import (
 )
 from lags_pack.demo.scenes.text import TOKENS, SceneTextEncoder, split_words, tokenize
 from lags_pack.demo.scenes.training.clip_files import byte_pairs, load_tokenizer, words
-from lags_pack.demo.scenes.training.latents import normalise
+from lags_pack.demo.scenes.training.latents import fingerprint, normalise
 from lags_pack.demo.scenes.training.muon import orthogonal
 from lags_pack.demo.scenes.training.preference import subjects_shown
 from lags_pack.demo.scenes.training.small_decoder import latent_to_rgb
-from lags_pack.demo.scenes.training.trainer import Plan, Trainer, learning_rate
+from lags_pack.demo.scenes.training.trainer import Plan, Trainer, learning_rate, save_half
 from lags_pack.demo.scenes.unet import SceneUNet
 from lags_pack.demo.scenes.vae import SceneVAE
 from torch import Tensor, nn
@@ -153,6 +153,17 @@ def test_normalised_latents_decode_to_the_same_images() -> None:
     assert torch.allclose(z.mean((0, 2, 3)), torch.zeros(4), atol=1e-4)
     assert torch.allclose(z.std((0, 2, 3)), torch.ones(4), atol=1e-4)
     assert torch.allclose(vae.decode(z), before, atol=1e-3)
+
+
+def test_latents_belong_to_an_encoder_not_to_a_decoder(tmp_path: Path) -> None:
+    vae, path = SceneVAE(), tmp_path / "vae.safetensors"
+    marks = []
+    for part in (vae.decoder.mid, vae.decoder.conv_out, vae.encoder.conv_in):
+        with torch.no_grad():
+            next(part.parameters()).mul_(2)
+        save_half(vae, path)
+        marks.append(fingerprint(path))
+    assert marks[0] == marks[1] != marks[2]
 
 
 def test_v_prediction_gives_back_what_is_there() -> None:

@@ -94,8 +94,15 @@ def load_latents(cache: Path) -> Encoded:
 
 
 def fingerprint(path: Path) -> str:
-    """A hash of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    """A hash of a VAE file's encoder: what the latents hang on."""
+    from safetensors.torch import load_file
+
+    weights = load_file(path)
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        if name.startswith(("encoder.", "quant_conv.")):
+            digest.update(weights[name].numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def is_current(path: Path, mark: str) -> bool:

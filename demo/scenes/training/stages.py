@@ -11,6 +11,7 @@ import torch
 STAGES = {
     "scenes-vae": "vae",
     "scenes-latents": "latents",
+    "scenes-decoder": "decoder",
     "scenes-unet": "unet",
     "scenes-small-decoder": "small_decoder",
     "scenes-clip": "clip",
