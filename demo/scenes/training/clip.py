@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..captions import random_captions
+from ..captions import caption, random_captions
 from ..compose import Labels, draw, random_labels
 from ..subjects import COLOUR_WORDS, WORDS
 from .clip_files import LENGTH, SIDE, clip_model, load_tokenizer, write_folder
@@ -108,17 +108,11 @@ def retrieval(clip: Any, sprites: Tensor, captioner: Captioner, count: int = 512
     for _ in range(count // BATCH):
         labels = random_labels(BATCH, generator, held_out=True)
         images = draw(labels, sprites, generator, SIDE)
-        captions = [_full(row) for row in torch.stack(list(labels), 1).tolist()]
+        captions = [caption(*row) for row in torch.stack(list(labels), 1).tolist()]
         scores = features(clip, images, None) @ features(clip, None, captioner(captions)).T
         best = scores.argmax(1)
         hits += int(same_scene(labels, labels)[torch.arange(BATCH), best].sum())
     return hits / (count // BATCH * BATCH)
-
-
-def _full(row: list[int]) -> str:
-    from ..captions import caption
-
-    return caption(*row, wording=0)
 
 
 def main(options: argparse.Namespace) -> None:
