@@ -114,7 +114,7 @@ def main(options: argparse.Namespace) -> None:
     torch.manual_seed(options.seed)
     model = TextToLatents(SceneUNet(), SceneTextEncoder())
     model.unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    plan = Plan(options.steps or 40_000, options.rate or 1e-3, edges=EDGES)
+    plan = Plan(options.steps or 40_000, options.rate or 1.5e-3, edges=EDGES)
     trainer = Trainer(model, plan, options.cache / "unet", options.seed)
     if options.report:
         report(options, trainer)
