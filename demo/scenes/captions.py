@@ -7,25 +7,25 @@ import torch
 from .compose import Labels
 from .subjects import COLOUR_WORDS, WORDS
 
-# {s}, {t}: subjects; {as}, {at}: with their article; {c}: the background's colour
+# {s}, {t}: subjects; {as}, {at}: with their article; {c}, {ac}: the background's colour
 ONE = (
-    "{as} on a {c} background",
+    "{as} on {ac} background",
     "{s}, {c} background",
     "a picture of {as} on {c}",
     "{s} on {c}",
-    "a photo of {as} against a {c} background",
+    "a photo of {as} against {ac} background",
     "{c} background with {as}",
-    "a drawing of {as} in front of a {c} background",
+    "a drawing of {as} in front of {ac} background",
     "{as}",
 )
 TWO = (
-    "{as} and {at} on a {c} background",
+    "{as} and {at} on {ac} background",
     "{s} and {t}, {c} background",
     "{as} next to {at} on {c}",
-    "a picture of {as} and {at} on a {c} background",
+    "a picture of {as} and {at} on {ac} background",
     "{s} with {t} on {c}",
     "{c} background, {s} and {t}",
-    "{as} beside {at} against a {c} background",
+    "{as} beside {at} against {ac} background",
     "{as} and {at}",
 )
 
@@ -39,6 +39,7 @@ def caption(first: int, second: int, colour: int, wording: int = 0) -> str:
     """The caption of a scene; ``second`` below 0 where there is one subject."""
     s = WORDS[first]
     names = {"s": s, "as": with_article(s), "c": COLOUR_WORDS[colour]}
+    names["ac"] = with_article(names["c"])
     if second < 0:
         return ONE[wording].format(**names)
     t = WORDS[second]
