@@ -49,16 +49,8 @@ PACKAGES = (
     "transformers>=4.50",
     "open_clip_torch",
     *("numpy", "safetensors", "pillow", "scipy", "scikit-learn"),
-    *(
-        "pytest",
-        "pytest-cov",
-        "pytest-xdist",
-        "hypothesis",
-        "jaxtyping",
-        "beartype",
-        "ruff",
-        "mypy",
-    ),
+    *("pytest", "pytest-cov", "pytest-xdist", "hypothesis"),
+    *("jaxtyping", "beartype", "ruff", "mypy"),
 )
 # A whole run: two files at a time, and how much of guidance/ and rewards/ the tests have run; the
 # least is in pyproject.toml.
@@ -77,10 +69,9 @@ SLOW = (
     "tests/rewards/test_encoders.py::test_recomputing_keeps_a_quarter_or_less",
 )
 GRAPHS = (
-    *(
-        f"test_samplers.py::test_same_seed_same_picture[{mode}-demo]"
-        for mode in ("balanced", "fast", "paper")
-    ),
+    "test_samplers.py::test_same_seed_same_picture[balanced-demo]",
+    "test_samplers.py::test_same_seed_same_picture[fast-demo]",
+    "test_samplers.py::test_same_seed_same_picture[paper-demo]",
     "test_samplers.py::test_start_and_end_step_split[demo]",
     "test_samplers.py::test_guidance_node_under_sampler_custom_advanced[demo]",
     "test_methods.py::test_every_method_raises_the_score_and_leaves_nothing[dps-sd15]",
@@ -310,10 +301,8 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
         options = [argument for argument in arguments if argument != "--fast"]
         rooms = [str(ROOT / room) for room in FAST_ROOMS]
         slow = [f"--deselect={name}" for name in SLOW]
-        return [*options, *rooms, *PARALLEL, *slow], [
-            *options,
-            *(f"{comfy}/{one}" for one in GRAPHS),
-        ]
+        graphs = [f"{comfy}/{name}" for name in GRAPHS]
+        return [*options, *rooms, *PARALLEL, *slow], [*options, *graphs]
     options, plain, within = [], [], []
     for argument in arguments:
         file, *names = argument.split("::")
@@ -396,6 +385,19 @@ def load_pack() -> None:
     spec.loader.exec_module(sys.modules[PACK])
 
 
+def in_environment(module: str, *arguments: str) -> int:
+    """Run a module of the pack in our environment."""
+    return call(ensure_environment(), ROOT / "dev.py", "_module", module, *arguments)
+
+
+def in_comfyui(why: str, module: str, *arguments: str) -> int:
+    """Run a module of the pack in ComfyUI's Python, or say why that has to be."""
+    comfyui = locate_comfyui()
+    if isinstance(comfyui, str):
+        raise Problem(f"{why}, and {comfyui}: set COMFYUI_PATH.")
+    return comfyui.run("_module", module, *arguments)
+
+
 def module_main(arguments: Sequence[str]) -> int:
     """Inside the chosen interpreter: call main() of a module of the pack."""
     module, *rest = arguments
@@ -418,7 +420,7 @@ def pytest_main(arguments: Sequence[str]) -> int:
 def demo(arguments: Sequence[str]) -> int:
     """Plain sampling beside LAGS on the bundled model; in ComfyUI where COMFYUI_PATH names one."""
     if not os.environ.get("COMFYUI_PATH"):
-        return call(ensure_environment(), ROOT / "dev.py", "_module", "demo.run", *arguments)
+        return in_environment("demo.run", *arguments)
     comfyui = locate_comfyui()
     say(f"running the bundled workflow in {comfyui}")
     return comfyui.run("_module", "demo.comfy", *arguments)
@@ -432,18 +434,15 @@ def bench(arguments: Sequence[str]) -> int:
     if name not in names:
         wrong = f"There is no benchmark {name!r}." if name else "Which benchmark?"
         raise Problem(f"{wrong} There are: {', '.join(names) or 'none yet'}.", 2)
+    module, rest = f"benchmarks.{name}", arguments[1:]
     if name in COMFYUI_BENCHMARKS:
-        comfyui = locate_comfyui()
-        if isinstance(comfyui, str):
-            raise Problem(f"This benchmark needs ComfyUI's code, and {comfyui}: set COMFYUI_PATH.")
-        return comfyui.run("_module", f"benchmarks.{name}", *arguments[1:])
-    command = (ensure_environment(), ROOT / "dev.py", "_module", f"benchmarks.{name}")
-    return call(*command, *arguments[1:])
+        return in_comfyui("This benchmark needs ComfyUI's code", module, *rest)
+    return in_environment(module, *rest)
 
 
 def train(arguments: Sequence[str]) -> int:
     """Train the demo model."""
-    return call(ensure_environment(), ROOT / "dev.py", "_module", "demo.train", *arguments)
+    return in_environment("demo.train", *arguments)
 
 
 def lint(arguments: Sequence[str]) -> int:
@@ -455,10 +454,7 @@ def lint(arguments: Sequence[str]) -> int:
 
 def sync(arguments: Sequence[str]) -> int:
     """Write all files that follow from the nodes."""
-    comfyui = locate_comfyui()
-    if isinstance(comfyui, str):
-        raise Problem(f"The nodes are known inside ComfyUI only, and {comfyui}: set COMFYUI_PATH.")
-    return comfyui.run("_module", "tests.derived.sync", *arguments)
+    return in_comfyui("The nodes are known inside ComfyUI only", "tests.derived.sync", *arguments)
 
 
 def workflows(arguments: Sequence[str]) -> int:
@@ -475,14 +471,8 @@ def matrix(arguments: Sequence[str]) -> int:
 
 
 COMMANDS = {
-    "demo": demo,
-    "test": test,
-    "bench": bench,
-    "train": train,
-    "lint": lint,
-    "sync": sync,
-    "workflows": workflows,
-    "matrix": matrix,
+    command.__name__: command
+    for command in (demo, test, bench, train, lint, sync, workflows, matrix)
 }
 INSIDE = {"_module": module_main, "_pytest": pytest_main}  # only dev.py itself runs these
 

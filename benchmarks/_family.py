@@ -23,21 +23,18 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..demo.sampler import karras_sigmas, sample_ancestral
+from ..demo.sampler import guided, karras_sigmas, sample_ancestral, tilted
 from ..guidance import (
     DPS,
     AutogradDenoiser,
     AutogradLogWeight,
-    Balanced,
     Denoiser,
     FreeDoM,
     LiDAR,
     LogWeight,
     Lookahead,
     Method,
-    Step,
     Trace,
-    ancestral_keep,
     look_ahead,
     preset,
     time_travel,
@@ -175,7 +172,7 @@ def _with_steps(make: Callable[[Task, Tensor], Method]) -> Way:
         steps = _least_steps(task, wanted, counted)
         sigmas = task.sigmas(steps)
         x, calls = _guided(task, make(task, sigmas), sigmas, groups, seed)
-        return _single(x, calls, f"{steps} steps")
+        return single(x, calls, f"{steps} steps")
 
     return way
 
@@ -187,13 +184,11 @@ def _lidar(task: Task, wanted: int, groups: int, seed: int) -> Drawn:
     sets = [
         look_ahead(task.denoiser, task.log_weight, draw() * levels[0], levels) for _ in range(count)
     ]
-    samples, log_w = (
-        torch.stack([getattr(found, name) for found in sets], dim=1)
-        for name in ("samples", "log_w")
-    )
+    samples = torch.stack([found.samples for found in sets], dim=1)
+    log_w = torch.stack([found.log_w for found in sets], dim=1)
     method = LiDAR(lookahead=Lookahead(samples, log_w))
     x, calls = _guided(task, method, task.sigmas(task.steps), groups, seed)
-    return _single(x, calls + count * LOOKAHEAD_STEPS, f"{count} looked ahead to")
+    return single(x, calls + count * LOOKAHEAD_STEPS, f"{count} looked ahead to")
 
 
 def _best_of(task: Task, wanted: int, groups: int, seed: int) -> Drawn:
@@ -205,7 +200,7 @@ def _best_of(task: Task, wanted: int, groups: int, seed: int) -> Drawn:
 
     draw = _noises(task, groups, seed)
     found = best_of(plain, task.log_weight, draw, count, task.steps)
-    return _single(found.samples, found.model_calls, f"best of {count}")
+    return single(found.samples, found.model_calls, f"best of {count}")
 
 
 def _search(task: Task, wanted: int, groups: int, seed: int) -> Drawn:
@@ -216,7 +211,7 @@ def _search(task: Task, wanted: int, groups: int, seed: int) -> Drawn:
 
     draw = _noises(task, groups, seed)
     found = zero_order_search(plain, task.log_weight, draw, rounds, NEIGHBOURS, RADIUS, task.steps)
-    return _single(found.samples, found.model_calls, f"{rounds} rounds of {NEIGHBOURS}")
+    return single(found.samples, found.model_calls, f"{rounds} rounds of {NEIGHBOURS}")
 
 
 def _particles(name: str, task: Task, steps: int, count: int, groups: int, seed: int) -> Particles:
@@ -247,44 +242,12 @@ def _guided(
     task: Task, method: Method, sigmas: Tensor, groups: int, seed: int
 ) -> tuple[Tensor, int]:
     """One guided run per group: (images [G, ...], model evaluations of one)."""
-    trace, draw = Trace(), _noises(task, groups, seed)
-    x, denoiser = start_guided(
-        method, task.denoiser, task.log_weight, draw() * sigmas[0], sigmas, trace
-    )
+    trace, draw, base = Trace(), _noises(task, groups, seed), AutogradDenoiser(task.denoiser)
+    x = tilted(method, base, task.log_weight, draw() * sigmas[0], sigmas[0], trace)
+    denoiser = guided(method, base, task.log_weight, sigmas, trace)
     rounds = method.rounds if isinstance(method, FreeDoM) else [1] * (len(sigmas) - 1)
     x = time_travel(denoiser, x, sigmas, rounds, lambda like: draw())
     return x, cost(trace)
-
-
-def start_guided(
-    method: Method,
-    denoiser: Denoiser,
-    log_weight: LogWeight,
-    x: Tensor,
-    sigmas: Tensor,
-    trace: Trace,
-) -> tuple[Tensor, Denoiser]:
-    """The initial noise, tilted where the method does that, and the guided denoiser of its steps.
-
-    Args:
-        method: whose records go into ``trace``.
-        denoiser: of the base.
-        log_weight: log w.
-        x: [B, ...] initial noise.
-        sigmas: of the run, whose steps are ancestral.
-        trace: of the run.
-    """
-    if isinstance(method, Balanced) and method.tilts_start:
-        x, record = method.tilted_start(denoiser, log_weight, x, sigmas[:1].expand(x.shape[0]))
-        trace.add_start(record)
-
-    def guided(x: Tensor, sigma: Tensor) -> Tensor:
-        step = Step(ancestral_keep(sigmas, float(sigma[0])))
-        denoised, record = method(AutogradDenoiser(denoiser), log_weight, x, sigma, step)
-        trace.add(record)
-        return denoised
-
-    return x, guided
 
 
 @torch.no_grad()
@@ -300,6 +263,6 @@ def _noises(task: Task, groups: int, seed: int) -> Callable[[], Tensor]:
     return lambda: torch.randn(groups, *task.shape, generator=generator)
 
 
-def _single(x: Tensor, calls: int, spent: str) -> Drawn:
+def single(x: Tensor, calls: int, spent: str) -> Drawn:
     """Groups of one image."""
     return Drawn(x[:, None], torch.ones(x.shape[0], 1, dtype=torch.float64), calls, spent)

@@ -67,15 +67,12 @@ class _Living(TorchDispatchMode):
         result = function(*args, **(kwargs or {}))
         for tensor in tree_leaves(result):
             if isinstance(tensor, Tensor) and _memory(tensor) not in self.sizes.keys() | before:
-                self._born(tensor.untyped_storage())
+                key, storage = _memory(tensor), tensor.untyped_storage()
+                self.sizes[key] = storage.nbytes()
+                self.now += storage.nbytes()
+                self.peak = max(self.peak, self.now)
+                weakref.finalize(storage, self._freed, key)
         return result
-
-    def _born(self, storage: torch.UntypedStorage) -> None:
-        key = storage._cdata
-        self.sizes[key] = storage.nbytes()
-        self.now += storage.nbytes()
-        self.peak = max(self.peak, self.now)
-        weakref.finalize(storage, self._freed, key)
 
     def _freed(self, key: int) -> None:
         self.now -= self.sizes.pop(key)

@@ -13,12 +13,7 @@ AXIS_ENDS = (-10.0, 180.0)
 
 
 def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Write a PNG.
-
-    Args:
-        rows: of the tilt benchmark.
-        path: the file.
-    """
+    """Write the rows of the tilt benchmark as a PNG."""
     guided = [row for row in rows if "seconds" in row]
     cells = list(dict.fromkeys((row["weight"], row["effective %"]) for row in guided))
     names = list(dict.fromkeys(row["method"] for row in guided))

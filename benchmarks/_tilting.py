@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
+from ..rewards import Reward
+from ._classifier import ShapeClassifier
+
+BROKEN_QUANTILE = 0.01  # an image counts as broken below the confidence of 99 % of plain ones
 STEEPEST = 1e4  # nats per unit of score; beyond any sense
 BISECTIONS = 60
 
@@ -42,19 +49,15 @@ def strength_for_rate(scores: Tensor, has: Tensor, rate: float) -> float:
         has: [N], whether each has the attribute, which higher scores have more often.
         rate: 0..1, above the plain one.
     """
-    return least_strength(
-        lambda strength: tilted_mean(has, scores, strength) < rate,
+    wish = (
         f"makes the attribute come at a rate of {rate}; expected a score that is higher where the "
-        "attribute is",
+        "attribute is"
     )
+    return least_strength(lambda strength: tilted_mean(has, scores, strength) < rate, wish)
 
 
 def least_strength(too_weak: Callable[[float], bool], wish: str) -> float:
-    """The least strength that is not too weak, by bisection.
-
-    Args:
-        too_weak: true below that strength and false above it.
-        wish: what the strength is to do, for the error.
+    """The least strength that is not too weak, by bisection; ``wish`` says what it is to do.
 
     Raises:
         ValueError: no strength does it.
@@ -71,3 +74,100 @@ def least_strength(too_weak: Callable[[float], bool], wish: str) -> float:
         else:
             high = middle
     return (low + high) / 2
+
+
+@dataclass(frozen=True)
+class Plain:
+    """Plain samples and what is known of them.
+
+    Attributes:
+        classifier: what looks at images.
+        pictures: [N, 3, 32, 32] in 0..1.
+        features: [N, F] of the classifier.
+        least: the confidence that 99 % of them reach.
+    """
+
+    classifier: ShapeClassifier
+    pictures: Tensor
+    features: Tensor
+    least: float
+
+    @classmethod
+    def of(cls, pictures: Tensor, classifier: ShapeClassifier) -> Plain:
+        """Look at images with the classifier."""
+        least = float(classifier.confidence(pictures).quantile(BROKEN_QUANTILE))
+        return cls(classifier, pictures, classifier.features(pictures), least)
+
+    @property
+    def scale(self) -> Tensor:
+        """Standard deviation of each feature, [F]."""
+        return self.features.std(dim=0).clamp(min=1e-3)
+
+    def broken(self, pictures: Tensor) -> Tensor:
+        """Whether images are broken, [B] of 0 or 1."""
+        return (self.classifier.confidence(pictures) < self.least).float()
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One weight at one strength, and the exact answer by importance weights.
+
+    Attributes:
+        name: of the weight.
+        effective: share of plain samples that count.
+        plain: the samples.
+        scores: theirs, [N].
+        shares: [N], their importance weights, which sum to 1.
+    """
+
+    name: str
+    reward: Reward
+    effective: float
+    plain: Plain
+    strength: float
+    scores: Tensor
+    shares: Tensor
+
+    @classmethod
+    def of(cls, name: str, reward: Reward, effective: float, plain: Plain) -> Cell:
+        """Choose the strength and weigh the plain samples."""
+        scores = reward(plain.pictures)
+        strength = strength_for_ess(scores, effective)
+        shares = tilted_shares(scores, strength).float()
+        return cls(name, reward, effective, plain, strength, scores, shares)
+
+    @property
+    def target(self) -> Tensor:
+        """Mean features under w p, [F]."""
+        return self.shares @ self.plain.features
+
+    @property
+    def true_shift(self) -> float:
+        """Of the mean score."""
+        return float(self.shares @ self.scores - self.scores.mean())
+
+    @property
+    def true_std(self) -> float:
+        """Of the score under w p."""
+        return float((self.shares @ (self.scores - self.shares @ self.scores) ** 2).sqrt())
+
+    def row(self, method: str) -> dict[str, Any]:
+        """The columns that say which cell this is."""
+        return {
+            "weight": self.name,
+            "effective %": 100 * self.effective,
+            "strength": self.strength,
+            "method": method,
+        }
+
+    def captured(self, gains: Tensor, std: float) -> dict[str, float]:
+        """The columns of gains in score, independent of each other, and of the score's std."""
+        return {
+            "share of shift %": 100 * float(gains.mean()) / self.true_shift,
+            "+-": 100 * float(gains.std()) / math.sqrt(len(gains)) / self.true_shift,
+            "std error %": 100 * (std / self.true_std - 1),
+        }
+
+    def distance(self, mean: Tensor) -> float:
+        """RMS difference of mean features [F] from the target, in std of plain samples."""
+        return float(((mean - self.target) / self.plain.scale).square().mean().sqrt())

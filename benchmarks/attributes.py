@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..demo.classifier import COLOUR, FOLDER
 from ..demo.model import DemoUNet, load_network
@@ -32,23 +32,16 @@ TARGET = 0.5
 BAND, STRENGTH = (0.15, 0.5), 3.0  # cycles per pixel; nats per factor e of energy
 
 
-class OneColour(nn.Module):
-    """Logits [B, 2] of a colour and of any other, by the small classifier."""
-
-    def __init__(self, classifier: ShapeClassifier, colour: str) -> None:
-        super().__init__()
-        self.classifier, self.number = classifier, COLOURS.index(colour)
-
-    def forward(self, images: Tensor) -> Tensor:
-        log_p = self.classifier(images)[1].log_softmax(dim=1)
-        others = [i for i in range(len(COLOURS)) if i != self.number]
-        return torch.stack([log_p[:, self.number], log_p[:, others].logsumexp(dim=1)], dim=1)
-
-
 def one_colour(classifier: ShapeClassifier, colour: str) -> Classifier:
     """The small classifier as one of two classes, the colour and the others."""
-    look = Preprocessing(SIZE, mean=(0.0,) * 3, std=(1.0,) * 3)
-    model = Classifier(OneColour(classifier, colour), lambda net, pixels: net(pixels), look, 2)
+    number = COLOURS.index(colour)
+    others = [i for i in range(len(COLOURS)) if i != number]
+
+    def logits(net: ShapeClassifier, pixels: Tensor) -> Tensor:
+        log_p = net(pixels)[1].log_softmax(dim=1)
+        return torch.stack([log_p[:, number], log_p[:, others].logsumexp(dim=1)], dim=1)
+
+    model = Classifier(classifier, logits, Preprocessing(SIZE, mean=(0.0,) * 3, std=(1.0,) * 3), 2)
     model.names = (colour, f"not {colour}")
     return model
 
@@ -80,14 +73,9 @@ class Bench:
         """Plain, exact and guided with one weight."""
         scores = reward(self.plain)
         shares = tilted_shares(scores, strength).float()
-        drawn, _ = draw_pictures(
-            self.network,
-            self.count,
-            seed=0,
-            steps=self.steps,
-            method=preset("balanced"),
-            weight=Weight.of(reward, strength),
-        )
+        method, weight = preset("balanced"), Weight.of(reward, strength)
+        settings = {"steps": self.steps, "method": method, "weight": weight}
+        drawn, _ = draw_pictures(self.network, self.count, seed=0, **settings)
         numbers = {
             "plain": self._numbers(self.plain, scores, torch.ones_like(shares)),
             "exact": self._numbers(self.plain, scores, shares),
@@ -129,16 +117,9 @@ def main(arguments: list[str]) -> None:
     hue = ColourReward("hue", hue=HUES[COLOURS.index(COLOUR)])
     rates = among(fair, plain, (0, 1)).exp().mean(dim=0).tolist()
     balance = BalanceReward(fair, (0, 1), rates, (TARGET, 1 - TARGET))
-    green = bench.has(plain)
-    band = FrequencyReward(*BAND)
-    report(
-        [
-            *bench.rows(
-                "classifier (balance)", balance, strength_for_rate(balance(plain), green, TARGET)
-            ),
-            *bench.rows("colour (hue)", hue, strength_for_rate(hue(plain), green, TARGET)),
-            *bench.rows("frequency band", band, STRENGTH),
-            *bench.rows("frequency band", band, -STRENGTH),
-        ],
-        choice.json,
-    )
+    rows, green, band = [], bench.has(plain), FrequencyReward(*BAND)
+    for name, reward in (("classifier (balance)", balance), ("colour (hue)", hue)):
+        rows += bench.rows(name, reward, strength_for_rate(reward(plain), green, TARGET))
+    for strength in (STRENGTH, -STRENGTH):
+        rows += bench.rows("frequency band", band, strength)
+    report(rows, choice.json)

@@ -82,18 +82,11 @@ def runs(steps: int) -> dict[str, Calls]:
 
 
 def rows_of(
-    family: str,
-    table: dict[str, Calls],
-    unet: Work,
-    decoder_of: Callable[[str, int], Work],
+    family: str, table: dict[str, Calls], unet: Work, decoder_of: Callable[[str, int], Work]
 ) -> list[dict[str, Any]]:
-    """One row for each method, decoder and size to decode at.
+    """One row for each method, decoder and size to decode at; ``unet`` is of one of its rows.
 
-    Args:
-        family: one of ``SIDES``.
-        table: methods.
-        unet: one row of it.
-        decoder_of: (decoder, size; 0 for full) -> what one image takes.
+    ``decoder_of`` is (decoder, size; 0 for full) -> what one image takes.
     """
     side, nothing = SIDES[family], Work(0, 0, 0, 0, 0)
     plain = tflop(table["plain"], unet, nothing)
@@ -163,17 +156,12 @@ def main(arguments: list[str]) -> None:
             side = SIDES[family]
             network = unet(family, side)
             networks.append(network_row(family, "UNet, one row", side, network))
-            works = {
-                (name, size): decoder(name, family, side, size)
-                for name in DECODERS
-                for size in sizes(name, side)
-            }
-            networks += [
-                network_row(family, name, size or seen_at(name, side) or side, work)
-                for (name, size), work in works.items()
-            ]
-            table = runs(choice.steps)
-            rows += rows_of(family, table, network, lambda *key, works=works: works[key])
+            works = {}
+            for name in DECODERS:
+                for size in sizes(name, side):
+                    works[name, size] = work = decoder(name, family, side, size)
+                    networks.append(network_row(family, name, size or seen_at(name, side), work))
+            rows += rows_of(family, runs(choice.steps), network, lambda *key, w=works: w[key])
     # One list per file, so that each is a flat table.
     report(networks, choice.json and choice.json.with_suffix(".networks.json"))
     print()

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..demo import heart
-from ..demo.sampler import karras_sigmas, sample_ancestral
+from ..demo.sampler import guided, karras_sigmas, sample_ancestral, tilted
 from ..guidance import (
     LAGS,
     AutoSchedule,
@@ -29,7 +30,7 @@ from ..guidance import (
     preset,
 )
 from ..guidance.particles.resampling import systematic
-from ._family import SEVERAL, Drawn, Task, budget, family, start_guided
+from ._family import SEVERAL, Drawn, Task, budget, family
 from ._report import interleaved_seconds, parser, report
 
 SAMPLES, STEPS = 10_000, 100
@@ -134,38 +135,26 @@ def methods() -> dict[str, LAGS | None]:
 
 
 def run(
-    method: LAGS | None,
-    seed: int,
-    steps: int = STEPS,
-    samples: int = SAMPLES,
-    problem: Problem | None = None,
+    method: LAGS | None, seed: int, problem: Problem, steps: int = STEPS, samples: int = SAMPLES
 ) -> tuple[Tensor, Trace]:
     """Draw samples with one method: (points [samples, 2], its trace)."""
-    problem = problem or heart_problem()
-    generator, sigmas, x = _start(seed, steps, samples)
+    generator = torch.Generator().manual_seed(seed)
+    sigmas = karras_sigmas(steps, heart.SIGMA_MIN, heart.SIGMA_MAX)
+    x = torch.randn(samples, 2, generator=generator) * sigmas[0]
     trace, denoiser = Trace(), problem.base
     if method is not None:
-        x, denoiser = start_guided(method, problem.base, problem.weight, x, sigmas, trace)
+        x = tilted(method, problem.base, problem.weight, x, sigmas[0], trace)
+        denoiser = guided(method, problem.base, problem.weight, sigmas, trace)
     return sample_ancestral(denoiser, x, sigmas, generator), trace
 
 
-def run_exact(
-    seed: int, steps: int = STEPS, samples: int = SAMPLES, problem: Problem | None = None
-) -> Tensor:
+def run_exact(seed: int, problem: Problem, steps: int = STEPS, samples: int = SAMPLES) -> Tensor:
     """The same solver on the exact denoiser of q: what the solver's own error leaves."""
-    generator, sigmas, x = _start(seed, steps, samples)
-    return sample_ancestral((problem or heart_problem()).exact, x, sigmas, generator)
+    return run(None, seed, replace(problem, base=problem.exact), steps, samples)[0]
 
 
-def _start(seed: int, steps: int, samples: int) -> tuple[torch.Generator, Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    sigmas = karras_sigmas(steps, heart.SIGMA_MIN, heart.SIGMA_MAX)
-    return generator, sigmas, torch.randn(samples, 2, generator=generator) * sigmas[0]
-
-
-def score(points: Tensor, seed: int, problem: Problem | None = None) -> dict[str, float]:
+def score(points: Tensor, seed: int, problem: Problem) -> dict[str, float]:
     """Distance to fresh exact samples of q, mean log w, share off the support in percent."""
-    problem = problem or heart_problem()
     exact = problem.draw(points.shape[0], torch.Generator().manual_seed(1000 + seed))
     log_w = problem.weight(points.float()).double()
     return {
@@ -202,13 +191,15 @@ def main(arguments: list[str]) -> None:
 def table(name: str, replicates: int, timing_repeats: int) -> list[dict[str, Any]]:
     """All rows of one problem."""
     problem, known = PROBLEMS[name](), methods()
-    runs: dict[str, Callable[[], object]] = {
-        label: (lambda m=method: run(m, 0, problem=problem)) for label, method in known.items()
-    }
+
+    def scores(draw: Callable[[int], Tensor]) -> dict[str, float]:
+        return _mean([score(draw(seed), seed, problem) for seed in range(replicates)])
+
+    runs = {label: partial(run, method, 0, problem) for label, method in known.items()}
     seconds = interleaved_seconds(runs, timing_repeats)
     rows = []
     for label, method in known.items():
-        drawn = [run(method, seed, problem=problem) for seed in range(replicates)]
+        drawn = [run(method, seed, problem) for seed in range(replicates)]
         trace = drawn[0][1]
         rows.append(
             {
@@ -222,14 +213,10 @@ def table(name: str, replicates: int, timing_repeats: int) -> list[dict[str, Any
                 "seconds": seconds[label],
             }
         )
-    ideal = [run_exact(seed, problem=problem) for seed in range(replicates)]
-    of_ideal = _mean([score(points, seed, problem) for seed, points in enumerate(ideal)])
-    rows.append({"problem": name, "method": "exact score of q", **of_ideal, "model calls": STEPS})
-    draws = [
-        score(problem.draw(SAMPLES, torch.Generator().manual_seed(seed)), seed, problem)
-        for seed in range(replicates)
-    ]
-    rows.append({"problem": name, "method": "exact draws of q", **_mean(draws)})
+    solved = scores(lambda seed: run_exact(seed, problem))
+    rows.append({"problem": name, "method": "exact score of q", **solved, "model calls": STEPS})
+    direct = scores(lambda seed: problem.draw(SAMPLES, torch.Generator().manual_seed(seed)))
+    rows.append({"problem": name, "method": "exact draws of q", **direct})
     return rows
 
 
@@ -240,15 +227,10 @@ def family_table(
     single_runs: int = SINGLE_RUNS,
     steps: int = STEPS,
 ) -> list[dict[str, Any]]:
-    """Every method of the family at one budget per point.
+    """Every method of the family at one budget per point; means over replicates.
 
-    Args:
-        name: of the problem.
-        replicates: to average over.
-        sizes: particles of LAGS with path weights and groups; the other particle methods get what
-            has the same budget.
-        single_runs: of methods without particles; each has the budget of one particle.
-        steps: of a plain run.
+    ``sizes`` are particles of LAGS with path weights and groups; the other particle methods get
+    what has the same budget. Each single run of the rest has the budget of one particle.
     """
     problem = PROBLEMS[name]()
     task = problem.task(steps)

@@ -69,9 +69,10 @@ def measure() -> dict[str, float]:
 def plane() -> dict[str, float]:
     """Sliced W2 of each mode and of the particles, on both problems."""
     numbers = {}
-    for name, problem in ((name, make()) for name, make in heart.PROBLEMS.items()):
+    for name, make in heart.PROBLEMS.items():
+        problem = make()
         for mode in MODES:
-            points, _ = heart.run(preset(mode), 0, samples=POINTS, problem=problem)
+            points, _ = heart.run(preset(mode), 0, problem, samples=POINTS)
             numbers[f"{name}, {mode}: sliced W2"] = heart.score(points, 0, problem)["sliced W2"]
         task = problem.task(heart.STEPS)
         drawn = family()[SEVERAL["lags"]](task, budget(task, PARTICLES), GROUPS, 0)

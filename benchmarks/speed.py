@@ -8,6 +8,7 @@ particles, in a step of one group, the drawing of its noise and the sampler's ar
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from statistics import median
 from time import perf_counter
 from typing import Any
@@ -69,16 +70,9 @@ def outside_share(
     repeats: int,
     steps: int = 1,
 ) -> float:
-    """Seconds of a run outside of model and weight, by step, over those of a plain evaluation.
+    """Seconds of a run outside of model and weight, by step, over those of a plain D(x).
 
-    Args:
-        run: what is timed.
-        network: the demo UNet.
-        weight: log w on images.
-        x: of the plain evaluation.
-        cfg: classifier-free guidance scale.
-        repeats: of the run; the two take turns.
-        steps: of the run.
+    The run and as many plain evaluations as it has steps take turns.
     """
     plain: Denoiser = DemoDenoiser(network, labels_to_context(None, "red"), cfg)
     log_weight: LogWeight = on_latents(weight)
@@ -136,39 +130,26 @@ def main(arguments: list[str]) -> None:
     weight = Weight.of(ColourReward("hue", hue=240.0), 20.0)
     methods: dict[str, LAGS | None] = {"plain": None, **{mode: preset(mode) for mode in MODES}}
 
-    def run(method: LAGS | None) -> Callable[[], object]:
-        return lambda: draw_pictures(
-            network,
-            choice.pictures,
-            seed=0,
-            colour="red",
-            cfg=choice.cfg,
-            steps=choice.steps,
-            method=method,
-            weight=weight,
-        )
-
-    runs = {name: run(method) for name, method in methods.items()}
+    settings = {"colour": "red", "cfg": choice.cfg, "steps": choice.steps, "weight": weight}
+    draw = partial(draw_pictures, network, choice.pictures, seed=0, **settings)
+    runs = {name: partial(draw, method=method) for name, method in methods.items()}
     runs["plain"]()  # the first run pays for warming up
     seconds = interleaved_seconds(runs, choice.repeats)
-    own = {
-        name: own_share(method, network, weight, choice.pictures, choice.cfg, 10 * choice.repeats)
-        for name, method in methods.items()
-        if method is not None
-    }
-    rows = [
-        {
+    rows = []
+    for name, method in methods.items():
+        row = {
             "method": name,
-            "seconds": value,
-            "time / plain": value / seconds["plain"],
-            "guidance itself %": 100 * own[name] if name in own else None,
+            "seconds": seconds[name],
+            "time / plain": seconds[name] / seconds["plain"],
+            "guidance itself %": None,
         }
-        for name, value in seconds.items()
-    ]
+        if method is not None:
+            count, repeats = choice.pictures, 10 * choice.repeats
+            share = own_share(method, network, weight, count, choice.cfg, repeats)
+            row["guidance itself %"] = 100 * share
+        rows.append(row)
     for name in PARTICLE_PRESETS:
-        share = engine_share(
-            name, network, weight, choice.particles, choice.cfg, 2 * choice.repeats
-        )
-        of = f"{choice.particles} particles, {name}"
-        rows.append({"method": of, "guidance itself %": 100 * share})
+        count, repeats = choice.particles, 2 * choice.repeats
+        share = engine_share(name, network, weight, count, choice.cfg, repeats)
+        rows.append({"method": f"{count} particles, {name}", "guidance itself %": 100 * share})
     report(rows, choice.json)

@@ -8,7 +8,6 @@ difference of their means has little noise of its own.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from itertools import product
@@ -27,9 +26,9 @@ from ..rewards.masked import MaskedReward
 from ._classifier import ShapeClassifier, ShapeReward, trained
 from ._family import family
 from ._report import parser, report
-from ._tilt_cells import Cell, Plain, distance
 from ._tilt_family import cell_rows, wins
 from ._tilt_plot import draw
+from ._tilting import Cell, Plain
 
 PARTICLES = (4, 8)  # that set the family's budgets
 
@@ -62,16 +61,16 @@ def methods() -> dict[str, LAGS]:
     }
 
 
-def exact_rows(cell: Cell, plain: Plain, classifier: ShapeClassifier) -> list[dict[str, Any]]:
+def exact_rows(cell: Cell) -> list[dict[str, Any]]:
     """The rows of plain sampling and of the exact answer."""
-    broken = (classifier.confidence(plain.pictures) < plain.least).float()
-    target = cell.shares @ plain.features
+    plain = cell.plain
+    broken = plain.broken(plain.pictures)
     return [
         {
             **cell.row("plain"),
             "share of shift %": 0.0,
             "std error %": 100 * (float(cell.scores.std()) / cell.true_std - 1),
-            "feature distance": distance(plain.features.mean(dim=0), target, plain),
+            "feature distance": cell.distance(plain.features.mean(dim=0)),
             "broken %": 100 * float(broken.mean()),
         },
         {
@@ -83,13 +82,7 @@ def exact_rows(cell: Cell, plain: Plain, classifier: ShapeClassifier) -> list[di
 
 
 def guided_row(
-    network: DemoUNet,
-    classifier: ShapeClassifier,
-    plain: Plain,
-    cell: Cell,
-    name: str,
-    method: LAGS,
-    count: int,
+    network: DemoUNet, cell: Cell, name: str, method: LAGS, count: int
 ) -> dict[str, Any]:
     """What a method makes of one cell."""
     weight = Weight.of(cell.reward, cell.strength)
@@ -97,16 +90,11 @@ def guided_row(
     pictures, trace = draw_pictures(network, count, seed=0, method=method, weight=weight)
     seconds = perf_counter() - start
     scores = cell.reward(pictures)
-    gain = scores - cell.scores[:count]
     return {
         **cell.row(name),
-        "share of shift %": 100 * float(gain.mean()) / cell.true_shift,
-        "+-": 100 * float(gain.std()) / math.sqrt(count) / cell.true_shift,
-        "std error %": 100 * (float(scores.std()) / cell.true_std - 1),
-        "feature distance": distance(
-            classifier.features(pictures).mean(dim=0), cell.shares @ plain.features, plain
-        ),
-        "broken %": 100 * float((classifier.confidence(pictures) < plain.least).float().mean()),
+        **cell.captured(scores - cell.scores[:count], float(scores.std())),
+        "feature distance": cell.distance(cell.plain.classifier.features(pictures).mean(dim=0)),
+        "broken %": 100 * float(cell.plain.broken(pictures).mean()),
         "model calls": trace.model_calls,
         "weight calls": trace.weight_calls,
         "value calls": trace.value_calls,
@@ -114,14 +102,8 @@ def guided_row(
     }
 
 
-def prepared(
-    network: DemoUNet, count: int, folder: Path | None
-) -> tuple[ShapeClassifier, Plain, list[Path]]:
-    """The classifier and the plain samples, from a folder where an earlier run has left them.
-
-    Returns:
-        both, and the files that were written now.
-    """
+def prepared(network: DemoUNet, count: int, folder: Path | None) -> Plain:
+    """The classifier and the plain samples, kept in a folder for a later run where one is given."""
     from safetensors.torch import load_file, save_file
 
     kept = folder / f"plain_{count}.safetensors" if folder else None
@@ -130,25 +112,25 @@ def prepared(
         pictures = state.pop("pictures")
         classifier = ShapeClassifier()
         classifier.load_state_dict(state)
-        classifier.eval().requires_grad_(False)
-        return classifier, Plain.of(pictures, classifier), []
+        return Plain.of(pictures, classifier.eval().requires_grad_(False))
     classifier = trained()
     pictures, _ = draw_pictures(network, count, seed=0)
     if kept is not None:
         kept.parent.mkdir(parents=True, exist_ok=True)
         save_file({"pictures": pictures, **classifier.state_dict()}, kept)
-    return classifier, Plain.of(pictures, classifier), [kept] if kept else []
+        print(f"Plain samples and classifier written to {kept}")
+    return Plain.of(pictures, classifier)
 
 
-def captured(rows: Iterable[dict[str, Any]], low: float = 85.0, high: float = 115.0) -> list[str]:
-    """One line per method: in how many cells its share of the shift lies between two bounds."""
+def captured(rows: Iterable[dict[str, Any]]) -> list[str]:
+    """One line per method: in how many cells it has 85 to 115 % of the shift."""
     shares: dict[str, list[float]] = {}
     for row in rows:
         if "seconds" in row:
             shares.setdefault(row["method"], []).append(row["share of shift %"])
     return [
-        f"{name}: {sum(low <= value <= high for value in values)} of {len(values)} cells within "
-        f"{low:.0f} to {high:.0f} %"
+        f"{name}: {sum(85 <= value <= 115 for value in values)} of {len(values)} cells within "
+        "85 to 115 %"
         for name, values in shares.items()
     ]
 
@@ -181,30 +163,23 @@ def main(arguments: list[str]) -> None:
         options.error(f"--guided must be a multiple of {BATCH} and at most --plain")
     torch.set_num_threads(min(2, torch.get_num_threads()))
     network = load_network()
-    classifier, plain, written = prepared(network, choice.plain, choice.keep)
-    for path in written:
-        print(f"Plain samples and classifier written to {path}")
-    known = rewards(classifier)
-    table: Mapping[str, object] = family() if by_budget else methods()
-    for what, asked, have in (
-        ("--weights", choice.weights, known),
-        ("--methods", choice.methods, table),
-    ):
+    plain = prepared(network, choice.plain, choice.keep)
+    known, guided = rewards(plain.classifier), methods()
+    table: Mapping[str, object] = family() if by_budget else guided
+    asked_of = {"--weights": (choice.weights, known), "--methods": (choice.methods, table)}
+    for what, (asked, have) in asked_of.items():
         if asked and not set(asked) <= set(have):
             options.error(f"{what}: expected some of {', '.join(have)}")
     names = choice.methods or list(table)
     rows: list[dict[str, Any]] = []
     for weight, effective in product(choice.weights or known, choice.effective):
         cell = Cell.of(weight, known[weight], effective / 100, plain)
-        rows += exact_rows(cell, plain, classifier)
+        rows += exact_rows(cell)
         if by_budget:
             for count in choice.family or PARTICLES:
-                rows += cell_rows(network, classifier, plain, cell, count, choice.guided, names)
+                rows += cell_rows(network, cell, count, choice.guided, names)
         else:
-            rows += [
-                guided_row(network, classifier, plain, cell, name, methods()[name], choice.guided)
-                for name in names
-            ]
+            rows += [guided_row(network, cell, n, guided[n], choice.guided) for n in names]
     report(rows, choice.json)
     print("\n".join(captured(rows)))
     if by_budget:

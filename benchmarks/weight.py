@@ -79,8 +79,7 @@ def vision_model(size: str) -> Any:
 
 def image_embeds(net: Any, pixels: Tensor) -> Tensor:
     """Its features [B, 1024]."""
-    features: Tensor = net(pixel_values=pixels).image_embeds
-    return features
+    return net(pixel_values=pixels).image_embeds
 
 
 def own_gradient(net: Any, pixels: Tensor) -> Tensor:

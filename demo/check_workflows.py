@@ -62,13 +62,7 @@ def file_faults(file: Path, info: dict[str, Any], folders: list[str]) -> list[st
 def workflow_faults(
     workflow: dict[str, Any], info: dict[str, Any], folders: list[str]
 ) -> list[str]:
-    """What this server would not take, or would take otherwise than it was saved.
-
-    Args:
-        workflow: in the page's format.
-        info: the server's /object_info.
-        folders: the server's /models, the names of its folders of models.
-    """
+    """What a server with this /object_info and /models would not take, or not as it was saved."""
     found = []
     for node in workflow["nodes"]:
         if node["type"] not in NOTES:
@@ -144,8 +138,7 @@ def link_faults(workflow: dict[str, Any], info: dict[str, Any]) -> list[str]:
 
 def models_of(node: dict[str, Any]) -> list[dict[str, str]]:
     """The downloads that the page offers for a node."""
-    models: list[dict[str, str]] = node.get("properties", {}).get("models", [])
-    return models
+    return node.get("properties", {}).get("models", [])
 
 
 def model_faults(node: dict[str, Any], folders: list[str]) -> list[str]:

@@ -89,13 +89,9 @@ def train(seed: int = 0, steps: int = STEPS, folder: Path = FOLDER) -> float:
 
 
 def descend(net: nn.Module, loss: Callable[[], Tensor], steps: int, rate: float) -> list[float]:
-    """Train a network in place by AdamW, its learning rate a quarter of a cosine; all losses.
+    """Train a network in place by AdamW; the losses of all steps.
 
-    Args:
-        net: whose parameters move.
-        loss: of the next batch.
-        steps: how many.
-        rate: the first one's learning rate.
+    ``loss`` is that of the next batch; the learning rate falls from ``rate`` as a quarter cosine.
     """
     optimiser = torch.optim.AdamW(net.parameters(), rate, weight_decay=0.01)
     losses = []

@@ -12,6 +12,7 @@ import subprocess
 import time
 import urllib.parse
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import IO, Any
 
@@ -44,9 +45,7 @@ class Server:
         self, root: Path, base: Path, pack: Path, python: str, flags: Sequence[str] = ()
     ) -> None:
         self.root, self.base, self.pack, self.python = root, base, pack, python
-        self.flags = flags
-        self.port = 0
-        self.log = base / "server.log"
+        self.flags, self.port, self.log = flags, 0, base / "server.log"
         self._process: subprocess.Popen[bytes] | None = None
         self._log_file: IO[bytes] | None = None
 
@@ -93,11 +92,7 @@ class Server:
 
     def submit(self, prompt: dict[str, Any]) -> str:
         """Put a workflow in API format into the queue; returns the prompt's id."""
-        status, body = self._request("/prompt", {"prompt": prompt})
-        if status == 400:
-            refused = json.loads(body)
-            raise PromptError(f"refused: {json.dumps(refused, indent=1)}", refused)
-        return json.loads(self._checked("/prompt", status, body))["prompt_id"]
+        return json.loads(self._request("/prompt", {"prompt": prompt}))["prompt_id"]
 
     def wait(self, prompt_id: str, timeout: float = 120.0) -> dict[str, Any]:
         """The history entry of a prompt once it has ended, well or not."""
@@ -122,13 +117,13 @@ class Server:
     def view(self, filename: str, subfolder: str = "", type: str = "output") -> Image.Image:
         """One image that a workflow has saved; takes an item of outputs[...]["images"] as **."""
         query = {"filename": filename, "subfolder": subfolder, "type": type}
-        image = Image.open(io.BytesIO(self._get("/view?" + urllib.parse.urlencode(query))))
+        image = Image.open(io.BytesIO(self._request("/view?" + urllib.parse.urlencode(query))))
         image.load()
         return image
 
     def interrupt(self) -> None:
         """Ask the running prompt to stop, as the button in the browser does."""
-        self._checked("/interrupt", *self._request("/interrupt", {}))
+        self._request("/interrupt", {})
 
     def pictures(self, entry: dict[str, Any]) -> list[Image.Image]:
         """All images that a prompt has saved, in order; takes its history entry."""
@@ -156,7 +151,7 @@ class Server:
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
             try:
-                self._get("/system_stats")
+                self._request("/system_stats")
             except OSError:
                 self._check_alive()
                 time.sleep(0.2)
@@ -187,32 +182,25 @@ class Server:
 
     def _json(self, path: str) -> Any:
         """The JSON answer to a GET."""
-        return json.loads(self._get(path))
+        return json.loads(self._request(path))
 
-    def _get(self, path: str) -> bytes:
-        """The body of the answer to a GET."""
-        return self._checked(path, *self._request(path))
-
-    def _checked(self, path: str, status: int, body: bytes) -> bytes:
-        """The body, or an error if the status says that there is none."""
-        if status != 200:
-            said = body.decode("utf-8", "replace")
-            raise self._failure(f"HTTP status {status} for {path}: {said}")
-        return body
-
-    def _request(self, path: str, data: dict[str, Any] | None = None) -> tuple[int, bytes]:
-        """Status and body of the answer to a GET, or to a POST of `data` as JSON."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
-        try:
+    def _request(self, path: str, data: dict[str, Any] | None = None) -> bytes:
+        """The body of the answer to a GET, or to a POST of `data` as JSON; else an error."""
+        with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)) as connection:
             if data is None:
                 connection.request("GET", path)
             else:
                 kind = {"Content-Type": "application/json"}
                 connection.request("POST", path, json.dumps(data), kind)
             answer = connection.getresponse()
-            return answer.status, answer.read()
-        finally:
-            connection.close()
+            status, body = answer.status, answer.read()
+        if status == 400 and path == "/prompt":
+            refused = json.loads(body)
+            raise PromptError(f"refused: {json.dumps(refused, indent=1)}", refused)
+        if status != 200:
+            said = body.decode("utf-8", "replace")
+            raise self._failure(f"HTTP status {status} for {path}: {said}")
+        return body
 
 
 def describe_failure(entry: dict[str, Any]) -> str:

@@ -11,26 +11,11 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from .workflow import (
-    node_inputs,
-    saved_values,
-    saved_widgets,
-    widget_names,
-    widget_values,
-)
+from .workflow import node_inputs, saved_values, saved_widgets, widget_names, widget_values
 
 OURS = "LAGS"  # what the ids of our nodes begin with
-MADE = (
-    "pickscore",
-    "hps",
-    "aesthetic_pickscore",
-    "frequency",
-    "inpaint",
-    "methods",
-    "particles",
-    "fairness",
-    "schedule",
-)
+MADE = ("pickscore", "hps", "aesthetic_pickscore", "frequency", "inpaint", "methods")
+MADE += ("particles", "fairness", "schedule")
 # What stands in SD 1.5's texts, notes and file names, and what in SDXL's.
 TEXTS = {
     "sd15_": "sdxl_",
@@ -73,9 +58,7 @@ def larger(kind: str, widget: str, value: Any) -> Any:
 def with_new_widgets(text: str, info: dict[str, Any]) -> str:
     """A workflow's text in which every node of the pack has all its widgets, new ones at default.
 
-    Args:
-        text: of the file.
-        info: of the pack's nodes, as ComfyUI's /object_info has it.
+    ``info`` is of the pack's nodes, as ComfyUI's /object_info has it.
     """
     workflow = json.loads(text)
     for node in workflow["nodes"]:
@@ -102,7 +85,9 @@ def _complete(node: dict[str, Any], links: list[list[Any]], info: dict[str, Any]
         if name not in before:
             there = [socket["name"] for socket in sockets]
             place = there.index(widgets[number - 1]) + 1 if number else _first_widget(sockets)
-            sockets.insert(place, _socket(name, known[name]))
+            kind = "COMBO" if isinstance(known[name][0], list) else known[name][0]
+            named = {"localized_name": name, "name": name, "type": kind}
+            sockets.insert(place, {**named, "widget": {"name": name}, "link": None})
     places = {socket["link"]: i for i, socket in enumerate(sockets) if socket.get("link")}
     for link in links:
         if link[3] == node["id"]:
@@ -111,18 +96,6 @@ def _complete(node: dict[str, Any], links: list[list[Any]], info: dict[str, Any]
 
 def _first_widget(sockets: list[dict[str, Any]]) -> int:
     return next((i for i, socket in enumerate(sockets) if "widget" in socket), len(sockets))
-
-
-def _socket(name: str, spec: list[Any]) -> dict[str, Any]:
-    """The socket of a widget."""
-    kind = "COMBO" if isinstance(spec[0], list) else spec[0]
-    return {
-        "localized_name": name,
-        "name": name,
-        "type": kind,
-        "widget": {"name": name},
-        "link": None,
-    }
 
 
 def derived(folder: Path, info: dict[str, Any]) -> dict[Path, str]:

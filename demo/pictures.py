@@ -2,21 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 
-from ..guidance import (
-    LAGS,
-    AutogradLogWeight,
-    Balanced,
-    CachedGradient,
-    Denoiser,
-    Step,
-    Trace,
-    ancestral_keep,
-)
+from ..guidance import LAGS, AutogradLogWeight, CachedGradient, Trace
 from ..rewards import Weight
 from .model import (
     SIGMA_MAX,
@@ -27,7 +16,7 @@ from .model import (
     labels_to_context,
     to_images,
 )
-from .sampler import karras_sigmas, sample_ancestral
+from .sampler import guided, karras_sigmas, sample_ancestral, tilted
 
 BATCH = 64  # pictures that share one stream of noise
 
@@ -66,52 +55,20 @@ def draw_pictures(
     sigmas = karras_sigmas(steps, SIGMA_MIN, SIGMA_MAX)
     pictures, first = [], Trace()
     for number, start in enumerate(range(0, count, batch)):
-        trace = first if number == 0 else Trace()
-        denoiser = guided_denoiser(plain, method, weight, trace, sigmas)
+        trace, denoiser = first if number == 0 else Trace(), plain
         generator = torch.Generator().manual_seed(seed + number)
         noise = torch.randn(empty_shape(min(batch, count - start)), generator=generator)
-        x = tilted(noise * sigmas[0], sigmas[0], plain, method, weight, trace)
+        x = noise * sigmas[0]
+        if method is not None and weight is not None:
+            log_weight = on_latents(weight)
+            x = tilted(method, plain, log_weight, x, sigmas[0], trace)
+            cached = CachedGradient(log_weight, method.reuse)
+            denoiser = guided(method, plain, cached, sigmas, trace)
         x = sample_ancestral(denoiser, x, sigmas, generator)
         pictures.append(to_images(x).clamp(0, 1))
     return torch.cat(pictures), first
 
 
-def tilted(
-    x: Tensor,
-    sigma: Tensor,
-    plain: Denoiser,
-    method: LAGS | None,
-    weight: Weight | None,
-    trace: Trace,
-) -> Tensor:
-    """The initial noise, tilted where the method does that."""
-    if not isinstance(method, Balanced) or weight is None or not method.tilts_start:
-        return x
-    x, record = method.tilted_start(plain, on_latents(weight), x, sigma.expand(x.shape[0]))
-    trace.add_start(record)
-    return x
-
-
 def on_latents(weight: Weight) -> AutogradLogWeight:
     """A weight on images as a log-weight on the model's space."""
     return AutogradLogWeight(lambda z: weight(to_images(z)), weight.name)
-
-
-def guided_denoiser(
-    plain: Denoiser, method: LAGS | None, weight: Weight | None, trace: Trace, sigmas: Tensor
-) -> Denoiser:
-    """A denoiser for ancestral steps along ``sigmas`` that follows the method and writes the trace.
-
-    The plain one without a method or a weight.
-    """
-    if method is None or weight is None:
-        return plain
-    log_weight = CachedGradient(on_latents(weight), method.reuse)
-
-    def denoiser(x: Tensor, sigma: Tensor) -> Tensor:
-        keep, computed = ancestral_keep(sigmas, float(sigma[0])), log_weight.computed
-        denoised, record = method(plain, log_weight, x, sigma, Step(keep))
-        trace.add(replace(record, weight_calls=log_weight.computed - computed))
-        return denoised
-
-    return denoiser

@@ -40,20 +40,12 @@ def main(arguments: list[str]) -> None:
     weight = Weight.of(ColourReward("hue", choice.hue), choice.strength)
     methods: dict[str, LAGS | None] = {"plain": None, **{mode: preset(mode) for mode in MODES}}
     print(f"Weight: {weight.name} {choice.hue:g} degrees, strength {choice.strength:g} nats")
-    print(
-        f"{'method':10} {'mean score':>10} {'model calls':>12} {'weight calls':>13} {'seconds':>8}"
-    )
+    print("method     mean score  model calls  weight calls  seconds")
     rows = []
     for name, method in methods.items():
         start = perf_counter()
-        pictures, trace = draw_pictures(
-            network,
-            choice.pictures,
-            choice.seed,
-            steps=choice.steps,
-            method=method,
-            weight=weight,
-        )
+        settings = {"steps": choice.steps, "method": method, "weight": weight}
+        pictures, trace = draw_pictures(network, choice.pictures, choice.seed, **settings)
         seconds = perf_counter() - start
         score = float(weight.terms[0].reward(pictures).mean())
         calls = trace.model_calls or choice.steps
@@ -97,9 +89,8 @@ def save_rows(rows: list[tuple[str, Tensor]], path: Path, zoom: int = 3) -> None
         top = gap + line * (size + gap)
         pen.text((8, top + size // 2 - 8), name, fill="black", font=ImageFont.load_default(16))
         for column, picture in enumerate(pictures):
-            tile = Image.fromarray(_to_bytes(picture)).resize(
-                (size, size), Image.Resampling.NEAREST
-            )
+            tile = Image.fromarray(_to_bytes(picture))
+            tile = tile.resize((size, size), Image.Resampling.NEAREST)
             canvas.paste(tile, (margin + column * (size + gap), top))
     canvas.save(path)
 
@@ -114,12 +105,8 @@ def plot_schedules(steps: int, path: Path) -> None:
 
     from ..plots.schedule import draw
 
-    made = plan(preset("balanced"), karras_sigmas(steps, SIGMA_MIN, SIGMA_MAX), ve_scaling)
+    sigmas = karras_sigmas(steps, SIGMA_MIN, SIGMA_MAX)
+    made = plan(preset("balanced"), sigmas, lambda sigma, noise, clean: clean + sigma * noise)
     others = {f"c = {c:g}": UncertaintySchedule(c) for c in (0.1, 1.0, 10.0, 100.0)}
     picture = draw(made, "balanced", compared(others, made.sigma_ve), axis="sigma")
     Image.fromarray(_to_bytes(picture[0].permute(2, 0, 1))).save(path)
-
-
-def ve_scaling(sigma: Tensor, noise: Tensor, clean: Tensor) -> Tensor:
-    """The demo model's forward process."""
-    return clean + sigma.reshape(-1, 1, 1, 1) * noise

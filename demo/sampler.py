@@ -1,12 +1,24 @@
-"""The demo's sampler: noise levels and ancestral steps, on any denoiser."""
+"""The demo's sampler: noise levels and ancestral steps, plain or guided, on any denoiser."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
+
+from ..guidance import (
+    Balanced,
+    CachedGradient,
+    Denoiser,
+    LogWeight,
+    Method,
+    Step,
+    Trace,
+    ancestral_keep,
+)
 
 
 def karras_sigmas(steps: int, low: float, high: float) -> Tensor:
@@ -38,3 +50,30 @@ def sample_ancestral(
         if spread > 0:
             x = x + spread * torch.randn(x.shape, generator=generator, dtype=x.dtype)
     return x
+
+
+def tilted(
+    method: Method, base: Denoiser, log_weight: LogWeight, x: Tensor, sigma: Tensor, trace: Trace
+) -> Tensor:
+    """Initial noise x [B, ...] of standard deviation sigma, tilted where the method does that."""
+    if not isinstance(method, Balanced) or not method.tilts_start:
+        return x
+    x, record = method.tilted_start(base, log_weight, x, sigma.expand(x.shape[0]))
+    trace.add_start(record)
+    return x
+
+
+def guided(
+    method: Method, base: Denoiser, log_weight: LogWeight, sigmas: Tensor, trace: Trace
+) -> Denoiser:
+    """The denoiser of ancestral steps along ``sigmas``, guided; its records go into ``trace``."""
+
+    def denoiser(x: Tensor, sigma: Tensor) -> Tensor:
+        keep, before = ancestral_keep(sigmas, float(sigma[0])), getattr(log_weight, "computed", 0)
+        denoised, record = method(base, log_weight, x, sigma, Step(keep))
+        if isinstance(log_weight, CachedGradient):
+            record = replace(record, weight_calls=log_weight.computed - before)
+        trace.add(record)
+        return denoised
+
+    return denoiser

@@ -61,11 +61,7 @@ class Ancestral:
 
 
 def euler_ancestral(
-    x: Latents,
-    denoised: Latents,
-    sigma: Tensor,
-    lower: Tensor,
-    noise: Callable[[Latents], Latents],
+    x: Latents, denoised: Latents, sigma: Tensor, lower: Tensor, noise: Callable[[Latents], Latents]
 ) -> Latents:
     """One step with eta = 1, by the operations of k-diffusion's sampler, down to the last bit.
 

@@ -27,41 +27,33 @@ class Denoiser(Protocol):
 
 
 @runtime_checkable
-class ConditionalDenoiser(Protocol):
+class ConditionalDenoiser(Denoiser, Protocol):
     """A denoiser with classifier-free guidance that can evaluate one branch alone.
 
     ``conditional(x, sigma_ve)`` is D of the run's own x, plus how far the conditional branch alone
     moves from there to this x: half the cost of another evaluation.
     """
 
-    def __call__(self, x: Latents, sigma_ve: PerSample, /) -> Latents: ...
-
     def conditional(self, x: Latents, sigma_ve: PerSample, /) -> Latents: ...
 
 
 @runtime_checkable
-class CorrectedDenoiser(Protocol):
+class CorrectedDenoiser(Denoiser, Protocol):
     """A denoiser that knows what classifier-free guidance did in its last evaluation."""
-
-    def __call__(self, x: Latents, sigma_ve: PerSample, /) -> Latents: ...
 
     def correction(self) -> Latents | None:
         """cfg (D_conditional - D_unconditional), [B, ...]; None where there is one branch."""
-        ...
 
 
 Pull = Callable[[Latents], Latents]  # v -> J^T v, to be called once
 
 
 @runtime_checkable
-class DifferentiableDenoiser(Protocol):
+class DifferentiableDenoiser(Denoiser, Protocol):
     """A denoiser that a gradient can go back through; one forward serves both directions."""
-
-    def __call__(self, x: Latents, sigma_ve: PerSample, /) -> Latents: ...
 
     def vjp(self, x: Latents, sigma_ve: PerSample, /) -> tuple[Latents, Pull]:
         """(D(x), the map from v to J^T v)."""
-        ...
 
 
 @runtime_checkable

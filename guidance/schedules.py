@@ -59,11 +59,10 @@ class UncertaintySchedule:
     """
 
     c: float = 10.0
-    needs_shift = False
-    needs_gain = False
+    needs_shift = needs_gain = False
 
     def __post_init__(self) -> None:
-        _check_positive("confidence c", self.c)
+        _check_positive("uncertainty coefficient c", self.c)
 
     def alpha(self, sigma_ve: PerSample, measured: Measured | None = None) -> PerSample:
         """[B] in 0..1, falling with sigma_ve."""
@@ -83,8 +82,7 @@ class HardGateSchedule:
     """
 
     sigma_gate: float = 10.0**-0.25
-    needs_shift = False
-    needs_gain = False
+    needs_shift = needs_gain = False
 
     def __post_init__(self) -> None:
         _check_positive("gate sigma", self.sigma_gate)
@@ -100,8 +98,7 @@ class HardGateSchedule:
 class ConstantSchedule:
     """alpha = 1 everywhere: plain first-order guidance, as in DPS."""
 
-    needs_shift = False
-    needs_gain = False
+    needs_shift = needs_gain = False
 
     def alpha(self, sigma_ve: PerSample, measured: Measured | None = None) -> PerSample:
         """[B], all ones."""
@@ -122,8 +119,7 @@ class AutoSchedule:
     """
 
     damping: float = 0.1
-    needs_shift = True
-    needs_gain = False
+    needs_shift, needs_gain = True, False
 
     def __post_init__(self) -> None:
         _check_positive("damping", self.damping)
@@ -160,8 +156,7 @@ class ChordSchedule:
     """
 
     damping: float = 0.5
-    needs_shift = True
-    needs_gain = True
+    needs_shift = needs_gain = True
 
     def __post_init__(self) -> None:
         _check_positive("damping", self.damping)

@@ -51,17 +51,7 @@ class Found:
 
 
 def evaluate(sample: Sample, log_weight: LogWeight, noise: Latents, steps: int) -> Found:
-    """One plain sample from each noise, weighed.
-
-    Args:
-        sample: the plain sampler.
-        log_weight: log w; its gradient is not asked for.
-        noise: [B, ...] unit noise.
-        steps: model calls of one run of the sampler.
-
-    Raises:
-        WeightError: the weight broke its contract.
-    """
+    """One plain sample from each noise [B, ...], weighed; arguments as for ``best_of``."""
     samples = sample(noise)
     return Found(samples, checked_value(log_weight, samples, FINISHED), noise, steps, 1)
 
@@ -110,7 +100,7 @@ def zero_order_search(
         rounds: how often the pivot may move.
         neighbours: tried in each round.
         radius: size of the fresh part relative to the pivot's; infinite is best of N.
-        steps: model calls of one run of the sampler.
+        steps: as for ``best_of``.
 
     Raises:
         ValueError: a number out of range.

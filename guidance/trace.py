@@ -61,7 +61,7 @@ class StepRecord:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers and lists, ready for JSON; what was not measured is None."""
-        return {name: _plain(value) for name, value in vars(self).items()}
+        return {name: plain(value) for name, value in vars(self).items()}
 
 
 @dataclass
@@ -151,8 +151,7 @@ class Trace:
 def _kept(record: StepRecord) -> StepRecord:
     """A record that holds no memory of the GPU and no inference tensor."""
     with torch.inference_mode(False):
-        kept: dict[str, Any] = {name: _on_cpu(value) for name, value in vars(record).items()}
-    return StepRecord(**kept)
+        return StepRecord(**_on_cpu(vars(record)))
 
 
 def _on_cpu(value: Any) -> Any:
@@ -162,8 +161,8 @@ def _on_cpu(value: Any) -> Any:
     return value.detach().float().cpu().clone() if isinstance(value, Tensor) else value
 
 
-def _plain(value: Any) -> Any:
-    """Tensors as lists of numbers, also in a dictionary."""
+def plain(value: Any) -> Any:
+    """Tensors as lists of numbers, also in a dictionary: ready for JSON."""
     if isinstance(value, dict):
-        return {name: _plain(item) for name, item in value.items()}
+        return {name: plain(item) for name, item in value.items()}
     return value.tolist() if isinstance(value, Tensor) else value

@@ -9,6 +9,7 @@ from ..runtime.page_plan import register as register_routes
 from .methods.dps import LAGSMethodDPS
 from .methods.freedom import LAGSMethodFreeDoM
 from .methods.lidar import LAGSMethodLiDAR
+from .methods.mpgd import LAGSMethodMPGD
 from .samplers.advanced import LAGSKSamplerAdvanced
 from .samplers.guidance import LAGSGuidance
 from .samplers.ksampler import LAGSKSampler
@@ -26,7 +27,12 @@ from .weights.load_weight import LAGSLoadWeight
 from .weights.reference import LAGSWeightReference
 from .weights.simple import LAGSWeightColor, LAGSWeightFrequency
 
-METHODS: list[type[io.ComfyNode]] = [LAGSMethodDPS, LAGSMethodFreeDoM, LAGSMethodLiDAR]
+METHODS: list[type[io.ComfyNode]] = [
+    LAGSMethodDPS,
+    LAGSMethodFreeDoM,
+    LAGSMethodLiDAR,
+    LAGSMethodMPGD,
+]
 
 register_folder()
 register_routes(METHODS)

@@ -12,8 +12,13 @@ from ..plots.style import AXES, THEMES
 from ..rewards import Reward
 from ..runtime.model_rewards import FILES
 from ..runtime.models import PRECISIONS
-from ..runtime.sampling import samplers, schedulers
+from ..runtime.sampling import KSampler
 from .sockets import MethodSocket, OptionsSocket, TraceSocket, WeightSocket
+
+
+def dial(default: float, least: float, most: float, step: float | None = None) -> dict[str, Any]:
+    """Default, range and step of a widget for a number."""
+    return {"default": default, "min": least, "max": most, "step": step}
 
 
 def model_input() -> Any:
@@ -34,10 +39,7 @@ def ksampler_inputs(least_denoise: float = 0.01, sampler: Any = None) -> list[An
         *run_inputs(sampler),
         io.Float.Input(
             "denoise",
-            default=1.0,
-            min=least_denoise,
-            max=1.0,
-            step=0.01,
+            **dial(1.0, least_denoise, 1.0, 0.01),
             tooltip="Below 1 keeps the structure of the input image.",
         ),
     ]
@@ -49,10 +51,7 @@ def run_inputs(sampler: Any = None) -> list[Any]:
         io.Int.Input("steps", default=20, min=1, max=10000, tooltip="Number of denoising steps."),
         io.Float.Input(
             "cfg",
-            default=8.0,
-            min=0.0,
-            max=100.0,
-            step=0.1,
+            **dial(8.0, 0.0, 100.0, 0.1),
             round=0.01,
             tooltip="How closely the prompt is followed; 1 skips the negative prompt. The weight "
             "acts on the combined prediction, so a high cfg needs less strength.",
@@ -72,12 +71,12 @@ def sampler_inputs(sampler: Any = None) -> list[Any]:
         sampler
         or io.Combo.Input(
             "sampler_name",
-            options=samplers(),
+            options=KSampler.SAMPLERS,
             tooltip="Any sampler works. Ancestral and SDE samplers follow the weight most closely.",
         ),
         io.Combo.Input(
             "scheduler",
-            options=schedulers(),
+            options=KSampler.SCHEDULERS,
             tooltip="How the noise falls from step to step.",
         ),
     ]
@@ -89,12 +88,7 @@ def seed_input(
 ) -> Any:
     """A seed widget like KSampler's."""
     return io.Int.Input(
-        name,
-        default=0,
-        min=0,
-        max=0xFFFFFFFFFFFFFFFF,
-        control_after_generate=True,
-        tooltip=tooltip,
+        name, **dial(0, 0, 0xFFFFFFFFFFFFFFFF), control_after_generate=True, tooltip=tooltip
     )
 
 
@@ -107,14 +101,7 @@ def vae_input() -> Any:
 
 def power_input(tooltip: str) -> Any:
     """Strength as a power of the weight."""
-    return io.Float.Input(
-        "strength",
-        default=1.0,
-        min=-1000.0,
-        max=1000.0,
-        step=0.05,
-        tooltip=tooltip,
-    )
+    return io.Float.Input("strength", **dial(1.0, -1000.0, 1000.0, 0.05), tooltip=tooltip)
 
 
 def guidance_inputs() -> list[Any]:
@@ -134,21 +121,20 @@ def guidance_inputs() -> list[Any]:
             "fast: no second evaluation of the model, nearly KSampler's speed, acts late (colour, "
             "texture). paper: LAGS as published, two evaluations of the model in every step.",
         ),
-        confidence_input(),
+        coefficient_input(),
         options_input(),
-        method_input(),
+        MethodSocket.Input(
+            "method", optional=True, tooltip="Another method instead of LAGS: a Method node."
+        ),
     ]
 
 
-def confidence_input() -> Any:
+def coefficient_input() -> Any:
     """The dial of all modes."""
     return io.Float.Input(
         "c",
         display_name="uncertainty coefficient c",
-        default=10.0,
-        min=0.001,
-        max=10000.0,
-        step=0.1,
+        **dial(10.0, 0.001, 10000.0, 0.1),
         tooltip="Larger: guidance acts later and more weakly. Smaller: earlier and more strongly. "
         "This holds in all modes. The paper uses 10 and finds 0.1 to 20 stable. In balanced mode c "
         "sets how much alpha falls where the actual gain in log w is less than the predicted gain.",
@@ -158,13 +144,6 @@ def confidence_input() -> Any:
 def options_input() -> Any:
     """The optional socket for LAGS Options."""
     return OptionsSocket.Input("options", optional=True, tooltip="LAGS Options, for experts.")
-
-
-def method_input() -> Any:
-    """The optional socket for another method than LAGS."""
-    return MethodSocket.Input(
-        "method", optional=True, tooltip="Another method instead of LAGS: a Method node."
-    )
 
 
 def guided_outputs() -> list[Any]:
@@ -180,14 +159,7 @@ def look_inputs() -> list[Any]:
     return [
         io.Combo.Input("axis", options=list(AXES), tooltip="The horizontal axis: steps, or sigma."),
         io.Combo.Input("theme", options=list(THEMES), tooltip="Colours of the image."),
-        io.Float.Input(
-            "scale",
-            default=1.0,
-            min=0.25,
-            max=4.0,
-            step=0.25,
-            tooltip="1 is 1024 x 768 pixels.",
-        ),
+        io.Float.Input("scale", **dial(1.0, 0.25, 4.0, 0.25), tooltip="1 is 1024 x 768 pixels."),
     ]
 
 
@@ -204,14 +176,11 @@ def strength_input(reward: type[Reward]) -> Any:
     step = 10.0 ** math.floor(math.log10(low))
     return io.Float.Input(
         "strength",
-        default=default,
-        min=-1e6,
-        max=1e6,
-        step=step,
+        **dial(default, -1e6, 1e6, step),
         round=min(step, 1.0),  # the page shows no more digits than the step has
         tooltip=f"Gain in log w per unit of score ({reward.scale}). Working range "
-        f"{low:g} to {high:g}, "
-        f"0 off, negative for less. Default {default:g}: {reward.strength_source}.",
+        f"{low:g} to {high:g}, 0 off, negative for less. Default {default:g}: "
+        f"{reward.strength_source}.",
     )
 
 
@@ -225,10 +194,7 @@ def auto_input() -> Any:
     return io.Float.Input(
         "auto_nats",
         display_name="automatic strength",
-        default=0.0,
-        min=0.0,
-        max=100.0,
-        step=0.5,
+        **dial(0.0, 0.0, 100.0, 0.5),
         tooltip="0: uses strength as set. Above 0: each run chooses the strength so that log w has "
         "this standard deviation over the model's own samples; 1 is gentle, 3 clear, 10 strong. "
         "The chosen strength is printed and written to the trace. Strength then only sets the "

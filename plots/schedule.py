@@ -43,12 +43,10 @@ def fill(
     axes: list[Any], made: Plan, label: str, others: dict[str, Tensor], axis: str, theme: str
 ) -> None:
     """Draw into two axes, alpha and shift factor."""
-    x = along(axis, made.sigma)
+    x, alpha, colour = along(axis, made.sigma), made.unskipped_alpha, COLOURS[theme][0]
     upper, factor = axes
-    _chosen(upper, x, made.unskipped_alpha, made.active, label, COLOURS[theme][0])
-    _chosen(
-        factor, x, made.sigma_ve**2 * made.unskipped_alpha, made.active, label, COLOURS[theme][0]
-    )
+    _chosen(upper, x, alpha, made.active, label, colour)
+    _chosen(factor, x, made.sigma_ve**2 * alpha, made.active, label, colour)
     for i, (name, alpha) in enumerate(others.items()):
         look: dict[str, Any] = {"lw": 1, "color": COLOURS[theme][1 + i % 5]}
         if name in REFERENCES:

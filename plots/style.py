@@ -47,25 +47,17 @@ def figure(
     from matplotlib.figure import Figure
 
     look = THEMES[theme]
+    inked = ("axes.edgecolor", "axes.labelcolor", "text.color", "xtick.color", "ytick.color")
     settings = {
-        "font.size": 10,
-        "axes.titlesize": 10,
-        "axes.labelsize": 10,
+        **dict.fromkeys(("font.size", "axes.titlesize", "axes.labelsize"), 10),
+        **dict.fromkeys(("figure.facecolor", "axes.facecolor"), look["paper"]),
+        **dict.fromkeys(inked, look["ink"]),
+        **dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False),
         "legend.fontsize": 9,
-        "figure.facecolor": look["paper"],
-        "axes.facecolor": look["paper"],
-        "axes.edgecolor": look["ink"],
-        "axes.labelcolor": look["ink"],
         "axes.titlelocation": "left",
-        "axes.spines.top": False,
-        "axes.spines.right": False,
         "axes.grid": True,
         "grid.color": look["faint"],
         "grid.alpha": 0.35,
-        "text.color": look["ink"],
-        "xtick.color": look["ink"],
-        "ytick.color": look["ink"],
-        "legend.frameon": False,
     }
     with matplotlib.rc_context(settings):
         size = (WIDTH / DPI, (HEIGHT + taller) / DPI)

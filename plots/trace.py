@@ -56,14 +56,12 @@ class Curves:
 def curves(trace: Trace) -> Curves:
     """The numbers of a trace."""
     points = [point(record) for record in trace.records]
+    names = {field.name for field in fields(Curves)} - {"label", "spoiled"}
     return Curves(
         label=trace.label or "run",
-        **{name: [p[name] for p in points] for name in _NAMES},
+        **{name: [p[name] for p in points] for name in names},
         spoiled=sum(map(_spoiled, trace.records, points)),
     )
-
-
-_NAMES = [field.name for field in fields(Curves) if field.name not in ("label", "spoiled")]
 
 
 def _spoiled(record: StepRecord, numbers: dict[str, Any]) -> int:

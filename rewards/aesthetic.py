@@ -75,10 +75,9 @@ class Aesthetic(EncoderReward):
     working_range = (2.0, 400.0)
     strength_source = "alpha 0.005, DAS (arXiv 2501.05803)"
     published = Published(
-        file="sac+logos+ava1-l14-linearMSE.pth",
-        page="https://github.com/christophschuhmann/improved-aesthetic-predictor",
+        "sac+logos+ava1-l14-linearMSE.pth",
+        "https://github.com/christophschuhmann/improved-aesthetic-predictor",
         gigabytes=0.004,
-        licence="none found for the file",
     )
 
     def __init__(self, encoder: ImageEncoder, head: AestheticHead) -> None:

@@ -19,13 +19,11 @@ class Published:
         file: the name under which it is looked for first.
         page: its authors' page.
         gigabytes: its size.
-        licence: as its page states it.
     """
 
     file: str
     page: str
     gigabytes: float
-    licence: str
 
 
 class Reward(ABC):
@@ -115,9 +113,8 @@ class Term:
                 f"The automatic strength of weight '{self.reward.name}' needs a score that varies; "
                 f"its standard deviation is {deviation}. Set a strength by hand (automatic 0)."
             )
-        return replace(
-            self, strength=math.copysign(self.spread / deviation, self.strength), spread=0.0
-        )
+        strength = math.copysign(self.spread / deviation, self.strength)
+        return replace(self, strength=strength, spread=0.0)
 
 
 @dataclass(frozen=True)
@@ -206,12 +203,11 @@ class Weight:
     def power(self, exponent: float) -> Weight:
         """w to a power: every strength times ``exponent``."""
         check_strength(exponent, self.name)
-        return Weight(
-            tuple(
-                replace(t, strength=t.strength * exponent, spread=t.spread * abs(exponent))
-                for t in self.terms
-            )
+        powers = (
+            replace(t, strength=t.strength * exponent, spread=t.spread * abs(exponent))
+            for t in self.terms
         )
+        return Weight(tuple(powers))
 
     def measured(self, deviations: Mapping[int, float]) -> Weight:
         """The weight with all strengths known.
@@ -219,12 +215,8 @@ class Weight:
         Args:
             deviations: standard deviation of the score of each automatic term, by its number.
         """
-        return Weight(
-            tuple(
-                term if term.is_known else term.measured(deviations[i])
-                for i, term in enumerate(self.terms)
-            )
-        )
+        known = (t if t.is_known else t.measured(deviations[i]) for i, t in enumerate(self.terms))
+        return Weight(tuple(known))
 
 
 def product(weights: Sequence[Weight], exponents: Sequence[float]) -> Weight:

@@ -6,7 +6,7 @@ import fnmatch
 import json
 import math
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,15 +35,13 @@ def read_weights(path: Path) -> Weights:
     if path.stat().st_size == 0:
         raise CheckpointError(f"{path} is empty (0 bytes): download it again.")
     if path.suffix in (".safetensors", ".sft"):
-        weights = _read_safetensors(path)
-    elif path.suffix in TORCH_FILES:
-        weights = _read_torch(path)
-    else:
-        raise CheckpointError(
-            f"{path} is a {path.suffix or 'nameless'} file; expected .safetensors, or .pt / .pth / "
-            ".bin with nothing but tensors."
-        )
-    return weights
+        return _read_safetensors(path)
+    if path.suffix in TORCH_FILES:
+        return _read_torch(path)
+    raise CheckpointError(
+        f"{path} is a {path.suffix or 'nameless'} file; expected .safetensors, or .pt / .pth / "
+        ".bin with nothing but tensors."
+    )
 
 
 def _read_safetensors(path: Path) -> Weights:
@@ -70,17 +68,14 @@ def _read_torch(path: Path) -> Weights:
             content = content[name]
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{path} holds a {type(content).__name__}; expected named tensors.")
-    strays = [
-        str(key)
-        for key, value in content.items()
-        if not (isinstance(key, str) and isinstance(value, Tensor))
-    ]
+    named = {k: v for k, v in content.items() if isinstance(k, str) and isinstance(v, Tensor)}
+    strays = [str(key) for key in content if key not in named]
     if strays or not content:
         raise CheckpointError(
             f"{path} holds {_listed(strays) if strays else 'nothing'} beside or instead of "
             "tensors; expected named tensors only."
         )
-    return dict(content)
+    return named
 
 
 def check_finite(weights: Weights, path: Path) -> None:
@@ -120,14 +115,10 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def without(weights: Weights, patterns: Iterable[str]) -> Weights:
+def without(weights: Weights, patterns: Sequence[str]) -> Weights:
     """The weights whose keys match none of the shell patterns."""
-    patterns = tuple(patterns)
-    return {
-        key: value
-        for key, value in weights.items()
-        if not any(fnmatch.fnmatchcase(key, pattern) for pattern in patterns)
-    }
+    surplus = {k for k in weights for pattern in patterns if fnmatch.fnmatchcase(k, pattern)}
+    return {key: value for key, value in weights.items() if key not in surplus}
 
 
 def below(weights: Weights, prefix: str) -> Weights:

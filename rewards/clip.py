@@ -108,12 +108,10 @@ def image_encoder(path: Path, dtype: torch.dtype) -> ImageEncoder:
     net = from_transformers(CLIPVisionModelWithProjection, config, mine, path, dtype)
     if is_large(net):
         recompute(net.vision_model.encoder.layers)  # type: ignore[union-attr, arg-type]
+    look, width = _preprocessing(path, config.image_size), config.projection_dim
+    scale = _logit_scale(weights, path)
     return ImageEncoder(
-        net,
-        lambda net, pixels: net(pixel_values=pixels).image_embeds,
-        _preprocessing(path, config.image_size),
-        config.projection_dim,
-        _logit_scale(weights, path),
+        net, lambda net, pixels: net(pixel_values=pixels).image_embeds, look, width, scale
     )
 
 
@@ -166,11 +164,9 @@ def early_layers(path: Path, dtype: torch.dtype, layers: int = 3) -> ImageEncode
     rest = ("vision_model.embeddings.", "vision_model.pre_", "vision_model.post_")
     mine = {key: value for key, value in vision.items() if key.startswith(first + rest)}
     net = from_transformers(CLIPVisionModel, config, mine, path, dtype)
+    look, width = _preprocessing(path, config.image_size), config.hidden_size
     return ImageEncoder(
-        net,
-        lambda net, pixels: net(pixel_values=pixels).last_hidden_state[:, 1:],
-        _preprocessing(path, config.image_size),
-        config.hidden_size,
+        net, lambda net, pixels: net(pixel_values=pixels).last_hidden_state[:, 1:], look, width
     )
 
 

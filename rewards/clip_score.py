@@ -19,8 +19,7 @@ class ClipScore(CosineReward):
     working_range = (30.0, 3000.0)
     strength_source = "alpha 0.01 on the cosine, DAS (arXiv 2501.05803)"
     published = Published(
-        file="clip-vit-large-patch14/model.safetensors",
-        page="https://huggingface.co/openai/clip-vit-large-patch14",
+        "clip-vit-large-patch14/model.safetensors",
+        "https://huggingface.co/openai/clip-vit-large-patch14",
         gigabytes=1.7,
-        licence="none found for the weights",
     )

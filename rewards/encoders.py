@@ -149,12 +149,7 @@ def is_large(net: nn.Module) -> bool:
 
 
 def described(kind: Any, settings: Mapping[str, Any], path: Path) -> Any:
-    """The configuration in a config.json, of a given class of transformers.
-
-    Args:
-        kind: the class.
-        settings: the file's content.
-        path: the weights beside it, for errors.
+    """The settings in the config.json beside ``path`` as a configuration class of transformers.
 
     Raises:
         CheckpointError: the installed transformers does not read it.

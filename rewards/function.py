@@ -28,11 +28,8 @@ class FunctionReward(Reward):
         self.differentiable = bool(getattr(function, "differentiable", True))
         side = getattr(function, "input_size", None)
         self.input_size = None if side is None else int(side)
-        self.modules: tuple[nn.Module, ...]
-        if isinstance(function, nn.Module):  # whose own `modules` is a method
-            self.modules = (function,)
-        else:
-            self.modules = tuple(getattr(function, "modules", ()))
+        modules = getattr(function, "modules", ())  # of a network: a method
+        self.modules = (function,) if isinstance(function, nn.Module) else tuple(modules)
 
     def __call__(self, images: Tensor) -> Tensor:
         """Score [B], float32.

@@ -33,11 +33,11 @@ class HPSv2(CosineReward):
     working_range = (200.0, 30000.0)
     strength_source = "none published; PickScore's, for a logit of preference"
     preference_scale = 100.0
-    published = Published("HPS_v2_compressed.pt", PAGE, 2.0, "Apache-2.0")
+    published = Published("HPS_v2_compressed.pt", PAGE, 2.0)
 
 
 class HPSv21(HPSv2):
     """HPSv2 trained on more and better data; the same scale and the same network."""
 
     name = "HPSv2.1"
-    published = Published("HPS_v2.1_compressed.pt", PAGE, 2.0, "Apache-2.0")
+    published = Published("HPS_v2.1_compressed.pt", PAGE, 2.0)

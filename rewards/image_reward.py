@@ -120,11 +120,9 @@ def image_reward_model(path: Path, dtype: torch.dtype) -> ImageRewardModel:
         from_transformers(BlipVisionModel, vision_config, vision, path, dtype),
         from_transformers(TextModel, text_config, text, path, dtype),
     )
-    head = head_from(below(weights, HEAD), path)
-    width = text_config.hidden_size
-    preprocessing = Preprocessing(vision_config.image_size)
-    encoder = ImageEncoder(net, lambda net, *inputs: net(*inputs), preprocessing, width)
-    return ImageRewardModel(encoder, head)
+    look, width = Preprocessing(vision_config.image_size), text_config.hidden_size
+    encoder = ImageEncoder(net, lambda net, *inputs: net(*inputs), look, width)
+    return ImageRewardModel(encoder, head_from(below(weights, HEAD), path))
 
 
 def _renamed(key: str) -> str:
@@ -187,10 +185,7 @@ class ImageReward(Reward):
     strength_source = "none published; PickScore's, for a logit of preference"
     preference_scale = STD
     published = Published(
-        file="ImageReward/ImageReward.pt",
-        page="https://huggingface.co/zai-org/ImageReward",
-        gigabytes=1.8,
-        licence="Apache-2.0",
+        "ImageReward/ImageReward.pt", "https://huggingface.co/zai-org/ImageReward", gigabytes=1.8
     )
 
     def __init__(self, model: ImageRewardModel, vocabulary: Path, prompt: str) -> None:
@@ -218,7 +213,12 @@ def encode(prompt: str, vocabulary: Path) -> tuple[Tensor, Tensor]:
             "vocab.txt (0.2 MB) of https://huggingface.co/google-bert/bert-base-uncased beside "
             "ImageReward's file."
         )
-    words = _read_lines(vocabulary)
+    try:
+        words = vocabulary.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise CheckpointError(
+            f"{vocabulary} is no UTF-8 text ({error}): download it again."
+        ) from error
     missing = [word for word in ("[PAD]", "[UNK]", "[CLS]", "[SEP]") if word not in words]
     if missing:
         raise CheckpointError(
@@ -226,16 +226,8 @@ def encode(prompt: str, vocabulary: Path) -> tuple[Tensor, Tensor]:
             "of https://huggingface.co/google-bert/bert-base-uncased in its place."
         )
     tokenizer = BertWordPieceTokenizer(str(vocabulary), lowercase=True)
-    tokens = len(tokenizer.encode(prompt).ids)
-    warn_if_cut(tokens, LENGTH, "ImageReward")
+    warn_if_cut(len(tokenizer.encode(prompt).ids), LENGTH, "ImageReward")
     tokenizer.enable_truncation(LENGTH)
     tokenizer.enable_padding(length=LENGTH, pad_id=tokenizer.token_to_id("[PAD]"))
     encoded = tokenizer.encode(prompt)
     return torch.tensor([encoded.ids]), torch.tensor([encoded.attention_mask])
-
-
-def _read_lines(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise CheckpointError(f"{path} is no UTF-8 text ({error}): download it again.") from error

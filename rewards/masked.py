@@ -77,9 +77,8 @@ def _ends(flags: Tensor) -> tuple[int, int]:
 
 def masked(weight: Weight, mask: Tensor) -> Weight:
     """The weight with every term restricted to a mask [H, W]."""
-    return Weight(
-        tuple(Term(MaskedReward(t.reward, mask), t.strength, t.spread) for t in weight.terms)
-    )
+    terms = (Term(MaskedReward(t.reward, mask), t.strength, t.spread) for t in weight.terms)
+    return Weight(tuple(terms))
 
 
 def _masks(weight: Weight) -> list[Tensor] | None:
@@ -97,9 +96,8 @@ def box_of(weight: Weight, height: int, width: int) -> tuple[int, int, int, int]
     masks = _masks(weight)
     if masks is None:
         return None
-    tops, bottoms, lefts, rights = zip(
-        *(_box(stretched(mask, height, width)) for mask in masks), strict=True
-    )
+    boxes = [_box(stretched(mask, height, width)) for mask in masks]
+    tops, bottoms, lefts, rights = zip(*boxes, strict=True)
     return min(tops), max(bottoms), min(lefts), max(rights)
 
 

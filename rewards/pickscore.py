@@ -30,10 +30,9 @@ class PickScore(CosineReward):
     strength_source = "beta 1e-4 on the cosine, DAS (arXiv 2501.05803)"
     preference_scale = 1.0
     published = Published(
-        file="PickScore_v1/model.safetensors",
-        page="https://huggingface.co/yuvalkirstain/PickScore_v1",
+        "PickScore_v1/model.safetensors",
+        "https://huggingface.co/yuvalkirstain/PickScore_v1",
         gigabytes=3.9,
-        licence="none found",
     )
 
     def __init__(self, encoder: ImageEncoder, prompt: Tensor) -> None:

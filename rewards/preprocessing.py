@@ -50,27 +50,20 @@ class Preprocessing:
         Values beyond 0..1, of the image or of the resize's overshoot, count as 0 or 1, as in the
         8-bit images that the authors read.
         """
-        images = clamp_outward(images.float())
+        images, side = clamp_outward(images.float()), self.short_side or self.size
+        height, width = images.shape[-2:]
         if self.fit == "crop":
-            images = self._crop(self._resize(images, *self._short_side_to(images)))
+            short = min(height, width)
+            images = self._crop(self._resize(images, side * height // short, side * width // short))
         elif self.fit == "pad":
-            images = self._pad(self._resize(images, *self._long_side_to(images)))
+            scale = self.size / max(height, width)
+            height, width = (max(1, round(length * scale)) for length in (height, width))
+            images = self._pad(self._resize(images, height, width))
         else:
-            side = self.short_side or self.size
             images = self._crop(self._resize(images, side, side))
         mean = torch.tensor(self.mean, device=images.device).view(3, 1, 1)
         std = torch.tensor(self.std, device=images.device).view(3, 1, 1)
         return (images - mean) / std
-
-    def _short_side_to(self, images: Tensor) -> tuple[int, int]:
-        height, width = images.shape[-2:]
-        short, side = min(height, width), self.short_side or self.size
-        return side * height // short, side * width // short
-
-    def _long_side_to(self, images: Tensor) -> tuple[int, int]:
-        height, width = images.shape[-2:]
-        scale = self.size / max(height, width)
-        return max(1, round(height * scale)), max(1, round(width * scale))
 
     def _resize(self, images: Tensor, height: int, width: int) -> Tensor:
         # Along rows, then columns, as PIL does: what overshoots is cut after each.

@@ -19,7 +19,7 @@ from .checkpoint import (
 from .clip import CosineReward, image_encoder
 from .encoders import EncoderReward, ImageEncoder, described, from_transformers
 from .pixels import root
-from .preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, from_processor_config
+from .preprocessing import IMAGENET_MEAN, IMAGENET_STD, from_processor_config
 
 
 def reference_encoder(path: Path, dtype: torch.dtype) -> ImageEncoder:
@@ -49,13 +49,10 @@ def _dinov2(path: Path, weights: Weights, dtype: torch.dtype) -> ImageEncoder:
         "image_mean": IMAGENET_MEAN,
         "image_std": IMAGENET_STD,
     }
-    look = read_json(path.parent / "preprocessor_config.json") or published
-    preprocessing: Preprocessing = from_processor_config(look, 224)
+    settings = read_json(path.parent / "preprocessor_config.json") or published
+    look, width = from_processor_config(settings, 224), config.hidden_size
     return ImageEncoder(
-        net,
-        lambda net, pixels: net(pixel_values=pixels).pooler_output,
-        preprocessing,
-        config.hidden_size,
+        net, lambda net, pixels: net(pixel_values=pixels).pooler_output, look, width
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 import torch
@@ -24,25 +24,24 @@ def autograd_safe(model: nn.Module) -> Iterator[None]:
     with ExitStack() as undo:
         for module in model.modules():
             if hasattr(module, "weight_function"):
-                _append_copy(module, "weight_function", undo)
-                _append_copy(module, "bias_function", undo)
+                append_to_weights(module, Tensor.clone, undo)
             else:
                 _swap_for_copies(module._parameters, undo)
             _swap_for_copies(module._buffers, undo)
         yield
 
 
-def _copy(weight: Tensor) -> Tensor:
-    return weight.clone()
-
-
-def _append_copy(module: nn.Module, name: str, undo: ExitStack) -> None:
-    own = vars(module).get(name)
-    if own is None:  # the list is the class's: shadow it, and uncover it again afterwards
-        undo.callback(delattr, module, name)
-    else:
-        undo.callback(setattr, module, name, own)
-    setattr(module, name, [*getattr(module, name), _copy])
+def append_to_weights(
+    module: nn.Module, function: Callable[[Tensor], Tensor], undo: ExitStack
+) -> None:
+    """Let weight and bias of a layer of ComfyUI go through a function last, until ``undo``."""
+    for name in ("weight_function", "bias_function"):
+        own = vars(module).get(name)
+        if own is None:  # the list is the class's: shadow it, and uncover it again afterwards
+            undo.callback(delattr, module, name)
+        else:
+            undo.callback(setattr, module, name, own)
+        setattr(module, name, [*getattr(module, name), function])
 
 
 def _swap_for_copies(tensors: dict[str, Tensor | None], undo: ExitStack) -> None:

@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
+from ..rewards import Weight
+
 MOST_LEVELS = 1_000_000  # that 10000 steps at denoise 0.01 come from
-
-
 NO_VAE = "This VAE is empty: the checkpoint has none. Load one with Load VAE and connect it."
 
 
@@ -143,6 +143,11 @@ def check_mask(latent: dict[str, Any]) -> None:
             f"There are {count} masks for {samples.shape[0]} images; expected 1 or as many as "
             "images."
         )
+
+
+def without_gradient(weight: Weight) -> str:
+    """The factors of a weight that no gradient can be taken of, for messages."""
+    return ", ".join(term.reward.name for term in weight.terms if not term.reward.differentiable)
 
 
 def numbers(text: str, name: str) -> list[float]:

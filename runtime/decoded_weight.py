@@ -151,9 +151,8 @@ class DecodedLogWeight:
 
     def bytes_per_image(self, latent_shape: torch.Size, sparing: bool = True) -> float:
         """Memory for decoder and backward of one image; the least that it can do with."""
-        top, bottom, left, right = self._part(
-            *shrunk_size(*latent_shape[-2:], self.decoder.cell, self.side)
-        )
+        size = shrunk_size(*latent_shape[-2:], self.decoder.cell, self.side)
+        top, bottom, left, right = self._part(*size)
         return self.decoder.bytes_per_image(bottom - top, right - left, sparing)
 
     def _back_on_device(self, shape: torch.Size) -> None:
@@ -165,22 +164,17 @@ class DecodedLogWeight:
     def _rows(self, latents: Tensor) -> int:
         """How many images fit at once if memory is spared; at least 1."""
         device = self.decoder.device
-        free = [mm.get_free_memory(device)]
         # Newer ComfyUI counts what dynamic VRAM can give back, in the patcher's own answer.
-        free += [
-            patcher.get_free_memory(device)
-            for patcher in self.decoder.patchers
-            if hasattr(patcher, "get_free_memory")
-        ]
+        asked = [p for p in self.decoder.patchers if hasattr(p, "get_free_memory")]
+        free = [mm.get_free_memory(device), *(p.get_free_memory(device) for p in asked)]
         needed = max(1.0, self.bytes_per_image(latents.shape))
         return int(min(max(1, max(free) // needed), latents.shape[0]))
 
     def _as_memory_allows(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         """All images at once where they fit; else sparingly; on failure once more, one by one."""
         count = latents.shape[0]
-        all_fit = count * self.bytes_per_image(latents.shape, False) <= mm.get_free_memory(
-            self.decoder.device
-        )
+        free = mm.get_free_memory(self.decoder.device)
+        all_fit = count * self.bytes_per_image(latents.shape, False) <= free
         rows = count if all_fit else self._rows(latents)
         done = self._try_in_parts(latents, rows, sparing=not all_fit)
         if done is None and (rows > 1 or all_fit):
@@ -196,10 +190,9 @@ class DecodedLogWeight:
         free = mm.get_free_memory(self.decoder.device) / GIGABYTE
         return torch.cuda.OutOfMemoryError(
             f"There is not enough memory for weight '{self.name}' of one image: its gradient "
-            f"through {self.decoder.name} alone needs about {needed:.2f} GB, and "
-            f"{free:.2f} GB are free. Choose the "
-            "decoder taesd or a decode size of 512 in LAGS Options, make the image smaller, or "
-            "close other programs on the GPU."
+            f"through {self.decoder.name} alone needs about {needed:.2f} GB, and {free:.2f} GB are "
+            "free. Choose the decoder taesd or a decode size of 512 in LAGS Options, make the "
+            "image smaller, or close other programs on the GPU."
         )
 
     def _try_in_parts(
@@ -211,7 +204,8 @@ class DecodedLogWeight:
         def attempt() -> tuple[Tensor, Tensor]:
             with self.decoder.differentiable(sparing):
                 parts = [self._value_and_grad(part) for part in latents.split(rows)]
-            return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+            log_w, gradient = (torch.cat(whole) for whole in zip(*parts, strict=True))
+            return log_w, gradient
 
         return unless_out_of_memory(attempt)
 

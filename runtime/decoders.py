@@ -63,14 +63,15 @@ class Decoder(Protocol):
     name: str
     cell: int
     receptive_field: int | None
-    patchers: tuple[Any, ...]
-    modules: tuple[nn.Module, ...]
+    patchers: tuple[Any, ...] = ()
+    modules: tuple[nn.Module, ...] = ()
 
     @property
     def device(self) -> torch.device: ...
 
     def own_latents(self, denoised: Tensor) -> Tensor:
         """Model space -> the latents that ``images`` takes; affine, element by element."""
+        return denoised
 
     def images(self, latents: Tensor) -> Tensor:
         """[B, C, h, w] -> [B, 3, H, W] about 0..1, float32, not clamped.
@@ -80,6 +81,7 @@ class Decoder(Protocol):
 
     def differentiable(self, sparing: bool) -> AbstractContextManager[Any]:
         """Inside it autograd may pass; ``sparing`` takes less memory and more time."""
+        return nullcontext()
 
     def bytes_per_image(self, height: int, width: int, sparing: bool) -> float:
         """Memory for the gradient of one image, from its latents' size, weights not counted."""
@@ -118,7 +120,7 @@ class Decoding:
         return self.side if self.side != AS_NEEDED else weight.needed_side or FULL_SIZE
 
 
-class VAEDecoder:
+class VAEDecoder(Decoder):
     """The user's own VAE.
 
     It keeps for the backward pass what autograd wants where that fits into free memory; else every
@@ -128,8 +130,6 @@ class VAEDecoder:
         vae: ComfyUI's VAE object.
         process_latent_out: model space -> the VAE's latents.
     """
-
-    modules: tuple[nn.Module, ...] = ()
 
     def __init__(self, vae: Any, process_latent_out: Callable[[Tensor], Tensor]) -> None:
         self.vae, self.own_latents = vae, process_latent_out
@@ -146,11 +146,9 @@ class VAEDecoder:
     @property
     def device(self) -> torch.device:
         """The VAE's."""
-        device: torch.device = self.vae.device
-        return device
+        return self.vae.device
 
     def images(self, latents: Tensor) -> Tensor:
-        """As a decoder."""
         on_device = getattr(mm, "cuda_device_context", nullcontext)
         with on_device(self.device):
             decoded = self.net.decode(latents.to(self.device, self.vae.vae_dtype))  # type: ignore[operator]
@@ -164,7 +162,6 @@ class VAEDecoder:
             yield
 
     def bytes_per_image(self, height: int, width: int, sparing: bool) -> float:
-        """As a decoder."""
         dtype = self.vae.vae_dtype
         if self.is_small:
             return _taesd_bytes(height * width * self.cell**2, dtype)
@@ -173,7 +170,7 @@ class VAEDecoder:
         return decoding * (VAE_RECOMPUTED if sparing and self.blocks else VAE_KEPT)
 
 
-class TAESDDecoder:
+class TAESDDecoder(Decoder):
     """TAESD, a decoder of 1.2 million weights for the latents of a model family.
 
     Source: https://github.com/madebyollin/taesd. It shows the same image with less fine detail,
@@ -186,7 +183,6 @@ class TAESDDecoder:
 
     name = "TAESD"
     receptive_field = TAESD_RECEPTIVE_FIELD
-    patchers: tuple[Any, ...] = ()
 
     def __init__(self, net: nn.Module, cell: int) -> None:
         self.net, self.modules, self.cell = net, (net,), cell
@@ -195,29 +191,17 @@ class TAESDDecoder:
     def device(self) -> torch.device:
         """Where the memory manager puts it."""
         (patcher,) = patchers_of(self.modules)
-        device: torch.device = patcher.load_device
-        return device
-
-    def own_latents(self, denoised: Tensor) -> Tensor:
-        """Model space is what it was trained on."""
-        return denoised
+        return patcher.load_device
 
     def images(self, latents: Tensor) -> Tensor:
-        """As a decoder."""
         weight = next(self.net.parameters())
-        decoded: Tensor = self.net(latents.to(weight.device, weight.dtype))
-        return decoded.float()
-
-    def differentiable(self, sparing: bool) -> AbstractContextManager[None]:
-        """As a decoder; it is ours, so its weights are normal tensors."""
-        return nullcontext()
+        return self.net(latents.to(weight.device, weight.dtype)).float()
 
     def bytes_per_image(self, height: int, width: int, sparing: bool) -> float:
-        """As a decoder."""
         return _taesd_bytes(height * width * self.cell**2, next(self.net.parameters()).dtype)
 
 
-class LatentRGBDecoder:
+class LatentRGBDecoder(Decoder):
     """One linear map from each latent cell to a colour: ComfyUI's fast preview.
 
     Args:
@@ -229,8 +213,6 @@ class LatentRGBDecoder:
 
     name = "latent-rgb"
     cell = 1
-    patchers: tuple[Any, ...] = ()
-    modules: tuple[nn.Module, ...] = ()
 
     def __init__(self, latent_format: Any) -> None:
         factors = getattr(latent_format, "latent_rgb_factors", None)
@@ -250,22 +232,13 @@ class LatentRGBDecoder:
     @property
     def device(self) -> torch.device:
         """Where the diffusion model computes."""
-        device: torch.device = mm.get_torch_device()
-        return device
-
-    def own_latents(self, denoised: Tensor) -> Tensor:
-        """Model space is what the map is for."""
-        return denoised
+        return mm.get_torch_device()
 
     def images(self, latents: Tensor) -> Tensor:
         """As a decoder; the image has the latents' size."""
         cells = latents.float() if self.unpacked is None else self.unpacked(latents.float())
         colours = torch.einsum("bchw,cr->brhw", cells, self.factors.to(cells.device))
         return (colours + self.bias.to(cells.device) + 1) / 2
-
-    def differentiable(self, sparing: bool) -> AbstractContextManager[None]:
-        """As a decoder; there is nothing to prepare."""
-        return nullcontext()
 
     def bytes_per_image(self, height: int, width: int, sparing: bool) -> float:
         """As a decoder: the image and its gradient."""

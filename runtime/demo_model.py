@@ -38,11 +38,7 @@ class DemoConfig(comfy.supported_models_base.BASE):
     """How ComfyUI shall treat the demo model."""
 
     unet_extra_config: dict[str, Any] = {}
-    sampling_settings = {
-        "sigma_min": SIGMA_MIN,
-        "sigma_max": SIGMA_MAX,
-        "sigma_data": SIGMA_DATA,
-    }
+    sampling_settings = {"sigma_min": SIGMA_MIN, "sigma_max": SIGMA_MAX, "sigma_data": SIGMA_DATA}
     latent_format = DemoLatents
     memory_usage_factor = 0.1
 

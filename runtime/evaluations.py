@@ -16,13 +16,7 @@ from ..guidance import VEView, per_sample, scaled_vjp
 from ..guidance.finite_difference import rms
 from .caches import without_caches
 from .gradient import differentiable, gradient_bytes
-from .memory import (
-    GIGABYTE,
-    is_out_of_memory,
-    make_room,
-    no_room_for_model,
-    unless_out_of_memory,
-)
+from .memory import GIGABYTE, is_out_of_memory, make_room, no_room_for_model, unless_out_of_memory
 from .rng_snapshot import Snapshot
 
 
@@ -111,12 +105,7 @@ class Evaluations:
 
     def _try(self, x: Tensor, options: dict[str, Any]) -> Tensor | None:
         """The model's answer, or None where memory ran out."""
-
-        def attempt() -> Tensor:
-            answer: Tensor = self.model(x, self.timestep, options, self.seed)
-            return answer
-
-        return unless_out_of_memory(attempt)
+        return unless_out_of_memory(lambda: self.model(x, self.timestep, options, self.seed))
 
     @staticmethod
     def _branch_by(options: dict[str, Any], function: Any) -> dict[str, Any]:
@@ -135,10 +124,9 @@ class Evaluations:
         conds, options = args["conds"], self._without(args["model_options"])
 
         def outputs(conds: list[Any]) -> list[Tensor]:
-            found: list[Tensor] = comfy.samplers.calc_cond_batch(
+            return comfy.samplers.calc_cond_batch(
                 args["model"], conds, args["input"], args["sigma"], options
             )
-            return found
 
         if not self.is_short:
             return outputs(conds)

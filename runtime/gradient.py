@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from comfy.sampler_helpers import estimate_memory
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
-from .autograd_safe import autograd_safe
+from .autograd_safe import append_to_weights, autograd_safe
 from .memory import patchers_of_a_run
 
 LISTS = (nn.ModuleList, nn.Sequential)
@@ -59,12 +60,8 @@ def frozen(model: nn.Module) -> Iterator[None]:
     """
     with ExitStack() as undo:
         for module in model.modules():
-            if not hasattr(module, "weight_function"):
-                continue
-            for name in ("weight_function", "bias_function"):
-                functions = getattr(module, name)
-                undo.callback(setattr, module, name, functions)
-                setattr(module, name, [*functions, torch.Tensor.detach])
+            if hasattr(module, "weight_function"):
+                append_to_weights(module, Tensor.detach, undo)
         yield
 
 
@@ -130,10 +127,7 @@ def _recomputing(forward: Callable[..., Any], copy_inputs: bool) -> Callable[...
 
 
 def _checkpointed(forward: Callable[..., Any]) -> Callable[..., Any]:
-    def run(*args: Any, **kwargs: Any) -> Any:
-        return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
-
-    return run
+    return partial(checkpoint, forward, use_reentrant=False, preserve_rng_state=False)
 
 
 def _own(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:

@@ -61,14 +61,12 @@ def look_ahead(run: SamplerRun, count: int, steps: int, seed: int) -> Lookahead:
     asked = _Asked(run, count, steps, seed)
     began, model_calls = time.perf_counter(), 0
     key = asked.fingerprint()
-    samples = None if key is None else cached.get(key)
+    samples = None if key is None else cached.pop(key, None)
     if samples is None:
         samples = asked.sample()
         model_calls = asked.rounds * steps
-        if key is not None:
-            cached[key] = samples
     if key is not None:
-        cached.move_to_end(key)
+        cached[key] = samples  # the last used is the last to go
     while len(cached) > CACHED:
         cached.popitem(last=False)
     lookahead, value_calls = asked.weigh(samples)
@@ -134,22 +132,16 @@ class _Asked:
             kept, mask, highest = torch.zeros_like(kept), None, float(sampling.sigma_max)
         lowest = min(float(sampling.sigma_min), highest / 10)
         options = without_caches(run.extra_args["model_options"])
+        extra_args = {**run.extra_args, "model_options": options}
+        sampler = comfy.samplers.ksampler("dpmpp_2m")
         sigmas = k_sampling.get_sigmas_karras(self.steps, lowest, highest, device=device)
         done = []
         for number in range(self.rounds):
             mm.throw_exception_if_processing_interrupted()
             first, each = (number * batch, 1) if alike else (number, 0)
             noise = torch.stack([self._noise(first + each * i) for i in range(batch)])
-            samples = comfy.samplers.ksampler("dpmpp_2m").sample(
-                run.guider,
-                sigmas,
-                {**run.extra_args, "model_options": options},
-                None,
-                noise.to(device),
-                kept,
-                mask,
-                True,
-            )
+            begin = noise.to(device), kept, mask
+            samples = sampler.sample(run.guider, sigmas, {**extra_args}, None, *begin, True)
             done.append(samples.float().cpu())
         with torch.inference_mode(False):
             together = torch.cat(done)[: self.count] if alike else torch.stack(done, dim=1)

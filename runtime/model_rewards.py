@@ -19,7 +19,6 @@ from ..rewards import (
     ImageReward,
     JpegSizeReward,
     PickScore,
-    Published,
     ReferenceReward,
     Reward,
     SharpnessReward,
@@ -39,12 +38,7 @@ from .model_files import BUNDLED, ModelFile, tokenizer_folder
 
 CLIP_L = ("*clip-vit-large-patch14/model.safetensors", "*clip-vit-large-patch14.safetensors")
 CLIP_L += ("*clip_vision_l*.safetensors", "*clip-vit-l-14*.safetensors")
-ENCODER = Published(
-    "clip-vit-large-patch14/model.safetensors",
-    "https://huggingface.co/openai/clip-vit-large-patch14",
-    1.7,
-    "none found for the weights",
-)
+ENCODER = ClipScore.published
 FILES = {
     "PickScore": ModelFile("PickScore", PickScore.published, ("*pickscore*.safetensors",)),
     "HPSv2.1": ModelFile("HPSv2.1", HPSv21.published, ("*hps*v2.1*.safetensors", "*hps*v2.1*.pt")),
@@ -184,8 +178,7 @@ def measured_rates(model: Classifier, classes: Sequence[int], plain: Tensor | No
     models.load([model])
     with torch.inference_mode(False), torch.no_grad():
         parts = [among(model, part, classes).exp() for part in channels_first(plain).split(8)]
-    rates: list[float] = torch.cat(parts).mean(dim=0).clamp(min=1e-4).tolist()
-    return rates
+    return torch.cat(parts).mean(dim=0).clamp(min=1e-4).tolist()
 
 
 def class_reward(file: str, precision: str, goal: dict[str, Any], plain: Tensor | None) -> Reward:

@@ -64,8 +64,7 @@ def dtype_of(precision: str) -> torch.dtype:
     if precision not in PRECISIONS:
         raise ValueError(f"precision is {precision!r}; expected one of {PRECISIONS}.")
     if precision != PRECISIONS[0]:
-        dtype: torch.dtype = getattr(torch, precision)
-        return dtype
+        return getattr(torch, precision)
     device = mm.get_torch_device()
     if mm.should_use_fp16(device):
         return torch.float16

@@ -9,9 +9,11 @@ from ..guidance import (
     AUTO_DAMPING_PER_C,
     CHORD_DAMPING_PER_C,
     LAGS,
+    MODES,
     AutoSchedule,
     ChordSchedule,
     ConstantSchedule,
+    DifferenceStep,
     HardGateSchedule,
     Paper,
     Schedule,
@@ -22,6 +24,7 @@ from ..guidance import (
 from ..rewards import Weight
 from ..rewards.base import check_strength
 from .adapters import as_method
+from .checks import without_gradient
 from .decoders import AS_NEEDED, DECODERS, Decoding
 from .run import Guidance, difference_step
 
@@ -57,16 +60,16 @@ class Options:
             int(widgets.get("reuse_gradient", 0)),
         )
 
+    def difference(self, step: DifferenceStep) -> DifferenceStep:
+        """The finite difference with these choices made."""
+        relative, absolute = self.relative_step or None, self.absolute_step or None
+        return replace(step, relative=relative, absolute=absolute)
+
     def applied_to(self, method: LAGS, c: float) -> LAGS:
         """The mode's method with these choices made."""
-        difference = replace(
-            method.difference,
-            relative=self.relative_step or None,
-            absolute=self.absolute_step or None,
-        )
         method = replace(
             method,
-            difference=difference,
+            difference=self.difference(method.difference),
             shift_limit=self.shift_limit or None,
             reuse=self.reuse_gradient or method.reuse,
         )
@@ -96,37 +99,45 @@ class Options:
         raise ValueError(f"schedule is {self.schedule!r}; expected one of {SCHEDULES}.")
 
 
-def guided(
-    model: Any,
-    vae: Any,
-    weight: Weight,
-    strength: float,
-    mode: str,
-    c: float,
-    options: Options | None,
-    trace: Trace,
-    rival: Any = None,
-) -> Any:
+@dataclass(frozen=True, kw_only=True)
+class GuidanceInputs:
+    """What guidance asks for, by the names of the nodes' inputs."""
+
+    model: Any
+    vae: Any
+    weight: Any
+    strength: float = 1.0
+    mode: str = MODES[0]
+    c: float = 10.0
+    options: Options | None = None
+    method: Any = None
+
+
+def guided(inputs: GuidanceInputs, weight: Weight, trace: Trace) -> Any:
     """The MODEL with guidance; the MODEL itself, untouched, where the strength is 0.
+
+    Args:
+        inputs: of the node.
+        weight: what came through its socket, as a weight.
+        trace: of the run; a method from the socket renames it.
 
     Raises:
         ValueError: a number out of range, or a VAE of another family than the model.
     """
-    check_strength(strength, weight.name)
-    options = options or Options()
-    lags = options.applied_to(preset(mode, c, difference_step(model)), c)
-    method = lags if rival is None else as_method(rival)
-    if strength == 0 or weight.is_off:
-        return model
+    check_strength(inputs.strength, weight.name)
+    options, c = inputs.options or Options(), inputs.c
+    lags = options.applied_to(preset(inputs.mode, c, difference_step(inputs.model)), c)
+    method = lags if inputs.method is None else as_method(inputs.method)
+    if inputs.strength == 0 or weight.is_off:
+        return inputs.model
     if not weight.differentiable and method.needs_gradient:
-        black = ", ".join(t.reward.name for t in weight.terms if not t.reward.differentiable)
         raise ValueError(
-            f"Weight '{black}' has no gradient, which guidance needs: take it out of the weight. "
-            "Score Images can rank finished images by it."
+            f"Weight '{without_gradient(weight)}' has no gradient, which guidance needs: take it "
+            "out of the weight. Score Images can rank finished images by it."
         )
-    weight, decoding = weight.power(strength), options.decoding
-    if rival is not None:
+    weight, decoding = weight.power(inputs.strength), options.decoding
+    if inputs.method is not None:
         trace.label = f"{method.name}, {weight.name}"
-    elif mode == "paper":
+    elif inputs.mode == "paper":
         decoding = decoding.faithful()
-    return Guidance(method, weight, vae, trace, decoding).apply(model)
+    return Guidance(method, weight, inputs.vae, trace, decoding).apply(inputs.model)

@@ -12,6 +12,7 @@ from ..guidance import StepRecord, Trace
 from ..plots.trace import point
 
 START, STEP = "lags.start", "lags.step"  # names of events, known to web/js
+CALLS = ("model_calls", "model_backwards", "weight_calls")
 _runs = count(1)
 
 
@@ -50,11 +51,7 @@ def shown(record: StepRecord | None) -> dict[str, Any] | None:
         return None
     terms = {name: float(values.mean()) for name, values in (record.terms or {}).items()}
     numbers = {**point(record), **{f"term {name}": value for name, value in terms.items()}}
-    calls = {
-        "model_calls": record.model_calls,
-        "model_backwards": record.model_backwards,
-        "weight_calls": record.weight_calls,
-    }
+    calls = {name: getattr(record, name) for name in CALLS}
     return {name: finite(value) for name, value in {**numbers, **calls}.items()}
 
 
@@ -66,9 +63,7 @@ def summary(trace: Trace) -> dict[str, Any]:
         "measured": list(trace.measured),
         "start": shown(trace.start),
         "points": [shown(record) for record in trace.records],
-        "model_calls": trace.model_calls,
-        "model_backwards": trace.model_backwards,
-        "weight_calls": trace.weight_calls,
+        **{name: getattr(trace, name) for name in CALLS},
         "seconds": trace.seconds,
     }
 

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..guidance import Lookahead, Method, plan, preset
-from ..guidance.particles import particle_plan
+from ..guidance import MPGD, Lookahead, Method, plan, preset
+from ..guidance.particles import particle_plan, particle_preset
 from .last_model import Sampling, sampling_of
 from .options import Options
 from .page import finite, page_server
@@ -20,8 +20,6 @@ from .plans import curve
 from .sampling import ksampler_levels
 
 PATH = "/lags/schedule"
-
-
 # The nodes that give a method, by id; nodes/ hands them in.
 _method_nodes: dict[str, Any] = {}
 
@@ -71,7 +69,9 @@ def schedule(asked: dict[str, Any]) -> dict[str, Any]:
     method: Method = preset(asked["mode"], c, sampling.step)
     if options:
         method = Options.of(options).applied_to(method, c)
-    if other:
+    if is_off(asked):
+        method = MPGD(0.0)  # as KSampler: a factor of 0 in every step
+    elif other:
         method = connected(other).bind(PlannedRun(torch.cat([sigmas[sigmas > 0], torch.zeros(1)])))
     scaling = sampling.model_sampling.noise_scaling
     branches = 1 if float(asked.get("cfg", 2.0)) == 1 else 2
@@ -105,14 +105,15 @@ def particles(sampling: Sampling, asked: dict[str, Any]) -> dict[str, Any]:
         asked["method"],
         int(asked["particles"]),
         tempering=asked["tempering"],
-        interval=int(asked["evaluate_every"]),
+        evaluate_every=int(asked["evaluate_every"]),
     )
     sigmas = sampled_levels(sampling, asked)
     if not len(sigmas):
         raise ValueError(f"No step is run: denoise is {denoise_of(asked)}.")
     levels = Levels.of(sampling.model_sampling, sigmas)
     steps = len(levels.sigma) - 1
-    engine = choices.engine(steps, sampling.step)
+    off = is_off(asked)
+    engine = particle_preset("smc", steps) if off else choices.engine(steps, sampling.step)
     chain = chain_of(asked["sampler_name"], sampling.model_sampling)
     made = particle_plan(replace(engine, chain=chain), levels.sigma_ve, choices.particles)
     return {
@@ -149,6 +150,11 @@ def sampled_levels(sampling: Sampling, asked: dict[str, Any]) -> Tensor:
     return ksampler_levels(
         sampling, steps, asked["sampler_name"], asked["scheduler"], denoise_of(asked)
     )
+
+
+def is_off(asked: dict[str, Any]) -> bool:
+    """Whether the node's strength leaves nothing of its weight."""
+    return float(asked.get("strength", 1.0)) == 0
 
 
 def denoise_of(asked: dict[str, Any]) -> float:

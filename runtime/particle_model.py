@@ -272,8 +272,7 @@ class ParticleModel:
         model = KSamplerX0Inpaint(self.guider, self.levels.sigma)
         model.latent_image, model.noise = around.kept, around.noise
         own = x * self.levels.signal[level].clone()
-        denoised: Tensor = model(own, sigma, denoise_mask=around.mask, **self.options)
-        return denoised
+        return model(own, sigma, denoise_mask=around.mask, **self.options)
 
 
 class ParticleWeight:
@@ -294,13 +293,10 @@ class ParticleWeight:
 
     def value_and_grad(self, denoised: Tensor) -> tuple[Tensor, Tensor]:
         """(log w, gradient like ``denoised``)."""
-        parts = [
-            self._checked(self.inner.value_and_grad, part) for part in denoised.split(self.rows)
-        ]
-        grad = torch.cat([part[1] for part in parts])
-        return torch.cat([part[0] for part in parts]), grad if self.mask is None else (
-            grad * self.mask
-        )
+        rows = denoised.split(self.rows)
+        parts = [self._checked(self.inner.value_and_grad, part) for part in rows]
+        log_w, grad = (torch.cat(whole) for whole in zip(*parts, strict=True))
+        return log_w, grad if self.mask is None else grad * self.mask
 
     @staticmethod
     def _checked(function: Callable[[Tensor], Any], part: Tensor) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -27,18 +27,20 @@ from ..guidance.particles import (
     best,
     diverse,
     everything,
+    gather,
     group_seeds,
     noisy_start,
     particle_preset,
 )
-from ..guidance.particles.resampling import draw_by_weight
+from ..guidance.particles.resampling import multinomial
 from ..rewards import Weight
 from .caches import warn_of_caches, without_caches
 from .checks import check_latent
 from .decoded_weight import DecodedLogWeight
-from .decoders import Decoder, Decoding
+from .decoders import decoder_of
 from .gradient import KEPT
 from .memory import GIGABYTE
+from .options import Options
 from .particle_model import (
     Inpainting,
     Levels,
@@ -48,7 +50,8 @@ from .particle_model import (
     chain_of,
     start,
 )
-from .run import announce, announce_strengths, at_step, load_together
+from .run import announce, announce_strengths, at_step, difference_step, load_together
+from .sampling import SamplerInputs
 
 FROM_METHOD = "from method"
 OUTPUTS = ("best", "draw", "diverse", "all")
@@ -70,8 +73,8 @@ class Choices:
         resampling: a name of ``RESAMPLING``.
         ess_threshold: share of the particles; -1 as the method has it.
         tempering: a name of ``TEMPERING``.
-        interval: steps between two evaluations of the weight; 0 as the method has it.
-        at_once: particles of each image in one evaluation; 0 as many as fit.
+        evaluate_every: steps between two evaluations of the weight; 0 as the method has it.
+        particles_at_once: particles of each image in one evaluation; 0 as many as fit.
         output: one of ``OUTPUTS``.
         count: images to put out by 'draw' and 'diverse'.
     """
@@ -81,8 +84,8 @@ class Choices:
     resampling: str = FROM_METHOD
     ess_threshold: float = -1.0
     tempering: str = FROM_METHOD
-    interval: int = 0
-    at_once: int = 0
+    evaluate_every: int = 0
+    particles_at_once: int = 0
     output: str = OUTPUTS[0]
     count: int = 1
 
@@ -112,10 +115,10 @@ class Choices:
                 f"count is {self.count} and particles is {self.particles}: 'diverse' can give 1 to "
                 "all of the particles. Lower count or raise particles."
             )
-        if self.interval < 0 or self.at_once < 0 or self.count < 1:
+        if self.evaluate_every < 0 or self.particles_at_once < 0 or self.count < 1:
             raise ValueError(
-                f"evaluate_every is {self.interval}, particles_at_once is {self.at_once}, count is "
-                f"{self.count}; expected at least 0, 0 and 1."
+                f"evaluate_every is {self.evaluate_every}, particles_at_once is "
+                f"{self.particles_at_once}, count is {self.count}; expected at least 0, 0 and 1."
             )
 
     def engine(self, steps: int, difference: DifferenceStep) -> ParticleSampler:
@@ -127,7 +130,7 @@ class Choices:
             engine = replace(engine, ess_threshold=self.ess_threshold)
         if self.tempering != FROM_METHOD:
             engine = replace(engine, tempering=TEMPERING[self.tempering])
-        return replace(engine, interval=self.interval or engine.interval)
+        return replace(engine, interval=self.evaluate_every or engine.interval)
 
     def picked(self, particles: Particles, seeds: Sequence[int]) -> Tensor:
         """Which particles to put out, [G, K]; each image draws by its own seed."""
@@ -137,13 +140,9 @@ class Choices:
             return everything(particles)
         if self.output == "diverse":
             return diverse(particles, self.count)
-        uniforms = [
-            torch.rand(
-                self.count, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
-            )
-            for seed in seeds
-        ]
-        return draw_by_weight(particles.log_weights, torch.stack(uniforms))
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        uniforms = [torch.rand(self.count, generator=g, dtype=torch.float64) for g in generators]
+        return multinomial(particles.log_weights, torch.stack(uniforms))
 
 
 @dataclass
@@ -154,7 +153,7 @@ class ParticleRunTrace(Trace):
         particles: the engine's records; None before the run's end.
     """
 
-    particles: ParticleTrace | None = field(default=None)
+    particles: ParticleTrace | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers and lists, ready for JSON."""
@@ -166,40 +165,35 @@ class ParticleRun:
     """Particles on a MODEL in place of a sampler's steps; inpainting, previews and patches stay.
 
     Args:
+        inputs: of the node.
         choices: the method and its numbers.
         weight: log w on images; one that is off runs plain particles.
-        decoder: shows the weight the images.
-        decoding: at which size.
-        sampler_name: one of ``particle_model.SAMPLERS``.
-        seed: of the run.
-        indices: number of each image of the batch, which its noise hangs on.
-        difference: the finite difference of method 'lags'.
         trace: receives one record per step.
 
     Attributes:
         particles: the result; latents in model space.
         index: [G, K] the particles put out.
+
+    Raises:
+        ValueError: the VAE does not belong to the model, or there is no such decoder.
+        ModelFileError: the decoder's file is missing.
     """
 
     particles: Particles
     index: Tensor
 
     def __init__(
-        self,
-        choices: Choices,
-        weight: Weight,
-        decoder: Decoder,
-        decoding: Decoding,
-        sampler_name: str,
-        seed: int,
-        indices: Sequence[int],
-        difference: DifferenceStep,
-        trace: ParticleRunTrace,
+        self, inputs: SamplerInputs, choices: Choices, weight: Weight, trace: ParticleRunTrace
     ) -> None:
-        self.choices, self.weight = choices, weight
-        self.decoder, self.decoding = decoder, decoding
-        self.sampler_name, self.difference, self.trace = sampler_name, difference, trace
-        every = group_seeds(seed, max(indices) + 1)
+        self.choices, self.weight, self.trace = choices, weight, trace
+        self.sampler_name, options = inputs.sampler_name, inputs.options or Options()
+        self.decoding = options.decoding
+        self.decoder = decoder_of(self.decoding, inputs.vae, inputs.model)
+        self.difference = options.difference(difference_step(inputs.model))
+        # Each image's noise hangs on its number in the batch that it was taken from.
+        latent = inputs.latent_image
+        indices = list(latent.get("batch_index") or range(len(latent["samples"])))
+        every = group_seeds(inputs.seed, max(indices) + 1)
         self.seeds = [every[index] for index in indices]
 
     def apply(self, model: Any) -> Any:
@@ -241,7 +235,10 @@ class ParticleRun:
         steps = len(levels.sigma) - 1
         with at_step(lambda: 1, steps):
             log_weight = self._log_weight(model, sampling)
-        engine = replace(self._engine(steps), chain=chain)
+        engine = particle_preset("smc", steps)
+        if not self.weight.is_off:
+            engine = self.choices.engine(steps, self.difference)
+        engine = replace(engine, chain=chain)
         with tqdm(total=steps, disable=disable_pbar) as bar:
             shown = _shown(self.trace, callback, bar)
             # After the last step the weight looks at the finished images.
@@ -251,15 +248,8 @@ class ParticleRun:
                 )
         self.trace.particles = self.particles.trace
         self.index = self.choices.picked(self.particles, self.seeds)
-        groups = torch.arange(len(noise))[:, None].to(x.device)
-        chosen = self.particles.x[groups, self.index.to(x.device)].flatten(0, 1)
-        done: Tensor = sampling.inverse_noise_scaling(levels.sigma[-1], chosen)
-        return done
-
-    def _engine(self, steps: int) -> ParticleSampler:
-        if self.weight.is_off:
-            return particle_preset("smc", steps)
-        return self.choices.engine(steps, self.difference)
+        chosen = gather(self.particles, self.index).flatten(0, 1)
+        return sampling.inverse_noise_scaling(levels.sigma[-1], chosen)
 
     def _loaded(self, guider: Any, shape: torch.Size) -> int:
         """Load what the run needs beside the model; how many particles to evaluate at once."""
@@ -279,8 +269,8 @@ class ParticleRun:
             # As if for more images: the backward pass of one takes the memory of several.
             load_together(guider, log_weight, torch.Size((round(copies * shape[0]), *shape[1:])))
             own = max(copies * own, shape[0] * log_weight.bytes_per_image(shape))
-        if self.choices.at_once:
-            return self.choices.at_once
+        if self.choices.particles_at_once:
+            return self.choices.particles_at_once
         free = ROOM * mm.get_free_memory(guider.model_patcher.load_device)
         return int(min(max(1, free // max(1.0, own)), self.choices.particles))
 
@@ -312,17 +302,11 @@ class ParticleRun:
         sigma, signal = levels.sigma[levels.clear], levels.signal[levels.clear]
         x = sampling.noise_scaling(sigma, around.noise, around.kept) / signal
         sigma_ve = levels.sigma_ve[levels.clear].expand(len(x))
-        deviations = {
-            i: score_std(
-                model,
-                self._over(model, Weight.of(term.reward, 1.0), 1),
-                x,
-                sigma_ve,
-                self.difference,
-            )
-            for i, term in enumerate(self.weight.terms)
-            if not term.is_known
-        }
+        deviations = {}
+        for i, term in enumerate(self.weight.terms):
+            if not term.is_known:
+                score = self._over(model, Weight.of(term.reward, 1.0), 1)
+                deviations[i] = score_std(model, score, x, sigma_ve, self.difference)
         weight = self.weight.measured(deviations)
         self.trace.measured = tuple(weight.labels[i] for i in deviations)
         announce_strengths(self.weight, weight, deviations)

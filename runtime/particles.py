@@ -7,11 +7,9 @@ from typing import Any
 
 from ..guidance.particles import PRESETS, Particles
 from ..rewards import Weight
-from .decoders import decoder_of
-from .options import Options
+from .checks import without_gradient
 from .particle_model import check_sampler
 from .particle_run import NEED_GRADIENT, Choices, ParticleRun, ParticleRunTrace
-from .run import difference_step
 from .sampling import SamplerInputs, prepare, sample_as_ksampler
 
 
@@ -34,7 +32,7 @@ def sample_particles(
     weight = prepare(inputs, trace, node).power(inputs.strength)
     check_sampler(inputs.sampler_name)
     _check_gradient(weight, choices.method)
-    run = _run(inputs, choices, weight, trace)
+    run = ParticleRun(inputs, choices, weight, trace)
     # Its steps are not taken, the particles walk themselves: it only prepares the noise levels.
     levels = replace(inputs, model=run.apply(inputs.model), sampler_name="euler_ancestral")
     latent = _arranged(sample_as_ksampler(levels), run.index.shape[1])
@@ -50,7 +48,7 @@ def _check_gradient(weight: Weight, method: str) -> None:
     """
     if weight.differentiable or weight.is_off:
         return
-    black = ", ".join(term.reward.name for term in weight.terms if not term.reward.differentiable)
+    black = without_gradient(weight)
     if method in NEED_GRADIENT:
         raise ValueError(
             f"Weight '{black}' has no gradient, which method '{method}' needs: choose 'smc' or "
@@ -61,29 +59,6 @@ def _check_gradient(weight: Weight, method: str) -> None:
             f"Weight '{black}' has no gradient, which an automatic strength needs: set the "
             "strengths by hand (automatic 0)."
         )
-
-
-def _run(
-    inputs: SamplerInputs, choices: Choices, weight: Weight, trace: ParticleRunTrace
-) -> ParticleRun:
-    """A run, ready to be put on its model.
-
-    Raises:
-        ValueError: the VAE does not belong to the model, or there is no such decoder.
-        ModelFileError: the decoder's file is missing.
-    """
-    model, options, latent = inputs.model, inputs.options or Options(), inputs.latent_image
-    decoder = decoder_of(options.decoding, inputs.vae, model)
-    step = replace(
-        difference_step(model),
-        relative=options.relative_step or None,
-        absolute=options.absolute_step or None,
-    )
-    indices = list(latent.get("batch_index") or range(len(latent["samples"])))
-    return ParticleRun(
-        *(choices, weight, decoder, options.decoding),
-        *(inputs.sampler_name, inputs.seed, indices, step, trace),
-    )
 
 
 def _arranged(latent: dict[str, Any], copies: int) -> dict[str, Any]:
@@ -114,8 +89,7 @@ def _in_words(particles: Particles, title: str) -> str:
         copied = sum(bool(weighing.resampled[group]) for weighing in weighings)
         log_w = particles.log_w[group]
         lines.append(
-            f"image {group}: log w best {float(log_w.max()):.4g}, "
-            f"mean {float(log_w.mean()):.4g}; "
+            f"image {group}: log w best {float(log_w.max()):.4g}, mean {float(log_w.mean()):.4g}; "
             f"ESS at the end {1 / float(particles.weights[group].square().sum()):.2f}, "
             f"least {min(sizes, default=float(count)):.2f}; resampled {copied} times, "
             f"{len(left[group].unique())} of {count} first particles have descendants; "

@@ -166,14 +166,13 @@ class Guidance:
         name, flow = self.method.name, isinstance(model.get_model_object("model_sampling"), CONST)
         if self.method.own_sampler and flow:
             raise ValueError(
-                f"{name} travels back in noise, which its authors define for models "
-                "that predict noise; this is a flow model. Take LAGS without a method, DPS or "
-                "LiDAR."
+                f"{name} travels back in noise, which its authors define for models that predict "
+                "noise; this is a flow model. Take LAGS without a method, DPS or LiDAR."
             )
         if not self.weight.is_measured and not self.method.needs_gradient:
             raise ValueError(
-                f"{name} asks for no gradient, by which an automatic strength is "
-                "measured: set the weight's strength by hand."
+                f"{name} asks for no gradient, by which an automatic strength is measured: set the "
+                "weight's strength by hand."
             )
 
     def outer_sample(
@@ -221,8 +220,7 @@ class Guidance:
                 callback({"x": x, "i": step, "denoised": denoised, **sigmas_here})
 
         def denoiser(x: Tensor, sigma: Tensor) -> Tensor:
-            denoised: Tensor = model(x, sigma, **extra_args)
-            return denoised
+            return model(x, sigma, **extra_args)
 
         return time_travel(denoiser, x, sigmas, rounds, lambda like: draw(None, None), look)
 
@@ -242,7 +240,12 @@ class Guidance:
         check_latent(noise)
         options = extra_args["model_options"]
         if self.method.through_model:
-            announce_gradient(self.method.name, guider, noise.shape)
+            logging.info(
+                "LAGS: %s goes backward through the diffusion model, with its blocks computed "
+                "again: about %.2f GB for this batch, beside the models and the weight's gradient.",
+                self.method.name,
+                gradient_bytes(guider, noise.shape) / GIGABYTE,
+            )
         if self.method.compares or not self.weight.is_measured:
             warn_of_caches(options, CACHES_AND_GUIDANCE)
             options = without_other_packs(options)
@@ -259,14 +262,14 @@ class Guidance:
             region=_region(self.weight, noise),
             ancestral=is_ancestral(executor.class_obj),
             log_weight=log_weight,
-            cached=self._cached(log_weight),
+            cached=CachedGradient(log_weight, self.method.reuse),
             method=self.method,
             trace=self.trace,
             networks=networks_of(guider) if self.method.through_model else [],
         )
         self.trace.clear()
         if self.method.through_model:
-            self._make_room(guider, noise.shape)
+            _make_room(guider, log_weight, noise.shape)
         if self.method.tilts_start and bool(noise.any()):  # no noise: another sampler's run goes on
             full = executor.class_obj.max_denoise(guider, sigmas)
             noise = self._tilted(noise, run, options, full)
@@ -276,23 +279,9 @@ class Guidance:
             guider, sigmas, extra_args, callback, noise, latent_image, denoise_mask, disable_pbar
         )
 
-    def _make_room(self, guider: Any, shape: torch.Size) -> None:
-        """Free what the gradient takes: its graph is there while the weight's is made too."""
-        log_weight = self._decoded(self.weight, guider)
-        decoder, model = log_weight.decoder, guider.model_patcher
-        memory = gradient_bytes(guider, shape)
-        beside = patchers_of_a_run(guider)
-        if decoder.device == model.load_device:
-            memory += log_weight.bytes_per_image(shape)
-            beside += decoder.patchers
-        mm.load_models_gpu(beside, memory_required=memory)
-
     def _decoded(self, weight: Weight, guider: Any) -> DecodedLogWeight:
         side = self.decoding.side_for(self.weight)
         return DecodedLogWeight(self.decoder, weight, side, partial(load_together, guider))
-
-    def _cached(self, log_weight: DecodedLogWeight) -> CachedGradient:
-        return CachedGradient(log_weight, self.method.reuse)
 
     def _tilted(self, noise: Tensor, run: Run, options: dict[str, Any], full: bool) -> Tensor:
         """The initial noise drawn from w p: moved so that the sampler's first x is."""
@@ -313,8 +302,7 @@ class Guidance:
 
         def plain(*arguments: Any) -> Tensor:
             mm.throw_exception_if_processing_interrupted()
-            result: Tensor = call.execute(*arguments)
-            return result
+            return call.execute(*arguments)
 
         seed = run.extra_args.get("seed")
         at = Evaluations(plain, guider, x, timestep, view, without_caches(options), seed)
@@ -324,7 +312,8 @@ class Guidance:
             computed = run.cached.computed
             moved, record = method.tilted_start(at, log_weight, at.x_ve, view.sigma_ve, step)
         self.trace.add_start(_counted(record, run, computed))
-        run.cached = self._cached(run.log_weight)  # the first step is at another x
+        # The first step is at another x.
+        run.cached = CachedGradient(run.log_weight, self.method.reuse)
         shift = view.from_ve(moved - at.x_ve)
         for mask in (run.mask, run.region):
             shift = shift if mask is None else shift * mask
@@ -344,12 +333,12 @@ class Guidance:
         for i, term in enumerate(self.weight.terms):
             if not term.is_known:
                 alone = Weight.of(term.reward, 1.0)
-                scores[i] = self._cached(self._decoded(alone, run.guider))
+                scores[i] = CachedGradient(self._decoded(alone, run.guider), self.method.reuse)
                 score_here = _under_masks(scores[i], run, at)
                 deviations[i] = score_std(at, score_here, x, sigma, self.difference, step)
         weight = self.weight.measured(deviations)
         run.log_weight = self._decoded(weight, run.guider)
-        run.cached = self._cached(run.log_weight)
+        run.cached = CachedGradient(run.log_weight, self.method.reuse)
         if len(scores) == len(weight.terms):
             _recall(run, list(scores.values()))
         self.trace.measured = tuple(weight.labels[i] for i in deviations)
@@ -430,10 +419,8 @@ def _recall(run: Run, scores: list[CachedGradient]) -> None:
     gradients = [t.strength * v for t, (_, _, v) in zip(terms, known, strict=True)]
     log_w, v = torch.stack(values).sum(dim=0), torch.stack(gradients).sum(dim=0)
     run.cached.remember(known[0][0], log_w, v)
-    labels = run.log_weight.weight.labels
-    run.log_weight.terms = {
-        label: value.float().cpu() for label, value in zip(labels, values, strict=True)
-    }
+    on_cpu = [value.float().cpu() for value in values]
+    run.log_weight.terms = dict(zip(run.log_weight.weight.labels, on_cpu, strict=True))
 
 
 def _region(weight: Weight, noise: Tensor) -> Tensor | None:
@@ -470,6 +457,15 @@ def load_together(guider: Any, log_weight: DecodedLogWeight, shape: torch.Size) 
     load([*log_weight.weight.modules, *decoder.modules], beside, own)
 
 
+def _make_room(guider: Any, log_weight: DecodedLogWeight, shape: torch.Size) -> None:
+    """Free what the gradient takes: its graph is there while the weight's is made too."""
+    memory, beside = gradient_bytes(guider, shape), patchers_of_a_run(guider)
+    if log_weight.decoder.device == guider.model_patcher.load_device:
+        memory += log_weight.bytes_per_image(shape)
+        beside += log_weight.decoder.patchers
+    mm.load_models_gpu(beside, memory_required=memory)
+
+
 def announce_strengths(asked: Weight, weight: Weight, deviations: dict[int, float]) -> None:
     """Say which strengths were chosen, for the terms whose score was measured to vary by that."""
     for i, deviation in deviations.items():
@@ -483,22 +479,10 @@ def announce_strengths(asked: Weight, weight: Weight, deviations: dict[int, floa
         )
 
 
-def announce_gradient(name: str, guider: Any, shape: torch.Size) -> None:
-    """Say what a method through the model takes."""
-    logging.info(
-        "LAGS: %s goes backward through the diffusion model, with its blocks computed "
-        "again: about %.2f GB for this batch, beside the models and the weight's gradient.",
-        name,
-        gradient_bytes(guider, shape) / GIGABYTE,
-    )
-
-
 def announce(log_weight: DecodedLogWeight, shape: torch.Size) -> None:
     """Say before a run what the weight will see, and what that takes."""
     height, width = log_weight.decoded_size(shape)
-    kept, spared = (
-        log_weight.bytes_per_image(shape, sparing) / GIGABYTE for sparing in (False, True)
-    )
+    kept, spared = (log_weight.bytes_per_image(shape, s) / GIGABYTE for s in (False, True))
     least = f", or {spared:.2f} GB if less is free" if spared < kept else ""
     logging.info(
         "LAGS: the weight sees %s at %dx%d; its gradient needs about %.2f GB an image%s, beside "

@@ -5,31 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-import comfy.samplers
+from comfy.samplers import KSampler
 from torch import Tensor
 
 # ComfyUI's own nodes.py, not this pack's folder: the drop-in samplers run exactly KSampler's code.
 from nodes import common_ksampler
 
-from ..guidance import MODES, Trace
+from ..guidance import Trace
 from ..rewards import Weight
 from .adapters import as_weight
 from .checks import check_connected, check_denoise, check_latent, check_mask, filled
 from .last_model import remember
-from .options import Options, guided
+from .options import GuidanceInputs, guided
 from .page import watcher
-
-
-def samplers() -> list[str]:
-    """Names of ComfyUI's samplers, those of other packs among them."""
-    names: list[str] = comfy.samplers.KSampler.SAMPLERS
-    return names
-
-
-def schedulers() -> list[str]:
-    """Names of ComfyUI's schedulers, those of other packs among them."""
-    names: list[str] = comfy.samplers.KSampler.SCHEDULERS
-    return names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,18 +39,16 @@ class KSamplerInputs:
     end_at_step: int | None = None
     return_with_leftover_noise: str = "enable"
 
+    @property
+    def settings(self) -> tuple[Any, ...]:
+        """What ComfyUI's own functions take in this order, between the noise and the latents."""
+        prompts = self.positive, self.negative
+        return self.steps, self.cfg, self.sampler_name, self.scheduler, *prompts
+
 
 @dataclass(frozen=True, kw_only=True)
-class SamplerInputs(KSamplerInputs):
+class SamplerInputs(KSamplerInputs, GuidanceInputs):
     """And what the pack's samplers add to those; no node has all of it."""
-
-    vae: Any
-    weight: Any
-    strength: float = 1.0
-    mode: str = MODES[0]
-    c: float = 10.0
-    options: Options | None = None
-    method: Any = None
 
 
 def prepare(
@@ -79,15 +65,9 @@ def prepare(
     Raises:
         ValueError: an input that no run can use.
     """
-    check_connected(
-        model=inputs.model,
-        positive=inputs.positive,
-        negative=inputs.negative,
-        latent_image=inputs.latent_image,
-        vae=inputs.vae,
-        weight=inputs.weight,
-        **filled(options=inputs.options, method=inputs.method),
-    )
+    sockets = ("model", "positive", "negative", "latent_image", "vae", "weight")
+    check_connected(**{name: getattr(inputs, name) for name in sockets})
+    check_connected(**filled(options=inputs.options, method=inputs.method))
     check_denoise(inputs.denoise, inputs.steps)
     if not plain:
         check_latent(inputs.latent_image["samples"])
@@ -102,18 +82,8 @@ def prepare(
 def sample_guided(inputs: SamplerInputs, node: str | None) -> tuple[dict[str, Any], Trace]:
     """KSampler's LATENT with guidance, and what every step did; ``node`` is its id."""
     trace = Trace(f"LAGS {inputs.mode}")
-    model = guided(
-        inputs.model,
-        inputs.vae,
-        prepare(inputs, trace, node, plain=inputs.strength == 0),
-        inputs.strength,
-        inputs.mode,
-        inputs.c,
-        inputs.options,
-        trace,
-        inputs.method,
-    )
-    return sample_as_ksampler(replace(inputs, model=model)), trace
+    weight = prepare(inputs, trace, node, plain=inputs.strength == 0)
+    return sample_as_ksampler(replace(inputs, model=guided(inputs, weight, trace))), trace
 
 
 def sample_as_ksampler(inputs: KSamplerInputs) -> dict[str, Any]:
@@ -121,12 +91,7 @@ def sample_as_ksampler(inputs: KSamplerInputs) -> dict[str, Any]:
     (latent,) = common_ksampler(
         inputs.model,
         inputs.seed,
-        inputs.steps,
-        inputs.cfg,
-        inputs.sampler_name,
-        inputs.scheduler,
-        inputs.positive,
-        inputs.negative,
+        *inputs.settings,
         inputs.latent_image,
         denoise=inputs.denoise,
         disable_noise=inputs.add_noise == "disable",
@@ -134,14 +99,11 @@ def sample_as_ksampler(inputs: KSamplerInputs) -> dict[str, Any]:
         last_step=inputs.end_at_step,
         force_full_denoise=inputs.return_with_leftover_noise == "disable",
     )
-    done: dict[str, Any] = latent
-    return done
+    return latent
 
 
 def ksampler_levels(model: Any, steps: int, sampler: str, scheduler: str, denoise: float) -> Tensor:
     """The noise levels that KSampler would go through, by its own code."""
     check_denoise(denoise, steps)
-    sigmas: Tensor = comfy.samplers.KSampler(
-        model, steps, "cpu", sampler=sampler, scheduler=scheduler, denoise=denoise
-    ).sigmas
-    return sigmas.float()
+    choice = {"sampler": sampler, "scheduler": scheduler, "denoise": denoise}
+    return KSampler(model, steps, "cpu", **choice).sigmas.float()

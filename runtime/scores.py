@@ -59,17 +59,12 @@ def table(weight: Weight, scores: Tensor, log_w: Tensor, order: Sequence[int]) -
         if term.reward.preference_scale is not None:
             columns[f"{label} preferred"] = (term.reward.preference_scale * values).softmax(dim=0)
     columns["log w"] = log_w
-    names = ["rank", "image", *columns]
-    rows = [
-        [str(rank), str(i), *(f"{values[i]:.4f}" for values in columns.values())]
-        for rank, i in enumerate(order, 1)
-    ]
-    widths = [max(len(row[c]) for row in [names, *rows]) for c in range(len(names))]
-    lines = [
-        "  ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True))
-        for row in [names, *rows]
-    ]
-    return "\n".join(lines)
+    rows = [["rank", "image", *columns]]
+    for rank, i in enumerate(order, 1):
+        rows.append([str(rank), str(i), *(f"{values[i]:.4f}" for values in columns.values())])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    cells = [[cell.rjust(w) for cell, w in zip(row, widths, strict=True)] for row in rows]
+    return "\n".join(map("  ".join, cells))
 
 
 def thumbnails(images: Tensor, order: Sequence[int], scores: Sequence[float]) -> list[Any]:

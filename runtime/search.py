@@ -47,15 +47,10 @@ def search(
 
     def sample(noise: Tensor) -> Tensor:
         mm.throw_exception_if_processing_interrupted()
-        drawn: Tensor = comfy.sample.sample(
+        return comfy.sample.sample(
             model,
             noise,
-            inputs.steps,
-            inputs.cfg,
-            inputs.sampler_name,
-            inputs.scheduler,
-            inputs.positive,
-            inputs.negative,
+            *inputs.settings,
             start,
             denoise=inputs.denoise,
             noise_mask=latent.get("noise_mask"),
@@ -63,7 +58,6 @@ def search(
             disable_pbar=True,
             seed=inputs.seed,
         )
-        return drawn
 
     fresh = _draws(start, inputs.seed, latent.get("batch_index"))
     around = radius or math.inf
@@ -87,8 +81,7 @@ def _draws(latent: Tensor, seed: int, indices: Any) -> Callable[[], Tensor]:
     seeds = count(seed)
 
     def draw() -> Tensor:
-        noise: Tensor = comfy.sample.prepare_noise(latent, next(seeds) % SEEDS, indices)
-        return noise
+        return comfy.sample.prepare_noise(latent, next(seeds) % SEEDS, indices)
 
     return draw
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import ast
 import functools
+import importlib.util
 import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 if sys.version_info >= (3, 11):
@@ -49,6 +51,15 @@ def source(name: str) -> str:
 def tree(name: str) -> ast.Module:
     """A Python file of the pack, parsed once for all scans of the source; not to be changed."""
     return ast.parse(source(name))
+
+
+def script(name: str) -> ModuleType:
+    """A file of the pack that is run by itself, as a fresh module."""
+    spec = importlib.util.spec_from_file_location("script_under_test", ROOT / name)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def build(target: Path, root: Path = ROOT) -> Path:

@@ -27,6 +27,8 @@ CLIP_VISION, CLIP_TEXT = _CONFIGS["CLIP_VISION"], _CONFIGS["CLIP_TEXT"]
 CLIP_PROCESSOR, OPEN_CLIP = _CONFIGS["CLIP_PROCESSOR"], _CONFIGS["OPEN_CLIP"]
 BLIP_WIDTH, BLIP_TEXT, BLIP_LAYERS = 32, 24, 2
 LABELS = ("red", "green, lime", "blue", "grey")
+VIT = {"hidden_size": WIDTH, "image_size": SIDE, "patch_size": PATCH}
+VIT |= dict.fromkeys(("num_hidden_layers", "num_attention_heads"), 2)
 
 
 def sharpen(module: nn.Module, seed: int) -> None:
@@ -62,10 +64,8 @@ def clip_model(seed: int = 0) -> Any:
     """A small CLIPModel of transformers."""
     from transformers import CLIPConfig, CLIPModel
 
-    config = CLIPConfig(
-        text_config=dict(CLIP_TEXT), vision_config=dict(CLIP_VISION), projection_dim=SHARED
-    )
-    model = CLIPModel(config).eval()
+    sides = {"text_config": dict(CLIP_TEXT), "vision_config": dict(CLIP_VISION)}
+    model = CLIPModel(CLIPConfig(**sides, projection_dim=SHARED)).eval()
     sharpen(model, seed)
     return model
 
@@ -75,20 +75,13 @@ def clip_tokenizer(folder: Path) -> None:
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     rest = [byte for byte in range(256) if byte not in printable]
     letters = [chr(byte) for byte in printable] + [chr(256 + i) for i in range(len(rest))]
-    words = [*letters, *(letter + "</w>" for letter in letters)]
-    words += ["<|startoftext|>", "<|endoftext|>"]
+    start, end = "<|startoftext|>", "<|endoftext|>"
+    words = [*letters, *(letter + "</w>" for letter in letters), start, end]
     write_json(folder / "vocab.json", {word: i for i, word in enumerate(words)})
     (folder / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
-    special = {"bos_token": words[-2], "eos_token": words[-1], "unk_token": words[-1]}
-    write_json(
-        folder / "tokenizer_config.json",
-        {
-            **special,
-            "pad_token": words[-1],
-            "model_max_length": 77,
-            "tokenizer_class": "CLIPTokenizer",
-        },
-    )
+    config = {"bos_token": start, "model_max_length": 77, "tokenizer_class": "CLIPTokenizer"}
+    config |= dict.fromkeys(("eos_token", "unk_token", "pad_token"), end)
+    write_json(folder / "tokenizer_config.json", config)
 
 
 def clip_vision(folder: Path, seed: int = 1) -> Path:
@@ -106,9 +99,8 @@ def open_clip_model(seed: int = 2) -> Any:
     """A small CLIP of open_clip."""
     import open_clip
 
-    model = open_clip.CLIP(
-        OPEN_CLIP["embed_dim"], OPEN_CLIP["vision_cfg"], OPEN_CLIP["text_cfg"]
-    ).eval()
+    sides = OPEN_CLIP["vision_cfg"], OPEN_CLIP["text_cfg"]
+    model = open_clip.CLIP(OPEN_CLIP["embed_dim"], *sides).eval()
     sharpen(model, seed)
     return model
 
@@ -249,44 +241,31 @@ def classifier(folder: Path, seed: int = 5) -> Path:
     from transformers import ViTConfig, ViTForImageClassification
 
     config = ViTConfig(
-        hidden_size=WIDTH,
-        num_hidden_layers=2,
-        num_attention_heads=2,
+        **VIT,
         intermediate_size=48,
-        image_size=SIDE,
-        patch_size=PATCH,
         id2label=dict(enumerate(LABELS)),
         label2id={name: i for i, name in enumerate(LABELS)},
         architectures=["ViTForImageClassification"],
     )
-    model = ViTForImageClassification(config).eval()
-    sharpen(model, seed)
-    folder = folder / "tiny-vit"
-    model.save_pretrained(folder)  # in the keys of published files, which newer releases rename
-    half = [0.5, 0.5, 0.5]
     look = {"size": {"height": SIDE, "width": SIDE}, "resample": 2, "do_normalize": True}
-    look |= {"image_mean": half, "image_std": half, "image_processor_type": "ViTImageProcessor"}
-    write_json(folder / "preprocessor_config.json", look)
-    return folder / "model.safetensors"
+    look |= {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    look["image_processor_type"] = "ViTImageProcessor"
+    return _model_folder(folder / "tiny-vit", ViTForImageClassification(config), seed, look)
 
 
 def dinov2(folder: Path, seed: int = 6) -> Path:
     """A DINOv2's folder, in the keys of its published files (those of transformers 4)."""
     from transformers import Dinov2Config, Dinov2Model
 
-    config = Dinov2Config(
-        hidden_size=WIDTH,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        image_size=SIDE,
-        patch_size=PATCH,
-    )
-    model = Dinov2Model(config).eval()
-    sharpen(model, seed)
-    folder = folder / "tiny-dinov2"
-    model.save_pretrained(folder)
     look = {"size": {"shortest_edge": 36}, "crop_size": {"height": SIDE, "width": SIDE}}
     look |= {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225], "resample": 3}
+    return _model_folder(folder / "tiny-dinov2", Dinov2Model(Dinov2Config(**VIT)), seed, look)
+
+
+def _model_folder(folder: Path, model: Any, seed: int, look: dict[str, Any]) -> Path:
+    """A model in the keys of published files, which newer releases rename, and what it sees."""
+    sharpen(model.eval(), seed)
+    model.save_pretrained(folder)
     write_json(folder / "preprocessor_config.json", look)
     return folder / "model.safetensors"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import shutil
@@ -11,17 +10,13 @@ import sys
 from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).resolve().parents[1]
+from lags_pack.tests.published import ROOT, pyproject, script
 
 
 @pytest.fixture
 def dev(tmp_path, monkeypatch):
     """dev.py as a fresh module, in an empty pack, in an empty home, with none of its settings."""
-    spec = importlib.util.spec_from_file_location("dev_under_test", ROOT / "dev.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    pack = tmp_path / "somewhere" / "else" / "my-pack"
+    module, pack = script("dev.py"), tmp_path / "somewhere" / "else" / "my-pack"
     (pack / "tests" / "comfyui").mkdir(parents=True)
     (pack / "requirements.txt").write_text("# a comment\nmatplotlib>=3.7  # plots\n\n")
     monkeypatch.setattr(module, "ROOT", pack)
@@ -50,25 +45,20 @@ def make_file(path: Path, text: str = "") -> Path:
 
 
 def test_comfyui_path_wins_then_the_surrounding_one_then_home(dev, tmp_path):
-    named = make_comfyui(tmp_path / "named")
-    around = make_comfyui(tmp_path / "around")
-    home = tmp_path / "home"
+    named, around = make_comfyui(tmp_path / "named"), make_comfyui(tmp_path / "around")
+    home, pack, alone = tmp_path / "home", around / "custom_nodes" / "lags", tmp_path / "x/y/lags"
     at_home = make_comfyui(home / "ComfyUI")
-    pack = around / "custom_nodes" / "lags"
     assert dev.find_comfyui({"COMFYUI_PATH": str(named)}, pack, home) == named
     assert dev.find_comfyui({}, pack, home) == around
     assert dev.find_comfyui({"COMFYUI_PATH": ""}, pack, home) == around
-    assert dev.find_comfyui({}, tmp_path / "x" / "y" / "lags", home) == at_home
-    assert dev.find_comfyui({}, tmp_path / "x" / "y" / "lags", tmp_path) is None
-
-
-@pytest.mark.parametrize("missing", ["main.py", "comfy"])
-def test_half_a_comfyui_is_none(dev, tmp_path, missing):
-    folder = make_comfyui(tmp_path / "ComfyUI")
-    (folder / missing).rename(folder / "gone")
-    assert dev.find_comfyui({}, tmp_path / "x" / "y" / "lags", tmp_path) is None
-    with pytest.raises(dev.Problem, match=re.escape(f"COMFYUI_PATH is {folder}")):
-        dev.find_comfyui({"COMFYUI_PATH": str(folder)}, tmp_path, tmp_path)
+    assert dev.find_comfyui({}, alone, home) == at_home
+    assert dev.find_comfyui({}, alone, tmp_path) is None
+    for missing in ("main.py", "comfy"):  # half a ComfyUI is none
+        (at_home / missing).rename(at_home / "gone")
+        assert dev.find_comfyui({}, alone, home) is None
+        with pytest.raises(dev.Problem, match=re.escape(f"COMFYUI_PATH is {at_home}")):
+            dev.find_comfyui({"COMFYUI_PATH": str(at_home)}, tmp_path, tmp_path)
+        (at_home / "gone").rename(at_home / missing)
 
 
 def test_interpreters_are_tried_in_order_and_reasons_are_kept(dev, tmp_path):
@@ -139,14 +129,11 @@ def test_requirements_are_the_pin_the_tools_and_requirements_txt(dev):
 
 def test_the_packs_own_requirements_leave_a_comfyui_alone():
     lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
-    lines = [line.split("#")[0].strip() for line in lines]
-    lines = [line for line in lines if line]
-    names = [re.match(r"[\w.-]+", line).group().lower() for line in lines]
-    assert not {"torch", "torchvision", "torchaudio", "transformers", "numpy"} & set(names)
+    lines = [found for line in lines if (found := line.split("#")[0].strip())]
+    names = {re.match(r"[\w.-]+", line).group().lower() for line in lines}
+    assert not {"torch", "torchvision", "torchaudio", "transformers", "numpy"} & names
     assert not [line for line in lines if re.search(r"==|<|~=|!=", line)]
-    pyproject = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    listed = re.search(r"^dependencies = \[(.*?)\]", pyproject, re.MULTILINE | re.DOTALL).group(1)
-    assert re.findall(r'"([^"]+)"', listed) == lines
+    assert pyproject()["project"]["dependencies"] == lines
 
 
 class FakeCommands:
@@ -175,8 +162,12 @@ class FakeCommands:
         return kinds
 
 
-def test_environment_is_made_once_and_renewed_when_the_list_changes(dev, monkeypatch):
-    commands = FakeCommands(dev, monkeypatch)
+@pytest.fixture
+def commands(dev, monkeypatch):
+    return FakeCommands(dev, monkeypatch)
+
+
+def test_environment_is_made_once_and_renewed_when_the_list_changes(dev, commands):
     python = dev.ensure_environment()
     assert python == dev.python_of(dev.ROOT / ".venv")
     installed = commands.done[1][1]
@@ -200,43 +191,34 @@ def test_environment_is_made_once_and_renewed_when_the_list_changes(dev, monkeyp
     assert commands.kinds() == ["venv", "pip"]
 
 
-def test_environment_goes_where_lags_venv_says(dev, monkeypatch, tmp_path):
-    FakeCommands(dev, monkeypatch)
+def test_environment_goes_where_lags_venv_says_but_into_nobody_else_s(dev, commands, tmp_path):
     os.environ["LAGS_VENV"] = str(tmp_path / "there")
     assert dev.ensure_environment() == dev.python_of(tmp_path / "there")
     assert not (dev.ROOT / ".venv").exists()
-
-
-def test_a_failed_install_ends_with_pips_exit_code_and_is_tried_again(dev, monkeypatch):
-    commands = FakeCommands(dev, monkeypatch)
-    commands.fails = "pip"
-    with pytest.raises(dev.Problem, match="exit code 7") as caught:
-        dev.ensure_environment()
-    assert caught.value.code == 7
-    assert commands.kinds() == ["venv", "pip"]
-    commands.fails = None
-    dev.ensure_environment()
-    assert commands.kinds() == ["pip"]
-
-
-def test_a_python_without_ensurepip_gets_a_remedy_and_is_tried_again(dev, monkeypatch):
-    commands = FakeCommands(dev, monkeypatch)
-    commands.fails = "venv"
-    with pytest.raises(dev.Problem, match="python3-venv"):
-        dev.ensure_environment()
-    commands.fails = None
     commands.kinds()
-    dev.ensure_environment()
-    assert commands.kinds() == ["venv", "pip"]
-
-
-def test_an_environment_of_somebody_else_is_left_alone(dev, monkeypatch, tmp_path):
-    commands = FakeCommands(dev, monkeypatch)
     theirs = make_file(dev.python_of(tmp_path / "theirs"))
     os.environ["LAGS_VENV"] = str(tmp_path / "theirs")
     with pytest.raises(dev.Problem, match="not made by dev.py"):
         dev.ensure_environment()
     assert theirs.is_file() and commands.kinds() == []
+
+
+@pytest.mark.parametrize(
+    ("fails", "said", "done", "again"),
+    [
+        ("pip", "exit code 7", ["venv", "pip"], ["pip"]),
+        ("venv", "python3-venv", ["venv"], ["venv", "pip"]),  # a Python without ensurepip
+    ],
+)
+def test_a_failed_step_is_told_and_is_tried_again(dev, commands, fails, said, done, again):
+    commands.fails = fails
+    with pytest.raises(dev.Problem, match=said) as caught:
+        dev.ensure_environment()
+    assert caught.value.code == 7 or fails == "venv"
+    assert commands.kinds() == done
+    commands.fails = None
+    dev.ensure_environment()
+    assert commands.kinds() == again
 
 
 # ---- tests ----------------------------------------------------------------------------------
@@ -324,18 +306,16 @@ def test_any_part_that_fails_fails_the_whole(dev, tmp_path, monkeypatch, capsys,
 
 
 def test_without_comfyui_one_line_says_what_was_not_run(dev, monkeypatch, capsys):
-    make_file(dev.ROOT / "tests" / "comfyui" / "test_b.py", "def test_1(): 0\ndef test_2(): 0\n")
+    folder = dev.ROOT / "tests" / "comfyui"
+    make_file(folder / "test_b.py", "def test_1(): 0\ndef test_2(): 0\n")
     os.environ["OMP_NUM_THREADS"] = "2"
     assert run_tests(dev, monkeypatch, "no ComfyUI was found", [0]) == 0
     last = capsys.readouterr().out.splitlines()[-1]
     for part in ("at least 2 tests not run", "no ComfyUI was found", "COMFYUI_PATH"):
         assert part in last
     assert os.environ["OMP_NUM_THREADS"] == "2"
-
-
-def test_asking_only_for_what_cannot_run_is_a_failure(dev, monkeypatch):
-    folder = str(dev.ROOT / "tests" / "comfyui")
-    assert run_tests(dev, monkeypatch, "no ComfyUI was found", [], [folder]) == 1
+    # Asking only for what cannot run is a failure.
+    assert run_tests(dev, monkeypatch, "no ComfyUI was found", [], [str(folder)]) == 1
 
 
 def test_sync_runs_in_comfyui_or_says_why_not(dev, tmp_path, monkeypatch):
@@ -406,9 +386,8 @@ def main(argv):
 """
     make_file(pack / "benchmarks" / "one.py", source)
     done = dev_py(pack, "_module", "benchmarks.one", "--json", "x")
-    assert done.stdout.split("\n")[0] == (
-        "ours ['--json', 'x'] ['--json', 'x'] lags_pack.benchmarks.one"
-    ), done.stderr
+    said = "ours ['--json', 'x'] ['--json', 'x'] lags_pack.benchmarks.one"
+    assert done.stdout.split("\n")[0] == said, done.stderr
     assert done.returncode == 3
 
 

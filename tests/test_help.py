@@ -13,20 +13,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lags_pack.tests.derived.help_pages import CODE, DOCS, completed, missing, named, page, sections
+from lags_pack.tests.derived.help_pages import (
+    CODE,
+    DOCS,
+    SECTIONS,
+    begun,
+    completed,
+    missing,
+    named,
+    page,
+    sections,
+)
 from lags_pack.tests.published import files
 
 ROOT = Path(__file__).resolve().parents[1]
 NODES = json.loads((ROOT / "locales" / "en" / "nodeDefs.json").read_text("utf-8"))
 CHINESE = json.loads((ROOT / "locales" / "zh" / "nodeDefs.json").read_text("utf-8"))
 EACH = pytest.mark.parametrize("node", NODES)
-SECTIONS = (
-    "Inputs",
-    "Outputs",
-    "A worked graph",
-    "When something is wrong",
-    "Where it comes from",
-)
 TEMPLATES = {path.stem for path in (ROOT / "workflows").glob("*.json")}
 
 PICTURE = re.compile(r"!\[([^\]]*)\]\(([^)\s]+)\)")
@@ -52,8 +55,8 @@ def wrong(node: str, text: str, tracked: set[str]) -> list[str]:
     found, entry = sections(text), NODES[node]
     first = text.partition("\n")[0]
     said = [] if first == f"# {entry['display_name']}" else [f"begins with {first!r}"]
-    if tuple(found)[1:] != SECTIONS:
-        return [*said, f"has sections {list(found)[1:]}, expected {SECTIONS}"]
+    if tuple(found)[1:] != SECTIONS["en"]:
+        return [*said, f"has sections {list(found)[1:]}, expected {SECTIONS['en']}"]
     said += [f"no input {one}" for one in missing(named(entry["inputs"]), found["Inputs"])]
     said += [f"no output {one}" for one in missing(named(entry["outputs"]), found["Outputs"])]
     said += wrong_links(text, tracked)
@@ -94,8 +97,8 @@ def wrong_translation(node: str, english: str, text: str) -> list[str]:
     """What a Chinese page says otherwise than the English one, in words."""
     heading, parts = text.partition("\n")[0], list(sections(text).values())
     said = [] if heading == f"# {CHINESE[node]['display_name']}" else [f"begins with {heading!r}"]
-    if len(parts) != len(SECTIONS) + 1:
-        return [*said, f"has {len(parts) - 1} sections, expected {len(SECTIONS)}"]
+    if tuple(sections(text))[1:] != SECTIONS["zh"]:
+        return [*said, f"has sections {list(sections(text))[1:]}, expected {SECTIONS['zh']}"]
     inputs, outputs = NODES[node]["inputs"], NODES[node]["outputs"]
     said += [f"no input {one}" for one in missing(named(inputs), parts[1])]
     said += [f"no output {one}" for one in missing(named(outputs), parts[2])]
@@ -113,24 +116,22 @@ def tracked() -> set[str]:
 
 
 @EACH
-def test_english_page(node: str, tracked: set[str]) -> None:
-    assert wrong(node, page(node).read_text("utf-8"), tracked) == []
-
-
-@EACH
-def test_chinese_page(node: str) -> None:
+def test_pages(node: str, tracked: set[str]) -> None:
+    """Of each node in both languages; sync leaves alone what names all inputs."""
     english, chinese = (page(node, one).read_text("utf-8") for one in ("en", "zh"))
+    assert wrong(node, english, tracked) == []
     assert wrong_translation(node, english, chinese) == []
+    assert completed(english, "en", NODES[node], NODES[node], {}) == english
+    assert completed(chinese, "zh", NODES[node], CHINESE[node], {}) == chinese
 
 
-def test_no_page_is_of_an_unknown_node(tracked: set[str]) -> None:
+def test_no_page_is_of_an_unknown_node_and_every_picture_is_shown_and_small(
+    tracked: set[str],
+) -> None:
     pages = [Path(name) for name in tracked if re.match(r"web/docs/.*\.md$", name)]
     named = {one.stem if one.parent.name == "docs" else one.parent.name for one in pages}
     assert named == set(NODES)
     assert {one.stem for one in pages if one.parent.name != "docs"} == {"zh"}
-
-
-def test_every_picture_is_shown_and_small(tracked: set[str]) -> None:
     shown = {name for node in NODES for name in pictures(page(node).read_text("utf-8"))}
     there = {name.removeprefix("web/docs/") for name in tracked if "/docs/images/" in name}
     assert shown == there
@@ -203,11 +204,19 @@ def with_new_input(entry: dict[str, Any], texts: dict[str, str] = NEW) -> dict[s
     return {**entry, "inputs": {**entry["inputs"], "momentum": texts}}
 
 
-@EACH
-def test_a_page_that_names_all_is_left_alone(node: str) -> None:
-    for language, texts in (("en", NODES), ("zh", CHINESE)):
-        text = page(node, language).read_text("utf-8")
-        assert completed(text, language, NODES[node], texts[node], {}) == text
+def test_a_new_page_lacks_only_what_is_written_by_hand(tracked: set[str]) -> None:
+    entry, told = NODES["LAGSWeightColor"], {"hue": {"min": 0.0, "max": 360.0, "default": 0.0}}
+    english = completed(begun("en", entry, entry), "en", entry, entry, told)
+    assert wrong("LAGSWeightColor", english, tracked) == [
+        "no image",
+        "no template in its worked graph",
+        "fewer than two remedies",
+        "does not say where it comes from",
+    ]
+    own = CHINESE["LAGSWeightColor"]
+    chinese = completed(begun("zh", entry, own), "zh", entry, own, told)
+    assert wrong_translation("LAGSWeightColor", english, chinese) == ["it is English"]
+    assert completed(begun("zh", entry, {}), "zh", entry, {}, told).startswith("# Weight: colour")
 
 
 def test_a_new_input_gets_a_line_behind_its_neighbour() -> None:

@@ -42,12 +42,12 @@ def kept(text: str) -> Counter[str]:
 def lost(english: str, text: str, labels: Mapping[str, str]) -> list[str]:
     """What a translation does not keep. It calls an input as that input's translated label does."""
     numbers = Counter(NUMBER.findall(text))
+
+    def is_lost(one: str, count: int) -> bool:
+        return numbers[one] < count if NUMBER.fullmatch(one) else one not in text
+
     wanted = {labels.get(one, one): count for one, count in kept(english).items()}
-    return [
-        one
-        for one, count in wanted.items()
-        if (numbers[one] < count if NUMBER.fullmatch(one) else one not in text)
-    ]
+    return [one for one, count in wanted.items() if is_lost(one, count)]
 
 
 def beginnings(text: str) -> list[str]:
@@ -95,21 +95,23 @@ def wrong(path: str, english: str, text: str, labels: Mapping[str, str] = {}) ->
     return said
 
 
-def test_languages() -> None:
-    assert sorted(i18n.languages()) == sorted(LANGUAGES)
-
-
 def test_languages_have_the_entries_of_english() -> None:
+    assert sorted(i18n.languages()) == sorted(LANGUAGES)
     found = [line for language in LANGUAGES for line in i18n.differences(language)]
     assert found == [], "translate these in locales/, take out what is stale"
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_texts_are_clean(language: str) -> None:
+def test_texts_are_clean_and_names_of_a_node_differ(language: str) -> None:
     for path, text in i18n.flat(i18n.read(language)).items():
         assert text and text == text.strip(), path
         assert not RESERVED & set(text), (path, text)
         assert all(one == "\n" or one.isprintable() for one in text), (path, text)
+    for node, texts in i18n.read(language)["nodeDefs"].items():
+        inputs = Counter(one["name"] for one in texts["inputs"].values())
+        assert max(inputs.values()) == 1, (node, inputs)
+    shown = Counter(one["display_name"] for one in i18n.read(language)["nodeDefs"].values())
+    assert max(shown.values()) == 1, shown
 
 
 @pytest.mark.parametrize("language", [one for one in LANGUAGES if one != "en"])
@@ -123,15 +125,6 @@ def test_says_what_english_says(language: str) -> None:
         if complaints := wrong(path, english, text, labels):
             said[path] = (complaints, text)
     assert said == {}
-
-
-@pytest.mark.parametrize("language", LANGUAGES)
-def test_names_of_a_node_differ(language: str) -> None:
-    for node, texts in i18n.read(language)["nodeDefs"].items():
-        inputs = Counter(one["name"] for one in texts["inputs"].values())
-        assert max(inputs.values()) == 1, (node, inputs)
-    shown = Counter(one["display_name"] for one in i18n.read(language)["nodeDefs"].values())
-    assert max(shown.values()) == 1, shown
 
 
 @pytest.mark.parametrize(

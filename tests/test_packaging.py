@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 import re
 import sys
 import zipfile
@@ -38,9 +37,6 @@ HELP = ROOT / "web" / "docs"
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 
 
-# ---- the archive ------------------------------------------------------------------------------
-
-
 def test_the_archive_is_small_and_holds_no_link(tmp_path: Path) -> None:
     path = published.build(tmp_path / "pack.zip")
     with zipfile.ZipFile(path) as archive:
@@ -56,21 +52,16 @@ def test_no_test_training_data_benchmark_or_cache_is_published() -> None:
     assert [name for name in FILES if folders & set(Path(name).parts)] == []
     assert [name for name in FILES if Path(name).name.startswith((".", "test_", "conftest"))] == []
     assert {Path(name).suffix for name in FILES} <= KINDS
-    developers = {"dev.py", "demo/train.py", "demo/run.py", "demo/comfy_server.py"}
-    assert not developers & set(FILES)
-    data = [name for name in FILES if name.startswith("docs/") and name.endswith(".json")]
-    assert data == []
+    assert not {"dev.py", "demo/train.py", "demo/run.py", "demo/comfy_server.py"} & set(FILES)
+    assert [name for name in FILES if name.startswith("docs/") and name.endswith(".json")] == []
 
 
-@pytest.mark.parametrize("folder", NEEDED)
-def test_what_runs_is_published_whole(folder: str) -> None:
+def test_what_runs_and_what_the_registry_and_comfyui_read_is_published() -> None:
     """All files that the repository has in these folders are in the archive."""
-    tracked = [name for name in published._listed(ROOT) if name.startswith(f"{folder}/")]
-    assert tracked
-    assert [name for name in tracked if name not in FILES and (ROOT / name).is_file()] == []
-
-
-def test_what_the_registry_and_comfyui_read_is_published() -> None:
+    for folder in NEEDED:
+        tracked = [name for name in published._listed(ROOT) if name.startswith(f"{folder}/")]
+        assert tracked
+        assert [name for name in tracked if name not in FILES and (ROOT / name).is_file()] == []
     wanted = {"__init__.py", "pyproject.toml", "requirements.txt", "LICENSE", PROJECT["readme"]}
     assert wanted | {"demo/shapes.safetensors", "CHANGELOG.md"} <= set(FILES)
 
@@ -110,7 +101,9 @@ def test_pages_and_pictures_of_docs_belong_together() -> None:
     assert drawn <= shown, "name it in .comfyignore: no published page shows it"
 
 
-def test_without_a_checkout_the_same_files_are_found(tmp_path: Path) -> None:
+def test_without_a_checkout_the_same_files_are_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As in a downloaded archive of the repository: no .git, and caches lie around."""
     copy = tmp_path / "pack"
     with zipfile.ZipFile(published.build(tmp_path / "pack.zip")) as archive:
@@ -121,9 +114,6 @@ def test_without_a_checkout_the_same_files_are_found(tmp_path: Path) -> None:
     (copy / "nodes" / "__pycache__").mkdir()
     (copy / "nodes" / "__pycache__" / "demo.pyc").touch()
     assert sorted(published.files(copy)) == sorted(FILES)
-
-
-def test_without_git_the_reason_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.which", lambda name: None)
     with pytest.raises(RuntimeError, match="install git"):
         published.files()
@@ -146,24 +136,15 @@ def test_the_project_is_described() -> None:
     assert "web" not in COMFY, "WEB_DIRECTORY says it; both would load the scripts twice"
 
 
-def test_the_repository_has_one_address() -> None:
+def test_the_repository_has_one_address_and_pictures_of_the_registrys_shape() -> None:
     base = PROJECT["urls"]["Repository"]
     assert re.fullmatch(r"https://github\.com/[\w-]+/" + PROJECT["name"], base)
     assert {"Repository", "Documentation", "Issues"} <= PROJECT["urls"].keys()
     assert [url for url in PROJECT["urls"].values() if not url.startswith(base)] == []
     raw = base.replace("github.com", "raw.githubusercontent.com") + "/main/"
-    for kind in ("Icon", "Banner"):
-        assert COMFY[kind].startswith(raw)
-        assert (ROOT / COMFY[kind].removeprefix(raw)).is_file()
-
-
-def test_the_publisher_is_stated_once() -> None:
-    lines = (ROOT / "pyproject.toml").read_text("utf-8").splitlines()
-    stated = [line for line in lines if COMFY["PublisherId"] in line and not line.startswith("#")]
-    assert stated == [f'PublisherId = "{COMFY["PublisherId"]}"']
-
-
-def test_icon_and_banner_have_the_registrys_shape() -> None:
+    assert COMFY["Icon"].startswith(raw) and COMFY["Banner"].startswith(raw)
+    assert (ROOT / COMFY["Icon"].removeprefix(raw)).is_file()
+    assert (ROOT / COMFY["Banner"].removeprefix(raw)).is_file()
     with Image.open(ROOT / "docs" / "icon.png") as icon:
         assert icon.width == icon.height <= 400
     with Image.open(ROOT / "docs" / "banner.png") as banner:
@@ -189,7 +170,7 @@ def test_requirements_are_what_comfyui_lacks() -> None:
     assert stated == needed == {re.split(">", entry)[0] for entry in PROJECT["dependencies"]}
 
 
-def test_the_version_is_stated_once_and_heads_the_changelog() -> None:
+def test_version_and_publisher_are_stated_once_and_the_version_heads_the_changelog() -> None:
     text = (ROOT / "CHANGELOG.md").read_text("utf-8")
     versions = re.findall(r"^## \[?([^\]\s]+)\]?", text, re.MULTILINE)
     assert versions[0] == PROJECT["version"]
@@ -197,6 +178,9 @@ def test_the_version_is_stated_once_and_heads_the_changelog() -> None:
     sections = set(re.findall(r"^### (.+)$", text, re.MULTILINE))
     assert sections <= {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
     assert [name for name in PYTHON if "__version__" in source(name)] == []
+    lines = (ROOT / "pyproject.toml").read_text("utf-8").splitlines()
+    stated = [line for line in lines if COMFY["PublisherId"] in line and not line.startswith("#")]
+    assert stated == [f'PublisherId = "{COMFY["PublisherId"]}"']
 
 
 # ---- .github/workflows -------------------------------------------------------------------------
@@ -204,11 +188,7 @@ def test_the_version_is_stated_once_and_heads_the_changelog() -> None:
 
 @pytest.fixture(scope="module")
 def dev() -> ModuleType:
-    """dev.py."""
-    spec = importlib.util.spec_from_file_location("dev_of_the_workflows", ROOT / "dev.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return published.script("dev.py")
 
 
 def workflow(name: str) -> dict[str, Any]:
@@ -222,8 +202,9 @@ def steps(content: dict[str, Any]) -> list[dict[str, Any]]:
     return [step for job in content["jobs"].values() for step in job["steps"]]
 
 
-def test_the_promised_workflows_are_there() -> None:
+def test_the_promised_workflows_are_there_and_lint_runs_what_developers_run() -> None:
     assert [path.name for path in WORKFLOWS] == ["lint.yml", "publish.yml", "tests.yml"]
+    assert "python dev.py lint" in [step.get("run") for step in steps(workflow("lint.yml"))]
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
@@ -240,10 +221,6 @@ def test_workflow_is_well_formed(path: Path, dev: ModuleType) -> None:
         if command:
             assert command[1] in dev.COMMANDS
             assert all((ROOT / argument).exists() for argument in command[2].split())
-
-
-def test_lint_runs_what_developers_run() -> None:
-    assert "python dev.py lint" in [step.get("run") for step in steps(workflow("lint.yml"))]
 
 
 def test_the_matrix_is_the_supported_one(dev: ModuleType) -> None:

@@ -36,36 +36,14 @@ FORBIDDEN = {
 # all of ComfyUI shares. A name ending in "." stands for all that it begins.
 SHARED = {
     *("os.system", "os.popen", "os.exec", "os.spawn", "os.fork", "os.startfile", "os.posix_spawn"),
-    *(
-        "os.putenv",
-        "os.unsetenv",
-        "os.chdir",
-        "os.umask",
-        "os.environ.",
-        "sys.path.",
-        "sys.modules.pop",
-        "sys.modules.update",
-    ),
-    *(
-        "sys.setrecursionlimit",
-        "sys.settrace",
-        "sys.meta_path.",
-        "signal.signal",
-        "locale.setlocale",
-    ),
-    *("torch.hub.", "torch.jit.load", "torch.package.", "torch.set_", "torch.use_deterministic"),
-    *(
-        "torch.manual_seed",
-        "torch.seed",
-        "torch.cuda.set_",
-        "torch.cuda.manual_seed",
-        "torch.random.set_",
-        "torch.random.manual_seed",
-        "torch.backends.",
-        "numpy.random.seed",
-    ),
-    *("random.seed", "warnings.filterwarnings", "warnings.simplefilter", "logging.basicConfig"),
-    *("logging.disable", "logging.setLoggerClass", "atexit.register", "gc.disable"),
+    *("os.putenv", "os.unsetenv", "os.chdir", "os.umask", "os.environ.", "sys.path."),
+    *("sys.modules.pop", "sys.modules.update", "sys.setrecursionlimit", "sys.settrace"),
+    *("sys.meta_path.", "signal.signal", "locale.setlocale", "torch.hub.", "torch.jit.load"),
+    *("torch.package.", "torch.set_", "torch.use_deterministic", "torch.manual_seed", "torch.seed"),
+    *("torch.cuda.set_", "torch.cuda.manual_seed", "torch.random.set_", "torch.random.manual_seed"),
+    *("torch.backends.", "numpy.random.seed", "random.seed", "warnings.filterwarnings"),
+    *("warnings.simplefilter", "logging.basicConfig", "logging.disable"),
+    *("logging.setLoggerClass", "atexit.register", "gc.disable"),
 }
 UNDONE = {"catch_warnings", "fork_rng"}  # a `with` that puts back what is changed inside
 REGISTRY = "S102,S307"  # what the registry's action looks for
@@ -200,12 +178,13 @@ def test_a_published_file_does_nothing_forbidden_and_can_be_read(name: str) -> N
 
 def test_no_file_for_developers_runs_text_or_unpickles() -> None:
     unsafe = r"calls (eval|exec)|calls torch\.load|imports \w*(pickle|dill|joblib|marshal|shelve)"
-    others = {path.relative_to(ROOT).as_posix() for path in ROOT.glob("*.py")}
-    for room in ("benchmarks", "demo"):
-        others |= {path.relative_to(ROOT).as_posix() for path in (ROOT / room).rglob("*.py")}
-    assert len(others - set(PYTHON)) > 15
-    for name in others - set(PYTHON):
+    rooms = (*(ROOT / "benchmarks").rglob("*.py"), *(ROOT / "demo").rglob("*.py"))
+    paths = [*ROOT.glob("*.py"), *rooms]
+    others = {path.relative_to(ROOT).as_posix() for path in paths} - set(PYTHON)
+    for name in others:
         assert not re.search(unsafe, "\n".join(faults(tree(name)))), name
+    assert len(others) > 15, "and all kinds are looked at"
+    assert len(SCRIPTS) > 5 and len(WORKFLOWS) > 5 and len(PYTHON) > 60
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -218,10 +197,6 @@ def test_a_script_of_the_page_stays_on_the_page(name: str) -> None:
     assert set(re.findall(r"(?:https?|wss?)://[^\s\"'`/)]+", text)) <= hosts
     sources = re.findall(r"""(?:from|import)\s*\(?\s*["'`]([^"'`]+)""", text)
     assert [source for source in sources if not source.startswith(".")] == []
-
-
-def test_scripts_and_workflows_are_looked_at() -> None:
-    assert len(SCRIPTS) > 5 and len(WORKFLOWS) > 5 and len(PYTHON) > 60
 
 
 def strings(value: Any) -> Iterator[str]:
@@ -245,14 +220,6 @@ def test_a_workflow_names_safe_files_only(name: str) -> None:
 # ---- ruff --------------------------------------------------------------------------------------
 
 
-def test_ruff_looks_for_insecure_code() -> None:
-    lint = published.pyproject()["tool"]["ruff"]["lint"]
-    assert "S" in lint["select"]
-    assert not [rule for rule in lint.get("ignore", ()) if rule.startswith("S")]
-    for pattern, rules in lint.get("per-file-ignores", {}).items():
-        assert pattern in ("dev.py", "tests/*") or not [r for r in rules if r.startswith("S")]
-
-
 def ruff(*arguments: str) -> tuple[int, str]:
     """Run ruff's check on the pack."""
     command = [sys.executable, "-m", "ruff", "check", "--no-cache", *arguments]
@@ -260,15 +227,17 @@ def ruff(*arguments: str) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
-def test_published_code_has_no_exception_from_the_security_rules() -> None:
-    """Our rules S, and the registry's, with every `noqa` taken back."""
-    code, said = ruff("--isolated", "--ignore-noqa", "--select", "S,E702", *PYTHON)
-    assert code == 0, said
-
-
-def test_the_registrys_own_check_finds_nothing() -> None:
-    code, said = ruff("--isolated", "--select", REGISTRY, ".")
-    assert code == 0, said
+def test_ruff_looks_for_insecure_code_in_all_that_is_published() -> None:
+    """Our rules S, and the registry's, with every `noqa` taken back; then its own check."""
+    lint = published.pyproject()["tool"]["ruff"]["lint"]
+    assert "S" in lint["select"]
+    assert not [rule for rule in lint.get("ignore", ()) if rule.startswith("S")]
+    for pattern, rules in lint.get("per-file-ignores", {}).items():
+        assert pattern in ("dev.py", "tests/*") or not [r for r in rules if r.startswith("S")]
+    every = "--ignore-noqa", "--select", "S,E702", *PYTHON
+    for arguments in (every, ("--select", REGISTRY, ".")):
+        code, said = ruff("--isolated", *arguments)
+        assert code == 0, said
 
 
 # ---- the rules see what they shall see ---------------------------------------------------------

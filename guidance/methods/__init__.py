@@ -50,7 +50,9 @@ def preset(mode: str, c: float = PAPERS_C, difference: DifferenceStep | None = N
         ValueError: unknown mode, or c not above 0.
     """
     if not (math.isfinite(c) and c > 0):
-        raise ValueError(f"confidence c is {c}; expected a finite number above 0 (the paper: 10).")
+        raise ValueError(
+            f"uncertainty coefficient c is {c}; expected a finite number above 0 (the paper: 10)."
+        )
     difference = difference or DifferenceStep()
     if mode == "paper":
         return Paper(UncertaintySchedule(c), difference)

@@ -17,9 +17,8 @@ import torch
 from ..contracts import Denoiser, LogWeight, check_finite_model, checked_value_and_grad
 from ..shapes import Latents, PerSample
 from ..step_correction import step_correction
-from ..trace import StepRecord
 from ..ve import per_sample
-from .base import StartCost, Step, finish, predicted_gain, skip, times_sigma2
+from .base import Guided, StartCost, Step, finish, predicted_gain, times_sigma2
 from .lags import LAGS
 
 SKIP_BELOW = 0.15
@@ -49,18 +48,30 @@ class Balanced(LAGS):
         if self.max_deviations is not None and not self.max_deviations > 0:
             raise ValueError(f"max_deviations is {self.max_deviations}; expected above 0, or None.")
 
-    def __call__(
-        self,
-        denoiser: Denoiser,
-        log_weight: LogWeight,
-        x: Latents,
-        sigma_ve: PerSample,
-        step: Step | None = None,
-    ) -> tuple[Latents, StepRecord]:
+    def guide(
+        self, denoiser: Denoiser, log_weight: LogWeight, x: Latents, sigma_ve: PerSample, step: Step
+    ) -> Guided:
         """One evaluation; arguments as for ``Method``."""
-        step = step or Step()
         denoised = step.denoise(denoiser, x, sigma_ve)
-        return self._shifted(denoised, denoiser, log_weight, x, sigma_ve, step)
+        check_finite_model(denoised, sigma_ve)
+        log_w, v = checked_value_and_grad(log_weight, denoised, sigma_ve)
+        bounded = self.difference.within_max_step(v, sigma_ve)
+        jv = self.jacobian_product(denoiser, x, sigma_ve, bounded, step)
+        full_shift = times_sigma2(sigma_ve, jv)
+        gain = self.measure(log_weight, denoised, log_w, v, full_shift, sigma_ve, step.is_start)
+        alpha = self.schedule.alpha(sigma_ve, gain) * step.cost.active
+        factor = alpha
+        if self.max_deviations is not None:
+            # A tilt by v moves the posterior's mean by sqrt(<v, full shift>) of its deviations.
+            deviations = predicted_gain(bounded, full_shift).clamp(min=1e-30).sqrt()
+            factor = torch.minimum(factor, self.max_deviations / deviations)
+        if self.fits_step:
+            factor = factor * step_correction(step.keep, sigma_ve, gain.predicted, full_shift)
+        shift = self.limited(per_sample(factor, x) * full_shift, denoised)
+        if step.is_start:
+            step.cost = replace(step.cost, values=2 * step.cost.values)
+        onto = x if step.is_start else denoised
+        return finish(denoised, shift, sigma_ve, step, log_w, gain, alpha, onto)
 
     def tilted_start(
         self,
@@ -69,7 +80,7 @@ class Balanced(LAGS):
         x: Latents,
         sigma_ve: PerSample,
         step: Step | None = None,
-    ) -> tuple[Latents, StepRecord]:
+    ) -> Guided:
         """The initial noisy sample, drawn from w p instead of p.
 
         A sampler starts from x0 + sigma * noise as if the noise knew nothing of the image. It
@@ -85,7 +96,10 @@ class Balanced(LAGS):
         Returns:
             x [B, ...] moved, and what was done.
         """
-        return self._shifted(x, denoiser, log_weight, x, sigma_ve, step or Step(), both_sides=True)
+        step = step or Step()
+        step.is_start = True
+        moved, record = self(denoiser, log_weight, x, sigma_ve, step)
+        return (moved if record.active else x), record
 
     def start_cost(self, sigma_ve: PerSample) -> StartCost:
         """Two evaluations for the initial noise, the weight on both sides."""
@@ -93,47 +107,3 @@ class Balanced(LAGS):
         if not cost.is_guided:
             return StartCost()
         return StartCost(1 + cost.takes_second, int(cost.takes_second), 1, 2 * cost.values)
-
-    def _shifted(
-        self,
-        onto: Latents,
-        denoiser: Denoiser,
-        log_weight: LogWeight,
-        x: Latents,
-        sigma_ve: PerSample,
-        step: Step,
-        both_sides: bool = False,
-    ) -> tuple[Latents, StepRecord]:
-        """``onto``, which is D(x) or x, with the shift of this noise level; and the record."""
-        denoised = step.denoise(denoiser, x, sigma_ve)
-        cost = self.cost(sigma_ve)
-        if not cost.is_guided:
-            return skip(onto, sigma_ve, step)
-        check_finite_model(denoised, sigma_ve)
-        log_w, v = checked_value_and_grad(log_weight, denoised, sigma_ve)
-        bounded = self.difference.within_max_step(v, sigma_ve)
-        jv = self.jacobian_product(denoiser, x, sigma_ve, denoised, bounded, cost)
-        full_shift = times_sigma2(sigma_ve, jv)
-        gain = self.measure(log_weight, denoised, log_w, v, full_shift, sigma_ve, both_sides)
-        alpha = self.schedule.alpha(sigma_ve, gain) * cost.active
-        factor = alpha
-        if self.max_deviations is not None:
-            # A tilt by v moves the posterior's mean by sqrt(<v, full shift>) of its deviations.
-            deviations = predicted_gain(bounded, full_shift).clamp(min=1e-30).sqrt()
-            factor = torch.minimum(factor, self.max_deviations / deviations)
-        if self.fits_step:
-            factor = factor * step_correction(step.keep, sigma_ve, gain.predicted, full_shift)
-        shift = self.limited(per_sample(factor, x) * full_shift, denoised)
-        if both_sides:
-            cost = replace(cost, values=2 * cost.values)
-        return finish(
-            denoised,
-            shift,
-            sigma_ve,
-            step,
-            cost,
-            log_w=log_w,
-            alpha=alpha,
-            gain=gain,
-            onto=onto,
-        )

@@ -48,11 +48,15 @@ class Step:
         own: the sampler's own evaluation of D(x), made when it is first needed; None asks the
             denoiser.
         denoised: D(x), once it is known.
+        is_start: whether the run's initial noise is drawn: then it is x that is moved, not D(x).
+        cost: of the evaluation, which the method notes.
     """
 
     keep: float = 1.0
     own: Callable[[], Latents] | None = None
     denoised: Latents | None = None
+    is_start: bool = False
+    cost: Cost = field(init=False)
     began: float = field(default_factory=time.perf_counter)
 
     def denoise(self, denoiser: Denoiser, x: Latents, sigma_ve: PerSample) -> Latents:
@@ -108,8 +112,11 @@ class StartCost:
     value_calls: int = 0
 
 
+Guided = tuple[Latents, StepRecord]  # the denoised sample that the sampler gets; what was done
+
+
 class Method(ABC):
-    """A shift of the denoised sample, at one noise level.
+    """A shift of the denoised sample, at one noise level; ``guide`` is the method itself.
 
     Class attributes:
         name: for labels and errors.
@@ -131,7 +138,6 @@ class Method(ABC):
     tilts_start: bool = False
     reuse: int = 1
 
-    @abstractmethod
     def __call__(
         self,
         denoiser: Denoiser,
@@ -139,8 +145,8 @@ class Method(ABC):
         x: Latents,
         sigma_ve: PerSample,
         step: Step | None = None,
-    ) -> tuple[Latents, StepRecord]:
-        """The guided denoised sample at one noise level.
+    ) -> Guided:
+        """The denoised sample at one noise level, guided where ``cost`` says so.
 
         Args:
             denoiser: D, the model with everything that the user combined into it.
@@ -156,6 +162,18 @@ class Method(ABC):
             WeightError: the weight broke its contract at this noise level.
             ModelError: the model's own output is not finite.
         """
+        step = step or Step()
+        step.cost = self.cost(sigma_ve)
+        if not step.cost.is_guided:
+            denoised = step.denoise(denoiser, x, sigma_ve)
+            return denoised, StepRecord.skipped(sigma_ve, step.seconds)
+        return self.guide(denoiser, log_weight, x, sigma_ve, step)
+
+    def guide(
+        self, denoiser: Denoiser, log_weight: LogWeight, x: Latents, sigma_ve: PerSample, step: Step
+    ) -> Guided:
+        """The guided denoised sample; as above, at noise levels of which some are guided."""
+        raise NotImplementedError
 
     def bind(self, run: Run) -> Method:
         """The method for one run, with what it needs to know of it."""
@@ -206,34 +224,26 @@ def check_not_negative(method: Method, *names: str) -> None:
             raise ValueError(f"{name} is {value}; expected a finite number, 0 or more.")
 
 
-def skip(denoised: Latents, sigma_ve: PerSample, step: Step) -> tuple[Latents, StepRecord]:
-    """A step that stays plain, and its record."""
-    return denoised, StepRecord.skipped(sigma_ve, step.seconds)
-
-
 def finish(
     denoised: Latents,
     shift: Latents,
     sigma_ve: PerSample,
     step: Step,
-    cost: Cost,
-    *,
     log_w: PerSample | None,
-    alpha: PerSample | None = None,
     gain: Measured | None = None,
+    alpha: PerSample | None = None,
     onto: Latents | None = None,
-) -> tuple[Latents, StepRecord]:
+) -> Guided:
     """The shifted sample, and the record of how it came about.
 
     Args:
         denoised: D(x).
         shift: [B, ...] float32.
         sigma_ve: [B].
-        step: of the run.
-        cost: of this evaluation.
+        step: of the run, its cost noted.
         log_w: [B] at D(x).
-        alpha: [B] factor of the full shift; None is 1.
         gain: of log w over the full shift.
+        alpha: [B] factor of the full shift; None is 1.
         onto: what the shift is added to; D(x) unless something else is given.
     """
     record = StepRecord(
@@ -244,12 +254,12 @@ def finish(
         predicted_gain=None if gain is None else gain.predicted,
         shift_rms=rms(shift),
         denoised_rms=rms(denoised),
-        model_calls=1 + cost.takes_second,
-        weight_calls=cost.gradients,
+        model_calls=1 + step.cost.takes_second,
+        weight_calls=step.cost.gradients,
         seconds=step.seconds,
-        value_calls=cost.values,
+        value_calls=step.cost.values,
         actual_gain=None if gain is None else gain.actual,
-        model_backwards=cost.backwards,
+        model_backwards=step.cost.backwards,
     )
     shifted = denoised if onto is None else onto
     return (shifted.float() + shift).to(shifted.dtype), record

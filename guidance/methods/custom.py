@@ -10,8 +10,7 @@ import torch
 
 from ..contracts import Denoiser, LogWeight, ModelError, Pull, check_finite_model, is_finite
 from ..shapes import Latents, PerSample
-from ..trace import StepRecord
-from .base import Cost, Method, Step, cost_everywhere, finish, plain_cost
+from .base import Cost, Guided, Method, Step, cost_everywhere, finish
 
 Function = Callable[[Denoiser, LogWeight, Latents, PerSample], Latents]
 
@@ -50,27 +49,21 @@ class CustomMethod(Method):
         """One gradient in each step, by guess: only a run can tell."""
         return cost_everywhere(sigma_ve, int(self.through_model), int(self.needs_gradient))
 
-    def __call__(
-        self,
-        denoiser: Denoiser,
-        log_weight: LogWeight,
-        x: Latents,
-        sigma_ve: PerSample,
-        step: Step | None = None,
-    ) -> tuple[Latents, StepRecord]:
+    def guide(
+        self, denoiser: Denoiser, log_weight: LogWeight, x: Latents, sigma_ve: PerSample, step: Step
+    ) -> Guided:
         """The guided denoised sample, and what it took.
 
         Raises:
             ModelError: what comes back is no sample shaped like x, or not finite; or the function
                 asks for another noise level.
         """
-        step = step or Step()
         model = _WatchedDenoiser(denoiser, x, sigma_ve, step)
         weight = _WatchedLogWeight(log_weight, len(x))
         guided = _checked(self.function(model, weight, x, sigma_ve), x, sigma_ve)
         plain = guided if step.denoised is None else step.denoised
         shift = guided.float() - plain.float()
-        _, record = finish(plain, shift, sigma_ve, step, plain_cost(sigma_ve), log_w=weight.log_w)
+        _, record = finish(plain, shift, sigma_ve, step, weight.log_w)
         return guided, replace(
             record,
             active=bool(weight.gradients or weight.values),

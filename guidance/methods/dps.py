@@ -19,10 +19,10 @@ from ..contracts import (
 )
 from ..schedules import Measured
 from ..shapes import Latents, PerSample
-from ..trace import StepRecord
 from ..ve import per_sample
 from .base import (
     Cost,
+    Guided,
     Method,
     Step,
     check_not_negative,
@@ -30,7 +30,6 @@ from .base import (
     finish,
     plain_cost,
     predicted_gain,
-    skip,
     times_sigma2,
 )
 
@@ -61,32 +60,19 @@ class DPS(Method):
 
     def cost(self, sigma_ve: PerSample) -> Cost:
         """One pass back through the denoiser and one gradient of the weight, in every step."""
-        return through_model_cost(sigma_ve) if self.rho else plain_cost(sigma_ve)
+        return cost_everywhere(sigma_ve, 1, 1) if self.rho else plain_cost(sigma_ve)
 
-    def __call__(
-        self,
-        denoiser: Denoiser,
-        log_weight: LogWeight,
-        x: Latents,
-        sigma_ve: PerSample,
-        step: Step | None = None,
-    ) -> tuple[Latents, StepRecord]:
+    def guide(
+        self, denoiser: Denoiser, log_weight: LogWeight, x: Latents, sigma_ve: PerSample, step: Step
+    ) -> Guided:
         """One evaluation; arguments as for ``Method``."""
-        step, cost = step or Step(), self.cost(sigma_ve)
-        if not cost.is_guided:
-            return skip(step.denoise(denoiser, x, sigma_ve), sigma_ve, step)
         denoised, log_w, v, gradient = gradient_through(denoiser, log_weight, x, sigma_ve, step)
         factor = self.rho * sigma_ve.float() ** 2
         if self.normalised:
             factor = factor / log_w.abs().clamp(min=LEAST_LOG_W)
         shift = per_sample(factor, x) * gradient
         gain = Measured(predicted_gain(v, times_sigma2(sigma_ve, gradient)))
-        return finish(denoised, shift, sigma_ve, step, cost, log_w=log_w, gain=gain)
-
-
-def through_model_cost(sigma_ve: PerSample) -> Cost:
-    """One forward and one backward pass, one gradient of the weight."""
-    return cost_everywhere(sigma_ve, backwards=1, gradients=1)
+        return finish(denoised, shift, sigma_ve, step, log_w, gain)
 
 
 def gradient_through(

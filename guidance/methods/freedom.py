@@ -24,20 +24,20 @@ from ..contracts import CorrectedDenoiser, Denoiser, LogWeight
 from ..finite_difference import rms
 from ..schedules import Measured
 from ..shapes import Latents, Levels, PerSample
-from ..trace import StepRecord
 from ..ve import per_sample
 from .base import (
     Cost,
+    Guided,
     Method,
     Run,
     Step,
     check_not_negative,
+    cost_everywhere,
     finish,
     predicted_gain,
-    skip,
     times_sigma2,
 )
-from .dps import gradient_through, through_model_cost
+from .dps import gradient_through
 
 # Of the published settings: style transfer with classifier-free guidance, 100 steps, of which those
 # from index 70 down to 30 are guided (100 is pure noise), and those above 40 done three times.
@@ -159,30 +159,22 @@ class FreeDoM(Method):
 
     def cost(self, sigma_ve: PerSample) -> Cost:
         """One pass back through the denoiser and one gradient, in the steps of the window."""
-        return replace(through_model_cost(sigma_ve), active=self.is_active(sigma_ve))
+        return replace(cost_everywhere(sigma_ve, 1, 1), active=self.is_active(sigma_ve))
 
     def repeats(self, sigma_ve: PerSample) -> Tensor:
         """The rounds of the steps that start there."""
         return torch.tensor(self.rounds, dtype=torch.int)[self._nearest(sigma_ve)]
 
-    def __call__(
-        self,
-        denoiser: Denoiser,
-        log_weight: LogWeight,
-        x: Latents,
-        sigma_ve: PerSample,
-        step: Step | None = None,
-    ) -> tuple[Latents, StepRecord]:
+    def guide(
+        self, denoiser: Denoiser, log_weight: LogWeight, x: Latents, sigma_ve: PerSample, step: Step
+    ) -> Guided:
         """One evaluation; a ``CorrectedDenoiser`` sets the step as published."""
-        step, cost = step or Step(), self.cost(sigma_ve[:1])
-        if not cost.is_guided:
-            return skip(step.denoise(denoiser, x, sigma_ve), sigma_ve, step)
         denoised, log_w, v, gradient = gradient_through(denoiser, log_weight, x, sigma_ve, step)
         length = self._length(denoiser, x, denoised, float(sigma_ve.flatten()[0]), step.keep)
         size = rms(gradient)
         shift = per_sample(torch.where(size > 0, length / size.clamp(min=1e-30), 0.0), x) * gradient
         gain = Measured(predicted_gain(v, times_sigma2(sigma_ve, gradient)))
-        return finish(denoised, shift, sigma_ve, step, cost, log_w=log_w, gain=gain)
+        return finish(denoised, shift, sigma_ve, step, log_w, gain)
 
     def _nearest(self, sigma_ve: PerSample) -> Tensor:
         """Number of the step that starts nearest to each of these noise levels."""

@@ -12,18 +12,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ..contracts import (
-    ConditionalDenoiser,
-    Denoiser,
-    LogWeight,
-    check_finite_model,
-    checked_value,
-)
+from ..contracts import ConditionalDenoiser, Denoiser, LogWeight, check_finite_model, checked_value
 from ..finite_difference import DifferenceStep, jacobian_vector_product, rms
 from ..schedules import Measured, Schedule, UncertaintySchedule, is_active
 from ..shapes import Latents, PerSample
 from ..ve import per_sample
-from .base import Cost, Method, predicted_gain
+from .base import Cost, Method, Step, predicted_gain
 
 
 @dataclass(frozen=True)
@@ -83,25 +77,20 @@ class LAGS(Method):
         return self.schedule.alpha(sigma_ve, expected)
 
     def jacobian_product(
-        self,
-        denoiser: Denoiser,
-        x: Latents,
-        sigma_ve: PerSample,
-        denoised: Latents,
-        v: Latents,
-        cost: Cost,
+        self, denoiser: Denoiser, x: Latents, sigma_ve: PerSample, v: Latents, step: Step
     ) -> Latents:
         """J v = [D(x + h v) - D(x)] / h (eq. 13), float32; v itself without a second evaluation.
 
         J v stands for J^T v; J is symmetric for an exact score.
         """
-        if not cost.takes_second:
+        if not step.cost.takes_second:
             return v.float()
+        denoised = step.denoise(denoiser, x, sigma_ve)
         if self.conditional and isinstance(denoiser, ConditionalDenoiser):
             denoiser = denoiser.conditional
         h = self.difference.size(v, sigma_ve)
         jv = jacobian_vector_product(denoiser, x, sigma_ve, denoised, v, h)
-        jv = torch.where(per_sample(cost.second, x), jv, v.float())
+        jv = torch.where(per_sample(step.cost.second, x), jv, v.float())
         check_finite_model(jv, sigma_ve)
         return jv
 

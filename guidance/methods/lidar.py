@@ -16,9 +16,8 @@ from torch import Tensor
 from ..contracts import Denoiser, LogWeight, check_finite_model
 from ..schedules import Measured
 from ..shapes import Latents, PerSample
-from ..trace import StepRecord
 from ..ve import per_sample
-from .base import Cost, Method, Run, StartCost, Step, check_not_negative, finish, skip
+from .base import Cost, Guided, Method, Run, StartCost, Step, check_not_negative, finish
 from .lookahead import Lookahead
 
 # The paper stops at t = 200 of 1000: this noise level in Stable Diffusion's schedule.
@@ -72,23 +71,15 @@ class LiDAR(Method):
         """The lookahead of one sample."""
         return StartCost(model_calls=self.count * self.steps, value_calls=self.count)
 
-    def __call__(
-        self,
-        denoiser: Denoiser,
-        log_weight: LogWeight,
-        x: Latents,
-        sigma_ve: PerSample,
-        step: Step | None = None,
-    ) -> tuple[Latents, StepRecord]:
+    def guide(
+        self, denoiser: Denoiser, log_weight: LogWeight, x: Latents, sigma_ve: PerSample, step: Step
+    ) -> Guided:
         """One evaluation; arguments as for ``Method``.
 
         The record's log_w is the set's estimate of log E[w | x], its predicted gain the variance of
         log w under w, which is what <v, sigma^2 J v> stands for.
         """
-        step, cost = step or Step(), self.cost(sigma_ve)
         denoised = step.denoise(denoiser, x, sigma_ve)
-        if not cost.is_guided:
-            return skip(denoised, sigma_ve, step)
         check_finite_model(denoised, sigma_ve)
         # One sample at a time: the set times the batch need not be held, and no sample is rounded
         # by what it shares a batch with.
@@ -97,9 +88,8 @@ class LiDAR(Method):
             for b in range(x.shape[0])
         ]
         shift, log_w, variance = (torch.stack(values) for values in zip(*towards, strict=True))
-        shift = per_sample(self.scale * cost.active, shift) * shift
-        gain = Measured(variance)
-        return finish(denoised, shift, sigma_ve, step, cost, log_w=log_w, gain=gain)
+        shift = per_sample(self.scale * step.cost.active, shift) * shift
+        return finish(denoised, shift, sigma_ve, step, log_w, Measured(variance))
 
     def _towards(
         self, x: Tensor, denoised: Tensor, sigma: Tensor, sample: int

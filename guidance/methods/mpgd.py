@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from ..contracts import Denoiser, LogWeight, check_finite_model, checked_value_and_grad
 from ..schedules import Measured
 from ..shapes import Latents, PerSample
-from ..trace import StepRecord
 from ..ve import per_sample
 from .base import (
     Cost,
+    Guided,
     Method,
     Step,
     check_not_negative,
@@ -22,7 +22,6 @@ from .base import (
     finish,
     plain_cost,
     predicted_gain,
-    skip,
     times_sigma2,
 )
 
@@ -48,21 +47,13 @@ class MPGD(Method):
         """One gradient of the weight in every step."""
         return cost_everywhere(sigma_ve, gradients=1) if self.rho else plain_cost(sigma_ve)
 
-    def __call__(
-        self,
-        denoiser: Denoiser,
-        log_weight: LogWeight,
-        x: Latents,
-        sigma_ve: PerSample,
-        step: Step | None = None,
-    ) -> tuple[Latents, StepRecord]:
+    def guide(
+        self, denoiser: Denoiser, log_weight: LogWeight, x: Latents, sigma_ve: PerSample, step: Step
+    ) -> Guided:
         """One evaluation; arguments as for ``Method``."""
-        step, cost = step or Step(), self.cost(sigma_ve)
         denoised = step.denoise(denoiser, x, sigma_ve)
-        if not cost.is_guided:
-            return skip(denoised, sigma_ve, step)
         check_finite_model(denoised, sigma_ve)
         log_w, v = checked_value_and_grad(log_weight, denoised, sigma_ve)
         shift = per_sample(self.rho * (sigma_ve.float() ** 2).clamp(max=1), x) * v
         gain = Measured(predicted_gain(v, times_sigma2(sigma_ve, v)))
-        return finish(denoised, shift, sigma_ve, step, cost, log_w=log_w, gain=gain)
+        return finish(denoised, shift, sigma_ve, step, log_w, gain)

@@ -15,9 +15,8 @@ from dataclasses import dataclass
 
 from ..contracts import Denoiser, LogWeight, check_finite_model, checked_value_and_grad
 from ..shapes import Latents, PerSample
-from ..trace import StepRecord
 from ..ve import per_sample
-from .base import Step, finish, skip, times_sigma2
+from .base import Guided, Step, finish, times_sigma2
 from .lags import LAGS
 
 
@@ -27,29 +26,20 @@ class Paper(LAGS):
 
     name = "LAGS, paper"
 
-    def __call__(
-        self,
-        denoiser: Denoiser,
-        log_weight: LogWeight,
-        x: Latents,
-        sigma_ve: PerSample,
-        step: Step | None = None,
-    ) -> tuple[Latents, StepRecord]:
+    def guide(
+        self, denoiser: Denoiser, log_weight: LogWeight, x: Latents, sigma_ve: PerSample, step: Step
+    ) -> Guided:
         """The algorithm above; arguments as for ``Method``."""
-        step = step or Step()
         denoised = step.denoise(denoiser, x, sigma_ve)  # E[x0 | x], Tweedie's formula
-        cost = self.cost(sigma_ve)
-        if not cost.is_guided:
-            return skip(denoised, sigma_ve, step)
         check_finite_model(denoised, sigma_ve)
 
         # The Taylor step: log E[w | x] is taken for log w at D.
         log_w, v = checked_value_and_grad(log_weight, denoised, sigma_ve)
         # Eq. 13: the finite difference of two forwards.
-        jv = self.jacobian_product(denoiser, x, sigma_ve, denoised, v, cost)
+        jv = self.jacobian_product(denoiser, x, sigma_ve, v, step)
         full_shift = times_sigma2(sigma_ve, jv)
         # Prop. 1 in the form of eq. 17; other schedules are the gate of appendix B.2, and ours.
         gain = self.measure(log_weight, denoised, log_w, v, full_shift, sigma_ve)
-        alpha = self.schedule.alpha(sigma_ve, gain) * cost.active
+        alpha = self.schedule.alpha(sigma_ve, gain) * step.cost.active
         shift = self.limited(per_sample(alpha, x) * full_shift, denoised)
-        return finish(denoised, shift, sigma_ve, step, cost, log_w=log_w, alpha=alpha, gain=gain)
+        return finish(denoised, shift, sigma_ve, step, log_w, gain, alpha)

@@ -88,7 +88,13 @@ class MMSOLD:
             ValueError: too few particles or points, data or weights that are not finite.
         """
         shares = log_shares(data, log_weights)
-        self._check_count(particles, data.shape[1])
+        dimensions = data.shape[1]
+        if particles < dimensions + 1:
+            raise ValueError(
+                f"{particles} particles cannot have a given covariance in {dimensions} dimensions; "
+                f"expected at least {dimensions + 1}. Raise their number, or lower the rank to "
+                f"{max(0, particles - 1)}."
+            )
         moments = Moments.of(data, shares.exp(), self.sigma_g)
         score = SmoothedScore(
             data, shares, self.sigma_g, self.sigma, self.draws, self.nearest, self.nearest
@@ -96,14 +102,14 @@ class MMSOLD:
         generator = torch.Generator().manual_seed(seed)
         y = self._on_manifold(moments.to_standard(self._start(score, particles, generator)))
         h = self._step_size(moments)
-        previous = noise((particles, data.shape[1]), generator, data)
+        previous = noise((particles, dimensions), generator, data)
         for done in range(self.steps + 1):
             z = moments.from_standard(y)
             if on_step is not None:
                 on_step(done, z)
             if done == self.steps:
                 break
-            xi = noise((particles, data.shape[1]), generator, data)
+            xi = noise((particles, dimensions), generator, data)
             drift = moments.pull_back(score(z, generator))
             move = math.sqrt(h / 2) * (previous + xi) - h * drift
             y = self._on_manifold(y + (tangent(y, move) if self.constrained else move))
@@ -125,14 +131,6 @@ class MMSOLD:
         if self.step is not None:
             return self.step
         return STABLE * self.sigma_g**2 / float(torch.linalg.matrix_norm(moments.factor, 2)) ** 2
-
-    def _check_count(self, particles: int, dimensions: int) -> None:
-        if particles < dimensions + 1:
-            raise ValueError(
-                f"{particles} particles cannot have a given covariance in {dimensions} dimensions; "
-                f"expected at least {dimensions + 1}. Raise their number, or lower the rank to "
-                f"{max(0, particles - 1)}."
-            )
 
 
 def log_shares(data: Tensor, log_weights: Tensor | None) -> Tensor:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from ..contracts import Denoiser, LogWeight, check_finite_model
-from ..methods.base import Cost, Method, Step, plain_cost
-from ..methods.dps import gradient_through, through_model_cost
+from ..methods.base import Cost, Method, Step, cost_everywhere, plain_cost
+from ..methods.dps import gradient_through
 from ..shapes import Latents, PerSample
 from ..ve import per_sample
 
@@ -114,4 +114,4 @@ class GradientDrift:
 
     def cost(self, sigma_ve: PerSample) -> Cost:
         """A backward pass in every step."""
-        return through_model_cost(sigma_ve)
+        return cost_everywhere(sigma_ve, backwards=1, gradients=1)

@@ -178,7 +178,8 @@ class ParticleSampler:
             seconds = time.perf_counter() - began
             trace.records.append(ParticleRecord(sigma, weighing, cost, *calls, seconds))
             if callback is not None:
-                callback(_progress(state, x.shape, step, steps, trace.records[-1]))
+                shown = state.denoised.reshape(x.shape), state.log_w, state.log_weights
+                callback(Progress(step, steps, *shown, trace.records[-1]))
         return self._finish(state, log_weight, x.shape, rows, trace)
 
     def _weigh(
@@ -262,7 +263,9 @@ class ParticleSampler:
             if state.guidance is not None:
                 scale = (s * drift_temperature).repeat_interleave(shape[1])[part].to(mean.dtype)
                 push = self._push(per_sample(scale.to(mean.device), mean) * state.guidance[part])
-                cost[part], log_ratio[part] = self._density_ratio(push, xi)
+                # The log of the plain density of this step over that of the pushed one.
+                cost[part] = _dot(push, push) / 2
+                log_ratio[part] = -_dot(push, xi) - cost[part]
                 xi = push.add_(xi)
             torch.add(mean, xi, alpha=s, out=state.x[part])
         state.log_weights = state.log_weights + log_ratio.reshape(shape)
@@ -275,11 +278,6 @@ class ParticleSampler:
         longest = math.sqrt(2 * self.shift_limit)
         norm = torch.linalg.vector_norm(push.flatten(1), dim=1)
         return push * per_sample(longest / norm.clamp(min=longest), push)
-
-    def _density_ratio(self, push: Latents, xi: Latents) -> tuple[PerSample, PerSample]:
-        """(|push|^2 / 2, log of plain over pushed density of the step), [B] float64 on the CPU."""
-        cost = _dot(push, push) / 2
-        return cost, -_dot(push, xi) - cost
 
     def _finish(
         self,
@@ -350,13 +348,6 @@ def _propose(
         calls = (found.model_calls, found.model_backwards, weight_calls)
     state.log_w = log_w.reshape(state.log_w.shape)
     return calls
-
-
-def _progress(
-    state: State, shape: torch.Size, step: int, steps: int, record: ParticleRecord
-) -> Progress:
-    denoised = state.denoised.reshape(shape)
-    return Progress(step, steps, denoised, state.log_w, state.log_weights, record)
 
 
 def _checked_log_w(log_weight: LogWeight, samples: Latents, sigma: float) -> PerSample:

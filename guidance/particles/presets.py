@@ -75,9 +75,7 @@ PRESETS: dict[str, Preset] = {
 
 
 def particle_preset(
-    name: str,
-    steps: int,
-    difference: DifferenceStep | None = None,
+    name: str, steps: int, difference: DifferenceStep | None = None
 ) -> ParticleSampler:
     """The sampler of a name in ``PRESETS``.
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..shapes import Chosen, Due, GroupLatents, GroupWeights, PerGroup
+from ..trace import plain
 from .resampling import normalised
 
 QUANTILES = (0.05, 0.5, 0.95)
@@ -70,10 +71,8 @@ class ParticleRecord:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers and lists, ready for JSON."""
-        plain = {name: _plain(value) for name, value in vars(self).items()}
-        if self.weighing is not None:
-            plain["weighing"] = {name: _plain(v) for name, v in vars(self.weighing).items()}
-        return plain
+        weighing = None if self.weighing is None else vars(self.weighing)
+        return plain({**vars(self), "weighing": weighing})  # type: ignore[no-any-return]
 
 
 @dataclass
@@ -162,8 +161,3 @@ class Particles:
         """
         share = self.log_normaliser.softmax(dim=0)
         return self.weights * share[:, None]
-
-
-def _plain(value: Any) -> Any:
-    """Tensors as lists of numbers."""
-    return value.tolist() if isinstance(value, Tensor) else value

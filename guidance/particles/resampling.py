@@ -34,8 +34,8 @@ def stratified(log_weights: GroupWeights, uniforms: GroupWeights) -> Chosen:
     return _at_marks(log_weights, (marks + uniforms.cpu().double()) / marks.numel())
 
 
-def multinomial(log_weights: GroupWeights, uniforms: GroupWeights) -> Chosen:
-    """N independent draws: the noisiest rule, as URGE and FK-steering publish theirs."""
+def multinomial(log_weights: GroupWeights, uniforms: Tensor) -> Chosen:
+    """Independent draws, K of any size: the noisiest rule, as in URGE and FK-steering."""
     return _at_marks(log_weights, uniforms.cpu().double())
 
 
@@ -58,11 +58,6 @@ RESAMPLING: dict[str, Resampling] = {
     "stratified": stratified,
     "multinomial": multinomial,
 }
-
-
-def draw_by_weight(log_weights: GroupWeights, uniforms: Tensor) -> Chosen:
-    """Independent draws by weight: uniforms [G, K] -> indices [G, K], K of any size."""
-    return _at_marks(log_weights, uniforms.cpu().double())
 
 
 def effective_sample_size(log_weights: GroupWeights) -> PerGroup:
@@ -139,7 +134,6 @@ def _ssp_copies(shares: list[float], uniforms: list[float]) -> list[int]:
             copies[winner] += 1
             fractions[keeper], fractions[winner] = a + b - 1, 0.0
             held = keeper
-    copies[held] += count - sum(
-        copies
-    )  # 0 or 1: the last fraction is one of these, but for rounding
+    # 0 or 1: the last fraction is one of these, but for rounding.
+    copies[held] += count - sum(copies)
     return copies

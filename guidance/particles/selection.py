@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..shapes import Chosen
 from .record import Particles
-from .resampling import draw_by_weight
+from .resampling import multinomial
 
 
 def best(particles: Particles) -> Chosen:
@@ -20,7 +20,7 @@ def draw(particles: Particles, seed: int, count: int = 1) -> Chosen:
     generator = torch.Generator().manual_seed(seed)
     groups = particles.log_weights.shape[0]
     uniforms = torch.rand(groups, count, generator=generator, dtype=torch.float64)
-    return draw_by_weight(particles.log_weights, uniforms)
+    return multinomial(particles.log_weights, uniforms)
 
 
 def everything(particles: Particles) -> Chosen:

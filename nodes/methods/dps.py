@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ...guidance import DPS
+from ..inputs import dial
 from ..sockets import CATEGORY, MethodSocket
 
 
@@ -23,10 +24,7 @@ class LAGSMethodDPS(io.ComfyNode):
             inputs=[
                 io.Float.Input(
                     "rho",
-                    default=1.0,
-                    min=0.0,
-                    max=1000.0,
-                    step=0.01,
+                    **dial(1.0, 0.0, 1000.0, 0.01),
                     tooltip="Size of the gradient's step: 1 as derived, 0 off. Working range 0.1 "
                     "to 2; too much burns the image.",
                 ),

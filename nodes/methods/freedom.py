@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from comfy_api.latest import io
 
 from ...guidance import FreeDoM, Window
 from ...guidance.methods.freedom import FIRST, LAST, PLAIN_STEP, REPEATS, STEP, TRAVEL_UNTIL
+from ..inputs import dial
 from ..sockets import CATEGORY, MethodSocket
 
 
 def step_share(name: str, default: float, tooltip: str) -> io.Float.Input:
     """A place in the run, as the share of its steps that are left."""
-    return io.Float.Input(name, default=default, min=0.0, max=1.0, step=0.01, tooltip=tooltip)
+    return io.Float.Input(name, **dial(default, 0.0, 1.0, 0.01), tooltip=tooltip)
 
 
 class LAGSMethodFreeDoM(io.ComfyNode):
@@ -29,19 +32,13 @@ class LAGSMethodFreeDoM(io.ComfyNode):
             inputs=[
                 io.Float.Input(
                     "step",
-                    default=STEP,
-                    min=0.0,
-                    max=100.0,
-                    step=0.01,
+                    **dial(STEP, 0.0, 100.0, 0.01),
                     tooltip="Length of a step relative to what cfg adds. The paper uses 0.2 for "
                     "style.",
                 ),
                 io.Float.Input(
                     "plain_step",
-                    default=PLAIN_STEP,
-                    min=0.0,
-                    max=100.0,
-                    step=0.005,
+                    **dial(PLAIN_STEP, 0.0, 100.0, 0.005),
                     tooltip="The same at cfg 1, relative to the noise. The paper uses 0.02.",
                 ),
                 step_share(
@@ -57,9 +54,7 @@ class LAGSMethodFreeDoM(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "repeats",
-                    default=REPEATS,
-                    min=1,
-                    max=100,
+                    **dial(REPEATS, 1, 100),
                     tooltip="How many times each guided step before that is run; 1 is no time "
                     "travel.",
                 ),
@@ -68,14 +63,5 @@ class LAGSMethodFreeDoM(io.ComfyNode):
         )
 
     @classmethod
-    def execute(
-        cls,
-        step: float,
-        plain_step: float,
-        first: float,
-        last: float,
-        travel_until: float,
-        repeats: int,
-    ) -> io.NodeOutput:
-        window = Window(first, last, travel_until, repeats)
-        return io.NodeOutput(FreeDoM(step, plain_step, window))
+    def execute(cls, step: float, plain_step: float, **window: Any) -> io.NodeOutput:
+        return io.NodeOutput(FreeDoM(step, plain_step, Window(**window)))

@@ -6,6 +6,7 @@ from comfy_api.latest import io
 
 from ...guidance import LiDAR
 from ...guidance.methods.lidar import COUNT, SIGMA_END, STEPS
+from ..inputs import dial
 from ..sockets import CATEGORY, MethodSocket
 
 
@@ -25,39 +26,27 @@ class LAGSMethodLiDAR(io.ComfyNode):
             inputs=[
                 io.Int.Input(
                     "count",
-                    default=COUNT,
-                    min=1,
-                    max=4096,
+                    **dial(COUNT, 1, 4096),
                     tooltip="Quick images. The paper takes 50 to 100.",
                 ),
                 io.Int.Input(
                     "lookahead_steps",
-                    default=STEPS,
-                    min=1,
-                    max=1000,
+                    **dial(STEPS, 1, 1000),
                     tooltip="Steps for each of them. The paper takes 3 to 8.",
                 ),
                 io.Float.Input(
                     "scale",
-                    default=1.0,
-                    min=0.0,
-                    max=1000.0,
-                    step=0.1,
+                    **dial(1.0, 0.0, 1000.0, 0.1),
                     tooltip="Size of the shift: 1 as derived; the paper takes 12.5 on SD1.5.",
                 ),
                 io.Float.Input(
                     "sigma_end",
-                    default=SIGMA_END,
-                    min=0.0,
-                    max=1000.0,
-                    step=0.01,
+                    **dial(SIGMA_END, 0.0, 1000.0, 0.01),
                     tooltip="Noise level below which steps are not guided. 0.57 is from the paper.",
                 ),
                 io.Int.Input(
                     "lookahead_seed",
-                    default=0,
-                    min=0,
-                    max=0xFFFFFFFF,
+                    **dial(0, 0, 0xFFFFFFFF),
                     tooltip="Seed of the quick images; while it stays the same, those of a prompt "
                     "are made only once.",
                 ),

@@ -8,7 +8,7 @@ from comfy_api.latest import io
 
 from ...runtime.page import summary
 from ...runtime.sampling import SamplerInputs, sample_guided
-from ..inputs import guidance_inputs, guided_outputs, model_input, run_inputs, seed_input
+from ..inputs import dial, guidance_inputs, guided_outputs, model_input, run_inputs, seed_input
 from ..sockets import CATEGORY
 
 
@@ -36,17 +36,11 @@ class LAGSKSamplerAdvanced(io.ComfyNode):
                 seed_input("noise_seed"),
                 *run_inputs(),
                 io.Int.Input(
-                    "start_at_step",
-                    default=0,
-                    min=0,
-                    max=10000,
-                    tooltip="The first step that is run.",
+                    "start_at_step", **dial(0, 0, 10000), tooltip="The first step that is run."
                 ),
                 io.Int.Input(
                     "end_at_step",
-                    default=10000,
-                    min=0,
-                    max=10000,
+                    **dial(10000, 0, 10000),
                     tooltip="The run stops before this step.",
                 ),
                 io.Combo.Input(

@@ -7,10 +7,9 @@ from typing import Any
 from comfy_api.latest import io
 
 from ...guidance import Trace
-from ...rewards import Weight
 from ...runtime.adapters import as_weight
 from ...runtime.checks import check_connected, filled
-from ...runtime.options import Options, guided
+from ...runtime.options import GuidanceInputs, guided
 from ..inputs import guidance_inputs
 from ..sockets import CATEGORY
 
@@ -36,19 +35,10 @@ class LAGSGuidance(io.ComfyNode):
         )
 
     @classmethod
-    def execute(
-        cls,
-        model: Any,
-        vae: Any,
-        weight: Weight,
-        strength: float,
-        mode: str,
-        c: float,
-        options: Options | None = None,
-        method: Any = None,
-    ) -> io.NodeOutput:
-        sockets = filled(options=options, method=method)
-        check_connected(model=model, vae=vae, weight=weight, **sockets)
-        weight = as_weight(weight)
-        trace = Trace(label=f"LAGS {mode}, {weight.name}")
-        return io.NodeOutput(guided(model, vae, weight, strength, mode, c, options, trace, method))
+    def execute(cls, **inputs: Any) -> io.NodeOutput:
+        asked = GuidanceInputs(**inputs)
+        sockets = filled(options=asked.options, method=asked.method)
+        check_connected(model=asked.model, vae=asked.vae, weight=asked.weight, **sockets)
+        weight = as_weight(asked.weight)
+        trace = Trace(label=f"LAGS {asked.mode}, {weight.name}")
+        return io.NodeOutput(guided(asked, weight, trace))

@@ -8,7 +8,7 @@ from comfy_api.latest import io
 
 from ...guidance import MMSOLD
 from ...runtime.mmsold import NEAREST, new_images
-from ..inputs import power_input, seed_input
+from ..inputs import dial, power_input, seed_input
 from ..sockets import CATEGORY, WeightSocket
 
 SCORES = ("exact", "nearest")
@@ -57,44 +57,31 @@ class LAGSMMSOLD(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "count",
-                    default=8,
-                    min=1,
-                    max=4096,
+                    **dial(8, 1, 4096),
                     tooltip="How many new images. The mean and the variation of the set hold "
                     "exactly from four times the rank upwards.",
                 ),
                 io.Int.Input(
                     "steps",
-                    default=100,
-                    min=1,
-                    max=100000,
+                    **dial(100, 1, 100000),
                     tooltip="Langevin steps. 100 is published for images.",
                 ),
                 io.Float.Input(
                     "smoothing",
-                    default=0.6,
-                    min=0.0,
-                    max=100.0,
-                    step=0.05,
+                    **dial(0.6, 0.0, 100.0, 0.05),
                     tooltip="sigma, in units of the distance from an image to its nearest "
                     "neighbour (median, in whitened coordinates). Below 0.4 the given images are "
                     "copied, 0.5 to 0.8 blends neighbours, above 1 blends everything. 0 is off.",
                 ),
                 io.Float.Input(
                     "sigma_g",
-                    default=0.05,
-                    min=0.001,
-                    max=10.0,
-                    step=0.01,
+                    **dial(0.05, 0.001, 10.0, 0.01),
                     tooltip="Blur around each image, in the same units. Working range 0.01 to 0.1; "
                     "more adds noise, less takes smaller steps.",
                 ),
                 io.Int.Input(
                     "draws",
-                    default=8,
-                    min=0,
-                    max=10000,
-                    step=2,
+                    **dial(8, 0, 10000, 2),
                     tooltip="Random shifts per image and step that estimate the smoothing; even. "
                     "Published 2 to 32; 0 is no smoothing.",
                 ),
@@ -106,9 +93,7 @@ class LAGSMMSOLD(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "rank",
-                    default=0,
-                    min=0,
-                    max=4096,
+                    **dial(0, 0, 4096),
                     tooltip="Number of principal components to work in; the rest of the detail is "
                     "lost. 0: as many as hold 95 % of the variance, at most a third of the images.",
                 ),
@@ -127,13 +112,7 @@ class LAGSMMSOLD(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls,
-        steps: int,
-        smoothing: float,
-        sigma_g: float,
-        draws: int,
-        score: str,
-        **inputs: Any,
+        cls, steps: int, smoothing: float, sigma_g: float, draws: int, score: str, **inputs: Any
     ) -> io.NodeOutput:
         method = MMSOLD(sigma_g, smoothing, draws, steps, nearest=NEAREST * (score == SCORES[1]))
         return io.NodeOutput(*new_images(method, **inputs))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 from comfy_api.latest import io
@@ -12,7 +13,7 @@ from ...runtime.particle_model import SAMPLERS
 from ...runtime.particle_run import FROM_METHOD, OUTPUTS, Choices
 from ...runtime.particles import sample_particles
 from ...runtime.sampling import SamplerInputs
-from ..inputs import ksampler_inputs, options_input, power_input, vae_input
+from ..inputs import dial, ksampler_inputs, options_input, power_input, vae_input
 from ..sockets import CATEGORY, TraceSocket, WeightSocket
 
 METHODS = list(PRESETS)
@@ -78,23 +79,8 @@ class LAGSParticleSampler(io.ComfyNode):
         )
 
     @classmethod
-    def execute(
-        cls,
-        method: str,
-        particles: int,
-        resampling: str,
-        ess_threshold: float,
-        tempering: str,
-        evaluate_every: int,
-        particles_at_once: int,
-        output: str,
-        count: int,
-        **inputs: Any,
-    ) -> io.NodeOutput:
-        choices = Choices(
-            *(method, particles, resampling, ess_threshold, tempering),
-            *(evaluate_every, particles_at_once, output, count),
-        )
+    def execute(cls, **inputs: Any) -> io.NodeOutput:
+        choices = Choices(**{field.name: inputs.pop(field.name) for field in fields(Choices)})
         outputs = sample_particles(SamplerInputs(**inputs), choices, cls.hidden.unique_id)
         return io.NodeOutput(*outputs, ui={"lags_trace": [summary(outputs[2])]})
 
@@ -112,9 +98,7 @@ def method_inputs() -> list[Any]:
         ),
         io.Int.Input(
             "particles",
-            default=4,
-            min=1,
-            max=1024,
+            **dial(4, 1, 1024),
             tooltip="Particles for each image; time grows with it. 4 as published, more for strong "
             "weights.",
         ),
@@ -126,10 +110,7 @@ def method_inputs() -> list[Any]:
         ),
         io.Float.Input(
             "ess_threshold",
-            default=-1.0,
-            min=-1.0,
-            max=1.0,
-            step=0.05,
+            **dial(-1.0, -1.0, 1.0, 0.05),
             tooltip="Resample when the ESS (effective sample size) is below this share of the "
             "particles. -1 as the method sets it (mostly 0.5), 0 never. smc with 0 and output best "
             "is best of N.",
@@ -142,18 +123,14 @@ def method_inputs() -> list[Any]:
         ),
         io.Int.Input(
             "evaluate_every",
-            default=0,
-            min=0,
-            max=10000,
+            **dial(0, 0, 10000),
             tooltip="Steps between two updates of the particle weights; 0 as the method sets it "
             "(fk: five in all, others every step). Fewer updates are cheaper, and the result is as "
             "exact.",
         ),
         io.Int.Input(
             "particles_at_once",
-            default=0,
-            min=0,
-            max=1024,
+            **dial(0, 0, 1024),
             tooltip="Particles of each image that the model sees together: more is faster on large "
             "GPUs and takes more memory. 0 as many as fit.",
         ),
@@ -166,9 +143,7 @@ def method_inputs() -> list[Any]:
         ),
         io.Int.Input(
             "count",
-            default=1,
-            min=1,
-            max=1024,
+            **dial(1, 1, 1024),
             tooltip="How many images to output from each group, for draw and diverse.",
         ),
     ]

@@ -8,7 +8,7 @@ from comfy_api.latest import io
 
 from ...runtime.sampling import SamplerInputs
 from ...runtime.search import search
-from ..inputs import ksampler_inputs
+from ..inputs import dial, ksampler_inputs
 from ..sockets import CATEGORY, WeightSocket
 
 
@@ -35,25 +35,18 @@ class LAGSSearchSampler(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "rounds",
-                    default=3,
-                    min=0,
-                    max=1000,
+                    **dial(3, 0, 1000),
                     tooltip="How many rounds the search continues from the best so far. 0 is "
                     "KSampler.",
                 ),
                 io.Int.Input(
                     "neighbours",
-                    default=4,
-                    min=1,
-                    max=1000,
+                    **dial(4, 1, 1000),
                     tooltip="Images tried in each round: 1 + rounds x neighbours runs in all.",
                 ),
                 io.Float.Input(
                     "radius",
-                    default=0.0,
-                    min=0.0,
-                    max=100.0,
-                    step=0.05,
+                    **dial(0.0, 0.0, 100.0, 0.05),
                     tooltip="Share of fresh noise in a neighbour, relative to the best noise so "
                     "far. 0.3 keeps most of the image; 0 is entirely fresh noise, which is best of "
                     "N.",

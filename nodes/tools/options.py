@@ -8,6 +8,7 @@ from comfy_api.latest import io
 
 from ...runtime.decoders import AS_NEEDED, DECODERS
 from ...runtime.options import FROM_MODE, SCHEDULES, SECOND_FORWARDS, Options
+from ..inputs import dial
 from ..sockets import CATEGORY, OptionsSocket
 
 
@@ -34,48 +35,33 @@ class LAGSOptions(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "sigma_gate",
-                    default=0.56,
-                    min=0.001,
-                    max=1000.0,
-                    step=0.01,
+                    **dial(0.56, 0.001, 1000.0, 0.01),
                     tooltip="Noise level below which the hard gate is open (sigma; for flow models "
                     "sigma / (1 - sigma)). At 0.56 the paper's schedule is one half.",
                 ),
                 io.Float.Input(
                     "skip_below",
-                    default=FROM_MODE,
-                    min=-1.0,
-                    max=0.99,
-                    step=0.01,
+                    **dial(FROM_MODE, -1.0, 0.99, 0.01),
                     tooltip="Steps whose influence is below this share of the greatest one are not "
                     "guided. 0 never skips, -1 as the mode sets it (balanced 0.15, fast 0.02, "
                     "paper 0).",
                 ),
                 io.Float.Input(
                     "shift_limit",
-                    default=0.0,
-                    min=0.0,
-                    max=10.0,
-                    step=0.05,
+                    **dial(0.0, 0.0, 10.0, 0.05),
                     tooltip="Greatest shift relative to the denoised image, for each image. 0.3 "
                     "tames burnt images, 0 is no limit.",
                 ),
                 io.Float.Input(
                     "relative_step",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.005,
+                    **dial(0.0, 0.0, 1.0, 0.005),
                     tooltip="Finite-difference step relative to the noise level, in paper mode and "
                     "where an automatic strength is measured; balanced takes a full step instead. "
                     "0 chooses by precision: 0.01 in float32, 0.05 in float16, 0.1 in bfloat16.",
                 ),
                 io.Float.Input(
                     "epsilon",
-                    default=0.0,
-                    min=0.0,
-                    max=1000.0,
-                    step=0.0001,
+                    **dial(0.0, 0.0, 1000.0, 0.0001),
                     round=False,
                     tooltip="The paper's absolute finite-difference step; it overrides the "
                     "relative one and the full step of balanced. 0 is off.",
@@ -91,9 +77,7 @@ class LAGSOptions(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "decode_size",
-                    default=AS_NEEDED,
-                    min=AS_NEEDED,
-                    max=16384,
+                    **dial(AS_NEEDED, AS_NEEDED, 16384),
                     tooltip="Shorter side, in pixels, of the image that the weight sees. Smaller "
                     "is faster and takes less memory. -1 is the size that the weight needs (paper "
                     "mode: full size), 0 is full size.",
@@ -109,9 +93,7 @@ class LAGSOptions(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "reuse_gradient",
-                    default=0,
-                    min=0,
-                    max=10,
+                    **dial(0, 0, 10),
                     tooltip="How many steps use the same cached gradient of the weight: 2 halves "
                     "the time of the decoder and the weight, 1 computes the gradient in every "
                     "step. 0 as the mode sets it (fast 2, others 1).",

@@ -14,7 +14,7 @@ from ...runtime.last_model import remember
 from ...runtime.options import Options
 from ...runtime.plans import curve, in_words, other_schedules, planned
 from ...runtime.sampling import ksampler_levels
-from ..inputs import confidence_input, look_inputs, options_input, sampler_inputs
+from ..inputs import coefficient_input, dial, look_inputs, options_input, sampler_inputs
 from ..sockets import CATEGORY
 
 
@@ -41,14 +41,11 @@ class LAGSScheduleVisualizer(io.ComfyNode):
                     "denoise", default=1.0, min=0.0, max=1.0, step=0.01, tooltip="As in KSampler."
                 ),
                 io.Combo.Input("mode", options=list(MODES), tooltip="As in KSampler (LAGS)."),
-                confidence_input(),
+                coefficient_input(),
                 io.Float.Input(
                     "nats",
                     display_name="std of log w",
-                    default=3.0,
-                    min=0.0,
-                    max=1000.0,
-                    step=0.5,
+                    **dial(3.0, 0.0, 1000.0, 0.5),
                     tooltip="For balanced mode, which measures alpha during the run: the standard "
                     "deviation of log w over the model's own samples. An automatic strength is "
                     "this number.",
@@ -82,12 +79,10 @@ class LAGSScheduleVisualizer(io.ComfyNode):
         c: float,
         nats: float,
         compare: str,
-        axis: str,
-        theme: str,
-        scale: float,
         model: Any = None,
         sigmas: Tensor | None = None,
         options: Options | None = None,
+        **look: Any,
     ) -> io.NodeOutput:
         check_connected(**filled(model=model, sigmas=sigmas, options=options))
         if model is None and sigmas is None:
@@ -97,6 +92,6 @@ class LAGSScheduleVisualizer(io.ComfyNode):
             sigmas = ksampler_levels(model, steps, sampler_name, scheduler, denoise)
         made = planned(model, sigmas, mode, c, nats, options)
         others = compared(other_schedules(compare), made.sigma_ve, nats)
-        image = draw(made, mode, others, axis, theme, scale)
+        image = draw(made, mode, others, **look)
         text = in_words(made, mode)
         return io.NodeOutput(image, sigmas, text, ui={"text": [text], "lags_plan": [curve(made)]})

@@ -12,6 +12,7 @@ from ...runtime.adapters import as_weight
 from ...runtime.checks import check_connected
 from ...runtime.images import channels_first
 from ...runtime.scores import log_weight_of, scores_of, table, thumbnails, with_strengths
+from ..inputs import dial
 from ..sockets import CATEGORY, WeightSocket
 
 
@@ -32,9 +33,7 @@ class LAGSScoreImages(io.ComfyNode):
                 WeightSocket.Input("weight", tooltip="What they are judged by: any Weight node."),
                 io.Int.Input(
                     "top_k",
-                    default=0,
-                    min=0,
-                    max=4096,
+                    **dial(0, 0, 4096),
                     tooltip="How many of the best to output; 0 is all of them, ranked.",
                 ),
             ],

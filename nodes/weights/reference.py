@@ -7,12 +7,16 @@ from typing import Any
 from comfy_api.latest import io
 from torch import Tensor
 
-from ...rewards import ReferenceReward, StyleReward, Weight
+from ...rewards import ReferenceReward, Reward, StyleReward, Weight
 from ...runtime.checks import check_chosen, check_connected
 from ...runtime.images import channels_first
 from ...runtime.model_rewards import LIKE
 from ..inputs import file_input, precision_input, reward_option, weight_output
 from ..sockets import CATEGORY
+
+
+def _like(name: str, kind: type[Reward], tooltip: str) -> Any:
+    return reward_option(kind, file_input("file", name, tooltip), precision_input(), name=name)
 
 
 class LAGSWeightReference(io.ComfyNode):
@@ -31,18 +35,8 @@ class LAGSWeightReference(io.ComfyNode):
                 io.DynamicCombo.Input(
                     "like",
                     options=[
-                        reward_option(
-                            ReferenceReward,
-                            file_input("file", "content", "A CLIP or DINOv2; also in clip_vision."),
-                            precision_input(),
-                            name="content",
-                        ),
-                        reward_option(
-                            StyleReward,
-                            file_input("file", "style", "A CLIP; also in clip_vision."),
-                            precision_input(),
-                            name="style",
-                        ),
+                        _like("content", ReferenceReward, "A CLIP or DINOv2; also in clip_vision."),
+                        _like("style", StyleReward, "A CLIP; also in clip_vision."),
                     ],
                     tooltip="In what the result should be like the reference image. For style use "
                     "an automatic strength: its scale depends on the CLIP.",

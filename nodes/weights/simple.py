@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ...rewards import ColourReward, FrequencyReward, Weight
 from ...rewards.colour import ATTRIBUTES
-from ..inputs import auto_input, weight_output
+from ..inputs import auto_input, dial, weight_output
 from ..sockets import CATEGORY
 
 
@@ -30,10 +30,7 @@ class LAGSWeightColor(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "hue",
-                    default=0.0,
-                    min=0.0,
-                    max=360.0,
-                    step=1.0,
+                    **dial(0.0, 0.0, 360.0, 1.0),
                     tooltip="Degrees on the colour wheel: 0 red, 60 yellow, 120 green, 180 cyan, "
                     "240 blue, 300 magenta. Used by 'hue'.",
                 ),
@@ -44,10 +41,7 @@ class LAGSWeightColor(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "strength",
-                    default=20.0,
-                    min=-10000.0,
-                    max=10000.0,
-                    step=1.0,
+                    **dial(20.0, -10000.0, 10000.0, 1.0),
                     tooltip="Gain in log w per unit of score; scores are on the 0..1 scale of "
                     "images. At 20, an image that is 0.1 bluer is e^2 = 7 times as likely. Working "
                     "range 5 to 100, 0 off, negative for less.",
@@ -78,26 +72,17 @@ class LAGSWeightFrequency(io.ComfyNode):
             inputs=[
                 io.Float.Input(
                     "low",
-                    default=0.15,
-                    min=0.0,
-                    max=0.7,
-                    step=0.01,
+                    **dial(0.15, 0.0, 0.7, 0.01),
                     tooltip="Lower edge in cycles per pixel: 0.01 is large shapes, 0.1 is texture.",
                 ),
                 io.Float.Input(
                     "high",
-                    default=0.5,
-                    min=0.01,
-                    max=0.72,
-                    step=0.01,
+                    **dial(0.5, 0.01, 0.72, 0.01),
                     tooltip="Upper edge in cycles per pixel; 0.5 is the finest stripe.",
                 ),
                 io.Float.Input(
                     "strength",
-                    default=2.0,
-                    min=-1000.0,
-                    max=1000.0,
-                    step=0.1,
+                    **dial(2.0, -1000.0, 1000.0, 0.1),
                     tooltip="Gain in log w per factor e of energy. Positive for more, negative for "
                     "less, 0 off. Working range 0.5 to 5.",
                 ),

@@ -25,12 +25,6 @@ def test_strength_makes_the_attribute_come_at_the_asked_rate() -> None:
         assert tilted_mean(scores > edge, scores, strength) == pytest.approx(0.5)
 
 
-def test_a_rate_out_of_reach_is_refused() -> None:
-    scores = torch.linspace(-1, 1, 9)
-    with pytest.raises(ValueError, match=r"rate of 0\.5.*higher where the attribute is"):
-        strength_for_rate(scores, scores < 0, 0.5)
-
-
 def test_two_classes_hold_the_probability_of_the_eight_colours() -> None:
     images = torch.rand(5, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     classifier = ShapeClassifier().eval().requires_grad_(False)
@@ -76,7 +70,12 @@ def test_the_table_from_end_to_end(
     assert detail[0] == detail[3]  # the same plain pictures
 
 
-def test_counts_below_one_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+def test_counts_below_one_and_a_rate_out_of_reach_are_refused(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     with pytest.raises(SystemExit):
         attributes.main(["--guided", "0"])
     assert "must be 1 or more" in capsys.readouterr().err
+    scores = torch.linspace(-1, 1, 9)
+    with pytest.raises(ValueError, match=r"rate of 0\.5.*higher where the attribute is"):
+        strength_for_rate(scores, scores < 0, 0.5)

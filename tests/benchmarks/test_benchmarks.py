@@ -28,21 +28,20 @@ def test_strength_leaves_the_asked_effective_share() -> None:
         assert shift == pytest.approx(strength, rel=0.03)
 
 
-def test_report_writes_a_flat_list_with_a_method_key(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_reports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A flat list with a method key; runs that take turns; what counts as captured."""
     rows = [{"method": "a", "value": 1.23456}, {"method": "b", "other": 2}]
     report(rows, tmp_path / "rows.json")
     assert json.loads((tmp_path / "rows.json").read_text()) == rows
     printed = capsys.readouterr().out
     assert "1.23" in printed and "| b " in printed
-
-
-def test_interleaved_runs_take_turns() -> None:
     order: list[str] = []
     runs = {name: (lambda n=name: order.append(n)) for name in "ab"}
     assert set(interleaved_seconds(runs, 3)) == {"a", "b"}
     assert order == list("ababab")
+    shares, plain = (84.9, 85, 115, 116), {"method": "plain", "share of shift %": 100.0}
+    rows = [{"method": "a", "share of shift %": share, "seconds": 1.0} for share in shares]
+    assert tilt.captured([*rows, plain]) == ["a: 2 of 4 cells within 85 to 115 %"]
 
 
 @pytest.mark.parametrize("problem", heart.PROBLEMS)
@@ -84,19 +83,10 @@ def test_cells_of_the_tilt_table() -> None:
     assert 1 / float(cell.shares.double().square().sum()) == pytest.approx(1500, rel=0.01)
     variance = float(cell.scores.var())
     assert cell.true_shift == pytest.approx(cell.strength * variance, rel=0.1)
-    first, exact = tilt.exact_rows(cell, plain, classifier)
+    first, exact = tilt.exact_rows(cell)
     assert first["broken %"] == pytest.approx(1, abs=0.1)
     assert exact["share of shift %"] == 100 and exact["method"].startswith("exact")
-    assert tilt.distance(plain.features.mean(dim=0), plain.features.mean(dim=0), plain) == 0
-
-
-def test_what_counts_as_captured() -> None:
-    rows = [
-        {"method": "a", "share of shift %": share, "seconds": 1.0} for share in (84.9, 85, 115, 116)
-    ]
-    assert tilt.captured([*rows, {"method": "plain", "share of shift %": 100.0}]) == [
-        "a: 2 of 4 cells within 85 to 115 %"
-    ]
+    assert cell.distance(cell.target) == 0
 
 
 def test_the_tilt_table_from_end_to_end(

@@ -73,15 +73,11 @@ def test_the_budget_is_that_of_ours() -> None:
     assert [at_least(wanted, 30) for wanted in (0, 1, 30, 31, 184)] == [1, 1, 1, 2, 7]
 
 
-def test_all_methods_are_there() -> None:
-    names = list(family())
-    assert {known.title for known in PRESETS.values()} <= set(names)
-    assert {"DPS", "FreeDoM", "LiDAR", "best of N", "zero-order search"} <= set(names)
+def test_all_methods_are_there_and_a_rehearsal_calls_as_often() -> None:
+    names, (task, _) = set(family()), watched_task()
+    assert {known.title for known in PRESETS.values()} <= names
+    assert {"DPS", "FreeDoM", "LiDAR", "best of N", "zero-order search"} <= names
     assert len(SEVERAL) == len(PRESETS) - 1 and "das_1p" not in SEVERAL
-
-
-def test_a_rehearsal_calls_as_often() -> None:
-    task, _ = watched_task()
     for name in ("DPS", "LAGS, no weights"):
         wanted = budget(task, 3)
         real, small = (family()[name](which, wanted, 1, 0) for which in (task, rehearsal(task)))
@@ -105,36 +101,32 @@ def budget_of_one() -> int:
 # ---- the tilt table ----------------------------------------------------------------------------
 
 
-def cell_of_noise() -> tuple[tilt.Cell, tilt.Plain, ShapeClassifier]:
+def cell_of_noise() -> tilt.Cell:
     pictures = torch.rand(400, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     classifier = ShapeClassifier().eval().requires_grad_(False)
     plain = tilt.Plain.of(pictures, classifier)
-    return tilt.Cell.of("brightness", ColourReward("brightness"), 0.5, plain), plain, classifier
+    return tilt.Cell.of("brightness", ColourReward("brightness"), 0.5, plain)
 
 
 def test_noise_is_what_an_exact_method_shows() -> None:
     """Fresh groups drawn by importance weight: the distance is the noise, without it nothing."""
-    cell, plain, classifier = cell_of_noise()
-    excess = []
+    cell, excess = cell_of_noise(), []
+    weights = torch.ones(60, 1, dtype=torch.float64)
     for seed in range(8):
         index = torch.multinomial(cell.shares, 60, True, generator=torch.manual_seed(seed))
-        weights = torch.ones(60, 1, dtype=torch.float64)
-        found = table.measured(
-            Drawn(plain.pictures[index][:, None], weights, 1, ""), cell, plain, classifier
-        )
+        found = table.measured(Drawn(cell.plain.pictures[index][:, None], weights, 1, ""), cell)
         # Drawn from the very pictures that make the target, so the target adds no noise here.
-        own = found["feature distance"] ** 2
-        excess.append(own / (found["noise"] ** 2))
+        excess.append(found["feature distance"] ** 2 / found["noise"] ** 2)
         assert found["distance +-"] < found["feature distance"]
     assert 0.6 < sum(excess) / len(excess) < 1.2
 
 
 def test_weighted_groups_count_by_their_weights() -> None:
     """All plain pictures as one group with the importance weights, twice: the exact answer."""
-    cell, plain, classifier = cell_of_noise()
+    cell = cell_of_noise()
     shares = (cell.scores.double() * cell.strength).softmax(dim=0)
-    twice = Drawn(plain.pictures.expand(2, -1, -1, -1, -1), shares.expand(2, -1), 1, "")
-    found = table.measured(twice, cell, plain, classifier)
+    twice = Drawn(cell.plain.pictures.expand(2, -1, -1, -1, -1), shares.expand(2, -1), 1, "")
+    found = table.measured(twice, cell)
     assert found["share of shift %"] == pytest.approx(100, abs=0.1)
     assert found["feature distance"] == pytest.approx(0, abs=1e-3)
     assert found["std error %"] == pytest.approx(0, abs=0.1)
@@ -142,8 +134,8 @@ def test_weighted_groups_count_by_their_weights() -> None:
 
 
 def test_best_of_plain_takes_the_best_of_each_group() -> None:
-    cell, plain, _ = cell_of_noise()
-    drawn = table.best_of_plain(cell, plain, 7)
+    cell = cell_of_noise()
+    drawn = table.best_of_plain(cell, 7)
     assert drawn.x.shape[:2] == (57, 1) and drawn.calls == 7 * 30
     best = cell.scores[: 57 * 7].reshape(57, 7).amax(dim=1)
     assert torch.allclose(cell.reward(drawn.x[:, 0]), best)

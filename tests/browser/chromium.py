@@ -16,13 +16,16 @@ _names = count(1)
 READY = """() => window.app?.extensionManager && window.LiteGraph?.registered_node_types?.KSampler
     && window.LiteGraph.registered_node_types.LAGSKSampler && window.app.canvas?.graph"""
 
-# Told of everything that the tests wait for; asked before anything is queued.
+# Told of everything that the tests wait for, and events of their own; before anything is queued.
 LISTEN = """() => {
     window.heard = [];
     const names = ["execution_success", "execution_error", "execution_interrupted", "lags.start",
         "lags.step", "executed"];
     for (const name of names)
         app.api.addEventListener(name, (event) => heard.push([name, event.detail]));
+    window.tell = (name, detail) => app.api.dispatchEvent(new CustomEvent(name, { detail }));
+    window.pointOf = (log_w) => ({ sigma: 1, active: true, alpha: 0.5, log_w, low: log_w - 1,
+        high: log_w + 1, ratio: 3, seconds: 0.1 });
 }"""
 
 PANELS = """() => Object.fromEntries([...document.querySelectorAll("[data-lags=panel]")].map(
@@ -54,7 +57,6 @@ def missing() -> str:
 
 
 def chromium() -> str | None:
-    """The browser's executable."""
     return shutil.which(os.environ.get("LAGS_CHROMIUM", "chromium"))
 
 
@@ -95,8 +97,6 @@ class Chromium:
 
 
 class Page:
-    """ComfyUI's page in a browser of its own."""
-
     def __init__(self, browser: Chromium, url: str, **options: Any) -> None:
         self.browser, self.url, self.name = browser, url, f"page {next(_names)}"
         self._ask("open", url=url, **options)
@@ -118,24 +118,19 @@ class Page:
         self._ask("wait", code=code, value=value, seconds=seconds)
 
     def reload(self) -> None:
-        """Load the page again, as F5 does."""
         self._ask("reload")
         self._await_app()
 
     def close(self) -> None:
-        """Close the browser."""
         self._ask("close")
 
     def move(self, x: float, y: float) -> None:
-        """Move the mouse."""
         self._ask("move", x=x, y=y)
 
     def wheel(self, by: float) -> None:
-        """Turn the wheel where the mouse is."""
         self._ask("wheel", by=by)
 
     def screenshot(self, file: Path, clip: dict[str, float] | None = None) -> None:
-        """Take a picture of the page or of a part."""
         self._ask("screenshot", file=str(file), clip=clip)
 
     def complaints(self) -> list[str]:
@@ -175,6 +170,24 @@ class Page:
         }"""
         self.evaluate(code, [node, name, value])
 
+    def add(self, kind: str, x: float, y: float) -> int:
+        code = """([kind, x, y]) => {
+            const node = LiteGraph.createNode(kind);
+            app.canvas.graph.add(node);
+            node.pos = [x, y];
+            return node.id;
+        }"""
+        return self.evaluate(code, [kind, x, y])
+
+    def connect(self, source: int, output: int, node: int, name: str) -> None:
+        """Draw a link from a node's output to another node's input of a name."""
+        code = """([source, output, id, name]) => {
+            const graph = app.canvas.graph, node = graph.getNodeById(id);
+            const slot = node.inputs.findIndex((one) => one.name === name);
+            graph.getNodeById(source).connect(output, node, slot);
+        }"""
+        self.evaluate(code, [source, output, node, name])
+
     def look_at(self, node: int | str) -> None:
         """Move the canvas so that a node is in view, and let it be drawn."""
         code = """(id) => {
@@ -192,6 +205,11 @@ class Page:
     def queue(self) -> None:
         """Press Run."""
         self.evaluate("async () => { heard.length = 0; await app.queuePrompt(0, 1); }")
+
+    def queue_and_see_steps(self) -> None:
+        """Press Run and wait for its third step."""
+        self.queue()
+        self.wait("() => heard.filter(([name]) => name === 'lags.step').length > 2")
 
     def run(self, seconds: float = 300) -> str:
         """Press Run and wait for the end; the prompt's id."""

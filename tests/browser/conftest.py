@@ -41,7 +41,6 @@ chromium = _load("chromium")
 
 
 def comfyui() -> Path:
-    """ComfyUI's folder."""
     return Path(os.environ.get("COMFYUI_PATH") or Path.home() / "ComfyUI").expanduser()
 
 
@@ -90,7 +89,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
     class Server(comfy_server.Server):
         def script(self) -> list[str]:
-            return [str(PACK / "tests" / "comfyui" / "launch.py"), str(self.root)]
+            return [str(PACK / "tests" / "comfyui" / "launch.py"), str(self.root / "main.py")]
 
     base = tmp_path_factory.mktemp("browser")
     settings = base / "user" / "default" / "comfy.settings.json"
@@ -160,13 +159,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def read_workflow(name: str) -> dict[str, Any]:
-    """A workflow of this pack."""
     return json.loads((PACK / "workflows" / f"{name}.json").read_text("utf-8"))
 
 
 @pytest.fixture(name="read_workflow")
 def _read_workflow() -> Any:
-    """The function read_workflow(name) -> the file's contents."""
     return read_workflow
 
 
@@ -191,13 +188,11 @@ _seeds = itertools.count(1000)
 
 @pytest.fixture(name="open_quickstart")
 def _open_quickstart() -> Any:
-    """The function open_quickstart(page, steps) -> page."""
     return open_quickstart
 
 
 @pytest.fixture
 def quickstart(page: Any) -> Any:
-    """The page with the quickstart."""
     return open_quickstart(page)
 
 

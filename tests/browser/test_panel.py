@@ -8,7 +8,6 @@ import statistics
 
 import pytest
 
-CURVES = ("alpha", "log_w", "ratio", "seconds")
 SEEDS = itertools.count(5000)  # so that nothing is cached
 LONG = 1500  # steps, so that a page on a busy machine sees the run before it has ended
 
@@ -25,11 +24,11 @@ def last(points, name):
     return [point[name] for point in points if point[name] is not None][-1]
 
 
-def check_numbers(panel, trace):
+def check_numbers(panel, trace, curves=("alpha", "log_w", "ratio", "seconds")):
     """The panel holds a run's curves and shows its last numbers."""
     assert panel["state"] == "done"
     assert int(panel["points"]) == len(trace["points"]) > 0
-    for name in CURVES:
+    for name in curves:
         assert float(panel[name]["value"]) == last(trace["points"], name), name
     assert panel["status"]["text"].startswith(f"{trace['model_calls']} calls, ")
 
@@ -45,12 +44,16 @@ def schedule(page, node=5, **changed):
     return page.evaluate(code, [node, changed])
 
 
+def cost(plan):
+    calls = f"{plan['model_calls']} model calls"
+    back = f", {plan['model_backwards']} backward" if plan.get("model_backwards") else ""
+    times = math.floor(plan["relative_cost"] * 100 + 0.5) / 100  # as JavaScript rounds
+    return f"{calls}{back}, {times:.2f} × plain"
+
+
 def in_words(plan):
     """What the panel says of a plan."""
-    active = sum(plan["active"])
-    cost = f"{math.floor(plan['relative_cost'] * 100 + 0.5) / 100:.2f}"  # as JavaScript rounds
-    count = f"{active} of {len(plan['active'])} steps guided"
-    return f"{count}, {plan['model_calls']} model calls, {cost} × plain"
+    return f"{sum(plan['active'])} of {len(plan['active'])} steps guided, {cost(plan)}"
 
 
 def wait_for_plan(page, text, node=5):
@@ -151,7 +154,7 @@ def test_no_node_lies_on_another(page, workflow_name, read_workflow):
             assert inside or min(shared) <= 0, (node, group)
 
 
-def test_titles_and_units(quickstart):
+def test_titles_units_and_size(quickstart):
     panel = quickstart.panels()["5"]
     text = quickstart.evaluate("() => document.querySelector('[data-lags=panel]').textContent")
     for words in ("alpha0 to 1", "log wnats", "shift% of image", "timeper step"):
@@ -160,10 +163,6 @@ def test_titles_and_units(quickstart):
     assert panel["status"]["text"] == "planned"
     assert panel["axis"]["text"] == "1step8"
     assert panel["source"]["text"].startswith("Noise levels: ")
-
-
-def test_panel_fits(quickstart):
-    panel = quickstart.panels()["5"]
     assert 200 <= panel["height"] <= 300
     assert panel["overflow"] <= 0
     assert panel["width"] > 240
@@ -202,13 +201,12 @@ def test_points_arrive_one_by_one(page, open_quickstart):
 
 def test_cached_run_keeps_its_curves(quickstart, server):
     trace = trace_of(server, quickstart.run())
-    quickstart.run()
-    assert quickstart.heard("lags.step") == []
-    check_numbers(quickstart.panels()["5"], trace)
-    quickstart.dial(9, "width", 64)
-    quickstart.run()
-    assert quickstart.heard("lags.step") == []
-    check_numbers(quickstart.panels()["5"], trace)
+    for width in (None, 64):  # the same again, and with other work on its picture
+        if width:
+            quickstart.dial(9, "width", width)
+        quickstart.run()
+        assert quickstart.heard("lags.step") == []
+        check_numbers(quickstart.panels()["5"], trace)
 
 
 def test_cached_run_in_a_page_that_has_not_seen_it(
@@ -257,27 +255,17 @@ def test_cfg_1_has_no_second_branch_to_save(quickstart):
 
 
 def test_options_redraw_the_schedule(quickstart):
-    quickstart.evaluate("""() => {
-        const options = LiteGraph.createNode("LAGSOptions");
-        app.canvas.graph.add(options);
-        options.pos = [0, 900];
-        const sampler = app.canvas.graph.getNodeById(5);
-        options.connect(0, sampler, sampler.inputs.findIndex((one) => one.name === "options"));
-        options.widgets.find((one) => one.name === "schedule").value = "hard gate";
-        window.options_id = options.id;
-    }""")
+    node = quickstart.add("LAGSOptions", 0, 900)
+    quickstart.connect(node, 0, 5, "options")
+    quickstart.dial(node, "schedule", "hard gate")
     widgets = {
-        "schedule": "hard gate",
-        "sigma_gate": 0.56,
-        "skip_below": -1,
-        "shift_limit": 0,
-        "relative_step": 0,
-        "epsilon": 0,
+        **{"schedule": "hard gate", "sigma_gate": 0.56, "skip_below": -1, "shift_limit": 0},
+        **{"relative_step": 0, "epsilon": 0},
     }
     gated = schedule(quickstart, options=widgets)
     assert gated != schedule(quickstart)
     wait_for_plan(quickstart, in_words(gated))
-    quickstart.dial(quickstart.evaluate("() => options_id"), "sigma_gate", 5.0)
+    quickstart.dial(node, "sigma_gate", 5.0)
     wait_for_plan(quickstart, in_words(schedule(quickstart, options={**widgets, "sigma_gate": 5})))
 
 
@@ -292,37 +280,30 @@ def test_an_error_of_the_route_is_shown(page, open_quickstart):
     assert page.panels()["5"]["source"]["text"].startswith("Noise levels")
 
 
+LINKS_AND_WIDGETS = """() => {
+    const node = app.canvas.graph.getNodeById(5);
+    const linked = node.inputs.filter((one) => one.link != null && !one.widget);
+    const links = linked.map((one) => node.getInputLink(node.inputs.indexOf(one)));
+    return {
+        links: links.map((link, i) => [link.origin_id, link.origin_slot, linked[i].name]),
+        widgets: node.widgets.map((one) => [one.name, one.value]),
+    };
+}"""
+
+
 def test_two_nodes_keep_their_curves_apart(quickstart, server):
-    quickstart.evaluate("""() => {
-        const graph = app.canvas.graph;
-        const first = graph.getNodeById(5);
-        const second = LiteGraph.createNode("LAGSKSampler");
-        graph.add(second);
-        second.pos = [380, 1300];
-        for (const input of first.inputs) {
-            if (input.link == null) continue;
-            const slot = first.inputs.indexOf(input);
-            const from = first.getInputNode(slot);
-            const link = first.getInputLink(slot);
-            from.connect(link.origin_slot, second,
-                second.inputs.findIndex((one) => one.name === input.name));
-        }
-        for (const widget of first.widgets) {
-            const same = second.widgets.find((one) => one.name === widget.name);
-            if (same && widget.name !== "lags_panel") same.value = widget.value;
-        }
-        second.widgets.find((one) => one.name === "steps").value = 5;
-        second.widgets.find((one) => one.name === "mode").value = "paper";
-        const decode = LiteGraph.createNode("VAEDecode");
-        const save = LiteGraph.createNode("PreviewImage");
-        graph.add(decode);
-        graph.add(save);
-        second.connect(0, decode, 0);
-        graph.getNodeById(2).connect(3, decode, 1);
-        decode.connect(0, save, 0);
-        window.second_id = second.id;
-    }""")
-    second = quickstart.evaluate("() => second_id")
+    first = quickstart.evaluate(LINKS_AND_WIDGETS)
+    second = quickstart.add("LAGSKSampler", 380, 1300)
+    for source, output, name in first["links"]:
+        quickstart.connect(source, output, second, name)
+    for name, value in first["widgets"]:
+        if name != "lags_panel":
+            quickstart.dial(second, name, {"steps": 5, "mode": "paper"}.get(name, value))
+    decode = quickstart.add("VAEDecode", 800, 1300)
+    save = quickstart.add("PreviewImage", 1200, 1300)
+    quickstart.connect(second, 0, decode, "samples")
+    quickstart.connect(2, 3, decode, "vae")
+    quickstart.connect(decode, 0, save, "images")
     quickstart.wait(f"() => document.querySelector('[data-node=\"{second}\"]')")
     prompt = quickstart.run()
     panels = quickstart.panels()
@@ -333,81 +314,59 @@ def test_two_nodes_keep_their_curves_apart(quickstart, server):
 
 
 def test_a_connected_method_is_planned(quickstart):
-    connect = """(there) => {
-        const sampler = app.canvas.graph.getNodeById(5);
-        const slot = sampler.inputs.findIndex((input) => input.name === "method");
-        if (!there) return sampler.disconnectInput(slot);
-        const method = LiteGraph.createNode("LAGSMethodDPS");
-        app.canvas.graph.add(method);
-        method.pos = [0, 900];
-        method.connect(0, sampler, slot);
-        return method.id;
-    }"""
     quickstart.look_at(5)
     planned = quickstart.panels()["5"]["plan"]["text"]
-    node = quickstart.evaluate(connect, True)
+    node = quickstart.add("LAGSMethodDPS", 0, 900)
+    quickstart.connect(node, 0, 5, "method")
     wait_for_plan(quickstart, "8 of 8 steps guided, 8 model calls, 8 backward, 4.00 × plain")
     quickstart.dial(node, "rho", 0)
     wait_for_plan(quickstart, "0 of 8 steps guided, 8 model calls, 1.00 × plain")
-    quickstart.evaluate(connect, False)
+    quickstart.evaluate("(id) => app.canvas.graph.getNodeById(id).disconnectOutput(0)", node)
     wait_for_plan(quickstart, planned)
 
 
 def test_a_method_of_another_pack_is_drawn_as_it_runs(quickstart):
-    connect = """() => {
-        const sampler = app.canvas.graph.getNodeById(5);
-        const slot = sampler.inputs.findIndex((input) => input.name === "method");
-        const method = LiteGraph.createNode("LAGSMethodDPS");
-        method.type = "SomebodysMethod";
-        app.canvas.graph.add(method);
-        method.connect(0, sampler, slot);
-        return method.title;
+    node = quickstart.add("LAGSMethodDPS", 0, 900)
+    code = """(id) => {
+        const node = app.canvas.graph.getNodeById(id);
+        node.type = "SomebodysMethod";
+        return node.title;
     }"""
-    title = quickstart.evaluate(connect)
+    title = quickstart.evaluate(code, node)
+    quickstart.connect(node, 0, 5, "method")
     wait_for_plan(quickstart, f"{title}: drawn as it runs")
     assert quickstart.panels()["5"]["alpha"]["text"] == "–"
 
 
-def weighed(plan):
-    """What the panel says of a plan with particles."""
-    cost = f"{math.floor(plan['relative_cost'] * 100 + 0.5) / 100:.2f}"
-    back = f", {plan['model_backwards']} backward" if plan["model_backwards"] else ""
-    return f"{plan['particles']} particles, {plan['model_calls']} model calls{back}, {cost} × plain"
+def weighed(page):
+    """What the panel says of the plan with particles."""
+    plan = schedule(page)
+    return f"{plan['particles']} particles, {cost(plan)}"
 
 
 def test_particles(page, server, read_workflow):
     page.load(read_workflow("particles_demo"))
-    for node, widget, value in (
-        (2, "batch_size", 2),
-        (4, "steps", 1),
-        (5, "steps", 8),
-        (5, "particles", 3),
-        (5, "seed", next(SEEDS)),
-    ):
-        page.dial(node, widget, value)
+    page.dial(2, "batch_size", 2)
+    page.dial(4, "steps", 1)
+    for widget, value in (("steps", 8), ("particles", 3), ("seed", next(SEEDS))):
+        page.dial(5, widget, value)
     page.look_at(5)
-    wait_for_plan(page, weighed(schedule(page)))
+    wait_for_plan(page, weighed(page))
     for widget, value in (("method", "das"), ("tempering", "adaptive"), ("evaluate_every", 3)):
         page.dial(5, widget, value)
-        wait_for_plan(page, weighed(schedule(page)))
-    for widget, value in (
-        ("method", "smc"),
-        ("tempering", "linear"),
-        ("evaluate_every", 0),
-        ("ess_threshold", 1.0),
-    ):
+        wait_for_plan(page, weighed(page))
+    plainly = {"method": "smc", "tempering": "linear", "evaluate_every": 0, "ess_threshold": 1.0}
+    for widget, value in plainly.items():
         page.dial(5, widget, value)
-    wait_for_plan(page, weighed(schedule(page)))
+    wait_for_plan(page, weighed(page))
     before = page.panels()["5"]
     assert "ratio" not in before and before["alpha"]["text"] == "0.00 to 0.75"
     trace = trace_of(server, page.run())
     steps = page.heard("lags.step")
     assert [one["point"] for one in steps if one["index"] >= 0] == trace["points"]
     panel = page.panels()["5"]
-    assert panel["state"] == "done" and int(panel["points"]) == 8
-    for name in ("alpha", "log_w", "ess", "seconds"):
-        assert float(panel[name]["value"]) == last(trace["points"], name), name
-    assert panel["status"]["text"].startswith(f"{trace['model_calls']} calls, ")
+    assert int(panel["points"]) == 8
+    check_numbers(panel, trace, ("alpha", "log_w", "ess", "seconds"))
     copied = sum((point["resampled"] or 0) > 0 for point in trace["points"])
     dots = page.evaluate("""() => document.querySelector(
         "[data-node='5'] .lags-of-ess .lags-marks").getAttribute("d").split("h0").length - 1""")
@@ -415,18 +374,13 @@ def test_particles(page, server, read_workflow):
 
 
 def test_inside_a_subgraph(quickstart, server):
-    inside = """() => {
+    code = """() => {
         const graph = app.canvas.graph;
-        return graph.convertToSubgraph(new Set([graph.getNodeById(5)])).node.id;
+        const node = graph.convertToSubgraph(new Set([graph.getNodeById(5)])).node;
+        app.canvas.openSubgraph(node.subgraph, node);
+        return node.id;
     }"""
-    outer = quickstart.evaluate(inside)
-    quickstart.evaluate(
-        """(id) => {
-            const node = app.graph.getNodeById(id);
-            app.canvas.openSubgraph(node.subgraph, node);
-        }""",
-        outer,
-    )
+    outer = quickstart.evaluate(code)
     node = f"{outer}:5"
     quickstart.wait("(id) => document.querySelector(`[data-node='${id}']`)", node)
     prompt = quickstart.run()
@@ -435,8 +389,7 @@ def test_inside_a_subgraph(quickstart, server):
 
 def test_interrupted_run_says_so(quickstart):
     quickstart.dial(5, "steps", LONG)
-    quickstart.queue()
-    quickstart.wait("() => heard.filter(([name]) => name === 'lags.step').length > 2")
+    quickstart.queue_and_see_steps()
     quickstart.evaluate("async () => { await app.api.interrupt(null); }")
     quickstart.wait("() => heard.some(([name]) => name === 'execution_interrupted')")
     panel = quickstart.panels()["5"]
@@ -446,10 +399,6 @@ def test_interrupted_run_says_so(quickstart):
 
 def test_strange_events_do_no_harm(quickstart):
     nothing = dict.fromkeys(("sigma", "alpha", "log_w", "low", "high", "ratio", "seconds"))
-    code = """(details) => {
-        for (const [name, detail] of details)
-            app.api.dispatchEvent(new CustomEvent(name, { detail }));
-    }"""
     steps = [
         ["lags.start", {"node": "999", "run": 1}],
         ["lags.step", {"node": "999", "run": 1, "index": 0, "point": nothing}],
@@ -460,7 +409,7 @@ def test_strange_events_do_no_harm(quickstart):
         ["lags.step", {"node": "5", "run": 900001, "index": 3, "point": None}],
         ["lags.step", {"node": "5", "run": 900001, "index": 5, "point": nothing}],
     ]
-    quickstart.evaluate(code, steps)
+    quickstart.evaluate("(steps) => steps.forEach(([name, detail]) => tell(name, detail))", steps)
     panel = quickstart.panels()["5"]
     assert panel["points"] == "6"
     assert panel["log_w"]["text"] == "–"
@@ -471,13 +420,10 @@ def test_thousands_of_steps_stay_cheap(quickstart):
     milliseconds = quickstart.evaluate("""async () => {
         const frame = () => new Promise((go) => requestAnimationFrame(go));
         const start = performance.now();
-        app.api.dispatchEvent(new CustomEvent("lags.start", { detail: { node: "5", run: 77 } }));
+        tell("lags.start", { node: "5", run: 77 });
         for (let index = 0; index < 10000; index++) {
-            const wave = Math.sin(index / 50);
-            const point = { sigma: 1, active: true, alpha: 0.5, log_w: wave, low: wave - 1,
-                high: wave + 1, ratio: 3, seconds: 0.1 };
-            const detail = { node: "5", run: 77, index, point };
-            app.api.dispatchEvent(new CustomEvent("lags.step", { detail }));
+            const point = pointOf(Math.sin(index / 50));
+            tell("lags.step", { node: "5", run: 77, index, point });
             if (index % 100 === 0) await frame();
         }
         await frame();
@@ -496,9 +442,7 @@ def test_drawing_an_event_takes_a_part_of_a_frame(quickstart):
         const times = [];
         try {
             for (let index = -1; index < 60; index++) {
-                const point = { sigma: 1, active: true, alpha: 0.5, log_w: index, low: index - 1,
-                    high: index + 1, ratio: 3, seconds: 0.1 };
-                const detail = { node: "5", run: 78, index, point };
+                const detail = { node: "5", run: 78, index, point: pointOf(index) };
                 let took = 0;
                 window.requestAnimationFrame = (draw) => frame((now) => {
                     const start = performance.now();
@@ -506,7 +450,7 @@ def test_drawing_an_event_takes_a_part_of_a_frame(quickstart):
                     took += performance.now() - start;
                 });
                 const start = performance.now();
-                app.api.dispatchEvent(new CustomEvent("lags.step", { detail }));
+                tell("lags.step", detail);
                 took += performance.now() - start;
                 window.requestAnimationFrame = frame;
                 await new Promise((go) => frame(() => frame(go)));
@@ -567,71 +511,53 @@ def test_nothing_of_the_panel_is_saved(quickstart):
     assert "lags_panel" not in prompt
 
 
-def test_reload_in_the_middle_of_a_run(another_page, server, open_quickstart):
-    open_quickstart(another_page, steps=LONG)
-    another_page.queue()
-    another_page.wait("() => heard.filter(([name]) => name === 'lags.step').length > 2")
+def begun(page, server, open_quickstart):
+    """A long run that a page has begun to see; the prompt's id."""
+    open_quickstart(page, steps=LONG)
+    page.queue_and_see_steps()
     (prompt,) = [item[1] for item in server._json("/queue")["queue_running"]]
-    another_page.reload()
-    trace = trace_of(server, prompt)
-    assert len(trace["points"]) == LONG
-    assert "Traceback" not in server.log.read_text("utf-8", "replace")
+    return prompt
 
 
-def test_page_that_is_closed_in_the_middle_of_a_run(browser, server, open_quickstart, page):
-    other = type(page)(browser, server.url)
-    open_quickstart(other, steps=LONG)
-    other.queue()
-    other.wait("() => heard.filter(([name]) => name === 'lags.step').length > 2")
-    (prompt,) = [item[1] for item in server._json("/queue")["queue_running"]]
-    other.close()
+def check_whole(server, prompt):
     assert len(trace_of(server, prompt)["points"]) == LONG
     assert "Traceback" not in server.log.read_text("utf-8", "replace")
 
 
+def test_reload_in_the_middle_of_a_run(another_page, server, open_quickstart):
+    prompt = begun(another_page, server, open_quickstart)
+    another_page.reload()
+    check_whole(server, prompt)
+
+
+def test_page_that_is_closed_in_the_middle_of_a_run(browser, server, open_quickstart, page):
+    other = type(page)(browser, server.url)
+    prompt = begun(other, server, open_quickstart)
+    other.close()
+    check_whole(server, prompt)
+
+
 def test_visualizer(quickstart, server):
-    visualizer = quickstart.evaluate("""() => {
-        const graph = app.canvas.graph;
-        const node = LiteGraph.createNode("LAGSScheduleVisualizer");
-        graph.add(node);
-        node.pos = [380, 1300];
-        return node.id;
-    }""")
-    quickstart.wait(
-        "(id) => document.querySelector(`[data-node='${id}'] [data-lags=plan]`)?.textContent",
-        visualizer,
-    )
-    wait_for_plan(quickstart, in_words(schedule(quickstart, visualizer)), visualizer)
-    quickstart.look_at(visualizer)
-    before = quickstart.panels()[str(visualizer)]["curves"]
-    quickstart.dial(visualizer, "nats", 30.0)
-    wait_for_plan(quickstart, in_words(schedule(quickstart, visualizer)), visualizer)
-    quickstart.evaluate(
-        """(id) => {
-            const graph = app.canvas.graph;
-            const slot = graph.getNodeById(id).inputs.findIndex((one) => one.name === "model");
-            graph.getNodeById(2).connect(0, graph.getNodeById(id), slot);
-        }""",
-        visualizer,
-    )
-    prompt = quickstart.run()
-    plan = server.wait(prompt)["outputs"][str(visualizer)]["lags_plan"][0]
-    wait_for_plan(quickstart, in_words(plan), visualizer)
-    after = quickstart.panels()[str(visualizer)]
+    node = quickstart.add("LAGSScheduleVisualizer", 380, 1300)
+    planned = "(id) => document.querySelector(`[data-node='${id}'] [data-lags=plan]`)?.textContent"
+    quickstart.wait(planned, node)
+    wait_for_plan(quickstart, in_words(schedule(quickstart, node)), node)
+    quickstart.look_at(node)
+    before = quickstart.panels()[str(node)]["curves"]
+    quickstart.dial(node, "nats", 30.0)
+    wait_for_plan(quickstart, in_words(schedule(quickstart, node)), node)
+    quickstart.connect(2, 0, node, "model")
+    plan = server.wait(quickstart.run())["outputs"][str(node)]["lags_plan"][0]
+    wait_for_plan(quickstart, in_words(plan), node)
+    after = quickstart.panels()[str(node)]
     assert after["curves"] != before
     assert after["state"] == "idle"
 
 
 def test_scores_stand_under_their_pictures(quickstart, server):
-    judge = quickstart.evaluate("""() => {
-        const graph = app.canvas.graph;
-        const node = LiteGraph.createNode("LAGSScoreImages");
-        graph.add(node);
-        node.pos = [1700, 600];
-        graph.getNodeById(9).connect(0, node, 0);
-        graph.getNodeById(3).connect(0, node, 1);
-        return node.id;
-    }""")
+    judge = quickstart.add("LAGSScoreImages", 1700, 600)
+    quickstart.connect(9, 0, judge, "images")
+    quickstart.connect(3, 0, judge, "weight")
     prompt = quickstart.run()
     judged = server.wait(prompt)["outputs"][str(judge)]["lags_scores"]
     code = """() => [...document.querySelectorAll("[data-lags=scores] figure")].map((card) => ({

@@ -17,7 +17,7 @@ import os
 import sys
 import tempfile
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,6 @@ def find_comfyui() -> Path:
 
 
 def _is_comfyui(folder: Path) -> bool:
-    """True for a folder that holds ComfyUI's sources."""
     return (folder / "main.py").is_file() and (folder / "comfy").is_dir()
 
 
@@ -128,22 +127,6 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         terminalreporter.write_line(f"{count} ComfyUI test functions were not run: {_why_not}")
 
 
-def run_node(node: type, **inputs: Any) -> tuple[Any, ...]:
-    """Run a node class, of the old or the new API, as ComfyUI's executor does; its outputs."""
-    import torch
-    from comfy_api.internal import _ComfyNodeInternal, make_locked_method_func
-
-    with torch.inference_mode():
-        if issubclass(node, _ComfyNodeInternal):
-            node.VALIDATE_CLASS()
-            clone = node.PREPARE_CLASS_CLONE(None)
-            result = make_locked_method_func(node, node.FUNCTION, clone)(**inputs).result or ()
-        else:
-            result = getattr(node(), node.FUNCTION)(**inputs)
-            result = result.get("result", ()) if isinstance(result, dict) else result
-    return tuple(result)
-
-
 @pytest.fixture
 def executor_mode() -> Iterator[None]:
     """Run the whole test under torch.inference_mode(), the mode in which nodes are executed."""
@@ -178,15 +161,8 @@ def _no_lookahead_of_another_test() -> None:
     sys.modules[f"{PACKAGE}.runtime.lookahead"].cached.clear()
 
 
-@pytest.fixture(name="run_node", scope="session")
-def _run_node() -> Callable[..., tuple[Any, ...]]:
-    """The function run_node(node_class, **inputs) -> outputs."""
-    return run_node
-
-
 @pytest.fixture(scope="session")
 def comfy_root() -> Path:
-    """The folder of the ComfyUI under test."""
     return ROOT
 
 
@@ -231,6 +207,12 @@ def sdxl(tiny_files: dict[str, str]) -> Any:
     return _load(tiny_files["sdxl"], width=2048, pooled=1280)
 
 
+@pytest.fixture
+def case(request: pytest.FixtureRequest, cases: dict[str, Any]) -> Any:
+    """One of the module's `cases`: the tiny SD1.5, or what comfyui_support.guided.on names."""
+    return cases[getattr(request, "param", "sd15")]
+
+
 @pytest.fixture(scope="session")
 def kl_vae() -> Any:
     """A small AutoencoderKL as a VAE object, its weights inference tensors."""
@@ -243,18 +225,12 @@ def kl_vae() -> Any:
 
 @pytest.fixture(scope="session")
 def controlnet_sd15(tiny_files: dict[str, str]) -> Any:
-    """A ControlNet for the tiny SD1.5, loaded by ControlNetLoader."""
-    import nodes
-
-    return run_node(nodes.ControlNetLoader, control_net_name=tiny_files["controlnet_sd15"])[0]
+    return _control_net(tiny_files["controlnet_sd15"])
 
 
 @pytest.fixture(scope="session")
 def controlnet_sdxl(tiny_files: dict[str, str]) -> Any:
-    """A ControlNet for the tiny SDXL, loaded by ControlNetLoader."""
-    import nodes
-
-    return run_node(nodes.ControlNetLoader, control_net_name=tiny_files["controlnet_sdxl"])[0]
+    return _control_net(tiny_files["controlnet_sdxl"])
 
 
 @pytest.fixture(scope="session")
@@ -280,21 +256,58 @@ def server(tiny_files: dict[str, str], weight_files: Path) -> Iterator[Any]:
     """A running ComfyUI server (comfyui_support.server.Server) with this pack and the files."""
     from comfyui_support.server import Server
 
-    running = Server(ROOT, BASE, PACK, os.environ.get("COMFYUI_PYTHON") or sys.executable)
-    try:
-        running.start()
+    with Server(ROOT, BASE).running() as running:
         yield running
-    finally:
-        running.stop()
+
+
+@pytest.fixture(scope="module")
+def runs(sd15: Any) -> Iterator[Any]:
+    """Runs with faults (faults.Runs), of two images of 32 pixels in three steps, both branches."""
+    faults = importlib.import_module("lags_pack.tests.comfyui.faults")
+    weighing = importlib.import_module("lags_pack.tests.comfyui.weighing")
+    case = weighing.case_of(sd15, batch=2, steps=3)
+    with faults.tapped(case) as places:
+        yield faults.Runs(case, places)
+
+
+@pytest.fixture
+def progress(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """What ComfyUI's progress bar is told, (value, total) each; `act`, if set, is called after."""
+    import comfy.utils
+
+    seen = types.SimpleNamespace(told=[], act=None)
+
+    def hook(value: int, total: int, *_: Any, **__: Any) -> None:
+        seen.told.append((value, total))
+        if seen.act is not None:
+            seen.act(value)
+
+    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", hook)
+    monkeypatch.setattr(comfy.utils, "PROGRESS_THROTTLE_MIN_INTERVAL", 0.0, raising=False)
+    return seen
+
+
+@pytest.fixture(scope="module")
+def info(server: Any) -> dict[str, Any]:
+    """What the module's server says of all nodes."""
+    return server.object_info()
 
 
 def _load(file: str, width: int, pooled: int | None) -> Any:
     """Load a checkpoint as the executor does, and give it two random conditionings."""
     from comfyui_support import tiny
+    from comfyui_support.executing import run_node
 
     import nodes
 
     model, _, vae = run_node(nodes.CheckpointLoaderSimple, ckpt_name=file)
-    positive = tiny.make_conditioning(width, pooled, seed=1)
-    negative = tiny.make_conditioning(width, pooled, seed=2)
+    positive, negative = (tiny.make_conditioning(width, pooled, seed) for seed in (1, 2))
     return tiny.TinyModel(file, model, vae, positive, negative)
+
+
+def _control_net(file: str) -> Any:
+    from comfyui_support.executing import run_node
+
+    import nodes
+
+    return run_node(nodes.ControlNetLoader, control_net_name=file)[0]

@@ -8,11 +8,26 @@ from types import SimpleNamespace
 from typing import Any
 
 import execution
+import torch
+from comfy_api.internal import _ComfyNodeInternal, make_locked_method_func
 from lags_pack.nodes import NODES
 
 import nodes
 
 Prompt = dict[str, Any]
+
+
+def run_node(node: type, **inputs: Any) -> tuple[Any, ...]:
+    """Run a node class, of the old or the new API, as ComfyUI's executor does; its outputs."""
+    with torch.inference_mode():
+        if issubclass(node, _ComfyNodeInternal):
+            node.VALIDATE_CLASS()
+            clone = node.PREPARE_CLASS_CLONE(None)
+            result = make_locked_method_func(node, node.FUNCTION, clone)(**inputs).result or ()
+        else:
+            result = getattr(node(), node.FUNCTION)(**inputs)
+            result = result.get("result", ()) if isinstance(result, dict) else result
+    return tuple(result)
 
 
 class Executor:
@@ -55,5 +70,4 @@ class Executor:
 
     @property
     def error(self) -> dict[str, Any]:
-        """What ComfyUI told the page of a failure."""
         return self.sent.get("execution_error") or self.sent["execution_interrupted"]

@@ -11,13 +11,13 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from lags_pack.guidance import DPS, FreeDoM, LiDAR
 from lags_pack.guidance.methods.freedom import Window
-from lags_pack.nodes.samplers.particles import LAGSParticleSampler
 from lags_pack.rewards import ColourReward, Weight
 from lags_pack.runtime import lookahead
 from lags_pack.runtime.decoders import DECODERS, Decoding
 from lags_pack.runtime.options import Options
 from torch import Tensor, nn
 
+from . import prompts
 from .guided import Case
 
 Fault = Callable[[str, int], None]
@@ -26,17 +26,21 @@ RIVALS: dict[str, Callable[[], Any]] = {
     "FreeDoM": lambda: FreeDoM(0.1, 0.1, Window(0.7, 0.3, 0.3, 2)),
     "LiDAR": lambda: LiDAR(1.0, 0.5, 2, 2, 1),
 }
-PARTICLES = {
-    "strength": 1.0,
-    "particles": 2,
-    "resampling": "from method",
-    "ess_threshold": -1.0,
-    "tempering": "from method",
-    "evaluate_every": 0,
-    "particles_at_once": 2,
-    "output": "best",
-    "count": 1,
-}
+PARTICLES = {"strength": 1.0, **prompts.PARTICLES, "particles_at_once": 2}
+
+
+def at(wanted: int, act: Callable[[], None]) -> Fault:
+    """A fault at one number of the places that a run comes by."""
+
+    def fault(_: str, number: int) -> None:
+        if number == wanted:
+            act()
+
+    return fault
+
+
+def out_of_memory() -> None:
+    raise torch.OutOfMemoryError("injected")
 
 
 class Places:
@@ -138,13 +142,11 @@ def between_steps(model: Any, act: Callable[[int], None]) -> Any:
 
 
 def loaded_networks() -> list[nn.Module]:
-    """The networks that the memory manager has on their devices."""
     patchers = [entry.model for entry in mm.current_loaded_models]
     return [patcher.model for patcher in patchers if patcher is not None]
 
 
 def is_loaded(net: nn.Module) -> bool:
-    """Whether a network is among them."""
     return any(one is net for one in loaded_networks())
 
 
@@ -163,14 +165,9 @@ def _patches_of(net: nn.Module) -> list[Any]:
     """All that guidance puts on a network for a while; not what ComfyUI notes of its loading."""
     found: list[Any] = []
     for name, part in net.named_modules():
-        own = vars(part)
-        found += [
-            (name, key) for key in ("forward", "weight_function", "bias_function") if key in own
-        ]
-        found += [
-            (name, key, [id(f) for f in getattr(part, key, [])])
-            for key in ("weight_function", "bias_function")
-        ]
+        hooks = ("weight_function", "bias_function")
+        found += [(name, key) for key in ("forward", *hooks) if key in vars(part)]
+        found += [(name, key, [id(f) for f in getattr(part, key, [])]) for key in hooks]
         found += [(name, key, id(value)) for key, value in part._parameters.items()]
         found += [(name, key, id(value)) for key, value in part._buffers.items()]
         found.append((name, len(part._forward_hooks), len(part._forward_pre_hooks)))
@@ -190,9 +187,8 @@ class Runs:
     def __call__(self, way: str, **changes: Any) -> Tensor:
         """The samples of a run: a mode, a rival's or a decoder's name, or 'particles METHOD'."""
         if way.startswith("particles"):
-            inputs = {"model": self.case.model, "vae": self.case.vae, "weight": self.weight}
-            inputs |= {**PARTICLES, "method": way.split()[1], **self.case.settings, **changes}
-            return self.case.run_node(LAGSParticleSampler, **inputs)[0]["samples"]
+            inputs = {**PARTICLES, "weight": self.weight, "method": way.split()[1], **changes}
+            return self.case.particles(**inputs)
         chosen: dict[str, Any] = {"mode": way}
         if way in RIVALS:
             lookahead.cached.clear()  # each run is the first
@@ -202,7 +198,6 @@ class Runs:
         return self.case.lags(weight=self.weight, **chosen, **changes)[0]
 
     def whole(self, way: str) -> Tensor:
-        """The samples of a run in which nothing fails."""
         if way not in self._whole:
             with self.places.failing(None):
                 self._whole[way] = self(way)
@@ -210,12 +205,10 @@ class Runs:
         return self._whole[way]
 
     def plain(self, way: str) -> Tensor:
-        """The samples of a run without a weight."""
         with self.places.failing(None):
             return self(way, strength=0.0)
 
     def order(self, way: str) -> list[str]:
-        """The places that such a run comes by."""
         self.whole(way)
         return self._orders[way]
 

@@ -52,13 +52,11 @@ def seconds_in_a_fork(pack: Path) -> float:
 
 
 def new_since(before: set[str]) -> list[str]:
-    """Modules that are not the pack's own."""
     new = sys.modules.keys() - before
     return sorted(name for name in new if name.split(".")[0] != "lags_pack")
 
 
 def main(root: Path, base: Path, pack: Path) -> None:
-    """Measure, load a model, print, and end while it is loaded."""
     import_comfyui(root, base)
     found: dict[str, Any] = {"seconds": [seconds_in_a_fork(pack) for _ in range(3)]}
     before = set(sys.modules)

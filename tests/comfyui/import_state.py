@@ -67,7 +67,6 @@ def settings() -> dict[str, Any]:
 
 
 def torch_settings() -> dict[str, str]:
-    """torch's and numpy's switches."""
     found = {}
     for name, path in TORCH.items():
         value: Any = sys.modules["torch"]
@@ -118,7 +117,6 @@ def attributes(root: Path) -> dict[str, Any]:
 
 
 def contents(root: Path) -> dict[str, list[tuple[Any, ...]]]:
-    """What is in the lists, sets and dictionaries of ComfyUI's modules: keys with values."""
     found = {}
     for name, value in attributes(root).items():
         if name.endswith("__builtins__") or not is_comfyui(name, root):
@@ -137,7 +135,6 @@ def differences(before: list[tuple[Any, ...]], after: list[tuple[Any, ...]]) -> 
 
 
 def is_comfyui(name: str, root: Path) -> bool:
-    """Whether a dotted name begins with a module of ComfyUI's folder."""
     file = getattr(sys.modules.get(name.split(".")[0]), "__file__", None)
     places = list(getattr(sys.modules.get(name.split(".")[0]), "__path__", []))
     return any(Path(place).is_relative_to(root) for place in filter(None, [file, *places]))
@@ -156,7 +153,6 @@ def added(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
 
 
 def main(root: Path, base: Path, pack: Path) -> None:
-    """Look, import the pack, look again, and print the difference."""
     import_comfyui(root, base)
     set_up, had, held = settings(), attributes(root), contents(root)
     sys.audit("lags.mark", "before the pack")

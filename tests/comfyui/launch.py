@@ -1,6 +1,6 @@
-"""Start ComfyUI's main.py, on a machine whose torchvision wheel lacks its compiled part too.
+"""Run a script that imports ComfyUI, where torchvision's wheel may lack its compiled part.
 
-Usage: python launch.py COMFYUI_FOLDER [ComfyUI's own flags]
+Usage: python launch.py SCRIPT [its own flags]
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ def _define_missing_operators() -> None:
     _kept_alive.append(library)
 
 
-def main(root: Path, flags: list[str]) -> None:
-    """Run ComfyUI's main.py as a script, with its folder and not this one on sys.path."""
+def main(script: Path, flags: list[str]) -> None:
+    """Run the script with its folder and not this one on sys.path."""
     here = Path(__file__).resolve().parent
-    sys.path[:] = [str(root)] + [entry for entry in sys.path if Path(entry).resolve() != here]
+    others = [entry for entry in sys.path if Path(entry).resolve() != here]
+    sys.path[:] = [str(script.parent), *others]
     ensure_torchvision()
-    script = root / "main.py"
     sys.argv = [str(script), *flags]
     runpy.run_path(str(script), run_name="__main__")
 

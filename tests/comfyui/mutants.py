@@ -10,15 +10,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from lags_pack.demo.workflow import (
-    CHOICE,
-    GROWING,
-    ancestors,
-    both_kinds,
-    is_widget,
-    socket_names,
-    to_prompt,
-)
+from lags_pack.demo import workflow
+from lags_pack.demo.workflow import CHOICE, GROWING, both_kinds, is_widget, socket_names
 
 Prompt = dict[str, Any]
 Info = dict[str, Any]
@@ -28,19 +21,9 @@ ESCAPE = "lags_fuzz_escape"  # part of every file name that leads out of ComfyUI
 # What makes a legal prompt slow. A legal number above is taken down to it after mutation, so that
 # accepted prompts are run, and run soon; numbers out of range stay, to be refused.
 CAPS = {
-    "steps": 2,
-    "batch_size": 2,
-    "particles": 2,
-    "rounds": 1,
-    "neighbours": 2,
-    "count": 4,
-    "draws": 2,
-    "repeats": 2,
-    "lookahead_steps": 2,
-    "width": 64,
-    "height": 64,
-    "scale": 0.25,
-    "decode_size": 64,
+    **{"steps": 2, "batch_size": 2, "particles": 2, "rounds": 1, "neighbours": 2, "count": 4},
+    **{"draws": 2, "repeats": 2, "lookahead_steps": 2, "width": 64, "height": 64},
+    **{"scale": 0.25, "decode_size": 64},
 }
 SMALL = {"batch_size": 1, "steps": 1, "width": 32, "height": 32, "count": 2, "scale": 0.25}
 ENOUGH = 9  # images for MM-SOLD
@@ -66,25 +49,16 @@ TEXTS += ["#00ff00", "#zzzzzz", "green", "0, 1", "red, red", "; ; ;", "{}", "[]"
 PATHS = [f"../../{ESCAPE}", f"/tmp/{ESCAPE}", f"..\\..\\{ESCAPE}", f"a/../../../{ESCAPE}/x"]  # noqa: S108
 PATHS += ["/etc/passwd", "../../../etc/passwd", "x\x00.safetensors", "link.safetensors", "C:\\x"]
 PATHS += ["weight_functions/../x", "clip_vision/../../x.safetensors", "%date:yyyy%/x", "~", "."]
-OTHERS = [
-    None,
-    [],
-    {},
-    [1],
-    ["x", 0, 1],
-    {"a": 1},
-    {"__value__": [1, 2]},
-    {"__value__": None},
-    [[]],
-]
-OTHERS += [{"__value__": {}}, {"samples": 1}, [["x", {}]], {"__type__": "x", "__value__": "y"}]
+OTHERS = [None, [], {}, [1], ["x", 0, 1], {"a": 1}, {"__value__": [1, 2]}, {"__value__": None}]
+OTHERS += [[[]], {"__value__": {}}, {"samples": 1}, [["x", {}]]]
+OTHERS += [{"__type__": "x", "__value__": "y"}]
 
 
 def demo_prompts(info: Info) -> dict[str, Prompt]:
     """The workflows of the bundled model, made small."""
     prompts = {}
     for file in sorted(WORKFLOWS.glob("*_demo.json")):
-        prompt = to_prompt(json.loads(file.read_text("utf-8")), info)
+        prompt = workflow.to_prompt(json.loads(file.read_text("utf-8")), info)
         for node in prompt.values():
             inputs = node["inputs"]
             inputs.update({name: SMALL[name] for name in inputs.keys() & SMALL.keys()})
@@ -93,7 +67,6 @@ def demo_prompts(info: Info) -> dict[str, Prompt]:
 
 
 def own_nodes(info: Info) -> list[str]:
-    """The pack's nodes, by class."""
     return [kind for kind in info if kind.startswith("LAGS")]
 
 
@@ -177,6 +150,16 @@ def specs_of(node: dict[str, Any], info: Info) -> dict[str, list[Any]]:
     return found
 
 
+def _inputs(prompt: Prompt, info: Info, kind: str) -> list[tuple[dict[str, Any], str, list[Any]]]:
+    """Node, name and specification of all inputs of a kind that nodes may have."""
+    return [
+        (node, name, spec)
+        for node in prompt.values()
+        for name, spec in specs_of(node, info).items()
+        if spec[0] == kind
+    ]
+
+
 def _pick(rng: random.Random, prompt: Prompt) -> tuple[dict[str, Any], str]:
     """One input of one node, the pack's nodes first."""
     own = [node for node in prompt.values() if str(node["class_type"]).startswith("LAGS")]
@@ -209,15 +192,9 @@ def legal_number(rng: random.Random, prompt: Prompt, info: Info) -> None:
 
 
 def legal_text(rng: random.Random, prompt: Prompt, info: Info) -> None:
-    """Strange text where there is text."""
-    texts = [
-        (node, name)
-        for node in prompt.values()
-        for name, spec in specs_of(node, info).items()
-        if spec[0] == "STRING" and name in node["inputs"]
-    ]
+    texts = [one for one in _inputs(prompt, info, "STRING") if one[1] in one[0]["inputs"]]
     if texts:
-        node, name = rng.choice(texts)
+        node, name, _ = rng.choice(texts)
         node["inputs"][name] = rng.choice(TEXTS + PATHS)
 
 
@@ -237,7 +214,6 @@ def legal_link(rng: random.Random, prompt: Prompt, info: Info) -> None:
 
 
 def wrong_value(rng: random.Random, prompt: Prompt, info: Info) -> None:
-    """Any value of JSON in any input."""
     node, name = _pick(rng, prompt)
     node["inputs"][name] = copy.deepcopy(rng.choice(rng.choice([NUMBERS, TEXTS, PATHS, OTHERS])))
 
@@ -250,13 +226,11 @@ def wrong_number(rng: random.Random, prompt: Prompt, info: Info) -> None:
 
 
 def without_input(rng: random.Random, prompt: Prompt, info: Info) -> None:
-    """An input left out: also one of a choice's."""
     node, name = _pick(rng, prompt)
     node["inputs"].pop(name, None)
 
 
 def without_node(rng: random.Random, prompt: Prompt, info: Info) -> None:
-    """A node left out, so that links lead nowhere."""
     if len(prompt) > 1:
         prompt.pop(rng.choice(sorted(prompt)))
 
@@ -272,13 +246,7 @@ def wrong_link(rng: random.Random, prompt: Prompt, info: Info) -> None:
 
 
 def other_choice(rng: random.Random, prompt: Prompt, info: Info) -> None:
-    """Another choice without what it brings, with the inputs of the one before."""
-    choices = [
-        (node, name, spec)
-        for node in prompt.values()
-        for name, spec in specs_of(node, info).items()
-        if spec[0] == CHOICE
-    ]
+    choices = _inputs(prompt, info, CHOICE)
     if choices:
         node, name, spec = rng.choice(choices)
         keys = [option["key"] for option in spec[1]["options"]]
@@ -305,24 +273,13 @@ def more_slots(rng: random.Random, prompt: Prompt, info: Info) -> None:
 
 
 def more_inputs(rng: random.Random, prompt: Prompt, info: Info) -> None:
-    """Inputs that the node does not have."""
     node, _ = _pick(rng, prompt)
-    names = [
-        "extra",
-        "cls",
-        "self",
-        "unique_id",
-        "prompt",
-        "__class__",
-        "reward.x",
-        "goal",
-        "a.b.c",
-    ]
+    names = ["extra", "cls", "self", "unique_id", "prompt", "__class__"]
+    names += ["reward.x", "goal", "a.b.c"]
     node["inputs"][rng.choice(names)] = rng.choice(TEXTS + OTHERS)
 
 
 def other_class(rng: random.Random, prompt: Prompt, info: Info) -> None:
-    """A node that has become another one."""
     node, _ = _pick(rng, prompt)
     node["class_type"] = rng.choice([*own_nodes(info), "NoSuchNode", "", None])
 
@@ -355,28 +312,22 @@ def mutants(info: Info, count: int, seed: int, run: int = 25) -> Iterator[tuple[
             for mutation in done:
                 mutation(rng, prompt, info)
             names = ", ".join(mutation.__name__ for mutation in done)
-            yield (
-                without_known_hang(kept_small(prompt, info), info),
-                f"{title}, turn {turn}, number {number}: {names}",
-            )
+            how = f"{title}, turn {turn}, number {number}: {names}"
+            yield without_known_hang(kept_small(prompt, info), info), how
             shown += 1
         turn += 1
 
 
 def one_end(prompt: Prompt, rng: random.Random) -> Prompt:
     """A node that nothing follows, and all that it needs: whole demos would take too long."""
-    sources = {
-        value[0]
-        for node in prompt.values()
-        for value in node["inputs"].values()
-        if isinstance(value, list)
-    }
+    values = [value for node in prompt.values() for value in node["inputs"].values()]
+    sources = {value[0] for value in values if isinstance(value, list)}
     end = rng.choice(sorted(prompt.keys() - sources))
-    return {key: prompt[key] for key in ancestors(prompt, end)}
+    return {key: prompt[key] for key in workflow.ancestors(prompt, end)}
 
 
 def without_known_hang(prompt: Prompt, info: Info) -> Prompt:
-    """The same prompt without links to no node in inputs that ComfyUI does not look at.
+    """The same prompt without links to no output in inputs that ComfyUI does not look at.
 
     It validates those of a node's schema only, but follows every link: one that leads nowhere ends
     the thread that runs prompts, for any node of any pack, until ComfyUI is started again.
@@ -386,9 +337,16 @@ def without_known_hang(prompt: Prompt, info: Info) -> Prompt:
         for name, value in list(node["inputs"].items()):
             looked_at = name in known and known[name][0] not in (CHOICE, GROWING)
             is_link = isinstance(value, list) and len(value) == 2 and isinstance(value[0], str)
-            if is_link and value[0] not in prompt and not looked_at:
+            if is_link and not looked_at and not _is_output(value, prompt, info):
                 del node["inputs"][name]
     return prompt
+
+
+def _is_output(link: list[Any], prompt: Prompt, info: Info) -> bool:
+    """Whether a link names an output that there is."""
+    source, slot = prompt.get(link[0], {}).get("class_type"), link[1]
+    outputs = info.get(source, {"output": []})["output"]
+    return type(slot) is int and 0 <= slot < len(outputs)
 
 
 def kept_small(prompt: Prompt, info: Info) -> Prompt:

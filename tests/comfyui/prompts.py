@@ -7,32 +7,31 @@ from typing import Any
 Prompt = dict[str, Any]
 KSAMPLER = {"steps": 2, "cfg": 1.0, "scheduler": "karras", "denoise": 1.0}
 PARTICLES = {
-    "particles": 2,
-    "resampling": "from method",
-    "ess_threshold": -1.0,
-    "tempering": "from method",
-    "evaluate_every": 0,
-    "particles_at_once": 0,
-    "output": "best",
-    "count": 1,
+    **{"particles": 2, "resampling": "from method", "ess_threshold": -1.0},
+    **{"tempering": "from method", "evaluate_every": 0, "particles_at_once": 0},
+    **{"output": "best", "count": 1},
+}
+METHODS = {  # widgets of the nodes of methods
+    "LAGSMethodDPS": {"rho": 1.0, "normalised": False},
+    "LAGSMethodMPGD": {"rho": 1.0},
+    "LAGSMethodFreeDoM": {
+        **{"step": 0.2, "plain_step": 0.02, "first": 0.7, "last": 0.3},
+        **{"travel_until": 0.4, "repeats": 2},
+    },
+    "LAGSMethodLiDAR": {
+        **{"count": 4, "lookahead_steps": 2, "scale": 1.0, "sigma_end": 0.57},
+        "lookahead_seed": 0,
+    },
 }
 
 
 def node(kind: str, **inputs: Any) -> dict[str, Any]:
-    """One node of a prompt."""
     return {"class_type": kind, "inputs": inputs}
 
 
 def colour(strength: float = 30.0, attribute: str = "hue", nats: float = 0.0) -> dict[str, Any]:
-    """A weight on colour."""
-    return node(
-        "LAGSWeightColor",
-        attribute=attribute,
-        hue=0.0,
-        colour="#2060ff",
-        strength=strength,
-        auto_nats=nats,
-    )
+    widgets = {"attribute": attribute, "hue": 0.0, "colour": "#2060ff"}
+    return node("LAGSWeightColor", **widgets, strength=strength, auto_nats=nats)
 
 
 def sampled(

@@ -7,9 +7,6 @@ may write into ComfyUI's output, temp and user folders only.
 from __future__ import annotations
 
 import json
-import os
-import sys
-import urllib.request
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -44,37 +41,25 @@ class Watched(Server):
 
     @property
     def report(self) -> Path:
-        """Where the watch writes."""
         return self.base.parent / "report.jsonl"
 
 
 @dataclass
 class Visit:
-    """What a stay of the archive in a ComfyUI has left behind.
+    """What a stay of the archive in a ComfyUI has left behind."""
 
-    Attributes:
-        base: ComfyUI's folder for all that it reads and writes.
-        home: the user's folder.
-        published: contents of the archive by name.
-        answers: what the server said, by path.
-        quickstart: images of its two branches.
-        judged: history entry of the run with a reward model.
-        models: the files of that model, by name.
-        lines: the watch's report.
-    """
-
-    base: Path
-    home: Path
-    published: dict[str, bytes]
-    answers: dict[str, Any]
-    quickstart: dict[str, list[Any]]
-    judged: dict[str, Any]
-    models: set[str]
-    lines: list[dict[str, Any]]
+    base: Path  # ComfyUI's folder for all that it reads and writes
+    home: Path  # the user's folder
+    published: dict[str, bytes]  # contents of the archive by name
+    answers: dict[str, Any]  # what the server said, by path
+    quickstart: dict[str, list[Any]]  # images of its two branches
+    judged: dict[str, Any]  # history entry of a run steered by a PickScore, with its scores
+    models: set[str]  # the files of that model, by name
+    lines: list[dict[str, Any]]  # the watch's report
 
 
 @pytest.fixture(scope="module")
-def visit(tmp_path_factory: pytest.TempPathFactory, comfy_root: Path) -> Iterator[Visit]:
+def visit(tmp_path_factory, comfy_root) -> Iterator[Visit]:
     """Unpack the archive, start ComfyUI, run the quickstart and a reward model, and stop."""
     folder = tmp_path_factory.mktemp("archive")
     base, home, pack = folder / "base", folder / "home", folder / "unpacked"
@@ -85,22 +70,20 @@ def visit(tmp_path_factory: pytest.TempPathFactory, comfy_root: Path) -> Iterato
         archive.extractall(pack)
     reward_files.pickscore(base / "models" / "weight_functions")
     models = files_below(base / "models")
-    server = Watched(comfy_root, base, pack, os.environ.get("COMFYUI_PYTHON") or sys.executable)
+    server = Watched(comfy_root, base, pack)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(comfy_server, "PACK_FOLDER", NAME)
         for name in CACHES:
             patch.delenv(name, raising=False)
-        patch.setenv("HOME", str(home))
-        patch.setenv("USERPROFILE", str(home))
+        for name in ("HOME", "USERPROFILE"):
+            patch.setenv(name, str(home))
         patch.setenv("TMPDIR", str(home / "tmp"))
         patch.setenv("PYTHONDONTWRITEBYTECODE", "1")
-        try:
-            server.start()
-            answers = {path: ask(server, path) for path in PATHS}
+        with server.running():
+            answers = {path: server._json(path) for path in PATHS}
             quickstart = run_quickstart(server, answers["/object_info"])
-            judged = server.queue(judged_prompt(), timeout=300)
-        finally:
-            server.stop()
+            judged = json.loads((HERE / "judged_prompt.json").read_text("utf-8"))
+            judged = server.queue(judged, timeout=300)
     lines = [json.loads(line) for line in server.report.read_text("utf-8").splitlines()]
     yield Visit(base, home, contents, answers, quickstart, judged, models, lines)
 
@@ -109,14 +92,7 @@ PATHS = ("/object_info", "/workflow_templates", "/extensions", "/i18n")
 
 
 def files_below(folder: Path) -> set[str]:
-    """Names of all files."""
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-
-
-def ask(server: Server, path: str) -> Any:
-    """What the server answers to a GET, from JSON."""
-    with urllib.request.urlopen(server.url + path, timeout=60) as answer:  # noqa: S310
-        return json.load(answer)
 
 
 def run_quickstart(server: Server, info: dict[str, Any]) -> dict[str, list[Any]]:
@@ -133,21 +109,16 @@ def run_quickstart(server: Server, info: dict[str, Any]) -> dict[str, list[Any]]
     }
 
 
-def judged_prompt() -> dict[str, Any]:
-    """The demo model steered by a PickScore; its scores, a plot of the run, and a file of it."""
-    return json.loads((HERE / "judged_prompt.json").read_text("utf-8"))
-
-
 # ---- it works ----------------------------------------------------------------------------------
 
 
-def test_all_nodes_are_there(visit: Visit) -> None:
+def test_all_nodes_are_there(visit):
     info = visit.answers["/object_info"]
     brought = {name for name, node in info.items() if node["python_module"].endswith(NAME)}
     assert brought == {node.define_schema().node_id for node in NODES}
 
 
-def test_the_page_gets_templates_scripts_and_translations(visit: Visit) -> None:
+def test_the_page_gets_templates_scripts_and_translations(visit):
     stems = {Path(n).stem for n in visit.published if n.startswith("workflows/")}
     assert set(visit.answers["/workflow_templates"][NAME]) == stems
     scripts = {f"/extensions/{NAME}/{n[4:]}" for n in visit.published if n.endswith(".js")}
@@ -157,7 +128,7 @@ def test_the_page_gets_templates_scripts_and_translations(visit: Visit) -> None:
     assert all("LAGSKSampler" in visit.answers["/i18n"][lang]["nodeDefs"] for lang in languages)
 
 
-def test_the_quickstart_turns_blue(visit: Visit) -> None:
+def test_the_quickstart_turns_blue(visit):
     scores = {
         name: [float(BLUE(to_tensor(image)[None])) for image in images]
         for name, images in visit.quickstart.items()
@@ -167,7 +138,7 @@ def test_the_quickstart_turns_blue(visit: Visit) -> None:
     assert guided > plain + 0.05
 
 
-def test_a_reward_model_judges_and_the_run_is_written_down(visit: Visit) -> None:
+def test_a_reward_model_judges_and_the_run_is_written_down(visit):
     assert "PickScore" in visit.judged["outputs"]["score"]["text"][0]
     (table,) = (visit.base / "output" / "lags").glob("trace*.csv")
     assert len(table.read_text("utf-8").splitlines()) > 3
@@ -176,17 +147,17 @@ def test_a_reward_model_judges_and_the_run_is_written_down(visit: Visit) -> None
 # ---- it behaves --------------------------------------------------------------------------------
 
 
-def test_nobody_is_asked(visit: Visit) -> None:
+def test_nobody_is_asked(visit):
     assert [line for line in visit.lines if line["kind"] == "network"] == []
 
 
-def test_no_process_is_started_and_nothing_is_unpickled(visit: Visit) -> None:
+def test_no_process_is_started_and_nothing_is_unpickled(visit):
     ours = [line for line in visit.lines if line["ours"]]
     found = {line["what"] for line in ours if line["kind"] in ("process", "unpickle")}
     assert found <= {FONTCONFIG}
 
 
-def test_only_comfyuis_folders_are_written(visit: Visit) -> None:
+def test_only_comfyuis_folders_are_written(visit):
     ours = {Path(line["what"]) for line in visit.lines if line["ours"] and line["kind"] == "write"}
     assert any(path.suffix == ".csv" for path in ours), "the watch has seen nothing"
     allowed = [visit.base / name for name in ("output", "temp", "server", "user")]
@@ -197,7 +168,7 @@ def test_only_comfyuis_folders_are_written(visit: Visit) -> None:
     assert outside - fonts == {visit.base / "models" / "weight_functions"}, "made if missing"
 
 
-def test_no_compiled_library_has_left_a_file_either(visit: Visit) -> None:
+def test_no_compiled_library_has_left_a_file_either(visit):
     """In the user's folder, in ComfyUI's models and custom_nodes, and in the pack itself."""
     left = {name for name in files_below(visit.home) if not name.startswith("tmp/")}
     assert all("/matplotlib/fontlist-" in name for name in left)

@@ -23,7 +23,8 @@ def tables(comfy_root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     on the meta device will do.
     """
     file = tmp_path_factory.mktemp("cost") / "rows.json"
-    command = [sys.executable, PACK / "dev.py", "_module", "benchmarks.cost", "--json", file]
+    launch, dev = PACK / "tests" / "comfyui" / "launch.py", PACK / "dev.py"
+    command = [sys.executable, launch, dev, "_module", "benchmarks.cost", "--json", file]
     environment = {**os.environ, "COMFYUI_PATH": str(comfy_root)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

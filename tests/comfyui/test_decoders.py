@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,11 @@ import latent_preview
 import numpy as np
 import pytest
 import torch
+from comfy.taesd.taesd import TAESD
 from comfyui_support import tiny
-from comfyui_support.guided import Case, state_of
+from comfyui_support.guided import Case, options, spied, state_of
 from comfyui_support.weighing import case_of, demo_case
 from lags_pack.benchmarks._memory import saved_bytes
-from lags_pack.nodes.tools.options import LAGSOptions
 from lags_pack.rewards import ColourReward, FrequencyReward, Reward, Weight
 from lags_pack.rewards.checkpoint import CheckpointError
 from lags_pack.rewards.masked import masked
@@ -27,11 +29,13 @@ from lags_pack.runtime import run as patch
 from lags_pack.runtime.decoded_weight import DecodedLogWeight
 from lags_pack.runtime.decoders import Decoding, LatentRGBDecoder, TAESDDecoder, VAEDecoder
 from lags_pack.runtime.model_files import ModelFileError
+from lags_pack.runtime.models import load
 from safetensors.torch import save_file
 from torch import Tensor
 
 HUE = Weight.of(ColourReward("hue"), 20.0)
 SD15 = comfy.latent_formats.SD15
+Decoded = list[tuple[str, int]]  # by what, and at which height
 
 
 def latents(batch: int = 2, size: int = 8, seed: int = 0) -> Tensor:
@@ -46,7 +50,7 @@ def taesd_weights(seed: int = 5) -> dict[str, Tensor]:
 
 
 @pytest.fixture
-def approximate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def approximate(tmp_path, monkeypatch) -> Iterator[Path]:
     """An empty models/vae_approx, for this test alone."""
     suffixes = folder_paths.folder_names_and_paths[decoders.APPROXIMATE][1]
     entry = ([str(tmp_path)], suffixes)
@@ -58,7 +62,7 @@ def approximate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pat
 
 
 @pytest.fixture
-def taesd_there(approximate: Path) -> Path:
+def taesd_there(approximate) -> Path:
     """The same with TAESD for SD1.5 in it."""
     save_file(taesd_weights(), approximate / "taesd_decoder.safetensors")
     return approximate
@@ -71,8 +75,6 @@ def choose(name: str, vae: Any, latent_format: Any = None) -> Any:
 
 def loaded(name: str, vae: Any) -> Any:
     """A decoder on the device."""
-    from lags_pack.runtime.models import load
-
     made = choose(name, vae)
     load(made.modules, made.patchers)
     return made
@@ -81,11 +83,10 @@ def loaded(name: str, vae: Any) -> Any:
 # ---- the VAE with its blocks recomputed -------------------------------------------------------
 
 
-def test_recomputed_blocks_give_the_same_gradient(kl_vae: Any, executor_mode: None) -> None:
+def test_recomputed_blocks_give_the_same_gradient(kl_vae, executor_mode):
     before = state_of(kl_vae.first_stage_model)
     weight = DecodedLogWeight(choose("vae", kl_vae), HUE)
-    plain = weight._try_in_parts(latents(), 2, sparing=False)
-    spared = weight._try_in_parts(latents(), 2, sparing=True)
+    plain, spared = (weight._try_in_parts(latents(), 2, sparing=s) for s in (False, True))
     assert plain is not None and spared is not None
     assert float(plain[1].abs().max()) > 0
     for one, other in zip(plain, spared, strict=True):
@@ -93,7 +94,7 @@ def test_recomputed_blocks_give_the_same_gradient(kl_vae: Any, executor_mode: No
     assert state_of(kl_vae.first_stage_model) == before
 
 
-def test_recomputed_blocks_keep_less(kl_vae: Any) -> None:
+def test_recomputed_blocks_keep_less(kl_vae):
     decoder, kept = choose("vae", kl_vae), {}
     for sparing in (False, True):
         with decoder.differentiable(sparing):
@@ -108,14 +109,11 @@ class _Stop(Exception):
 
 
 @pytest.mark.parametrize("error", [_Stop, torch.cuda.OutOfMemoryError])
-def test_an_error_in_the_recomputing_leaves_the_vae_as_it_was(
-    kl_vae: Any, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
-) -> None:
+def test_an_error_in_the_recomputing_leaves_the_vae_as_it_was(kl_vae, monkeypatch, error):
     """It arrives as itself, so that interrupts and lack of memory are understood."""
     net, decoder = kl_vae.first_stage_model, choose("vae", kl_vae)
     before = state_of(net)
-    first = net.decoder.mid.block_1
-    calls = []
+    first, calls = net.decoder.mid.block_1, []
 
     def fail_second(x: Tensor, *rest: Any) -> Tensor:
         calls.append(x)
@@ -123,24 +121,19 @@ def test_an_error_in_the_recomputing_leaves_the_vae_as_it_was(
             raise error("in the backward pass")
         return type(first).forward(first, x, *rest)
 
-    def run() -> Any:
-        return DecodedLogWeight(decoder, HUE)._try_in_parts(latents(1), 1, sparing=True)
-
     with monkeypatch.context() as patched, torch.inference_mode():
         patched.setattr(first, "forward", fail_second)
         mine = first.forward
-        if error is _Stop:
-            with pytest.raises(_Stop):
-                run()
-        else:
-            assert run() is None
+        with pytest.raises(_Stop) if error is _Stop else nullcontext():
+            weight = DecodedLogWeight(decoder, HUE)
+            assert weight._try_in_parts(latents(1), 1, sparing=True) is None
         assert first.forward is mine, "another node's own forward is put back"
     vars(first).pop("forward", None)
     assert len(calls) == 2
     assert state_of(net) == before
 
 
-def test_interrupt_while_recomputing(kl_vae: Any, executor_mode: None) -> None:
+def test_interrupt_while_recomputing(kl_vae, executor_mode):
     """ComfyUI's layers ask for interrupts; those of the backward pass do too."""
 
     class Interrupting(Reward):
@@ -160,38 +153,25 @@ def test_interrupt_while_recomputing(kl_vae: Any, executor_mode: None) -> None:
 
 
 @pytest.fixture
-def attempts(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, bool]]:
-    """Every attempt at a gradient: images at once, and whether memory was spared."""
-    noted: list[tuple[int, bool]] = []
-    own = DecodedLogWeight._try_in_parts
+def attempts(monkeypatch) -> list[tuple[int, bool]]:
+    """Every attempt at a gradient: images at once, and whether memory is spared."""
 
-    def note(self: Any, latents: Tensor, rows: int, sparing: bool) -> Any:
-        noted.append((rows, sparing))
-        return own(self, latents, rows, sparing)
+    def note(_: Any, latents: Tensor, rows: int, sparing: bool) -> tuple[int, bool]:
+        return rows, sparing
 
-    monkeypatch.setattr(DecodedLogWeight, "_try_in_parts", note)
-    return noted
-
-
-def with_free(monkeypatch: pytest.MonkeyPatch, free: float) -> None:
-    monkeypatch.setattr(mm, "get_free_memory", lambda *_, **__: free)
+    return spied(monkeypatch, DecodedLogWeight, "_try_in_parts", note)
 
 
 @pytest.mark.parametrize(
     ("share", "expected"),
     [(4.01, (4, False)), (3.99, (4, True)), (1.01, (2, True)), (0.1, (1, True))],
 )
-def test_memory_is_spared_only_where_it_is_short(
-    kl_vae: Any,
-    monkeypatch: pytest.MonkeyPatch,
-    attempts: list[tuple[int, bool]],
-    share: float,
-    expected: tuple[int, bool],
-) -> None:
+def test_memory_is_spared_only_where_it_is_short(kl_vae, monkeypatch, attempts, share, expected):
     """The share is free memory over what one image takes without sparing."""
     weight = DecodedLogWeight(choose("vae", kl_vae), HUE)
     x = latents(4)
-    with_free(monkeypatch, share * weight.bytes_per_image(x.shape, sparing=False))
+    free = share * weight.bytes_per_image(x.shape, sparing=False)
+    monkeypatch.setattr(mm, "get_free_memory", lambda *_, **__: free)
     with torch.inference_mode():
         log_w, grad = weight.value_and_grad(x)
     assert attempts == [expected]
@@ -199,9 +179,7 @@ def test_memory_is_spared_only_where_it_is_short(
     assert torch.isfinite(grad).all()
 
 
-def test_out_of_memory_is_tried_once_more_and_then_said(
-    kl_vae: Any, monkeypatch: pytest.MonkeyPatch, attempts: list[tuple[int, bool]]
-) -> None:
+def test_out_of_memory_is_tried_once_more_and_then_said(kl_vae, monkeypatch, attempts):
     decoder = choose("vae", kl_vae)
     weight = DecodedLogWeight(decoder, HUE)
 
@@ -217,9 +195,7 @@ def test_out_of_memory_is_tried_once_more_and_then_said(
 # ---- TAESD ------------------------------------------------------------------------------------
 
 
-def test_taesd_shows_what_comfyuis_own_shows(kl_vae: Any, taesd_there: Path) -> None:
-    from comfy.taesd.taesd import TAESD
-
+def test_taesd_shows_what_comfyuis_own_shows(kl_vae, taesd_there):
     made = loaded("taesd", kl_vae)
     assert isinstance(made, TAESDDecoder) and made.cell == 8
     own = TAESD(None, str(taesd_there / "taesd_decoder.safetensors"))
@@ -227,9 +203,7 @@ def test_taesd_shows_what_comfyuis_own_shows(kl_vae: Any, taesd_there: Path) -> 
         torch.testing.assert_close(made.images(latents()), (own.decode(latents()) + 1) / 2)
 
 
-def test_taesd_has_a_gradient_in_the_executors_mode(
-    kl_vae: Any, taesd_there: Path, executor_mode: None
-) -> None:
+def test_taesd_has_a_gradient_in_the_executors_mode(kl_vae, taesd_there, executor_mode):
     made = loaded("taesd", kl_vae)
     log_w, grad = DecodedLogWeight(made, HUE).value_and_grad(latents(1))
     with torch.inference_mode(False), torch.enable_grad():
@@ -240,9 +214,7 @@ def test_taesd_has_a_gradient_in_the_executors_mode(
     torch.testing.assert_close(grad, pulled, rtol=1e-4, atol=1e-5)
 
 
-def test_safetensors_come_first_and_tensors_in_a_pth_are_read(
-    kl_vae: Any, approximate: Path
-) -> None:
+def test_safetensors_come_first_and_tensors_in_a_pth_are_read(kl_vae, approximate):
     torch.save(taesd_weights(6), approximate / "taesd_decoder.pth")
     first = choose("taesd", kl_vae).net
     save_file(taesd_weights(7), approximate / "taesd_decoder.safetensors")
@@ -252,37 +224,48 @@ def test_safetensors_come_first_and_tensors_in_a_pth_are_read(
         torch.testing.assert_close(net.state_dict()["1.weight"], taesd_weights(seed)["1.weight"])
 
 
-def test_a_pickle_is_refused(kl_vae: Any, approximate: Path) -> None:
+def test_a_pickle_is_refused(kl_vae, approximate):
     torch.save({"1.weight": _Stop}, approximate / "taesd_decoder.pth")
     with pytest.raises(CheckpointError, match="more than tensors"):
         choose("taesd", kl_vae)
 
 
-def test_a_missing_file_says_where_it_comes_from(kl_vae: Any, approximate: Path) -> None:
+def test_a_missing_file_says_where_it_comes_from(kl_vae, approximate):
     with pytest.raises(ModelFileError) as caught:
         choose("taesd", kl_vae)
     for word in (str(approximate), "taesd_decoder.safetensors", "https://github.com/"):
         assert word in str(caught.value)
 
 
-def test_a_file_for_other_latents_is_refused(kl_vae: Any, taesd_there: Path) -> None:
-    class Wide(SD15):
-        latent_channels = 16
+class Wide(SD15):
+    """Latents for which no TAESD of 4 channels is."""
 
-    with pytest.raises(ModelFileError, match=r"4 latent channels and the model makes 16"):
-        choose("taesd", kl_vae, Wide())
+    latent_channels = 16
 
 
-def test_latents_without_a_taesd(kl_vae: Any, approximate: Path) -> None:
-    with pytest.raises(ValueError, match=r"there is none.*LatentFormat"):
-        choose("taesd", kl_vae, comfy.latent_formats.LatentFormat())
+PLAIN = comfy.latent_formats.LatentFormat
+
+
+@pytest.mark.parametrize(
+    ("name", "latent_format", "said"),
+    [
+        ("taesd", Wide, "4 latent channels and the model makes 16"),
+        ("taesd", PLAIN, "there is none.*LatentFormat"),
+        ("latent-rgb", PLAIN, "LatentFormat.*choose"),
+    ],
+)
+def test_latents_that_a_decoder_cannot_take_are_refused(
+    kl_vae, taesd_there, name, latent_format, said
+):
+    with pytest.raises(ModelFileError if latent_format is Wide else ValueError, match=said):
+        choose(name, kl_vae, latent_format())
 
 
 # ---- latent-rgb -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("latent_format", [SD15(), comfy.latent_formats.SDXL()])
-def test_latent_rgb_is_comfyuis_preview(kl_vae: Any, latent_format: Any) -> None:
+def test_latent_rgb_is_comfyuis_preview(kl_vae, latent_format):
     preview = latent_preview.Latent2RGBPreviewer(
         latent_format.latent_rgb_factors, latent_format.latent_rgb_factors_bias
     )
@@ -294,21 +277,14 @@ def test_latent_rgb_is_comfyuis_preview(kl_vae: Any, latent_format: Any) -> None
     assert int((ours.int() - picture.int()).abs().max()) <= 1  # rounding
 
 
-def test_latents_without_colours_are_refused(kl_vae: Any) -> None:
-    with pytest.raises(ValueError, match=r"LatentFormat.*choose"):
-        choose("latent-rgb", kl_vae, comfy.latent_formats.LatentFormat())
-
-
 # ---- which one --------------------------------------------------------------------------------
 
 
-def test_auto_takes_taesd_where_its_file_is(kl_vae: Any, taesd_there: Path) -> None:
+def test_auto_takes_taesd_where_its_file_is(kl_vae, taesd_there):
     assert isinstance(choose("auto", kl_vae), TAESDDecoder)
 
 
-def test_auto_says_once_that_it_takes_the_vae(
-    kl_vae: Any, approximate: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_auto_says_once_that_it_takes_the_vae(kl_vae, approximate, caplog):
     with caplog.at_level(logging.INFO):
         for _ in range(2):
             assert isinstance(choose("auto", kl_vae), VAEDecoder)
@@ -316,24 +292,20 @@ def test_auto_says_once_that_it_takes_the_vae(
     assert str(approximate) in said
 
 
-def test_auto_keeps_a_vae_that_is_small_already(
-    sd15: Any, run_node: Callable[..., Any], taesd_there: Path
-) -> None:
+def test_auto_keeps_a_vae_that_is_small_already(sd15, taesd_there):
     assert isinstance(choose("auto", sd15.vae), VAEDecoder)
-    case = demo_case(run_node)
+    case = demo_case()
     latent_format = case.model.get_model_object("latent_format")
     assert isinstance(choose("auto", case.vae, latent_format), VAEDecoder)
 
 
-@pytest.mark.parametrize(
-    ("values", "word"), [({"decoder": "best"}, "'best'"), ({"side": -2}, "-2")]
-)
-def test_choices_are_checked(values: dict[str, Any], word: str) -> None:
-    with pytest.raises(ValueError, match=word):
-        Decoding(**values)
+@pytest.mark.parametrize(("name", "value"), [("decoder", "best"), ("side", -2)])
+def test_choices_are_checked(name, value):
+    with pytest.raises(ValueError, match=repr(value)):
+        Decoding(**{name: value})
 
 
-def test_the_paper_looks_through_the_vae_at_full_size_unless_told(kl_vae: Any) -> None:
+def test_the_paper_looks_through_the_vae_at_full_size_unless_told(kl_vae):
     assert Decoding().faithful() == Decoding("vae", 0)
     assert Decoding("taesd", 512).faithful() == Decoding("taesd", 512)
 
@@ -344,21 +316,17 @@ def test_the_paper_looks_through_the_vae_at_full_size_unless_told(kl_vae: Any) -
 @pytest.mark.parametrize(
     ("size", "cell", "side", "expected"),
     [
-        ((128, 128), 8, 448, (56, 56)),
-        ((128, 192), 8, 448, (56, 84)),
-        ((96, 128), 8, 450, (57, 76)),
-        ((128, 128), 8, 0, (128, 128)),
-        ((128, 128), 8, 1024, (128, 128)),
-        ((128, 128), 8, 4096, (128, 128)),
-        ((128, 128), 1, 100, (100, 100)),
-        ((4, 400), 8, 1, (1, 100)),
+        *(((128, 128), 8, 448, (56, 56)), ((128, 192), 8, 448, (56, 84))),
+        *(((96, 128), 8, 450, (57, 76)), ((128, 128), 8, 0, (128, 128))),
+        *(((128, 128), 8, 1024, (128, 128)), ((128, 128), 8, 4096, (128, 128))),
+        *(((128, 128), 1, 100, (100, 100)), ((4, 400), 8, 1, (1, 100))),
     ],
 )
-def test_sizes(size: tuple[int, int], cell: int, side: int, expected: tuple[int, int]) -> None:
+def test_sizes(size, cell, side, expected):
     assert decoders.shrunk_size(*size, cell, side) == expected
 
 
-def test_the_weights_need_is_the_default_size() -> None:
+def test_the_weights_need_is_the_default_size():
     both = Weight((*HUE.terms, *Weight.of(FrequencyReward(0.1, 0.3), 1.0).terms))
     assert Decoding().side_for(HUE) == 256
     assert Decoding().side_for(both) == 0
@@ -367,7 +335,7 @@ def test_the_weights_need_is_the_default_size() -> None:
 
 
 @pytest.mark.parametrize("name", ["vae", "latent-rgb"])
-def test_the_gradient_passes_through_the_smaller_picture(kl_vae: Any, name: str) -> None:
+def test_the_gradient_passes_through_the_smaller_picture(kl_vae, name):
     """Against a difference of log w along the gradient."""
     decoder = loaded(name, kl_vae)
     weight = DecodedLogWeight(decoder, HUE, side=4 * decoder.cell)
@@ -382,7 +350,7 @@ def test_the_gradient_passes_through_the_smaller_picture(kl_vae: Any, name: str)
     torch.testing.assert_close(slope, grad.flatten(1).norm(dim=1), rtol=0.02, atol=1e-4)
 
 
-def test_a_masked_weight_stays_right_when_decoded_small(kl_vae: Any) -> None:
+def test_a_masked_weight_stays_right_when_decoded_small(kl_vae):
     """The same score within a tenth, and nothing asked of cells far from the mask."""
     mask = torch.zeros(256, 256)
     mask[64:192, 128:256] = 1
@@ -401,22 +369,13 @@ def test_a_masked_weight_stays_right_when_decoded_small(kl_vae: Any) -> None:
 
 
 @pytest.mark.parametrize(("name", "size"), [("taesd", 56), ("latent-rgb", 16)])
-def test_a_masked_weight_decodes_its_own_part(
-    kl_vae: Any, taesd_there: Path, monkeypatch: pytest.MonkeyPatch, name: str, size: int
-) -> None:
+def test_a_masked_weight_decodes_its_own_part(kl_vae, taesd_there, monkeypatch, name, size):
     """As exactly as the whole image would, in less of it."""
     decoder = loaded(name, kl_vae)
     side, cell = decoder.cell * size, decoder.cell
     mask = torch.zeros(side, side)
     mask[side // 3 : side // 3 + 3 * cell, side - 2 * cell :] = 1
-    shown: list[tuple[int, int]] = []
-    images = type(decoder).images
-
-    def noted(self: Any, latents: Tensor) -> Tensor:
-        shown.append(tuple(latents.shape[-2:]))
-        return images(self, latents)
-
-    monkeypatch.setattr(type(decoder), "images", noted)
+    shown = spied(monkeypatch, type(decoder), "images", lambda _, x: tuple(x.shape[-2:]))
     weight = DecodedLogWeight(decoder, masked(HUE, mask))
     z = latents(2, size)
     part, its_bytes = weight.value_and_grad(z), weight.bytes_per_image(z.shape)
@@ -431,7 +390,7 @@ def test_a_masked_weight_decodes_its_own_part(
     assert its_bytes == pytest.approx(all_bytes * first[0] * first[1] / size**2)
 
 
-def test_the_receptive_field_of_taesd(kl_vae: Any, taesd_there: Path) -> None:
+def test_the_receptive_field_of_taesd(kl_vae, taesd_there):
     """Not one cell further than is decoded around a part."""
     decoder, size, around = loaded("taesd", kl_vae), 43, decoders.TAESD_RECEPTIVE_FIELD
     leaf = latents(1, size).requires_grad_()
@@ -442,7 +401,7 @@ def test_the_receptive_field_of_taesd(kl_vae: Any, taesd_there: Path) -> None:
     assert int(touched.max()) - int(touched.min()) >= 2 * around - 4, "and hardly less"
 
 
-def test_the_vae_decodes_all_of_it_for_a_part(kl_vae: Any) -> None:
+def test_the_vae_decodes_all_of_it_for_a_part(kl_vae):
     mask = torch.zeros(64, 64)
     mask[:8, :8] = 1
     weight = DecodedLogWeight(VAEDecoder(kl_vae, SD15().process_out), masked(HUE, mask))
@@ -450,36 +409,18 @@ def test_the_vae_decodes_all_of_it_for_a_part(kl_vae: Any) -> None:
 
 
 @pytest.fixture
-def case(run_node: Callable[..., Any], sd15: Any, kl_vae: Any) -> Case:
+def case(sd15, kl_vae) -> Case:
     """The tiny SD1.5 with a VAE of the real kind."""
-    made = case_of(run_node, sd15, batch=2, size=8)
-    made.vae = kl_vae
-    return made
-
-
-def options(run_node: Callable[..., Any], decoder: str = "auto", decode_size: int = -1) -> Any:
-    (made,) = run_node(
-        LAGSOptions,
-        schedule="from mode",
-        sigma_gate=0.56,
-        skip_below=-1.0,
-        shift_limit=0.0,
-        relative_step=0.0,
-        epsilon=0.0,
-        decoder=decoder,
-        decode_size=decode_size,
-    )
-    return made
+    return replace(case_of(sd15, batch=2, size=8), vae=kl_vae)
 
 
 @pytest.mark.parametrize("decoder", ["vae", "taesd", "latent-rgb"])
 @pytest.mark.parametrize("mode", ["balanced", "paper"])
-def test_a_run_moves_what_its_decoder_shows(
-    case: Case, run_node: Callable[..., Any], taesd_there: Path, decoder: str, mode: str
-) -> None:
+def test_a_run_moves_what_its_decoder_shows(case, taesd_there, decoder, mode):
     made = loaded(decoder, case.vae)
     plain = case.ksampler()
-    guided, trace = case.lags(weight=HUE, mode=mode, options=options(run_node, decoder))
+    chosen = options(decoder=decoder)
+    guided, trace = case.lags(weight=HUE, mode=mode, options=chosen)
     with torch.inference_mode():
         to_model = SD15().process_in
         gain = [HUE(made.images(made.own_latents(to_model(x.float())))) for x in (plain, guided)]
@@ -491,9 +432,9 @@ def test_a_run_moves_what_its_decoder_shows(
 
 
 @pytest.fixture
-def seen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
-    """Every decode of a run: by what, and at which height."""
-    noted: list[tuple[str, int]] = []
+def seen(monkeypatch) -> Decoded:
+    """Every decode of a run."""
+    noted: Decoded = []
     for kind in (VAEDecoder, TAESDDecoder, LatentRGBDecoder):
         own = kind.images
 
@@ -507,58 +448,35 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
 
 
 @pytest.mark.parametrize("mode", ["balanced", "fast", "paper"])
-def test_nothing_is_decoded_twice(
-    case: Case, taesd_there: Path, seen: list[tuple[str, int]], mode: str
-) -> None:
+def test_nothing_is_decoded_twice(case, taesd_there, seen, mode):
     """One decode for each evaluation of the weight, the first noise's among them."""
     _, trace = case.lags(weight=HUE, mode=mode)
     assert len(seen) == trace.weight_calls + trace.value_calls > 0
     assert {name for name, _ in seen} == {"the VAE" if mode == "paper" else "TAESD"}
 
 
-def test_an_automatic_strength_uses_the_same_decoder(
-    case: Case, taesd_there: Path, seen: list[tuple[str, int]]
-) -> None:
+def test_an_automatic_strength_uses_the_same_decoder(case, taesd_there, seen):
     weight = Weight.of(ColourReward("hue"), 1.0, spread=2.0)
     _, trace = case.lags(weight=weight)
     assert {name for name, _ in seen} == {"TAESD"}
     assert len(seen) == trace.weight_calls + trace.value_calls, "nor is anything decoded twice"
 
 
-def test_the_size_is_passed_on(
-    case: Case, run_node: Callable[..., Any], seen: list[tuple[str, int]]
-) -> None:
-    case.lags(weight=HUE, options=options(run_node, "vae", 32))
+def test_the_size_is_passed_on(case, seen):
+    case.lags(weight=HUE, options=options(decoder="vae", decode_size=32))
     assert {height for _, height in seen} == {32}
 
 
-def test_the_vae_stays_where_it_is_when_taesd_is_used(
-    case: Case, taesd_there: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[Any] = []
-    own = mm.load_models_gpu
-
-    def note(models: Any, *rest: Any, **more: Any) -> Any:
-        asked.extend(models)
-        return own(models, *rest, **more)
-
-    monkeypatch.setattr(mm, "load_models_gpu", note)
+def test_the_vae_stays_where_it_is_when_taesd_is_used(case, taesd_there, monkeypatch):
+    calls = spied(monkeypatch, mm, "load_models_gpu", lambda models, *_, **__: list(models))
     case.lags(weight=HUE)
+    asked = [model for models in calls for model in models]
     assert not [model for model in asked if model is case.vae.patcher]
     assert [model for model in asked if getattr(model, "model", None) is not None]
 
 
-def test_memory_is_said_before_the_run_and_asked_for(
-    case: Case, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    asked: list[float] = []
-    own = patch.load
-
-    def note(modules: Any, beside: Any, memory: float) -> None:
-        asked.append(memory)
-        own(modules, beside, memory)
-
-    monkeypatch.setattr(patch, "load", note)
+def test_memory_is_said_before_the_run_and_asked_for(case, monkeypatch, caplog):
+    asked = spied(monkeypatch, patch, "load", lambda modules, beside, memory: memory)
     with caplog.at_level(logging.INFO):
         case.lags(weight=HUE, mode="paper")
     (line,) = [r.getMessage() for r in caplog.records if "the weight sees" in r.getMessage()]
@@ -569,8 +487,6 @@ def test_memory_is_said_before_the_run_and_asked_for(
     assert spared < kept and max(asked) >= spared
 
 
-def test_a_missing_taesd_is_said_before_sampling(
-    case: Case, run_node: Callable[..., Any], approximate: Path
-) -> None:
+def test_a_missing_taesd_is_said_before_sampling(case, approximate):
     with pytest.raises(ModelFileError, match="taesd_decoder"):
-        case.lags(weight=HUE, options=options(run_node, "taesd"))
+        case.lags(weight=HUE, options=options(decoder="taesd"))

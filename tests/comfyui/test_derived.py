@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 from lags_pack.tests import published
 
 
-def test_derived_files_are_up_to_date(comfy_root: Path) -> None:
+def test_derived_files_are_up_to_date(comfy_root):
     """As ``dev.py sync --check`` finds it, in a process of its own: it imports all of ComfyUI."""
     command = [sys.executable, published.ROOT / "dev.py", "sync", "--check"]
     environ = {**os.environ, "COMFYUI_PATH": str(comfy_root), "COMFYUI_PYTHON": sys.executable}

@@ -5,143 +5,99 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
 import torch
+from comfy.nested_tensor import NestedTensor
+from comfyui_support.executing import run_node
+from comfyui_support.guided import Case, options, rms
+from comfyui_support.weighing import case_of, demo_case
 from lags_pack.guidance import WeightError
-from lags_pack.nodes.samplers.ksampler import LAGSKSampler
-from lags_pack.nodes.tools.demo import LAGSDemoModel
-from lags_pack.nodes.tools.options import LAGSOptions
 from lags_pack.nodes.weights.simple import LAGSWeightColor, LAGSWeightFrequency
 from lags_pack.rewards import ColourReward, Reward, Weight
+from lags_pack.runtime.checks import check_vae
 from torch import Tensor
 
 
 @pytest.fixture(scope="module")
-def inputs(run_node: Callable[..., Any], sd15: Any) -> dict[str, Any]:
-    """A good set of inputs for KSampler (LAGS), to spoil one at a time."""
-    return {
-        "model": sd15.model,
-        "seed": 1,
-        "steps": 2,
-        "cfg": 2.0,
-        "sampler_name": "euler",
-        "scheduler": "karras",
-        "positive": sd15.positive,
-        "negative": sd15.negative,
-        "latent_image": sd15.latent(1),
-        "denoise": 1.0,
-        "vae": sd15.vae,
-        "weight": Weight.of(ColourReward("hue"), 5.0),
-        "strength": 1.0,
-        "mode": "balanced",
-        "c": 10.0,
-    }
+def case(sd15) -> Case:
+    """Good inputs for KSampler (LAGS), to spoil one at a time."""
+    return case_of(sd15, 1, 8, strength=5.0, steps=2, sampler_name="euler")
 
 
 @pytest.fixture
-def refused(run_node: Callable[..., Any], inputs: dict[str, Any]) -> Callable[..., str]:
+def refused(case) -> Callable[..., str]:
     """The message with which the sampler refuses an input, after which a good run still works."""
 
     def run(error: type[Exception] = ValueError, **bad: Any) -> str:
         with pytest.raises(error) as caught:
-            run_node(LAGSKSampler, **{**inputs, **bad})
-        latent, _ = run_node(LAGSKSampler, **inputs)
-        assert torch.isfinite(latent["samples"]).all()
+            case.lags(**bad)
+        assert torch.isfinite(case.lags()[0]).all()
         return str(caught.value)
 
     return run
 
 
-def test_vae_of_another_family(refused: Callable[..., str], run_node: Callable[..., Any]) -> None:
-    demo_vae = run_node(LAGSDemoModel, subject="any", colour="any", batch_size=1)[3]
-    message = refused(vae=demo_vae)
+def vae_like(vae: Any, **changes: Any) -> Any:
+    known = {name: getattr(vae, name) for name in dir(vae) if not name.startswith("__")}
+    return SimpleNamespace(**{**known, **changes})
+
+
+def test_vae_of_another_family(refused):
+    message = refused(vae=demo_case(1).vae)
     assert "decodes 3 latent channels" in message and "makes 4" in message
     assert "belongs to the model" in message
 
 
-def test_no_vae(refused: Callable[..., str]) -> None:
+def test_vae_of_another_scale(refused, case):
+    enlarged = vae_like(case.vae, upscale_ratio=16, spacial_compression_decode=lambda: 16)
+    if hasattr(case.model.get_model_object("latent_format"), "spacial_downscale_ratio"):
+        assert "16x" in refused(vae=enlarged)
+    else:  # This ComfyUI's latents do not say their scale: nothing to compare, nothing refused.
+        assert check_vae(enlarged, case.model) is None
+
+
+def test_no_vae_and_a_video_vae(refused, case):
     assert "Load VAE" in refused(vae=None)
-
-
-def test_vae_of_another_scale(refused: Callable[..., str], sd15: Any) -> None:
-    class Enlarged:
-        def __getattr__(self, name: str) -> Any:
-            return 16 if name == "upscale_ratio" else getattr(sd15.vae, name)
-
-        def spacial_compression_decode(self) -> int:
-            return 16
-
-    latent = sd15.model.get_model_object("latent_format")
-    if not hasattr(latent, "spacial_downscale_ratio"):
-        # This ComfyUI's latents do not say their scale: nothing to compare, nothing refused.
-        from lags_pack.runtime.checks import check_vae
-
-        assert check_vae(Enlarged(), sd15.model) is None
-        return
-    assert "16x" in refused(vae=Enlarged())
-
-
-def test_video_vae(refused: Callable[..., str], sd15: Any) -> None:
-    class Video:
-        latent_dim = 3
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(sd15.vae, name)
-
-    assert "video" in refused(vae=Video())
+    assert "video" in refused(vae=vae_like(case.vae, latent_dim=3))
 
 
 @pytest.mark.parametrize(
-    ("shape", "word"), [((1, 4, 3, 8, 8), "(1, 4, 3, 8, 8)"), ((0, 4, 8, 8), "empty")]
-)
-def test_latents(refused: Callable[..., str], shape: tuple[int, ...], word: str) -> None:
-    assert word in refused(latent_image={"samples": torch.zeros(shape)})
-
-
-def test_nested_latents(refused: Callable[..., str]) -> None:
-    import comfy.nested_tensor
-
-    nested = comfy.nested_tensor.NestedTensor([torch.zeros(1, 4, 8, 8), torch.zeros(1, 4, 8, 8)])
-    assert "nested" in refused(latent_image={"samples": nested})
-
-
-@pytest.mark.parametrize(
-    ("mask", "word"),
+    ("latent", "word"),
     [
-        (torch.ones(1, 64, 32), "32x64"),
-        (torch.ones(1, 1, 8, 16), "16x8"),
-        (torch.ones(3, 64, 64), "3 masks for 1"),
+        ({"samples": torch.zeros(1, 4, 3, 8, 8)}, "(1, 4, 3, 8, 8)"),
+        ({"samples": torch.zeros(0, 4, 8, 8)}, "empty"),
+        ({"samples": NestedTensor([torch.zeros(1, 4, 8, 8)] * 2)}, "nested"),
+        ({"noise_mask": torch.ones(1, 64, 32)}, "32x64"),
+        ({"noise_mask": torch.ones(1, 1, 8, 16)}, "16x8"),
+        ({"noise_mask": torch.ones(3, 64, 64)}, "3 masks for 1"),
     ],
 )
-def test_mask_of_another_size(refused: Callable[..., str], mask: Tensor, word: str) -> None:
-    samples = torch.zeros(1, 4, 8, 8)
-    assert word in refused(latent_image={"samples": samples, "noise_mask": mask})
+def test_latents_and_masks(refused, latent, word):
+    assert word in refused(latent_image={"samples": torch.zeros(1, 4, 8, 8), **latent})
 
 
 @pytest.mark.parametrize("mask", [torch.ones(1, 64, 64), torch.ones(64, 64), torch.ones(1, 8, 8)])
-def test_masks_that_fit_are_taken(
-    run_node: Callable[..., Any], inputs: dict[str, Any], mask: Tensor
-) -> None:
-    latent = {"samples": torch.zeros(1, 4, 8, 8), "noise_mask": mask}
-    done, _ = run_node(LAGSKSampler, **{**inputs, "latent_image": latent})
-    assert torch.isfinite(done["samples"]).all()
+def test_masks_that_fit_are_taken(case, mask):
+    done, _ = case.lags(latent_image={"samples": torch.zeros(1, 4, 8, 8), "noise_mask": mask})
+    assert torch.isfinite(done).all()
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_strength_that_is_no_number(refused: Callable[..., str], value: float) -> None:
+def test_strength_that_is_no_number(refused, value):
     assert str(value) in refused(strength=value)
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, math.nan, math.inf])
 @pytest.mark.parametrize("mode", ["balanced", "fast", "paper"])
-def test_confidence(refused: Callable[..., str], value: float, mode: str) -> None:
+def test_confidence(refused, value, mode):
     message = refused(c=value, mode=mode)
     assert str(value) in message and "above 0" in message
 
 
-def test_mode(refused: Callable[..., str]) -> None:
+def test_mode(refused):
     message = refused(mode="turbo")
     assert "turbo" in message and "balanced" in message
 
@@ -166,50 +122,32 @@ class _Broken(Reward):
         (lambda i: torch.ones(i.shape[0]), ("broken", "no gradient", "particle")),
     ],
 )
-def test_weight_that_breaks_its_contract(
-    refused: Callable[..., str], result: Callable[[Tensor], Tensor], words: tuple[str, ...]
-) -> None:
+def test_weight_that_breaks_its_contract(refused, result, words):
     message = refused(WeightError, weight=Weight.of(_Broken(result), 1.0))
     assert all(word in message for word in words)
 
 
-def test_options(run_node: Callable[..., Any], refused: Callable[..., str]) -> None:
-    good = {
-        "schedule": "from mode",
-        "sigma_gate": 0.56,
-        "skip_below": -1.0,
-        "shift_limit": 0.0,
-        "relative_step": 0.0,
-        "epsilon": 0.0,
-    }
-    for name, value in (("relative_step", math.nan), ("shift_limit", -1.0), ("skip_below", 1.0)):
-        (options,) = run_node(LAGSOptions, **{**good, name: value})
-        assert str(value) in refused(options=options)
-    (options,) = run_node(LAGSOptions, **{**good, "schedule": "linear"})
-    assert "linear" in refused(options=options)
-    bad_gate = {**good, "schedule": "hard gate", "sigma_gate": -2.0}
-    (options,) = run_node(LAGSOptions, **bad_gate)
-    assert "-2.0" in refused(options=options)
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"relative_step": math.nan}, "nan"),
+        ({"shift_limit": -1.0}, "-1.0"),
+        ({"skip_below": 1.0}, "1.0"),
+        ({"schedule": "linear"}, "linear"),
+        ({"schedule": "hard gate", "sigma_gate": -2.0}, "-2.0"),
+    ],
+)
+def test_options(refused, changes, word):
+    assert word in refused(options=options(**changes))
 
 
 @pytest.mark.parametrize("schedule", ["auto", "uncertainty", "hard gate", "constant"])
 @pytest.mark.parametrize("mode", ["balanced", "fast", "paper"])
-def test_every_schedule_runs_in_every_mode(
-    run_node: Callable[..., Any], inputs: dict[str, Any], schedule: str, mode: str
-) -> None:
-    (options,) = run_node(
-        LAGSOptions,
-        schedule=schedule,
-        sigma_gate=2.0,
-        skip_below=0.0,
-        shift_limit=0.3,
-        relative_step=0.02,
-        epsilon=0.0,
-    )
-    latent, trace = run_node(
-        LAGSKSampler, **{**inputs, "options": options, "mode": mode, "steps": 3}
-    )
-    assert torch.isfinite(latent["samples"]).all()
+def test_every_schedule_runs_in_every_mode(case, schedule, mode):
+    dials = {"sigma_gate": 2.0, "skip_below": 0.0, "shift_limit": 0.3, "relative_step": 0.02}
+    chosen = options(schedule=schedule, **dials)
+    latent, trace = case.lags(options=chosen, mode=mode, steps=3)
+    assert torch.isfinite(latent).all()
     second = 0 if mode == "fast" and schedule != "auto" else 1
     assert sum(record.model_calls for record in trace.records) == 3 * (1 + second)
     assert (trace.start is not None) == (mode == "balanced")
@@ -217,41 +155,46 @@ def test_every_schedule_runs_in_every_mode(
         assert (record.shift_rms <= 0.3 * record.denoised_rms * 1.001).all()
 
 
-def test_weight_nodes(run_node: Callable[..., Any]) -> None:
-    with pytest.raises(ValueError, match="#zzz"):
-        run_node(LAGSWeightColor, attribute="mean colour", hue=0.0, colour="#zzz", strength=1.0)
-    with pytest.raises(ValueError, match="0.5 to 0.2"):
-        run_node(LAGSWeightFrequency, low=0.5, high=0.2, strength=1.0)
-    with pytest.raises(ValueError, match="nan"):
-        run_node(LAGSWeightColor, attribute="hue", hue=0.0, colour="#000000", strength=math.nan)
+COLOUR = {"attribute": "hue", "hue": 0.0, "colour": "#000000", "strength": 1.0}
 
 
-def test_out_of_memory_is_retried_smaller_once_then_told(
-    run_node: Callable[..., Any], inputs: dict[str, Any], caplog: Any, refused: Callable[..., str]
-) -> None:
-    class Hungry(ColourReward):
-        """Has room for `room` images at a time."""
+@pytest.mark.parametrize(
+    ("node", "inputs", "said"),
+    [
+        (LAGSWeightColor, {**COLOUR, "attribute": "mean colour", "colour": "#zzz"}, "#zzz"),
+        (LAGSWeightColor, {**COLOUR, "strength": math.nan}, "nan"),
+        (LAGSWeightFrequency, {"low": 0.5, "high": 0.2, "strength": 1.0}, "0.5 to 0.2"),
+    ],
+)
+def test_weight_nodes(node, inputs, said):
+    with pytest.raises(ValueError, match=said):
+        run_node(node, **inputs)
 
-        room = 1
-        failed: ClassVar[list[Any]] = []
 
-        def __call__(self, images: Tensor) -> Tensor:
-            alive = [ref for ref in self.failed if ref() is not None]
-            assert not alive, "the failed attempt still holds its memory"
-            if images.shape[0] > self.room:
-                self.failed.append(weakref.ref(images))
-                raise torch.cuda.OutOfMemoryError("no room")
-            return super().__call__(images)
+class Hungry(ColourReward):
+    """Has room for `room` images at a time."""
 
-    two = {"samples": torch.zeros(2, 4, 8, 8)}
-    expected, _ = run_node(LAGSKSampler, **{**inputs, "latent_image": two})
+    room = 1
+    failed: ClassVar[list[Any]] = []
+
+    def __call__(self, images: Tensor) -> Tensor:
+        alive = [ref for ref in self.failed if ref() is not None]
+        assert not alive, "the failed attempt still holds its memory"
+        if images.shape[0] > self.room:
+            self.failed.append(weakref.ref(images))
+            raise torch.cuda.OutOfMemoryError("no room")
+        return super().__call__(images)
+
+
+def test_out_of_memory_is_retried_smaller_once_then_told(case, caplog, refused):
+    two = {"latent_image": {"samples": torch.zeros(2, 4, 8, 8)}}
     weight = Weight.of(Hungry("hue"), 5.0)
-    done, _ = run_node(LAGSKSampler, **{**inputs, "latent_image": two, "weight": weight})
-    plain, _ = run_node(LAGSKSampler, **{**inputs, "latent_image": two, "strength": 0.0})
-    error = (done["samples"] - expected["samples"]).square().mean().sqrt()
-    change = (expected["samples"] - plain["samples"]).square().mean().sqrt()
-    assert error < 0.05 * change, "the same image up to finite-difference noise"
+    expected, done, plain = (
+        case.lags(**two, **changes)[0] for changes in ({}, {"weight": weight}, {"strength": 0.0})
+    )
+    same = "the same image up to finite-difference noise"
+    assert rms(done - expected) < 0.05 * rms(expected - plain), same
     assert "trying one at a time" in caplog.text
     weight.terms[0].reward.room = 0
-    message = refused(torch.cuda.OutOfMemoryError, latent_image=two, weight=weight)
+    message = refused(torch.cuda.OutOfMemoryError, **two, weight=weight)
     assert "GB" in message and "smaller" in message

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import comfy.model_management as mm
@@ -11,23 +10,11 @@ import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
 from comfy.samplers import calc_cond_batch
-from lags_pack.tests.comfyui.faults import Runs, is_loaded, leftovers, tapped
-from lags_pack.tests.comfyui.weighing import Run, case_of
+from lags_pack.tests.comfyui.faults import at, is_loaded, leftovers, out_of_memory
+from lags_pack.tests.comfyui.guided import noting, rms
 
 MODES = ("balanced", "fast", "paper")
 PLACES = ("model", "decode", "weight", "backward")
-
-
-@pytest.fixture(scope="module")
-def runs(run_node: Run, sd15: Any) -> Iterator[Runs]:
-    """Two images of 32 pixels in three steps, both branches of cfg."""
-    case = case_of(run_node, sd15, batch=2, steps=3)
-    with tapped(case) as places:
-        yield Runs(case, places)
-
-
-def out_of_memory() -> None:
-    raise torch.OutOfMemoryError("injected")
 
 
 def occurrences(order: list[str], place: str) -> list[int]:
@@ -43,44 +30,34 @@ def occurrences(order: list[str], place: str) -> list[int]:
         ("particles das", "model"),
     ],
 )
-def test_memory_that_runs_out_once_is_tried_again_in_less(
-    runs: Runs, caplog: pytest.LogCaptureFixture, way: str, place: str
-) -> None:
-    order, expected, before = runs.order(way), runs.whole(way), leftovers(runs.case)
-    plain = runs.plain(way)
-    change = (expected - plain).square().mean().sqrt()
+def test_memory_that_runs_out_once_is_tried_again_in_less(runs, caplog, way, place):
+    order, expected, plain = runs.order(way), runs.whole(way), runs.plain(way)
+    before = leftovers(runs.case)
     for once in occurrences(order, place):
-
-        def fault(_: str, number: int, once: int = once) -> None:
-            if number == once:
-                out_of_memory()
-
         caplog.clear()
-        with runs.places.failing(fault):
+        with runs.places.failing(at(once, out_of_memory)):
             done = runs(way)
         assert len(runs.places.passed) > len(order), "something was done again"
-        assert (done - expected).square().mean().sqrt() < 0.05 * change, once
+        assert rms(done - expected) < 0.05 * rms(expected - plain), once
         (said,) = [r.message for r in caplog.records if "not enough memory" in r.message]
         assert "trying" in said
     runs.check_clean(way, before)
 
 
-def test_the_second_try_makes_room_and_takes_one_branch_after_the_other(runs: Runs) -> None:
-    order, seen, loaded = runs.order("paper"), [], []
+def test_the_second_try_makes_room_and_takes_one_branch_after_the_other(runs):
+    order, loaded, vae = runs.order("paper"), [], runs.case.vae.first_stage_model
     second = [number for number, place in enumerate(order) if place == "model"][1]
-    vae = runs.case.vae.first_stage_model
-
-    def note(executor: Any, *arguments: Any, **named: Any) -> Any:
-        seen.append([cond is not None for cond in arguments[1]])
-        return executor(*arguments, **named)
 
     def fault(_: str, number: int) -> None:
         loaded.append(is_loaded(vae))
         if number == second:
             out_of_memory()
 
-    model = runs.case.model.clone()
-    model.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, "note", note)
+    model, seen = noting(
+        runs.case.model,
+        WrappersMP.CALC_COND_BATCH,
+        lambda _, conds, *rest: [cond is not None for cond in conds],
+    )
     with runs.places.failing(fault):
         runs("paper", model=model)
     both, first, other = [True, True], [True, False], [False, True]
@@ -92,9 +69,7 @@ def test_the_second_try_makes_room_and_takes_one_branch_after_the_other(runs: Ru
 
 @pytest.mark.parametrize("theirs", [False, True])
 @pytest.mark.parametrize("evaluation", [0, 1])
-def test_a_second_try_draws_the_numbers_of_the_first(
-    runs: Runs, evaluation: int, theirs: bool
-) -> None:
+def test_a_second_try_draws_the_numbers_of_the_first(runs, evaluation, theirs):
     """Of patches that draw at random, once for both branches: the run compares evaluations.
 
     Also where a function of theirs evaluates the branches, which are together then.
@@ -113,15 +88,11 @@ def test_a_second_try_draws_the_numbers_of_the_first(
     model.set_model_unet_function_wrapper(drawn)
     once = [number for number, place in enumerate(order) if place == "model"][evaluation]
 
-    def fault(_: str, number: int) -> None:
-        if number == once:
-            out_of_memory()
-
     torch.manual_seed(5)
     with runs.places.failing(None):
         expected, plain = runs("paper", model=model), runs("paper", model=model, strength=0.0)
     torch.manual_seed(5)
-    with runs.places.failing(fault):
+    with runs.places.failing(at(once, out_of_memory)):
         done = runs("paper", model=model)
     assert (done - expected).abs().max() < 0.02 * (expected - plain).abs().max()
 
@@ -130,16 +101,11 @@ def test_a_second_try_draws_the_numbers_of_the_first(
     ("way", "place"),
     [
         *((way, place) for way in MODES for place in PLACES),
-        ("DPS", "model"),
-        ("DPS", "backward"),
-        ("particles lags", "model"),
-        ("particles lags", "weight"),
-        ("particles das", "model"),
+        *(("DPS", "model"), ("DPS", "backward"), ("particles das", "model")),
+        *(("particles lags", "model"), ("particles lags", "weight")),
     ],
 )
-def test_memory_that_never_suffices_is_told_with_what_takes_less(
-    runs: Runs, way: str, place: str
-) -> None:
+def test_memory_that_never_suffices_is_told_with_what_takes_less(runs, way, place):
     order, before = runs.order(way), leftovers(runs.case)
     first = order.index(place)
     if place == "model" and way in MODES and way != "fast":
@@ -168,15 +134,14 @@ def test_memory_that_never_suffices_is_told_with_what_takes_less(
     runs.check_clean(way, before)
 
 
-def test_memory_that_runs_out_by_another_name_is_known(runs: Runs) -> None:
+def test_memory_that_runs_out_by_another_name_is_known(runs):
     """Newer ComfyUI takes an error of the accelerator for a lack of memory, too."""
     known = hasattr(mm, "is_oom")
 
-    def fault(place: str, number: int) -> None:
-        if number == runs.order("paper").index("decode"):
-            raise torch.AcceleratorError("CUDA error: out of memory")
+    def fault() -> None:
+        raise torch.AcceleratorError("CUDA error: out of memory")
 
-    with runs.places.failing(fault):
+    with runs.places.failing(at(runs.order("paper").index("decode"), fault)):
         if known:
             done = runs("paper")
             assert torch.allclose(done, runs.whole("paper"), atol=0.05)
@@ -188,15 +153,10 @@ def test_memory_that_runs_out_by_another_name_is_known(runs: Runs) -> None:
 @pytest.mark.parametrize(
     "way", [*MODES, "latent-rgb", "DPS", "LiDAR", "particles lags", "particles das"]
 )
-def test_the_stop_button_stops_everywhere_at_once(runs: Runs, way: str) -> None:
+def test_the_stop_button_stops_everywhere_at_once(runs, way):
     order, before = runs.order(way), leftovers(runs.case)
     for k in range(len(order)):
-
-        def press(_: str, number: int, k: int = k) -> None:
-            if number == k:
-                mm.interrupt_current_processing()
-
-        with runs.places.failing(press):
+        with runs.places.failing(at(k, mm.interrupt_current_processing)):
             try:
                 runs(way)
             except mm.InterruptProcessingException:

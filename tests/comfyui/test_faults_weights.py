@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -16,28 +16,18 @@ from lags_pack.rewards import Weight
 from lags_pack.tests.comfyui.faults import (
     Runs,
     Tapped,
+    at,
     between_steps,
     is_loaded,
     leftovers,
     loaded_networks,
-    tapped,
 )
-from lags_pack.tests.comfyui.weighing import Run, case_of
+from lags_pack.tests.comfyui.guided import with_lora
 from torch import Tensor, nn
-
-import nodes
 
 STEPS = 3
 WAYS = ("balanced", "fast", "paper", "DPS", "particles lags", "particles fk")
 VALUES_ONLY = ("particles fk",)
-
-
-@pytest.fixture(scope="module")
-def runs(run_node: Run, sd15: Any) -> Iterator[Runs]:
-    """Two images of 32 pixels in three steps, both branches of cfg."""
-    case = case_of(run_node, sd15, batch=2, steps=STEPS)
-    with tapped(case) as places:
-        yield Runs(case, places)
 
 
 class Steps:
@@ -66,10 +56,9 @@ def looked_at(runs: Runs, way: str) -> list[int]:
 
 def sigma_of(runs: Runs, step: int) -> float:
     """The noise level at which a step begins."""
-    names = {key: runs.case.settings[key] for key in ("scheduler",)}
-    sampler = comfy.samplers.KSampler(
-        runs.case.model, STEPS, "cpu", sampler=runs.case.settings["sampler_name"], **names
-    )
+    settings = runs.case.settings
+    how = {"sampler": settings["sampler_name"], "scheduler": settings["scheduler"]}
+    sampler = comfy.samplers.KSampler(runs.case.model, STEPS, "cpu", **how)
     return float(sampler.sigmas[step - 1])
 
 
@@ -99,9 +88,7 @@ SPOILED = {
         *(("nan gradient", way) for way in ("balanced", "fast", "particles lags", "particles fk")),
     ],
 )
-def test_numbers_that_are_not_finite_stop_the_run_with_their_place(
-    runs: Runs, kind: str, way: str
-) -> None:
+def test_numbers_that_are_not_finite_stop_the_run_with_their_place(runs, kind, way):
     """At one step and in one image only: the whole batch stops, as none would be trustworthy."""
     if kind == "nan gradient" and way in VALUES_ONLY:
         runs.reward.spoil = picked(SPOILED[kind], 1)
@@ -151,20 +138,17 @@ ERRORS = [
         *((way, *ERRORS[1]) for way in WAYS if way != "balanced"),
     ],
 )
-def test_a_weight_that_raises_is_named_with_its_own_error(
-    runs: Runs, way: str, error: Exception, words: str
-) -> None:
+def test_a_weight_that_raises_is_named_with_its_own_error(runs, way, error, words):
     order, before = runs.order(way), leftovers(runs.case)
     looks = [number for number, place in enumerate(order) if place == "weight"]
     backwards = [number for number, place in enumerate(order) if place == "backward"]
     middle = backwards[len(backwards) // 2 :][:1]  # only in the backward pass
+
+    def fault() -> None:
+        raise error
+
     for k in [looks[0], looks[len(looks) // 2], *middle]:
-
-        def fault(_: str, number: int, k: int = k) -> None:
-            if number == k:
-                raise error
-
-        with runs.places.failing(fault), pytest.raises(WeightError) as caught:
+        with runs.places.failing(at(k, fault)), pytest.raises(WeightError) as caught:
             runs(way)
         assert len(runs.places.passed) == k + 1, "nothing was done after it"
         assert caught.value.__cause__ is error
@@ -176,21 +160,13 @@ def test_a_weight_that_raises_is_named_with_its_own_error(
     runs.check_clean(way, before)
 
 
-def unload_all() -> None:
-    mm.unload_all_models()
-
-
-def free_memory() -> None:
-    mm.free_memory(1e30, mm.get_torch_device())
+def free_memory(*kept: Any) -> None:
+    mm.free_memory(1e30, mm.get_torch_device(), kept)
 
 
 def unload_only(module: nn.Module) -> None:
-    kept = [
-        entry
-        for entry in mm.current_loaded_models
-        if getattr(entry.model, "model", 0) is not module
-    ]
-    mm.free_memory(1e30, mm.get_torch_device(), kept)
+    loaded = mm.current_loaded_models
+    free_memory(*(entry for entry in loaded if getattr(entry.model, "model", 0) is not module))
 
 
 class WithModel(Tapped):
@@ -213,20 +189,13 @@ class WithModel(Tapped):
         ("particles das", "all"),
     ],
 )
-def test_models_moved_off_between_two_steps_come_back(
-    runs: Runs, run_node: Run, tiny_files: dict[str, str], way: str, what: str
-) -> None:
+def test_models_moved_off_between_two_steps_come_back(runs, tiny_files, way, what):
     """With a LoRA, which is off whenever the model is: its images tell."""
     reward = WithModel(runs.places)
-    (model,) = run_node(
-        nodes.LoraLoaderModelOnly,
-        model=runs.case.model,
-        lora_name=tiny_files["lora_sd15"],
-        strength_model=1.0,
-    )
+    model = with_lora(runs.case.model, tiny_files["lora_sd15"])
     net, vae = runs.case.model.model, runs.case.vae.first_stage_model
     off = {
-        "all": unload_all,
+        "all": mm.unload_all_models,
         "memory": free_memory,
         "model": lambda: unload_only(net),
         "vae": lambda: unload_only(vae),

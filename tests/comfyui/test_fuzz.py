@@ -24,7 +24,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from comfyui_support import mutants
+from comfyui_support import mutants, prompts
+from comfyui_support.prompts import node
 from comfyui_support.server import Server
 from lags_pack.demo.workflow import to_prompt
 from lags_pack.runtime.checks import check_chosen, check_connected, check_denoise, filled
@@ -71,15 +72,10 @@ class Line:
 
 
 @pytest.fixture
-def line(server: Server) -> Iterator[Line]:
+def line(server) -> Iterator[Line]:
     opened = Line(server)
     yield opened
     opened.connection.close()
-
-
-@pytest.fixture(scope="module")
-def info(server: Server) -> dict[str, Any]:
-    return server.object_info()
 
 
 def portions(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
@@ -130,29 +126,15 @@ def entry_fault(entry: dict[str, Any] | None) -> str | None:
     return fault(messages["execution_error"])
 
 
-GOOD = {
-    "demo": ("LAGSDemoModel", {"subject": "any", "colour": "any", "batch_size": 2}),
-    "colour": (
-        "LAGSWeightColor",
-        {"attribute": "hue", "hue": 240.0, "colour": "#000000", "strength": 30.0, "auto_nats": 0.0},
-    ),
-    "sample": (
-        "LAGSKSampler",
-        {
-            **{"model": ["demo", 0], "positive": ["demo", 1], "negative": ["demo", 2]},
-            **{"latent_image": ["demo", 4], "vae": ["demo", 3], "weight": ["colour", 0]},
-            **{"seed": 1, "steps": 4, "cfg": 1.0, "sampler_name": "euler", "denoise": 1.0},
-            **{"scheduler": "karras", "strength": 1.0, "mode": "balanced", "c": 10.0},
-        },
-    ),
-    "decode": ("VAEDecode", {"samples": ["sample", 0], "vae": ["demo", 3]}),
-    "save": ("SaveImage", {"images": ["decode", 0], "filename_prefix": "fuzz"}),
-}
+COLOUR = node(
+    "LAGSWeightColor",
+    **{"attribute": "hue", "hue": 240.0, "colour": "#000000", "strength": 30.0, "auto_nats": 0.0},
+)
+GOOD = prompts.sampled(prompts.lags(1, steps=4, sampler_name="euler"), COLOUR, batch=2)
 
 
 def good_pictures(server: Server) -> np.ndarray:
-    prompt = {key: {"class_type": kind, "inputs": inputs} for key, (kind, inputs) in GOOD.items()}
-    return np.stack([np.asarray(image) for image in server.pictures(server.queue(prompt))])
+    return np.stack([np.asarray(image) for image in server.pictures(server.queue(GOOD))])
 
 
 def escaped(base: Path) -> list[Path]:
@@ -162,9 +144,7 @@ def escaped(base: Path) -> list[Path]:
     return [*inside, *(path for found in outside for path in found)]
 
 
-def test_mutated_prompts(
-    server: Server, line: Line, info: dict[str, Any], weight_files: Path, comfy_base: Path
-) -> None:
+def test_mutated_prompts(server, line, info, weight_files, comfy_base):
     link = weight_files / "link.safetensors"
     link.symlink_to("/etc/hostname")  # a name that leads out of the folder
     before, outcomes, faults, counted = good_pictures(server), Counter(), [], 0
@@ -210,18 +190,9 @@ PARTICLES = {
     **{"node": "2", "sampler_name": "ddpm", "scheduler": "karras", "steps": 3, "denoise": 1.0},
     **{"particles": 4, "method": "lags", "tempering": "from method", "evaluate_every": 0},
 }
-METHODS = [
-    {"type": "LAGSMethodDPS", "rho": 1.0, "normalised": False},
-    {
-        **{"type": "LAGSMethodFreeDoM", "step": 0.2, "plain_step": 0.02, "first": 0.7},
-        **{"last": 0.3, "travel_until": 0.4, "repeats": 3},
-    },
-    {
-        **{"type": "LAGSMethodLiDAR", "count": 16, "lookahead_steps": 8, "scale": 1.0},
-        **{"sigma_end": 0.57, "lookahead_seed": 0},
-    },
+WITH_METHODS = [
+    {**KSAMPLER, "method": {"type": kind, **widgets}} for kind, widgets in prompts.METHODS.items()
 ]
-WITH_METHODS = [{**KSAMPLER, "method": method} for method in METHODS]
 VALUES = [*mutants.NUMBERS, *mutants.TEXTS, *mutants.PATHS, *mutants.OTHERS]
 
 
@@ -239,7 +210,7 @@ def spoiled(good: dict[str, Any], rng: random.Random) -> dict[str, Any]:
     return body
 
 
-def test_the_schedule_is_asked_in_every_wrong_way(server: Server, line: Line) -> None:
+def test_the_schedule_is_asked_in_every_wrong_way(server, line):
     rng, outcomes = random.Random(SEED), Counter()
     raw = [b"", b"{", b"\xff\xfe", b"[" * 5000, b"null", b"[]", b'"x"', b"3", b"{}", b"NaN"]
     good = [KSAMPLER, PARTICLES, *WITH_METHODS]
@@ -269,7 +240,7 @@ def places(value: Any) -> list[tuple[Any, Any]]:
     return found
 
 
-def test_a_spoiled_workflow_is_converted_or_refused_in_words(info: dict[str, Any]) -> None:
+def test_a_spoiled_workflow_is_converted_or_refused_in_words(info):
     files = sorted(mutants.WORKFLOWS.glob("*_demo.json"))
     saved = [json.loads(file.read_text("utf-8")) for file in files]
     rng, outcomes = random.Random(SEED), Counter()
@@ -298,26 +269,26 @@ def test_a_spoiled_workflow_is_converted_or_refused_in_words(info: dict[str, Any
 
 
 @pytest.mark.parametrize("value", [None, 3, "x", True, [], {}, [1, ["x"]], {"samples": [0.5]}])
-def test_what_is_written_into_a_socket_is_refused(value: Any) -> None:
+def test_what_is_written_into_a_socket_is_refused(value):
     with pytest.raises(ValueError, match="Input weight is .*; expected .*connect weight"):
         check_connected(weight=value)
 
 
-def test_what_nodes_put_out_is_connected() -> None:
+def test_what_nodes_put_out_is_connected():
     latent, conditioning = {"samples": torch.zeros(1)}, [[torch.zeros(1), {"pooled_output": None}]]
     check_connected(latent_image=latent, positive=conditioning, vae=object())
     check_connected(**filled(options=None, method=None))
 
 
 @pytest.mark.parametrize("chosen", [None, "content", [], {}, {"like": None}, {"goal": "class"}])
-def test_what_is_no_choice_is_refused(chosen: Any) -> None:
+def test_what_is_no_choice_is_refused(chosen):
     with pytest.raises(ValueError, match="Input like is .*; expected a choice"):
         check_chosen("like", chosen)
     check_chosen("like", {"like": "content", "file": "auto"})
 
 
 @pytest.mark.parametrize("denoise", [math.nan, -0.1, 1.1, 1e-300])
-def test_a_part_of_endlessly_many_levels_is_refused(denoise: float) -> None:
+def test_a_part_of_endlessly_many_levels_is_refused(denoise):
     with pytest.raises(ValueError, match="denoise is"):
         check_denoise(denoise, 20)
     for fine in (0.0, 0.01, 1.0):

@@ -53,7 +53,7 @@ def said_wrongly(said: str, kind: str, settings: dict[str, Any]) -> str:
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_is_served(server: Any, name: str) -> None:
+def test_is_served(server, name):
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
     connection.request("GET", f"/extensions/lags/docs/{name}")
     answer = connection.getresponse()
@@ -64,14 +64,14 @@ def test_is_served(server: Any, name: str) -> None:
     connection.close()
 
 
-def test_the_folder_is_that_of_the_module(server: Any) -> None:
+def test_the_folder_is_that_of_the_module(server):
     """The page finds the folder by the second part of the node's python_module."""
     modules = {server.object_info()[path.stem]["python_module"] for path in PAGES}
     assert modules == {"custom_nodes.lags"}
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
-def test_numbers_are_the_nodes(server: Any, path: Path) -> None:
+def test_numbers_are_the_nodes(server, path):
     found = ranges(path.read_text("utf-8"))
     known = widgets(server.object_info(path.stem)[path.stem])
     wrong = {
@@ -92,6 +92,6 @@ def test_numbers_are_the_nodes(server: Any, path: Path) -> None:
         ("0.3 to 30 (1)", "allowed"),
     ],
 )
-def test_a_wrong_number_is_found(said: str, fault: str) -> None:
+def test_a_wrong_number_is_found(said, fault):
     said = said_wrongly(said, "FLOAT", {"default": 1.0, "min": -5.0, "max": 5.0})
     assert fault in said and bool(said) == bool(fault)

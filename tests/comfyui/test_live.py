@@ -6,16 +6,16 @@ import json
 import math
 import statistics
 import time
-from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from comfyui_support.executing import run_node
+from comfyui_support.prompts import METHODS
+from comfyui_support.weighing import demo_case
 from lags_pack.guidance import StepRecord, Trace
 from lags_pack.nodes import METHODS as METHOD_NODES
-from lags_pack.nodes.samplers.ksampler import LAGSKSampler
-from lags_pack.nodes.tools.demo import LAGSDemoModel
 from lags_pack.nodes.tools.score import LAGSScoreImages
 from lags_pack.rewards import ColourReward, Weight
 from lags_pack.runtime import page as live
@@ -23,27 +23,13 @@ from lags_pack.runtime.last_model import remember
 from lags_pack.runtime.page_plan import schedule
 
 ASKED = {
-    "node": "never run",
-    "sampler_name": "euler",
-    "scheduler": "karras",
-    "steps": 20,
-    "denoise": 1.0,
-    "mode": "paper",
-    "c": 10.0,
+    **{"node": "never run", "sampler_name": "euler", "scheduler": "karras", "steps": 20},
+    **{"denoise": 1.0, "mode": "paper", "c": 10.0},
 }
 
 
-def test_events_cost_less_than_a_hundredth_of_a_step(
-    run_node: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model, positive, negative, vae, latent = run_node(
-        LAGSDemoModel, subject="any", colour="any", batch_size=16
-    )
-    sampler = {"seed": 1, "steps": 4, "cfg": 1.0, "sampler_name": "euler", "scheduler": "karras"}
-    prompts = {"positive": positive, "negative": negative, "latent_image": latent, "denoise": 1.0}
-    weight = Weight.of(ColourReward("hue", 0.0), 30.0)
-    guidance = {"vae": vae, "weight": weight, "strength": 1.0, "mode": "balanced", "c": 10.0}
-    _, trace = run_node(LAGSKSampler, model=model, **sampler, **prompts, **guidance)
+def test_events_cost_less_than_a_hundredth_of_a_step(monkeypatch):
+    _, trace = demo_case(16, strength=30.0, sampler_name="euler").lags()
     step = statistics.median(record.seconds for record in trace.records)
 
     def send(event: str, body: dict[str, Any], client: str | None) -> None:
@@ -66,7 +52,7 @@ def test_events_cost_less_than_a_hundredth_of_a_step(
     assert cost < 0.01 * step
 
 
-def test_numbers_that_are_not_finite_reach_the_page_as_none() -> None:
+def test_numbers_that_are_not_finite_reach_the_page_as_none():
     ones = torch.ones(2)
     spoiled = torch.tensor([1.0, float("nan")])
     trace = Trace("spoiled")
@@ -77,7 +63,7 @@ def test_numbers_that_are_not_finite_reach_the_page_as_none() -> None:
     assert [point["alpha"] for point in told["points"]] == [1.0, 1.0]
 
 
-def test_a_run_between_two_steps_is_part_of_the_whole() -> None:
+def test_a_run_between_two_steps_is_part_of_the_whole():
     whole = schedule(ASKED)
     part = schedule({**ASKED, "start_at_step": 5, "end_at_step": 12})
     assert part["sigma"] == whole["sigma"][5:12]
@@ -87,7 +73,7 @@ def test_a_run_between_two_steps_is_part_of_the_whole() -> None:
         schedule({**ASKED, "start_at_step": 20, "end_at_step": 10000})
 
 
-def test_a_run_that_adds_no_noise_tilts_no_start() -> None:
+def test_a_run_that_adds_no_noise_tilts_no_start():
     tilted, going_on = schedule(ASKED), schedule({**ASKED, "add_noise": "disable"})
     assert tilted["model_calls"] - going_on["model_calls"] in (0, 2)
     balanced = {**ASKED, "mode": "balanced", "c": 1.0}
@@ -95,7 +81,13 @@ def test_a_run_that_adds_no_noise_tilts_no_start() -> None:
     assert start - schedule({**balanced, "add_noise": "disable"})["model_calls"] == 2
 
 
-def test_connected_sigmas_take_the_place_of_steps(run_node: Callable[..., Any]) -> None:
+@pytest.mark.parametrize("method", [None, {"type": "LAGSMethodMPGD", "rho": 1.0}])
+def test_strength_0_is_planned_as_plain_sampling(method):
+    plan = schedule({**ASKED, "mode": "balanced", "strength": 0.0, "method": method})
+    assert (plan["model_calls"], plan["relative_cost"], any(plan["active"])) == (20, 1.0, False)
+
+
+def test_connected_sigmas_take_the_place_of_steps():
     with pytest.raises(ValueError, match="run the node once"):
         schedule({**ASKED, "sigmas": True})
     remember("with sigmas", None, torch.tensor([5.0, 2.0, 1.0, 0.0]))
@@ -104,37 +96,16 @@ def test_connected_sigmas_take_the_place_of_steps(run_node: Callable[..., Any]) 
     assert plan["source"] == "the connected SIGMAS"
 
 
-METHODS = {
-    "LAGSMethodDPS": {"rho": 0.5, "normalised": False},
-    "LAGSMethodFreeDoM": {
-        **{"step": 0.2, "plain_step": 0.02, "first": 0.9, "last": 0.2},
-        **{"travel_until": 0.5, "repeats": 2},
-    },
-    "LAGSMethodLiDAR": {
-        **{"count": 3, "lookahead_steps": 2, "scale": 1.0, "sigma_end": 0.57},
-        "lookahead_seed": 0,
-    },
-}
-
-
-@pytest.mark.parametrize("kind", METHODS)
-def test_a_connected_method_is_planned_as_it_runs(kind: str, run_node: Callable[..., Any]) -> None:
-    nodes = {node.__name__: node for node in METHOD_NODES}
-    assert nodes.keys() == METHODS.keys()
-    model, positive, negative, vae, latent = run_node(
-        LAGSDemoModel, subject="any", colour="any", batch_size=1
-    )
-    sampler = {"steps": 6, "cfg": 1.0, "sampler_name": "euler_ancestral", "scheduler": "karras"}
-    widgets = {**sampler, "denoise": 1.0, "strength": 1.0, "mode": "balanced", "c": 10.0, "seed": 1}
-    remember("with a method", model)
-    planned = schedule(
-        {**widgets, "node": "with a method", "method": {"type": kind, **METHODS[kind]}}
-    )
-    (method,) = run_node(nodes[kind], **METHODS[kind])
-    prompts = {"positive": positive, "negative": negative, "latent_image": latent}
-    weight = Weight.of(ColourReward("hue", 0.0), 30.0)
-    given = {**widgets, **prompts, "vae": vae, "weight": weight, "method": method}
-    _, trace = run_node(LAGSKSampler, model=model, **given)
+@pytest.mark.parametrize("node", METHOD_NODES)
+def test_a_connected_method_is_planned_as_it_runs(node):
+    kind = node.__name__
+    case = demo_case(1, strength=30.0, steps=6)
+    remember("with a method", case.model)
+    asked = {"node": "with a method", "method": {"type": kind, **METHODS[kind]}}
+    widgets = {k: v for k, v in case.settings.items() if not isinstance(v, dict | list)}
+    planned = schedule({**widgets, "strength": 1.0, "mode": "balanced", "c": 10.0, **asked})
+    (method,) = run_node(node, **METHODS[kind])
+    _, trace = case.lags(method=method)
     told = live.summary(trace)
     assert planned["model_calls"] == told["model_calls"] > 0
     assert planned["model_backwards"] == told["model_backwards"]
@@ -144,7 +115,7 @@ def test_a_connected_method_is_planned_as_it_runs(kind: str, run_node: Callable[
     assert dict(zip(sigmas, planned["active"], strict=True)) == ran
 
 
-def test_a_method_of_another_pack_has_no_plan() -> None:
+def test_a_method_of_another_pack_has_no_plan():
     asked = {**ASKED, "method": {"type": "SomebodysMethod", "dial": 3}}
     assert schedule(asked) == {"other": "SomebodysMethod"}
     for bad in ("das", {"dial": 3}, {"type": "LAGSMethodDPS"}):
@@ -152,19 +123,18 @@ def test_a_method_of_another_pack_has_no_plan() -> None:
             schedule({**ASKED, "method": bad})
     for rho in (-1.0, 1e9, math.nan, "much"):
         with pytest.raises(ValueError):
-            schedule(
-                {**ASKED, "method": {"type": "LAGSMethodDPS", "rho": rho, "normalised": False}}
-            )
+            method = {"type": "LAGSMethodDPS", "rho": rho, "normalised": False}
+            schedule({**ASKED, "method": method})
 
 
-def test_widgets_that_no_plan_hangs_on_are_no_trouble() -> None:
+def test_widgets_that_no_plan_hangs_on_are_no_trouble():
     more = {"seed": 1, "control_after_generate": "fixed", "momentum": 0.5, "lags_panel": ""}
     assert schedule({**ASKED, **more}) == schedule(ASKED)
     all_levels = {name: value for name, value in ASKED.items() if name != "denoise"}
     assert schedule(all_levels) == schedule(ASKED)
 
 
-def test_scores_reach_the_page_best_first(run_node: Callable[..., Any]) -> None:
+def test_scores_reach_the_page_best_first():
     images = torch.zeros(3, 300, 400, 3)
     for i, red in enumerate((0.2, 0.9, 0.5)):
         images[i, ..., 0] = red

@@ -9,11 +9,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import psutil
-import pytest
 import torch
 from comfyui_support.executing import Executor
 from comfyui_support.prompts import Prompt, colour, lags, node, particles, sampled, search
-from comfyui_support.server import Server
 from lags_pack.runtime import last_model as remembered
 from lags_pack.runtime import page as live
 
@@ -32,6 +30,10 @@ def prompt(run: int) -> Prompt:
     New batch sizes come with new demo models, so nothing but ComfyUI's cache holds the last one.
     """
     key, strength = f"sample {run}", 10.0 + run
+
+    def by_other() -> Prompt:
+        return sampled(lags(run, method=["other", 0]), colour(strength), 1, key)
+
     ways: list[Callable[[], Prompt]] = [
         lambda: sampled(lags(run), colour(strength), 1, key),
         lambda: sampled(lags(run, "fast"), colour(strength, "brightness"), 2, key),
@@ -40,32 +42,20 @@ def prompt(run: int) -> Prompt:
         lambda: sampled(particles(run, "lags"), colour(strength), 1, key),
         lambda: sampled(particles(run, "das"), colour(strength), 1, key),
         lambda: sampled(search(run), colour(strength), 2, key),
-        lambda: {**sampled(lags(run, method=["other", 0]), colour(strength), 1, key), "other": DPS},
-        lambda: {
-            **sampled(lags(run, method=["other", 0]), colour(strength), 1, key),
-            "other": LIDAR,
-        },
+        lambda: {**by_other(), "other": DPS},
+        lambda: {**by_other(), "other": LIDAR},
         lambda: {**sampled(lags(run), colour(strength), 1, key), "plot": plot(key)},
     ]
     return ways[run % PERIOD]()
 
 
 def plot(key: str) -> dict[str, Any]:
-    """A run's trace, drawn and written."""
-    return node(
-        "LAGSTracePlot",
-        **{"traces.trace0": [key, 1]},
-        axis="step",
-        theme="dark",
-        scale=0.25,
-        export="json",
-        filename_prefix="long run/trace",
-    )
+    look = {"axis": "step", "theme": "dark", "scale": 0.25, "export": "json"}
+    traces = {"traces.trace0": [key, 1]}
+    return node("LAGSTracePlot", **traces, **look, filename_prefix="long run/trace")
 
 
-def test_tensors_of_200_runs_in_one_process(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_tensors_of_200_runs_in_one_process(monkeypatch):
     executed = Executor(monkeypatch)
     told: dict[str, int] = {}
 
@@ -100,7 +90,7 @@ def alive() -> tuple[int, int]:
     return len(tensors), sum(storages.values())
 
 
-def test_memory_of_a_server_over_200_runs(server: Server) -> None:
+def test_memory_of_a_server_over_200_runs(server):
     process = psutil.Process(server._process.pid)
     resident = []
     for run in range(RUNS):

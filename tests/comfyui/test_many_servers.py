@@ -7,14 +7,12 @@ four (another kernel, another order of sums), so images are compared by their 8-
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from comfyui_support.prompts import METHODS, PARTICLES, node
 from comfyui_support.server import Server
 
 BATCH, HALF = 4, 2
@@ -22,33 +20,19 @@ LEVELS = 1  # of 255; between images that are the same
 
 
 @pytest.fixture(scope="module")
-def other(
-    comfy_root: Path, pack: Any, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Server]:
+def other(comfy_root, tmp_path_factory) -> Iterator[Server]:
     """A second server with folders of its own, as on another machine."""
-    python = os.environ.get("COMFYUI_PYTHON") or sys.executable
-    folder = Path(pack.__file__).parent
-    running = Server(comfy_root, tmp_path_factory.mktemp("other"), folder, python)
-    try:
-        running.start()
+    with Server(comfy_root, tmp_path_factory.mktemp("other")).running() as running:
         yield running
-    finally:
-        running.stop()
-
-
-def node(kind: str, **inputs: Any) -> dict[str, Any]:
-    return {"class_type": kind, "inputs": inputs}
 
 
 def prompt(sampler: dict[str, Any], first: int, length: int, auto_nats: float) -> dict[str, Any]:
     """A part of a batch of four of the bundled model, sampled towards blue."""
     colour = {"attribute": "hue", "hue": 240.0, "colour": "#000000", "strength": 30.0}
     sampled = {
-        "model": ["demo", 0],
-        "positive": ["demo", 1],
-        "negative": ["demo", 2],
-        "latent_image": ["part", 0],
-        **{"seed": 5, "steps": 6, "cfg": 1.0, "denoise": 1.0, "scheduler": "karras"},
+        **{"model": ["demo", 0], "positive": ["demo", 1], "negative": ["demo", 2]},
+        **{"latent_image": ["part", 0], "scheduler": "karras"},
+        **{"seed": 5, "steps": 6, "cfg": 1.0, "denoise": 1.0},
     }
     guided = {"vae": ["demo", 3], "weight": ["colour", 0]}
     extra = {} if sampler["class_type"] == "KSampler" else guided
@@ -56,17 +40,7 @@ def prompt(sampler: dict[str, Any], first: int, length: int, auto_nats: float) -
         "demo": node("LAGSDemoModel", subject="any", colour="any", batch_size=BATCH),
         "part": node("LatentFromBatch", samples=["demo", 4], batch_index=first, length=length),
         "colour": node("LAGSWeightColor", **colour, auto_nats=auto_nats),
-        "dps": node("LAGSMethodDPS", rho=1.0, normalised=False),
-        "lidar": node(
-            "LAGSMethodLiDAR",
-            **{"count": 4, "lookahead_steps": 2, "scale": 1.0, "sigma_end": 0.57},
-            lookahead_seed=0,
-        ),
-        "freedom": node(
-            "LAGSMethodFreeDoM",
-            **{"step": 0.2, "plain_step": 0.02, "first": 0.7, "last": 0.3},
-            **{"travel_until": 0.4, "repeats": 1},
-        ),
+        **{kind: node(kind, **widgets) for kind, widgets in METHODS.items()},
         "sample": node(sampler["class_type"], **sampled, **extra, **sampler["inputs"]),
         "decode": node("VAEDecode", samples=["sample", 0], vae=["demo", 3]),
         "save": node("SaveImage", images=["decode", 0], filename_prefix="many"),
@@ -74,26 +48,21 @@ def prompt(sampler: dict[str, Any], first: int, length: int, auto_nats: float) -
 
 
 def lags(sampler_name: str, mode: str = "balanced", **inputs: Any) -> dict[str, Any]:
-    return node(
-        "LAGSKSampler", sampler_name=sampler_name, mode=mode, strength=1.0, c=10.0, **inputs
-    )
+    chosen = {"sampler_name": sampler_name, "mode": mode, "strength": 1.0, "c": 10.0}
+    return node("LAGSKSampler", **chosen, **inputs)
 
 
 def particles(
     method: str, sampler_name: str, output: str, count: int = 1, group: int = 4
 ) -> dict[str, Any]:
-    return node(
-        "LAGSParticleSampler",
-        **{"sampler_name": sampler_name, "method": method, "output": output, "count": count},
-        **{"strength": 1.0, "particles": group, "resampling": "from method", "ess_threshold": -1.0},
-        **{"tempering": "from method", "evaluate_every": 0, "particles_at_once": 0},
-    )
+    chosen = {"sampler_name": sampler_name, "method": method, "output": output, "count": count}
+    widgets = {**PARTICLES, **chosen, "particles": group, "strength": 1.0}
+    return node("LAGSParticleSampler", **widgets)
 
 
 def search(sampler_name: str, radius: float) -> dict[str, Any]:
-    return node(
-        "LAGSSearchSampler", sampler_name=sampler_name, rounds=2, neighbours=2, radius=radius
-    )
+    widgets = {"rounds": 2, "neighbours": 2, "radius": radius}
+    return node("LAGSSearchSampler", sampler_name=sampler_name, **widgets)
 
 
 EQUAL = {
@@ -101,8 +70,8 @@ EQUAL = {
     "LAGS, euler": lags("euler"),
     "LAGS fast, dpmpp_2m": lags("dpmpp_2m", "fast"),
     "LAGS paper, heun": lags("heun", "paper"),
-    "DPS, euler": lags("euler", method=["dps", 0]),
-    "LiDAR, euler": lags("euler", method=["lidar", 0]),
+    "DPS, euler": lags("euler", method=["LAGSMethodDPS", 0]),
+    "LiDAR, euler": lags("euler", method=["LAGSMethodLiDAR", 0]),
     "particles lags, euler_ancestral": particles("lags", "euler_ancestral", "best"),
     "particles smc, ddpm": particles("smc", "ddpm", "draw", 2),
     "particles urge, euler_ancestral": particles("urge", "euler_ancestral", "diverse", 2),
@@ -115,7 +84,7 @@ UNEQUAL = {
     "KSampler, euler_ancestral": node("KSampler", sampler_name="euler_ancestral"),
     "LAGS, euler_ancestral": lags("euler_ancestral"),
     "LAGS, dpmpp_2m_sde": lags("dpmpp_2m_sde"),
-    "FreeDoM, euler_ancestral": lags("euler_ancestral", method=["freedom", 0]),
+    "FreeDoM, euler_ancestral": lags("euler_ancestral", method=["LAGSMethodFreeDoM", 0]),
     "search, euler_ancestral": search("euler_ancestral", 0.0),
 }
 
@@ -146,9 +115,7 @@ def whole_and_split(
 
 
 @pytest.mark.parametrize("name", EQUAL)
-def test_a_batch_on_two_servers_is_the_batch_on_one(
-    name: str, server: Server, other: Server
-) -> None:
+def test_a_batch_on_two_servers_is_the_batch_on_one(name, server, other):
     whole, split = whole_and_split(server, other, EQUAL[name])
     apart = np.abs(whole - split)
     assert apart.max() <= LEVELS, f"{apart.max()} levels, {(apart > LEVELS).mean():.2%} of pixels"
@@ -156,17 +123,13 @@ def test_a_batch_on_two_servers_is_the_batch_on_one(
 
 
 @pytest.mark.parametrize("name", UNEQUAL)
-def test_noise_drawn_for_the_whole_batch_is_another_in_a_part(
-    name: str, server: Server, other: Server
-) -> None:
+def test_noise_drawn_for_the_whole_batch_is_another_in_a_part(name, server, other):
     """What docs/many_gpus.md warns of: true of ComfyUI's KSampler as well."""
     whole, split = whole_and_split(server, other, UNEQUAL[name])
     assert np.abs(whole - split)[HALF:].max() > 50
 
 
-def test_an_automatic_strength_is_measured_over_what_is_sampled_together(
-    server: Server, other: Server
-) -> None:
+def test_an_automatic_strength_is_measured_over_what_is_sampled_together(server, other):
     """Close, since it hangs little on which images; to be equal it is set by hand."""
     whole, split = whole_and_split(server, other, lags("euler"), nats=3.0)
     apart = np.abs(whole - split)

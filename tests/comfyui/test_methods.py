@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import comfy.model_management as mm
 import pytest
 import torch
-from comfyui_support.guided import REWARD, Case, counted, state_of
+from comfyui_support.executing import run_node
+from comfyui_support.guided import REWARD, Case, counted, on
 from comfyui_support.weighing import case_of, demo_case
 from lags_pack.nodes.methods.dps import LAGSMethodDPS
 from lags_pack.nodes.methods.freedom import LAGSMethodFreeDoM
 from lags_pack.nodes.methods.lidar import LAGSMethodLiDAR
-from lags_pack.nodes.samplers.guidance import LAGSGuidance
+from lags_pack.nodes.methods.mpgd import LAGSMethodMPGD
 from lags_pack.rewards import ColourReward, Weight
 from lags_pack.runtime import lookahead
 
-import nodes
-
-KINDS = ["sd15", "sdxl", "demo"]
+EACH = on("sd15", "sdxl", "demo")
 FULL_RUN = {"first": 1.0, "last": 0.0, "travel_until": 0.0, "repeats": 1}
 WIDGETS: dict[str, tuple[type, dict[str, Any]]] = {
     "dps": (LAGSMethodDPS, {"rho": 1.0, "normalised": False}),
@@ -29,66 +27,60 @@ WIDGETS: dict[str, tuple[type, dict[str, Any]]] = {
         LAGSMethodLiDAR,
         {"count": 6, "lookahead_steps": 3, "scale": 1.0, "sigma_end": 0.1, "lookahead_seed": 0},
     ),
+    "mpgd": (LAGSMethodMPGD, {"rho": 1.0}),
 }
 
 
 @pytest.fixture(scope="session")
-def cases(run_node: Callable[..., Any], sd15: Any, sdxl: Any) -> dict[str, Case]:
+def cases(sd15, sdxl) -> dict[str, Case]:
     """One case per model, all with two branches."""
-    found = {"sd15": case_of(run_node, sd15, batch=2), "sdxl": case_of(run_node, sdxl, batch=2)}
-    found["demo"] = demo_case(run_node, batch=2, cfg=2.0)
-    for case in found.values():
-        case.strength = 20.0
-    return found
+    return {
+        "sd15": case_of(sd15, 2, strength=20.0),
+        "sdxl": case_of(sdxl, 2, strength=20.0),
+        "demo": demo_case(2, cfg=2.0, strength=20.0),
+    }
 
 
 def method(case: Case, name: str, **changes: Any) -> Any:
     node, widgets = WIDGETS[name]
-    return case.run_node(node, **{**widgets, **changes})[0]
+    return run_node(node, **{**widgets, **changes})[0]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@EACH
 @pytest.mark.parametrize("name", WIDGETS)
-def test_every_method_raises_the_score_and_leaves_nothing(
-    cases: dict[str, Case], kind: str, name: str
-) -> None:
-    case = cases[kind]
+def test_every_method_raises_the_score_and_leaves_nothing(case, request, name):
     model, calls = counted(case.model)
     plain_score = case.score(case.ksampler()).mean()  # which also loads model and VAE
-    networks = (case.model.model, case.vae.first_stage_model)
-    before = state_of(*networks)
+    before = case.state()
     guided, trace = case.lags(method=method(case, name), model=model)
     assert torch.isfinite(guided).all()
-    if name != "freedom" or kind == "demo":
+    if name != "freedom" or request.node.callspec.params["case"] == "demo":
         # Time travel draws other noise, and of a random network no two images have to do with
         # each other; the trained one shows that the score rises.
         assert case.score(guided).mean() > plain_score
-    assert state_of(*networks) == before
+    assert case.state() == before
     lookahead = 3 * 3 if name == "lidar" else 0  # 6 images in batches of 2, 3 steps each
     assert len(calls) == trace.model_calls
     assert (trace.start.model_calls if trace.start else 0) == lookahead
     assert len(trace.records) == (8 if name == "freedom" else 4)
-    assert trace.label.split(",")[0] in ("DPS", "FreeDoM", "LiDAR")
+    assert trace.label.split(",")[0] in ("DPS", "FreeDoM", "LiDAR", "MPGD")
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_freedom_that_does_nothing_is_ksampler_bit_for_bit(
-    cases: dict[str, Case], kind: str
-) -> None:
-    case = cases[kind]
+@EACH
+def test_freedom_that_does_nothing_is_ksampler_bit_for_bit(case):
     nothing = method(case, "freedom", step=0.0, plain_step=0.0, repeats=1)
     assert torch.equal(case.lags(method=nothing)[0], case.ksampler())
 
 
-def test_strength_zero_is_ksampler(cases: dict[str, Case]) -> None:
-    case = cases["demo"]
+@on("demo")
+def test_strength_zero_is_ksampler(case):
     off, trace = case.lags(method=method(case, "dps"), strength=0.0)
     assert torch.equal(off, case.ksampler()) and not trace.records
 
 
+@on("demo")
 @pytest.mark.parametrize("name", WIDGETS)
-def test_cfg_1_mask_and_part_of_the_steps(cases: dict[str, Case], name: str) -> None:
-    case = cases["demo"]
+def test_cfg_1_mask_and_part_of_the_steps(case, name):
     latent = dict(case.settings["latent_image"])
     mask = torch.zeros(1, 1, *latent["samples"].shape[-2:])
     mask[..., : mask.shape[-1] // 2] = 1
@@ -101,7 +93,7 @@ def test_cfg_1_mask_and_part_of_the_steps(cases: dict[str, Case], name: str) -> 
     assert not torch.allclose(guided[~outside], kept[~outside])
 
 
-def test_gradient_is_the_models_own(cases: dict[str, Case]) -> None:
+def test_gradient_is_the_models_own(case):
     """Recomputed blocks and copied weights give the gradient of a plain backward pass.
 
     At rho d apart the first step's shifts differ by d sigma^2 J^T v; a finite difference of log w
@@ -110,7 +102,6 @@ def test_gradient_is_the_models_own(cases: dict[str, Case]) -> None:
     from lags_pack.guidance import VEView
     from lags_pack.runtime.evaluations import DifferentiableEvaluations
 
-    case = cases["sd15"]
     net = case.model.model
     with torch.inference_mode():
         mm.load_models_gpu([case.model])
@@ -140,8 +131,8 @@ def test_gradient_is_the_models_own(cases: dict[str, Case]) -> None:
     assert abs(float((gradient * direction).sum()) - slope) < 0.03 * abs(slope) + 0.05
 
 
-def test_lidar_makes_its_pictures_once_per_prompt(cases: dict[str, Case]) -> None:
-    case = cases["demo"]
+@on("demo")
+def test_lidar_makes_its_pictures_once_per_prompt(case):
     model, calls = counted(case.model)
     lidar = method(case, "lidar")
 
@@ -159,9 +150,9 @@ def test_lidar_makes_its_pictures_once_per_prompt(cases: dict[str, Case]) -> Non
     assert cost(cfg=3.0, positive=other) == 9, "another cfg"
 
 
-def test_lidar_looks_ahead_from_the_input_picture(cases: dict[str, Case]) -> None:
+@on("demo")
+def test_lidar_looks_ahead_from_the_input_picture(case):
     """Its quick images keep what the run keeps: the structure, and all outside of a mask."""
-    case = cases["demo"]
     whole = {**case.settings["latent_image"], "samples": case.ksampler()}
     mask = torch.zeros(1, 1, *whole["samples"].shape[2:])
     mask[..., : mask.shape[-1] // 2] = 1
@@ -186,11 +177,11 @@ def test_lidar_looks_ahead_from_the_input_picture(cases: dict[str, Case]) -> Non
     assert looked(same, 0.3).shape[0] == 6, "one set for inputs that are alike"
 
 
-def test_lidar_takes_a_weight_without_gradient(cases: dict[str, Case]) -> None:
+@on("demo")
+def test_lidar_takes_a_weight_without_gradient(case):
     class Jury(ColourReward):
         differentiable = False
 
-    case = cases["demo"]
     weight = Weight.of(Jury("hue", 0.0), 20.0)
     guided, _ = case.lags(method=method(case, "lidar"), weight=weight)
     assert case.score(guided).mean() > case.score(case.ksampler()).mean()
@@ -199,7 +190,7 @@ def test_lidar_takes_a_weight_without_gradient(cases: dict[str, Case]) -> None:
             case.lags(method=method(case, name), weight=weight)
 
 
-def test_refusals(cases: dict[str, Case]) -> None:
+def test_refusals(cases):
     case = cases["demo"]
     with pytest.raises(ValueError, match="of its own, and the sampler is 'euler'"):
         case.lags(method=method(case, "freedom"), sampler_name="euler")
@@ -215,13 +206,9 @@ def test_refusals(cases: dict[str, Case]) -> None:
 
 
 @pytest.mark.parametrize("name", ["dps", "freedom", "lidar"])
-def test_interrupt_leaves_nothing(
-    cases: dict[str, Case], name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    case = cases["sd15"]
-    networks = (case.model.model, case.vae.first_stage_model)
+def test_interrupt_leaves_nothing(case, name, monkeypatch):
     case.score(case.ksampler())
-    before = state_of(*networks)
+    before = case.state()
     looks = []
 
     def stop() -> None:
@@ -233,21 +220,17 @@ def test_interrupt_leaves_nothing(
         patched.setattr(mm, "throw_exception_if_processing_interrupted", stop)
         with pytest.raises(mm.InterruptProcessingException):
             case.lags(method=method(case, name))
-    assert state_of(*networks) == before
+    assert case.state() == before
 
 
-def test_guidance_node_too(cases: dict[str, Case]) -> None:
-    case = cases["demo"]
-    (patched,) = case.run_node(LAGSGuidance, **{**case._guidance(), "method": method(case, "dps")})
-    inputs = {**case.settings, "model": patched}
-    guided = case.run_node(nodes.KSampler, **inputs)[0]["samples"]
+@on("demo")
+def test_guidance_node_too(case):
+    guided = case.ksampler(model=case.guided(method=method(case, "dps")))
     assert torch.equal(guided, case.lags(method=method(case, "dps"))[0])
 
 
-def test_memory_is_said_before_the_run(
-    cases: dict[str, Case], caplog: pytest.LogCaptureFixture
-) -> None:
-    case = cases["demo"]
+@on("demo")
+def test_memory_is_said_before_the_run(case, caplog):
     with caplog.at_level("INFO"):
         case.lags(method=method(case, "dps"))
     assert "DPS goes backward through the diffusion model" in caplog.text

@@ -6,12 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import comfy.model_management as mm
-import comfy.utils
 import pytest
 import torch
 from comfy_execution.graph_utils import ExecutionBlocker
-from comfyui_support.tiny import TinyModel
-from comfyui_support.weighing import Run, load_weight, noise
+from comfyui_support.executing import run_node
+from comfyui_support.weighing import load_weight, noise
 from lags_pack.demo.shapes import draw
 from lags_pack.nodes.samplers.mmsold import LAGSMMSOLD
 from lags_pack.rewards import ColourReward, Weight
@@ -20,15 +19,8 @@ from torch import Tensor
 HEART = 4
 BRIGHT = Weight.of(ColourReward("brightness"), 10.0)
 WIDGETS = {
-    "strength": 1.0,
-    "count": 8,
-    "steps": 30,
-    "smoothing": 0.6,
-    "sigma_g": 0.05,
-    "draws": 8,
-    "score": "exact",
-    "rank": 0,
-    "seed": 5,
+    **{"strength": 1.0, "count": 8, "steps": 30, "smoothing": 0.6, "sigma_g": 0.05},
+    **{"draws": 8, "score": "exact", "rank": 0, "seed": 5},
 }
 
 
@@ -39,7 +31,7 @@ def hearts(count: int = 60, size: int = 32, seed: int = 0) -> Tensor:
     return draw(torch.full((count,), HEART), colour, generator, size).movedim(1, -1)
 
 
-def made(run_node: Run, **inputs: Any) -> tuple[Any, Any]:
+def made(**inputs: Any) -> tuple[Any, Any]:
     """(IMAGE, LATENT) of the node."""
     image, latent = run_node(LAGSMMSOLD, **{**WIDGETS, **inputs})
     return image, latent
@@ -52,55 +44,54 @@ def through(coder: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
 
 
 def covariance(rows: Tensor) -> Tensor:
-    """[n, D] -> [D, D], 1/n."""
     centred = rows.double() - rows.double().mean(dim=0)
     return centred.T @ centred / len(rows)
 
 
 @pytest.mark.parametrize("score", ["exact", "nearest"])
-def test_pixels(run_node: Run, score: str) -> None:
+def test_pixels(score):
     images = hearts()
-    new, latent = made(run_node, images=images, score=score)
+    new, latent = made(images=images, score=score)
     assert new.shape == (8, 32, 32, 3) and new.dtype == torch.float32
     assert new.min() >= 0 and new.max() <= 1
     assert isinstance(latent, ExecutionBlocker) and "connect a VAE" in latent.message
-    again, _ = made(run_node, images=images, score=score)
+    again, _ = made(images=images, score=score)
     assert torch.equal(new, again)
-    other, _ = made(run_node, images=images, score=score, seed=2**64 - 1)
+    other, _ = made(images=images, score=score, seed=2**64 - 1)
     assert not torch.allclose(new, other)
     apart = torch.cdist(new.flatten(1), images.flatten(1)).min(dim=1).values
     assert apart.min() > 0.5, "no copies"
 
 
-def test_moments_of_the_set(run_node: Run) -> None:
+def test_moments_of_the_set():
     """All directions of small images: the new ones vary as the given ones, and by the blur."""
     images = 0.5 + 0.02 * torch.randn(60, 2, 2, 3, generator=torch.Generator().manual_seed(1))
-    new, _ = made(run_node, images=images, count=64, rank=12)
+    new, _ = made(images=images, count=64, rank=12)
     rows, given = new.flatten(1), images.flatten(1)
     assert float((rows.mean(dim=0) - given.mean(dim=0)).abs().max()) < 1e-6
     wanted = covariance(given)
     assert float((covariance(rows) - wanted).abs().max() / wanted.diagonal().max()) < 0.05
 
 
-def test_images_through_a_vae(run_node: Run, sd15: TinyModel) -> None:
+def test_images_through_a_vae(sd15):
     images = hearts(size=64)
-    new, latent = made(run_node, images=images, vae=sd15.vae)
+    new, latent = made(images=images, vae=sd15.vae)
     assert new.shape == (8, 64, 64, 3)
     assert latent["samples"].shape == (8, 4, 8, 8)
     torch.testing.assert_close(new, through(sd15.vae.decode, latent["samples"]))
 
 
-def test_latents_in_latents_out(run_node: Run, kl_vae: Any) -> None:
+def test_latents_in_latents_out(kl_vae):
     given = {"samples": through(kl_vae.encode, hearts(24, size=64)), "batch_index": list(range(24))}
-    image, latent = made(run_node, latents=given)
+    image, latent = made(latents=given)
     assert set(latent) == {"samples"} and latent["samples"].shape == (8, 4, 8, 8)
     assert isinstance(image, ExecutionBlocker) and "LATENT output" in image.message
-    image, same = made(run_node, latents=given, vae=kl_vae)
+    image, same = made(latents=given, vae=kl_vae)
     assert torch.equal(same["samples"], latent["samples"])
     assert image.shape == (8, 64, 64, 3)
 
 
-def test_weight_moves_the_mean_as_it_says(run_node: Run) -> None:
+def test_weight_moves_the_mean_as_it_says():
     images = hearts(200)
     brightness = images.double().mean(dim=(1, 2, 3))
     log_w = 10 * ColourReward("brightness")(images.movedim(-1, 1)).double()
@@ -110,49 +101,39 @@ def test_weight_moves_the_mean_as_it_says(run_node: Run) -> None:
         # Far off black and white, so that nothing is clamped.
         squeezed = 0.5 + 0.1 * (images - 0.5)
         inputs = {"images": squeezed, "weight": BRIGHT.power(10.0), "strength": strength}
-        new, _ = made(run_node, **inputs, rank=6, count=40)
+        new, _ = made(**inputs, rank=6, count=40)
         found[strength] = 0.5 + 10 * (float(new.mean()) - 0.5)
     assert found[1.0] == pytest.approx(wanted, abs=2e-3)
     assert found[-1.0] < found[0.0] - 0.05 < found[1.0] - 0.1
-    plain, _ = made(run_node, images=squeezed)
-    off, _ = made(run_node, images=squeezed, weight=BRIGHT, strength=0.0)
+    plain, _ = made(images=squeezed)
+    off, _ = made(images=squeezed, weight=BRIGHT, strength=0.0)
     assert torch.equal(plain, off)
 
 
-def test_weight_without_a_gradient_and_automatic_strength(run_node: Run) -> None:
+def test_weight_without_a_gradient_and_automatic_strength():
     images = hearts()
-    black_box = load_weight(run_node, "JPEG size", auto_nats=0.7)
-    new, _ = made(run_node, images=images, weight=black_box)
-    plain, _ = made(run_node, images=images)
+    black_box = load_weight("JPEG size", auto_nats=0.7)
+    new, _ = made(images=images, weight=black_box)
+    plain, _ = made(images=images)
     assert new.shape == plain.shape and not torch.allclose(new, plain)
 
 
-def test_weight_on_latents(run_node: Run, sd15: TinyModel) -> None:
+def test_weight_on_latents(sd15):
     given = {"samples": through(sd15.vae.encode, hearts(24, size=64))}
     with pytest.raises(ValueError, match="connect the VAE that decodes"):
-        made(run_node, latents=given, weight=BRIGHT)
-    image, _ = made(run_node, latents=given, weight=BRIGHT, vae=sd15.vae)
+        made(latents=given, weight=BRIGHT)
+    image, _ = made(latents=given, weight=BRIGHT, vae=sd15.vae)
     assert image.shape == (8, 64, 64, 3)
 
 
-def test_progress_and_stop(run_node: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    shown: list[tuple[int, int]] = []
-
-    def hook(value: int, total: int, *_: Any, **__: Any) -> None:
-        shown.append((value, total))
-        if value >= 12 and stopping:
-            mm.interrupt_current_processing()
-
-    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", hook)
-    monkeypatch.setattr(comfy.utils, "PROGRESS_THROTTLE_MIN_INTERVAL", 0.0, raising=False)
-    stopping = False
-    made(run_node, images=hearts())
-    assert shown[0] == (0, 30) and shown[-1] == (30, 30)
-    stopping = True
-    shown.clear()
+def test_progress_and_stop(progress):
+    made(images=hearts())
+    assert progress.told[0] == (0, 30) and progress.told[-1] == (30, 30)
+    progress.told.clear()
+    progress.act = lambda value: mm.interrupt_current_processing(value >= 12)
     with pytest.raises(mm.InterruptProcessingException):
-        made(run_node, images=hearts())
-    assert 12 <= shown[-1][0] < 30
+        made(images=hearts())
+    assert 12 <= progress.told[-1][0] < 30
 
 
 @pytest.mark.parametrize(
@@ -174,6 +155,6 @@ def test_progress_and_stop(run_node: Run, monkeypatch: pytest.MonkeyPatch) -> No
         ),
     ],
 )
-def test_refused(run_node: Run, inputs: dict[str, Any], said: str) -> None:
+def test_refused(inputs, said):
     with pytest.raises(ValueError, match=said):
-        made(run_node, **inputs)
+        made(**inputs)

@@ -6,25 +6,22 @@ ComfyUI's own nodes where it has them; for other packs, small ones of the kind t
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import logging
 import re
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
 from comfyui_support import tiny
-from comfyui_support.guided import REWARD, Case, state_of
-from comfyui_support.prompts import PARTICLES
-from comfyui_support.weighing import Run, case_of
-from lags_pack.guidance import Method, Step, StepRecord, Trace
-from lags_pack.guidance.methods import Cost, plain_cost
+from comfyui_support.executing import run_node
+from comfyui_support.guided import REWARD, Case, Probe, noting
+from comfyui_support.weighing import case_of
+from lags_pack.guidance import Trace
 from lags_pack.nodes.methods.dps import LAGSMethodDPS
 from lags_pack.nodes.methods.lidar import LAGSMethodLiDAR
-from lags_pack.nodes.samplers.guidance import LAGSGuidance
-from lags_pack.nodes.samplers.particles import LAGSParticleSampler
 from lags_pack.nodes.samplers.search import LAGSSearchSampler
 from lags_pack.rewards import Weight
 from lags_pack.runtime import lookahead
@@ -34,49 +31,44 @@ from torch import Tensor
 
 import nodes
 
-STRENGTH = 20.0
 # An SD1.5 with a middle block, which PAG and SAG hook.
-FULL = tiny._SD15 | {
-    "transformer_depth_middle": 1,
-    "transformer_depth_output": [0] * 2,
-    "out_channels": 4,
-}
-Patch = Callable[[Run, Any], Any]
+DEPTHS = {"transformer_depth_middle": 1, "transformer_depth_output": [0] * 2}
+FULL = tiny._SD15 | DEPTHS | {"out_channels": 4}
+Log = pytest.LogCaptureFixture
+Patch = Callable[[Case, Any], Any]
 # Every MODEL, as in a graph: ComfyUI looks for memory at each run once one has gone that it loaded.
 ALIVE: list[Any] = []
 
 
 def kept(model: Any) -> Any:
-    """A MODEL that stays."""
     ALIVE.append(model)
     return model
 
 
 @pytest.fixture(scope="module")
-def case(run_node: Run, comfy_base: Any) -> Iterator[Case]:
+def case(comfy_base) -> Iterator[Case]:
     """An image of 64 x 64 in two steps, on a model with all that patches look for."""
     name = "tiny_whole_sd15.safetensors"
     tiny._save_checkpoint(comfy_base / "models" / "checkpoints" / name, FULL, 5, 0.18215)
     model, _, vae = run_node(nodes.CheckpointLoaderSimple, ckpt_name=name)
     prompts = (tiny.make_conditioning(768, None, seed) for seed in (1, 2))
     loaded = tiny.TinyModel(name, model, vae, *prompts)
-    found = case_of(run_node, loaded, batch=1, size=8, steps=2, cfg=4.0)
-    found.strength = STRENGTH
-    yield found
+    yield case_of(loaded, batch=1, size=8, steps=2, cfg=4.0, strength=20.0)
     ALIVE.clear()
 
 
 def guidance(case: Case, model: Any, mode: str = "balanced", **changes: Any) -> Any:
     """LAGS Guidance on a MODEL."""
-    inputs = {
-        "model": model,
-        "vae": case.vae,
-        "weight": Weight.of(REWARD, case.strength),
-        "strength": 1.0,
-        "mode": mode,
-        "c": 10.0,
-    }
-    return kept(case.run_node(LAGSGuidance, **{**inputs, **changes})[0])
+    return kept(case.guided(model=model, mode=mode, **changes))
+
+
+def in_both_orders(
+    case: Case, patch: Patch, mode: str = "balanced", **changes: Any
+) -> tuple[Tensor, Tensor]:
+    """Guided latents with a patch put on before guidance, and with it put on after."""
+    before = guidance(case, patch(case, case.model), mode)
+    after = patch(case, guidance(case, case.model, mode))
+    return case.ksampler(model=before, **changes), case.ksampler(model=after, **changes)
 
 
 # ---- the neighbours ---------------------------------------------------------------------------
@@ -85,7 +77,7 @@ def guidance(case: Case, model: Any, mode: str = "balanced", **changes: Any) -> 
 def of_comfyui(module: str, node: str, **inputs: Any) -> Patch:
     """A node of ComfyUI that patches a MODEL."""
 
-    def patch(run_node: Run, model: Any) -> Any:
+    def patch(case: Case, model: Any) -> Any:
         found = importlib.import_module(f"comfy_extras.{module}")
         return kept(run_node(getattr(found, node), model=model, **inputs)[0])
 
@@ -95,7 +87,7 @@ def of_comfyui(module: str, node: str, **inputs: Any) -> Patch:
 def on_clone(change: Callable[[Any], None]) -> Patch:
     """Another pack's patch: a change of a clone of the MODEL."""
 
-    def patch(run_node: Run, model: Any) -> Any:
+    def patch(case: Case, model: Any) -> Any:
         clone = kept(model.clone())
         change(clone)
         return clone
@@ -162,22 +154,14 @@ NEIGHBOURS: dict[str, Patch] = {
     ),
     "ToMe": of_comfyui("nodes_tomesd", "TomePatchModel", ratio=0.3),
     "Deep Shrink": of_comfyui(
-        "nodes_model_downscale",
-        "PatchModelAddDownscale",
-        block_number=1,
-        downscale_factor=2.0,
-        start_percent=0.0,
-        end_percent=0.6,
-        downscale_after_skip=True,
-        downscale_method="bicubic",
-        upscale_method="bicubic",
+        *("nodes_model_downscale", "PatchModelAddDownscale"),
+        **{"block_number": 1, "downscale_factor": 2.0, "downscale_after_skip": True},
+        **{"start_percent": 0.0, "end_percent": 0.6},
+        **{"downscale_method": "bicubic", "upscale_method": "bicubic"},
     ),
     "ModelSamplingContinuousEDM": of_comfyui(
-        "nodes_model_advanced",
-        "ModelSamplingContinuousEDM",
-        sampling="eps",
-        sigma_max=20.0,
-        sigma_min=0.05,
+        *("nodes_model_advanced", "ModelSamplingContinuousEDM"),
+        **{"sampling": "eps", "sigma_max": 20.0, "sigma_min": 0.05},
     ),
     "attention multiply": of_comfyui(
         "nodes_attention_multiply", "UNetSelfAttentionMultiply", q=1.2, k=1.0, v=0.9, out=1.0
@@ -193,32 +177,28 @@ NEIGHBOURS: dict[str, Patch] = {
         lambda m: m.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "louder", louder)
     ),
 }
-
-
-if importlib.util.find_spec("comfy_extras.nodes_multigpu"):
+if find_spec("comfy_extras.nodes_multigpu"):
     NEIGHBOURS["MultiGPU"] = of_comfyui("nodes_multigpu", "MultiGPUCFGSplitNode", max_gpus=2)
 SILENT = ("MultiGPU",)  # it finds no second device here
 
 
 @pytest.fixture(scope="module")
-def plain(case: Case) -> Tensor:
+def plain(case) -> Tensor:
     """Without any patch, everything loaded."""
     case.lags()
     return case.ksampler()
 
 
 @pytest.mark.parametrize("name", NEIGHBOURS)
-def test_a_neighbour_before_and_after(case: Case, plain: Tensor, run_node: Run, name: str) -> None:
+def test_a_neighbour_before_and_after(case, plain, name):
     """Bit for bit alone at strength 0, the same image in both orders, and nothing left behind."""
-    patch = NEIGHBOURS[name]
-    neighbour = patch(run_node, case.model)
+    neighbour = NEIGHBOURS[name](case, case.model)
     alone = case.ksampler(model=neighbour)
     assert torch.equal(alone, plain) == (name in SILENT), "the neighbour is at work"
     left = left_on(case)
     assert torch.equal(case.ksampler(model=guidance(case, neighbour, strength=0.0)), alone)
-    after = case.ksampler(model=guidance(case, neighbour))
-    before = case.ksampler(model=patch(run_node, guidance(case, case.model)))
-    assert torch.isfinite(after).all() and not torch.equal(after, alone)
+    before, after = in_both_orders(case, NEIGHBOURS[name])
+    assert torch.isfinite(before).all() and not torch.equal(before, alone)
     assert torch.equal(before, after)
     assert torch.equal(case.ksampler(model=neighbour), alone)
     assert left_on(case) == left
@@ -228,50 +208,42 @@ def left_on(case: Case) -> list[Any]:
     """What guidance could leave, but for the weights, which patches of weights put in anew."""
     model = case.model
     carried = [str(part) for part in (model.wrappers, model.model_options, model.object_patches)]
-    state = state_of(model.model, case.vae.first_stage_model)
-    return [*carried, *(entry for entry in state if not isinstance(entry[-1], int))]
+    return [*carried, *(entry for entry in case.state() if not isinstance(entry[-1], int))]
 
 
-def test_a_wrapper_of_whole_evaluations_is_the_one_whose_place_matters(case: Case) -> None:
+def test_a_wrapper_of_whole_evaluations_is_the_one_whose_place_matters(case):
     """Before guidance it gets the guided image, after it the plain ones that are compared."""
     patch = on_clone(lambda m: m.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, "louder", louder))
-    neighbour = patch(case.run_node, case.model)
+    neighbour = patch(case, case.model)
     alone = case.ksampler(model=neighbour)
     assert torch.equal(case.ksampler(model=guidance(case, neighbour, strength=0.0)), alone)
-    after = case.ksampler(model=guidance(case, neighbour))
-    before = case.ksampler(model=patch(case.run_node, guidance(case, case.model)))
+    before, after = in_both_orders(case, patch)
     for guided in (before, after):
         assert torch.isfinite(guided).all() and not torch.equal(guided, alone)
     assert not torch.equal(before, after)
 
 
 @pytest.mark.parametrize("name", ["APG with momentum", "ToMe"])
-def test_what_a_neighbour_remembers_or_draws_is_alike_in_both_forwards(
-    case: Case, plain: Tensor, run_node: Run, name: str
-) -> None:
+def test_what_a_neighbour_remembers_or_draws_is_alike_in_both_forwards(case, plain, name):
     """Else their difference would be the neighbour's, divided by a small step.
 
     Without care APG's momentum moves the image 10,000 times as far, ToMe's random draws 5 times.
     """
-    neighbour = NEIGHBOURS[name](run_node, case.model)
+    neighbour = NEIGHBOURS[name](case, case.model)
     alone = case.ksampler(model=neighbour)
     change = (case.ksampler(model=guidance(case, neighbour, "paper")) - alone).norm()
     usual = (case.ksampler(model=guidance(case, case.model, "paper")) - plain).norm()
     assert 0.3 * usual < change < 3 * usual
-    nothing = guidance(case, NEIGHBOURS[name](run_node, case.model), "paper", strength=1e-9)
+    nothing = guidance(case, NEIGHBOURS[name](case, case.model), "paper", strength=1e-9)
     torch.testing.assert_close(case.ksampler(model=nothing), alone, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["PAG", "APG", "TCFG", "dynamic thresholding", "function wrapper"])
-def test_cfg_1_is_still_one_branch(case: Case, run_node: Run, name: str) -> None:
-    neighbour = NEIGHBOURS[name](run_node, case.model)
-    rows: list[list[int]] = []
-
-    def note(executor: Any, *args: Any, **kwargs: Any) -> Tensor:
-        rows.append(args[5]["cond_or_uncond"])
-        return executor(*args, **kwargs)
-
-    neighbour.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "rows", note)
+def test_cfg_1_is_still_one_branch(case, name):
+    patched = NEIGHBOURS[name](case, case.model)
+    neighbour, rows = noting(
+        patched, WrappersMP.APPLY_MODEL, lambda *args: args[5]["cond_or_uncond"]
+    )
     alone = case.ksampler(model=neighbour, cfg=1.0)
     calls = len(rows)
     guided = case.ksampler(model=guidance(case, neighbour, "paper"), cfg=1.0)
@@ -281,21 +253,19 @@ def test_cfg_1_is_still_one_branch(case: Case, run_node: Run, name: str) -> None
 
 # ---- caches -----------------------------------------------------------------------------------
 
-CACHES = {
-    name: lambda threshold, name=name: of_comfyui(
-        "nodes_easycache",
-        f"{name}Node",
-        reuse_threshold=threshold,
-        start_percent=0.0,
-        end_percent=1.0,
-        verbose=False,
-    )
-    for name in ("EasyCache", "LazyCache")
-}
+CACHES = ("EasyCache", "LazyCache")
+BOTH_CACHES = pytest.mark.parametrize("name", CACHES)
 STEPS = 6
+EULER = {"steps": STEPS, "sampler_name": "euler"}
 
 
-def skipped(caplog: pytest.LogCaptureFixture) -> list[int]:
+def cache(name: str, threshold: float = 3.0) -> Patch:
+    """A cache of ComfyUI's; at 0 it never skips a step, at 3 most of them."""
+    span = {"start_percent": 0.0, "end_percent": 1.0, "verbose": False}
+    return of_comfyui("nodes_easycache", f"{name}Node", reuse_threshold=threshold, **span)
+
+
+def skipped(caplog: Log) -> list[int]:
     """How many steps the caches say that they left out, run by run."""
     found = re.findall(r"Cache - skipped (\d+)/", caplog.text)
     caplog.clear()
@@ -303,102 +273,72 @@ def skipped(caplog: pytest.LogCaptureFixture) -> list[int]:
 
 
 @pytest.fixture
-def told(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+def told(caplog) -> Log:
     caplog.set_level(logging.INFO)
     return caplog
 
 
-@pytest.mark.parametrize("name", CACHES)
+@BOTH_CACHES
 @pytest.mark.parametrize("mode", ["balanced", "paper"])
-def test_a_cache_that_never_skips_changes_nothing(
-    case: Case, run_node: Run, name: str, mode: str
-) -> None:
-    patch = CACHES[name](0.0)
+def test_a_cache_that_never_skips_changes_nothing(case, name, mode):
     expected = case.ksampler(model=guidance(case, case.model, mode))
-    after = case.ksampler(model=guidance(case, patch(run_node, case.model), mode))
-    before = case.ksampler(model=patch(run_node, guidance(case, case.model, mode)))
-    assert torch.equal(after, expected) and torch.equal(before, expected)
+    before, after = in_both_orders(case, cache(name, 0.0), mode)
+    assert torch.equal(before, expected) and torch.equal(after, expected)
 
 
-@pytest.mark.parametrize("name", CACHES)
-def test_guided_steps_go_past_a_cache(
-    case: Case, run_node: Run, told: pytest.LogCaptureFixture, name: str
-) -> None:
+@BOTH_CACHES
+def test_guided_steps_go_past_a_cache(case, told, name):
     """In mode `paper` all are guided, so a cache that would skip most steps skips none."""
-    patch = CACHES[name](3.0)
-    settings = {"steps": STEPS, "sampler_name": "euler"}
-    case.ksampler(model=patch(run_node, case.model), **settings)
+    patch = cache(name)
+    case.ksampler(model=patch(case, case.model), **EULER)
     assert skipped(told)[0] >= 2
-    expected = case.ksampler(model=guidance(case, case.model, "paper"), **settings)
-    guided = case.ksampler(model=patch(run_node, guidance(case, case.model, "paper")), **settings)
+    expected = case.ksampler(model=guidance(case, case.model, "paper"), **EULER)
+    guided = case.ksampler(model=patch(case, guidance(case, case.model, "paper")), **EULER)
     said = [r.message for r in told.records if "this model carries" in r.message]
     assert len(said) == 1 and name.lower() in said[0] and "mode 'fast'" in said[0]
     assert skipped(told) == [0]
     assert torch.equal(guided, expected)
 
 
-@pytest.mark.parametrize("name", CACHES)
-def test_a_cache_goes_on_where_nothing_is_compared(
-    case: Case, run_node: Run, told: pytest.LogCaptureFixture, name: str
-) -> None:
-    patch = CACHES[name](3.0)
-    settings = {"steps": STEPS, "sampler_name": "euler"}
-    guided = case.ksampler(model=guidance(case, patch(run_node, case.model), "fast"), **settings)
+@BOTH_CACHES
+def test_a_cache_goes_on_where_nothing_is_compared(case, told, name):
+    model = guidance(case, cache(name)(case, case.model), "fast")
+    guided = case.ksampler(model=model, **EULER)
     assert "past" not in told.text and skipped(told)[0] >= 2
     assert torch.isfinite(guided).all()
 
 
-def test_lazycache_around_guidance_skips_guided_steps_whole(
-    case: Case, run_node: Run, told: pytest.LogCaptureFixture
-) -> None:
+def test_lazycache_around_guidance_skips_guided_steps_whole(case, told):
     """Where it comes before; what it repeats is a guided image, as near as to a plain one."""
-    patch = CACHES["LazyCache"](3.0)
-    settings = {"steps": STEPS, "sampler_name": "euler"}
-    plain, cached = (
-        case.ksampler(model=m, **settings) for m in (case.model, patch(run_node, case.model))
-    )
-    exact = case.ksampler(model=guidance(case, case.model, "paper"), **settings)
+    lazy = cache("LazyCache")(case, case.model)
+    plain, cached = (case.ksampler(model=m, **EULER) for m in (case.model, lazy))
+    exact = case.ksampler(model=guidance(case, case.model, "paper"), **EULER)
     told.clear()
-    guided = case.ksampler(model=guidance(case, patch(run_node, case.model), "paper"), **settings)
+    lazy = cache("LazyCache")(case, case.model)
+    guided = case.ksampler(model=guidance(case, lazy, "paper"), **EULER)
     assert skipped(told)[0] >= 2
     assert (guided - exact).norm() < 1.5 * (cached - plain).norm()
 
 
-class _Looks(Method):
+class _Looks(Probe):
     """A method that compares evaluations, and guides nothing."""
-
-    name, compares = "looks", True
 
     def is_active(self, sigma: Tensor) -> Tensor:
         return torch.zeros_like(sigma, dtype=torch.bool)
 
-    def cost(self, sigma: Tensor) -> Cost:
-        return plain_cost(sigma)
 
-    def __call__(
-        self, denoiser: Any, log_weight: Any, x: Tensor, sigma: Tensor, step: Step
-    ) -> tuple[Tensor, StepRecord]:
-        denoised = step.denoise(denoiser, x, sigma)
-        denoiser(x + 0.1, sigma)
-        denoiser.conditional(x - 0.1, sigma)
-        return denoised, StepRecord.skipped(sigma, 0.0)
-
-
-@pytest.mark.parametrize("name", CACHES)
+@BOTH_CACHES
 @pytest.mark.parametrize("threshold", [0.5, 3.0])
-def test_second_evaluations_neither_read_nor_write_a_cache(
-    case: Case, run_node: Run, told: pytest.LogCaptureFixture, name: str, threshold: float
-) -> None:
-    patch = CACHES[name](threshold)
-    settings = {"steps": STEPS, "sampler_name": "euler"}
-    expected = case.ksampler(model=patch(run_node, case.model), **settings)
+def test_second_evaluations_neither_read_nor_write_a_cache(case, told, name, threshold):
+    patch = cache(name, threshold)
+    expected = case.ksampler(model=patch(case, case.model), **EULER)
     counted = skipped(told)
-    looking = Guidance(_Looks(), Weight.of(REWARD, 1.0), case.vae, Trace())
+    looking = Guidance(_Looks(compare=True), Weight.of(REWARD, 1.0), case.vae, Trace())
     for order in (
-        lambda: looking.apply(patch(run_node, case.model)),
-        lambda: patch(run_node, looking.apply(case.model)),
+        lambda: looking.apply(patch(case, case.model)),
+        lambda: patch(case, looking.apply(case.model)),
     ):
-        assert torch.equal(case.ksampler(model=order(), **settings), expected)
+        assert torch.equal(case.ksampler(model=order(), **EULER), expected)
         assert skipped(told) == counted
 
 
@@ -428,20 +368,18 @@ class DeepCache:
         return clone
 
 
-def test_another_packs_cache_is_left_out_of_runs_that_compare(
-    case: Case, told: pytest.LogCaptureFixture
-) -> None:
+def test_another_packs_cache_is_left_out_of_runs_that_compare(case, told):
     """It counts steps, so it must see all of them or none."""
-    cache = DeepCache()
+    deep = DeepCache()
     expected = case.ksampler(model=guidance(case, case.model))
-    guided = case.ksampler(model=guidance(case, cache.apply(case.model)))
-    assert torch.equal(guided, expected) and not cache.levels
+    guided = case.ksampler(model=guidance(case, deep.apply(case.model)))
+    assert torch.equal(guided, expected) and not deep.levels
     assert "carries deepcache" in told.text
-    case.ksampler(model=guidance(case, cache.apply(case.model), "fast"))
-    assert len(cache.levels) == 2
+    case.ksampler(model=guidance(case, deep.apply(case.model), "fast"))
+    assert len(deep.levels) == 2
 
 
-def test_a_function_wrapper_of_no_cache_stays() -> None:
+def test_a_function_wrapper_of_no_cache_stays():
     def in_a_users_cache_folder(*_: Any) -> None: ...
 
     in_a_users_cache_folder.__module__ = "/home/teacache/ComfyUI/custom_nodes/tiles"
@@ -451,58 +389,42 @@ def test_a_function_wrapper_of_no_cache_stays() -> None:
     assert caches_on({"model_function_wrapper": in_a_users_cache_folder}) == ["teacache"]
 
 
-@pytest.mark.parametrize("name", CACHES)
-def test_the_gradient_through_the_model_goes_past_a_cache(
-    case: Case, run_node: Run, name: str
-) -> None:
-    (method,) = run_node(LAGSMethodDPS, rho=1.0, normalised=False)
-    patch, settings = CACHES[name](3.0), {"steps": STEPS, "sampler_name": "euler_ancestral"}
+def compares(denoiser: Any, log_weight: Any, x: Tensor, sigma_ve: Tensor) -> Tensor:
+    """A function of another pack: nobody can tell whether it compares evaluations."""
+    denoised = denoiser(x, sigma_ve)
+    _, v = log_weight.value_and_grad(denoised)
+    return denoised + 100 * (denoiser(x + 1e-2 * v, sigma_ve) - denoised)
+
+
+@BOTH_CACHES
+@pytest.mark.parametrize("through_the_model", [True, False])
+def test_other_methods_go_past_a_cache(case, name, through_the_model):
+    """One that takes the gradient through the model, and a function that compares evaluations."""
+    method, settings = compares, EULER
+    if through_the_model:
+        (method,) = run_node(LAGSMethodDPS, rho=1.0, normalised=False)
+        settings = {**EULER, "sampler_name": "euler_ancestral"}
     expected = case.ksampler(model=guidance(case, case.model, method=method), **settings)
-    cached = patch(run_node, guidance(case, case.model, method=method))
-    guided = case.ksampler(model=cached, **settings)
-    assert torch.equal(guided, expected)
+    cached = cache(name)(case, guidance(case, case.model, method=method))
+    assert torch.equal(case.ksampler(model=cached, **settings), expected)
 
 
-@pytest.mark.parametrize("name", CACHES)
-def test_a_function_that_compares_goes_past_a_cache(case: Case, run_node: Run, name: str) -> None:
-    """Of another pack: nobody can tell whether it does."""
-
-    def method(denoiser: Any, log_weight: Any, x: Tensor, sigma_ve: Tensor) -> Tensor:
-        denoised = denoiser(x, sigma_ve)
-        _, v = log_weight.value_and_grad(denoised)
-        return denoised + 100 * (denoiser(x + 1e-2 * v, sigma_ve) - denoised)
-
-    patch, settings = CACHES[name](3.0), {"steps": STEPS, "sampler_name": "euler"}
-    expected = case.ksampler(model=guidance(case, case.model, method=method), **settings)
-    cached = patch(run_node, guidance(case, case.model, method=method))
-    guided = case.ksampler(model=cached, **settings)
-    assert torch.equal(guided, expected)
-
-
-def test_lidars_quick_images_bypass_a_cache(case: Case, run_node: Run) -> None:
+def test_lidars_quick_images_bypass_a_cache(case):
+    widgets = {"count": 2, "lookahead_steps": 4, "scale": 1.0, "sigma_end": 0.1}
     images = []
-    for model in (case.model, CACHES["LazyCache"](3.0)(run_node, case.model)):
+    for model in (case.model, cache("LazyCache")(case, case.model)):
         lookahead.cached.clear()
-        (method,) = run_node(
-            LAGSMethodLiDAR,
-            count=2,
-            lookahead_steps=4,
-            scale=1.0,
-            sigma_end=0.1,
-            lookahead_seed=0,
-        )
+        (method,) = run_node(LAGSMethodLiDAR, **widgets, lookahead_seed=0)
         case.ksampler(model=guidance(case, model, method=method))
         images += lookahead.cached.values()
     assert torch.equal(*images)
 
 
-def test_automatic_strength_is_measured_past_a_cache(
-    case: Case, run_node: Run, told: pytest.LogCaptureFixture
-) -> None:
+def test_automatic_strength_is_measured_past_a_cache(case, told):
     """In `fast` mode too, which compares nothing else."""
     weight = Weight.of(REWARD, 1.0, 3.0)
     strengths = []
-    for model in (case.model, CACHES["EasyCache"](3.0)(run_node, case.model)):
+    for model in (case.model, cache("EasyCache")(case, case.model)):
         _, trace = case.lags(model=model, weight=weight, mode="fast", steps=STEPS)
         strengths.append(trace.strengths)
     assert strengths[0] == strengths[1] and "carries easycache" in told.text
@@ -511,71 +433,55 @@ def test_automatic_strength_is_measured_past_a_cache(
 # ---- compiled models, and the other samplers --------------------------------------------------
 
 
-def test_a_compiled_model(case: Case, run_node: Run) -> None:
+def test_a_compiled_model(case):
     """ComfyUI's own node; 'eager' traces as every other backend does, and needs no C compiler."""
     compiled = of_comfyui("nodes_torch_compile", "TorchCompileModel", backend="eager")
-    model = compiled(run_node, case.model)
+    model = compiled(case, case.model)
     one_branch = {"cfg": 1.0}  # one shape, traced once
     plain = case.ksampler(**one_branch)
     alone = case.ksampler(model=model, **one_branch)
     torch.testing.assert_close(alone, plain, rtol=1e-4, atol=1e-3)
     off = case.ksampler(model=guidance(case, model, strength=0.0), **one_branch)
     assert torch.equal(off, alone)
-    after = case.ksampler(model=guidance(case, model), **one_branch)
-    before = case.ksampler(model=compiled(run_node, guidance(case, case.model)), **one_branch)
+    before, after = in_both_orders(case, compiled, **one_branch)
     assert torch.equal(before, after)
     expected = case.ksampler(model=guidance(case, case.model), **one_branch)
-    assert (after - expected).norm() < 0.01 * (expected - plain).norm()
+    assert (before - expected).norm() < 0.01 * (expected - plain).norm()
 
 
 OTHERS = ["PAG", "APG", "dynamic thresholding", "function wrapper"]
 
 
-def particles(case: Case, model: Any, **changes: Any) -> Tensor:
-    """Particle KSampler's latents."""
-    weight = Weight.of(REWARD, case.strength)
-    own = {**PARTICLES, "strength": 1.0, "method": "lags"}
-    inputs = {"vae": case.vae, "weight": weight, **own, **case.settings, **changes}
-    return case.run_node(LAGSParticleSampler, model=model, **inputs)[0]["samples"]
-
-
 @pytest.fixture(scope="module")
-def plain_particles(case: Case) -> Tensor:
-    return particles(case, case.model)
+def plain_particles(case) -> Tensor:
+    return case.particles()
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_particles_beside_a_neighbour(
-    case: Case, plain_particles: Tensor, run_node: Run, name: str
-) -> None:
-    neighbour = NEIGHBOURS[name](run_node, case.model)
-    off = particles(case, neighbour, strength=0.0)
+def test_particles_beside_a_neighbour(case, plain_particles, name):
+    neighbour = NEIGHBOURS[name](case, case.model)
+    off = case.particles(model=neighbour, strength=0.0)
     left = left_on(case)
-    guided = particles(case, neighbour)
+    guided = case.particles(model=neighbour)
     assert torch.isfinite(guided).all()
     assert not torch.equal(guided, off) and not torch.equal(guided, plain_particles)
     assert left_on(case) == left
 
 
-def test_particles_go_past_a_cache(
-    case: Case, run_node: Run, told: pytest.LogCaptureFixture
-) -> None:
-    expected = particles(case, case.model, steps=STEPS)
-    for name, make in CACHES.items():
+def test_particles_go_past_a_cache(case, told):
+    expected = case.particles(steps=STEPS)
+    for name in CACHES:
         told.clear()
-        guided = particles(case, make(3.0)(run_node, case.model), steps=STEPS)
+        guided = case.particles(model=cache(name)(case, case.model), steps=STEPS)
         assert torch.equal(guided, expected)
         assert told.text.count(f"carries {name.lower()}") == 1
-    cached = CACHES["EasyCache"](3.0)(run_node, case.model)
-    one = {"particles": 1, "strength": 0.0, "steps": STEPS}
+    cached = cache("EasyCache")(case, case.model)
     told.clear()
-    particles(case, cached, **one)
+    case.particles(model=cached, particles=1, strength=0.0, steps=STEPS)
     assert skipped(told)[0] >= 2, "nothing is weighed, so all is as ever"
 
 
-def test_particles_leave_a_cache_that_was_filled_by_more_of_them(
-    case: Case, run_node: Run, told: pytest.LogCaptureFixture
-) -> None:
+def test_particles_leave_a_cache_that_was_filled_by_more_of_them(case, told):
     """Memory runs out in the middle of plain particles, and each goes on alone."""
     calls = 0
 
@@ -586,27 +492,20 @@ def test_particles_leave_a_cache_that_was_filled_by_more_of_them(
             raise torch.OutOfMemoryError("injected")
         return apply(args["input"], args["timestep"], **args["c"])
 
-    model = CACHES["EasyCache"](3.0)(run_node, case.model)
+    model = cache("EasyCache")(case, case.model)
     model.set_model_unet_function_wrapper(once)
     plain = {"particles": 2, "strength": 0.0, "steps": STEPS, "output": "all"}
-    done = particles(case, model, **plain)
+    done = case.particles(model=model, **plain)
     assert calls > 4 and "one particle at a time" in told.text
-    expected = particles(case, case.model, **plain)
+    expected = case.particles(**plain)
     assert (done - expected).abs().mean() < 0.5 * expected.std()
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_search_beside_a_neighbour(case: Case, run_node: Run, name: str) -> None:
-    neighbour = NEIGHBOURS[name](run_node, case.model)
-    latent, (found,), _ = case.run_node(
-        LAGSSearchSampler,
-        model=neighbour,
-        vae=case.vae,
-        weight=Weight.of(REWARD, 1.0),
-        rounds=1,
-        neighbours=1,
-        radius=0.0,
-        **case.settings,
-    )
+def test_search_beside_a_neighbour(case, name):
+    neighbour = NEIGHBOURS[name](case, case.model)
+    given = {"vae": case.vae, "weight": Weight.of(REWARD, 1.0), **case.settings}
+    widgets = {"rounds": 1, "neighbours": 1, "radius": 0.0}
+    latent, (found,), _ = run_node(LAGSSearchSampler, model=neighbour, **given, **widgets)
     alone = case.ksampler(model=neighbour)
     assert torch.equal(latent["samples"], alone) or found > float(case.score(alone))

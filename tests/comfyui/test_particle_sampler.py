@@ -9,15 +9,15 @@ from typing import Any
 
 import comfy.k_diffusion.sampling as k_diffusion
 import comfy.model_management as mm
-import comfy.model_sampling as ms
 import comfy.sample
 import comfy.samplers
 import comfy.utils
 import pytest
 import torch
-from comfyui_support.guided import Case, state_of
+from comfyui_support.executing import run_node
+from comfyui_support.guided import Case, controlled, flow_of, noting, on
 from comfyui_support.prompts import PARTICLES
-from comfyui_support.weighing import Run, case_of, demo_case, load_weight
+from comfyui_support.weighing import case_of, demo_case, load_weight
 from lags_pack.benchmarks._memory import peak_bytes
 from lags_pack.guidance import Trace, WeightError
 from lags_pack.guidance.particles import PRESETS, group_seeds
@@ -33,9 +33,7 @@ from lags_pack.runtime.page_plan import schedule
 from lags_pack.runtime.particle_model import SAMPLERS, Inpainting, Levels, ParticleModel
 from torch import Tensor
 
-import nodes
-
-KINDS = ("demo", "sd15", "sdxl")
+EACH = on("demo", "sd15", "sdxl")
 WIDGETS = {**PARTICLES, "strength": 1.0, "method": "lags", "particles": 3}
 RED = Weight.of(ColourReward("hue", 0.0), 60.0)
 
@@ -47,6 +45,9 @@ class Impossible(Reward):
 
     def __call__(self, images: Tensor) -> Tensor:
         return torch.full(images.shape[:1], -math.inf)
+
+
+NEVER = Impossible()
 
 
 @dataclass
@@ -66,28 +67,14 @@ class Ran:
 def ran(case: Case, **changes: Any) -> Ran:
     """The node on a case; `changes` replace its inputs."""
     inputs = {"model": case.model, "vae": case.vae, "weight": RED, **WIDGETS, **case.settings}
-    return Ran(*case.run_node(LAGSParticleSampler, **{**inputs, **changes}))
+    return Ran(*run_node(LAGSParticleSampler, **{**inputs, **changes}))
 
 
 @pytest.fixture(scope="module")
-def cases(run_node: Run, sd15: Any, sdxl: Any) -> dict[str, Case]:
+def cases(sd15, sdxl) -> dict[str, Case]:
     """Two images of each model, four steps."""
-    return {
-        "demo": demo_case(run_node, 2),
-        "sd15": case_of(run_node, sd15, 2),
-        "sdxl": case_of(run_node, sdxl, 2),
-    }
-
-
-def flow_of(model: Any) -> Any:
-    """A model on a flow schedule, which begins with pure noise."""
-
-    class Flow(ms.ModelSamplingDiscreteFlow, ms.CONST):
-        pass
-
-    flow = model.clone()
-    flow.add_object_patch("model_sampling", Flow(model.model.model_config))
-    return flow
+    tiny = {"sd15": case_of(sd15, 2), "sdxl": case_of(sdxl, 2)}
+    return {**tiny, "demo": demo_case(2)}
 
 
 def comfyui(case: Case, model: Any, sampler: str, scheduler: str) -> Tensor:
@@ -107,23 +94,16 @@ def comfyui(case: Case, model: Any, sampler: str, scheduler: str) -> Tensor:
     with torch.inference_mode():
         sampling = model.get_model_object("model_sampling")
         sigmas = comfy.samplers.calculate_sigmas(sampling, scheduler, settings["steps"])
-        return comfy.sample.sample_custom(
-            model,
-            comfy.sample.prepare_noise(latent, settings["seed"]),
-            settings["cfg"],
-            comfy.samplers.KSAMPLER(function),
-            sigmas,
-            settings["positive"],
-            settings["negative"],
-            latent,
-        )
+        noise_at_the_start = comfy.sample.prepare_noise(latent, settings["seed"])
+        how = settings["cfg"], comfy.samplers.KSAMPLER(function), sigmas
+        prompts = settings["positive"], settings["negative"]
+        return comfy.sample.sample_custom(model, noise_at_the_start, *how, *prompts, latent)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@EACH
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_strength_zero_is_comfyuis_sampler(cases: dict[str, Case], kind: str, sampler: str) -> None:
+def test_strength_zero_is_comfyuis_sampler(case, sampler):
     """One particle with no weight takes the very steps of ComfyUI, whatever the method."""
-    case = cases[kind]
     expected = comfyui(case, case.model, sampler, "karras")
     for method in ("lags", "das_1p"):
         found = ran(case, strength=0.0, particles=1, method=method, sampler_name=sampler)
@@ -132,25 +112,23 @@ def test_strength_zero_is_comfyuis_sampler(cases: dict[str, Case], kind: str, sa
 
 
 @pytest.mark.parametrize("sampler", ["euler_ancestral", "lcm"])
-def test_strength_zero_on_a_flow_model(cases: dict[str, Case], sampler: str) -> None:
-    case = cases["sd15"]
+def test_strength_zero_on_a_flow_model(case, sampler):
     model = flow_of(case.model)
     expected = comfyui(case, model, sampler, "simple")
-    found = ran(
-        case, model=model, strength=0.0, particles=1, sampler_name=sampler, scheduler="simple"
-    )
+    settings = {"particles": 1, "sampler_name": sampler, "scheduler": "simple"}
+    found = ran(case, model=model, strength=0.0, **settings)
     torch.testing.assert_close(found.samples, expected, rtol=1e-2, atol=1e-2)
     assert not torch.allclose(found.samples, ran(case, strength=0.0, particles=1).samples, atol=0.1)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@EACH
 @pytest.mark.parametrize("method", PRESETS)
-def test_methods(cases: dict[str, Case], kind: str, method: str) -> None:
-    case, count = cases[kind], 1 if method == "das_1p" else 3
+def test_methods(case, method):
+    count = 1 if method == "das_1p" else 3
     ran(case, steps=1, particles=1)  # ComfyUI notes in the layers that they are loaded
-    before = state_of(case.model.model, case.vae.first_stage_model)
+    before = case.state()
     first = ran(case, method=method, particles=count, output="all")
-    assert state_of(case.model.model, case.vae.first_stage_model) == before
+    assert case.state() == before
     assert first.samples.shape[0] == 2 * count and torch.isfinite(first.samples).all()
     shares = torch.tensor(first.log_weights).exp().reshape(2, count).sum(dim=1)
     torch.testing.assert_close(shares, torch.ones(2))
@@ -175,9 +153,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_variants_raise_the_score(run_node: Run, variant: str) -> None:
+def test_variants_raise_the_score(variant):
     """On the trained model, against plain particles of the same run."""
-    case, changes = demo_case(run_node, 6), dict(VARIANTS[variant])
+    case, changes = demo_case(6), dict(VARIANTS[variant])
     noise = torch.Generator().manual_seed(4)
     start = 0.3 * torch.randn(case.settings["latent_image"]["samples"].shape, generator=noise)
     changes["latent_image"] = {"samples": start if variant == "denoise 0.5" else 0 * start}
@@ -187,9 +165,9 @@ def test_variants_raise_the_score(run_node: Run, variant: str) -> None:
     assert (scores * shares).sum() / 6 > case.score(plain.samples).mean() + 0.002
 
 
-def test_particles_beat_plain_sampling_and_best_of_n(run_node: Run) -> None:
+def test_particles_beat_plain_sampling_and_best_of_n():
     """Mean score of the best of four, the published weight's strength, equal particles."""
-    case = demo_case(run_node, 24, steps=12)
+    case = demo_case(24, steps=12)
     found = {
         "plain": ran(case, strength=0.0, particles=1),
         "best of 4": ran(case, method="smc", particles=4, ess_threshold=0.0, evaluate_every=100),
@@ -197,16 +175,14 @@ def test_particles_beat_plain_sampling_and_best_of_n(run_node: Run) -> None:
         "lags": ran(case, method="lags", particles=4),
     }
     means = {name: float(case.score(run.samples).mean()) for name, run in found.items()}
-    print(means)
     assert means["best of 4"] > means["plain"] + 0.02
     assert means["lags"] > means["plain"] + 0.02
     assert means["lags"] > means["best of 4"] - 0.01
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_batch_equals_its_singles(cases: dict[str, Case], kind: str) -> None:
+@EACH
+def test_a_batch_equals_its_singles(case):
     """Noise, prompts and masks of each image are its own, however particles are parted."""
-    case = cases[kind]
     shape = case.settings["latent_image"]["samples"].shape
     start = torch.randn(shape, generator=torch.Generator().manual_seed(5)) * 0.5
     mask = torch.zeros(2, 1, *shape[-2:])
@@ -214,13 +190,8 @@ def test_a_batch_equals_its_singles(cases: dict[str, Case], kind: str) -> None:
     prompts = [case.settings[name][0] for name in ("positive", "negative")]
     both = [[torch.cat([prompt[0] for prompt in prompts]), prompts[0][1]]]
     settings = {"method": "smc", "output": "all"}
-    together = ran(
-        case,
-        latent_image={"samples": start, "noise_mask": mask},
-        positive=both,
-        particles_at_once=2,
-        **settings,
-    )
+    latent = {"samples": start, "noise_mask": mask}
+    together = ran(case, latent_image=latent, positive=both, particles_at_once=2, **settings)
     assert torch.equal(together.latent["noise_mask"], mask.repeat_interleave(3, 0))
     for i in range(2):
         one = {"samples": start[i : i + 1], "noise_mask": mask[i : i + 1], "batch_index": [i]}
@@ -236,19 +207,14 @@ def test_a_batch_equals_its_singles(cases: dict[str, Case], kind: str) -> None:
 
 @pytest.mark.parametrize("method", ["smc", "lags", "das"])
 @pytest.mark.parametrize("at_once", [1, 2, 3])
-def test_rows_in_one_evaluation(cases: dict[str, Case], method: str, at_once: int) -> None:
+def test_rows_in_one_evaluation(case, method, at_once):
     """Model and decoder never see more rows than asked for, however many particles there are."""
-    case, rows, decoded = cases["sd15"], [], []
-
-    def note(executor: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
-        rows.append(len(x))
-        return executor(x, *args, **kwargs)
+    decoded = []
 
     def look(_: Any, args: tuple[Tensor, ...]) -> None:
         decoded.append(len(args[0]))
 
-    model = case.model.clone()
-    model.add_wrapper_with_key("apply_model", "rows", note)
+    model, rows = noting(case.model, "apply_model", lambda x, *_: len(x))
     handle = case.vae.first_stage_model.taesd_decoder.register_forward_pre_hook(look)
     try:
         few = ran(case, model=model, method=method, cfg=1.0, particles_at_once=at_once)
@@ -261,8 +227,8 @@ def test_rows_in_one_evaluation(cases: dict[str, Case], method: str, at_once: in
     torch.testing.assert_close(few.samples, all_at_once.samples, rtol=2e-2, atol=2e-2)
 
 
-def test_what_comes_out(cases: dict[str, Case]) -> None:
-    case = cases["demo"]
+@on("demo")
+def test_what_comes_out(case):
     settings = {"particles": 5, "strength": 0.2}
     every = ran(case, output="all", **settings).samples.unflatten(0, (2, 5))
     for output, count in (("best", 1), ("draw", 4), ("diverse", 3)):
@@ -278,45 +244,34 @@ def test_what_comes_out(cases: dict[str, Case]) -> None:
     assert not torch.allclose(other.samples, every[:, 0], atol=0.05)
 
 
-@pytest.mark.parametrize("kind", ["sd15", "sdxl"])
-def test_regions_and_controlnet(
-    cases: dict[str, Case], kind: str, run_node: Run, request: pytest.FixtureRequest
-) -> None:
+@on("sd15", "sdxl")
+def test_regions_and_controlnet(case, request):
     """A hint for each image of a batch, and prompts for halves, stay with their image."""
-    case = cases[kind]
+    control = request.getfixturevalue(f"controlnet_{request.node.callspec.params['case']}")
     hints = torch.rand(2, 32, 32, 3, generator=torch.Generator().manual_seed(6))
-    control = request.getfixturevalue(f"controlnet_{kind}")
+    area = {"area": (4, 2, 0, 0), "strength": 1.0, "set_area_to_bounds": False}
+    negative = case.settings["negative"]
+    ((half, options),) = negative
+    prompts = {"negative": negative}
+    prompts["positive"] = [*case.settings["positive"], [half, {**options, **area}]]
 
-    def controlled(image: Tensor) -> dict[str, Any]:
-        area = {"area": (4, 2, 0, 0), "strength": 1.0, "set_area_to_bounds": False}
-        (half,) = case.settings["negative"]
-        positive, negative = run_node(
-            nodes.ControlNetApplyAdvanced,
-            positive=[*case.settings["positive"], [half[0], {**half[1], **area}]],
-            negative=case.settings["negative"],
-            control_net=control,
-            image=image,
-            strength=1.0,
-            start_percent=0.0,
-            end_percent=1.0,
-        )
-        return {"positive": positive, "negative": negative}
+    def hinted(image: Tensor) -> dict[str, Any]:
+        return controlled(control, image, **prompts)
 
     settings = {"method": "smc", "output": "all", "particles": 2}
     plain = ran(case, **settings)
-    both = ran(case, **settings, **controlled(hints), particles_at_once=2)
+    both = ran(case, **settings, **hinted(hints), particles_at_once=2)
     assert not torch.allclose(both.samples, plain.samples, atol=0.01)
     for i in range(2):
         latent = {"samples": case.settings["latent_image"]["samples"][:1], "batch_index": [i]}
-        alone = ran(case, **settings, **controlled(hints[i : i + 1]), latent_image=latent)
+        alone = ran(case, **settings, **hinted(hints[i : i + 1]), latent_image=latent)
         own = both.samples[2 * i : 2 * i + 2]
         torch.testing.assert_close(alone.samples, own, rtol=1e-3, atol=2e-3)
-    assert torch.isfinite(ran(case, method="das", **controlled(hints)).samples).all()
+    assert torch.isfinite(ran(case, method="das", **hinted(hints)).samples).all()
 
 
-def test_gradient_through_the_model(cases: dict[str, Case]) -> None:
+def test_gradient_through_the_model(case):
     """<v, J u> by differences of the model is <J^T v, u> by the way back, with a mask."""
-    case = cases["sd15"]
     found: dict[str, Tensor] = {}
 
     def sample(
@@ -347,10 +302,8 @@ def test_gradient_through_the_model(cases: dict[str, Case]) -> None:
     assert not found["masked"].any() and not found["denoised"].any()
 
 
-def test_automatic_strength_and_a_weight_without_gradient(
-    cases: dict[str, Case], caplog: pytest.LogCaptureFixture
-) -> None:
-    case, run_node = cases["demo"], cases["demo"].run_node
+@on("demo")
+def test_automatic_strength_and_a_weight_without_gradient(case, caplog):
     caplog.set_level("INFO")
     auto = ran(case, weight=Weight.of(ColourReward("hue", 0.0), 1.0, 3.0))
     (strength,) = auto.trace.strengths.values()
@@ -359,29 +312,20 @@ def test_automatic_strength_and_a_weight_without_gradient(
     more = ran(case, weight=Weight.of(ColourReward("hue", 0.0), 1.0, 3.0), particles=6)
     (same,) = more.trace.strengths.values()
     assert same == pytest.approx(strength, rel=1e-3), "whatever the number of particles"
-    black = load_weight(run_node, "JPEG size")
+    black = load_weight("JPEG size")
     for method in ("smc", "fk"):
         assert torch.isfinite(ran(case, weight=black, method=method).samples).all()
 
 
-def test_preview_progress_and_stop(cases: dict[str, Case], monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[tuple[int, int]] = []
-    stopping = False
-
-    def hook(value: int, total: int, *_: Any, **__: Any) -> None:
-        seen.append((value, total))
-        if stopping:
-            mm.interrupt_current_processing()
-
-    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", hook)
-    monkeypatch.setattr(comfy.utils, "PROGRESS_THROTTLE_MIN_INTERVAL", 0.0, raising=False)
-    ran(cases["demo"])
-    assert seen == [(step, 4) for step in range(1, 5)]
-    seen.clear()
-    stopping = True
+@on("demo")
+def test_preview_progress_and_stop(case, progress):
+    ran(case)
+    assert progress.told == [(step, 4) for step in range(1, 5)]
+    progress.told.clear()
+    progress.act = lambda _: mm.interrupt_current_processing()
     with pytest.raises(mm.InterruptProcessingException):
-        ran(cases["demo"])
-    assert len(seen) == 1
+        ran(case)
+    assert len(progress.told) == 1
 
 
 @pytest.mark.parametrize(
@@ -394,28 +338,25 @@ def test_preview_progress_and_stop(cases: dict[str, Case], monkeypatch: pytest.M
         ({"method": "magic"}, "method is 'magic'"),
         ({"output": "diverse", "count": 4}, "count is 4 and particles is 3"),
         ({"ess_threshold": 2.0}, "ess_threshold is 2.0"),
-        ({"weight": Weight.of(Impossible(), 1.0)}, "'impossible' has no gradient.*'lags'.*'smc'"),
-        (
-            {"weight": Weight.of(Impossible(), 1.0, 1.0), "method": "smc"},
-            "automatic strength needs",
-        ),
+        ({"weight": Weight.of(NEVER, 1.0)}, "'impossible' has no gradient.*'lags'.*'smc'"),
+        ({"weight": Weight.of(NEVER, 1.0, 1.0), "method": "smc"}, "automatic strength needs"),
         ({"latent_image": {"samples": torch.zeros(1, 4, 3, 8, 8)}}, "not video"),
         ({"latent_image": {"samples": torch.zeros(0, 4, 8, 8)}}, "at least one image"),
         ({"strength": math.nan}, "strength.*nan"),
     ],
 )
-def test_refused(cases: dict[str, Case], changes: dict[str, Any], said: str) -> None:
+def test_refused(case, changes, said):
     with pytest.raises(ValueError, match=said):
-        ran(cases["sd15"], **changes)
+        ran(case, **changes)
 
 
-def test_weight_zero_everywhere_is_said(cases: dict[str, Case]) -> None:
+@on("demo")
+def test_weight_zero_everywhere_is_said(case):
     with pytest.raises(WeightError, match="All 3 particles of group 0 have weight zero"):
-        ran(cases["demo"], weight=Weight.of(Impossible(), 1.0), method="smc", ess_threshold=0.0)
+        ran(case, weight=Weight.of(NEVER, 1.0), method="smc", ess_threshold=0.0)
 
 
-def test_ddpm_on_a_flow_model_is_refused(cases: dict[str, Case]) -> None:
-    case = cases["sd15"]
+def test_ddpm_on_a_flow_model_is_refused(case):
     with pytest.raises(ValueError, match="'ddpm'.*choose euler_ancestral"):
         ran(case, model=flow_of(case.model), sampler_name="ddpm")
 
@@ -425,20 +366,25 @@ def test_ddpm_on_a_flow_model_is_refused(cases: dict[str, Case]) -> None:
 
 def asked_of(case: Case, **changes: Any) -> dict[str, Any]:
     """What the page asks with the node's widgets."""
-    known = {**WIDGETS, **case.settings, **changes}
-    return {
-        "node": "particles",
-        **{k: v for k, v in known.items() if not isinstance(v, dict | list)},
-    }
+    known = {"node": "particles", **WIDGETS, **case.settings, **changes}
+    return {name: v for name, v in known.items() if not isinstance(v, dict | list)}
 
 
+@on("demo")
+def test_the_plan_at_strength_0_is_what_runs(case):
+    remember("particles", case.model)
+    planned = schedule(asked_of(case, strength=0.0))
+    told = summary(ran(case, strength=0.0).trace)
+    assert planned["model_calls"] == told["model_calls"]
+    assert planned["active"] == [point["alpha"] is not None for point in told["points"]]
+
+
+@on("demo")
 @pytest.mark.parametrize("method", [name for name in PRESETS if name != "das_1p"])
-def test_the_plan_of_the_widgets_is_what_runs(cases: dict[str, Case], method: str) -> None:
-    case = cases["demo"]
+def test_the_plan_of_the_widgets_is_what_runs(case, method):
     remember("particles", case.model)
     planned = schedule(asked_of(case, method=method))
     trace = ran(case, method=method).trace
-    pictures = len(case.settings["latent_image"]["samples"])
     told = summary(trace)
     assert planned["model_calls"] == told["model_calls"]
     assert planned["model_backwards"] == told["model_backwards"]
@@ -449,11 +395,12 @@ def test_the_plan_of_the_widgets_is_what_runs(cases: dict[str, Case], method: st
     assert planned["active"] == weighed
     for one, point, there in zip(planned["alpha"], points, weighed, strict=True):
         assert not there or one == pytest.approx(point["alpha"])
-    assert planned["particles"] == 3 and pictures == 2
+    assert planned["particles"] == 3
 
 
-def test_the_curves_hold_the_effective_size(cases: dict[str, Case]) -> None:
-    trace = ran(cases["demo"], method="smc", particles=4, ess_threshold=1.0).trace
+@on("demo")
+def test_the_curves_hold_the_effective_size(case):
+    trace = ran(case, method="smc", particles=4, ess_threshold=1.0).trace
     points = summary(trace)["points"]
     weighings = [record.weighing for record in trace.particles.records]
     for point, weighing in zip(points, weighings, strict=True):
@@ -465,17 +412,18 @@ def test_the_curves_hold_the_effective_size(cases: dict[str, Case]) -> None:
     assert any(point["resampled"] for point in points if point["resampled"] is not None)
 
 
-def test_a_bad_question_is_answered(cases: dict[str, Case]) -> None:
-    asked = asked_of(cases["demo"])
+@on("demo")
+def test_a_bad_question_is_answered(case):
+    asked = asked_of(case)
     for bad in ({"method": "magic"}, {"particles": 0}, {"steps": 0}, {"sampler_name": "euler"}):
         with pytest.raises(ValueError):
             schedule({**asked, **bad})
 
 
 @pytest.mark.parametrize("method", ["smc", "lags", "das"])
-def test_memory_grows_by_latents_alone(cases: dict[str, Case], method: str) -> None:
+def test_memory_grows_by_latents_alone(case, method):
     """One at a time, more particles take latents of their own: some, where a model takes 8,000."""
-    case, few, many = cases["sd15"], 2, 8
+    few, many = 2, 8
     settings = {"method": method, "particles_at_once": 1, "steps": 2}
     ran(case, particles=few, **settings)  # loads
 

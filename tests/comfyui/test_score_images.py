@@ -7,16 +7,16 @@ from typing import Any
 
 import pytest
 import torch
-from comfyui_support.weighing import PROMPT, Run, load_weight, noise, rows_of
+from comfyui_support.executing import run_node
+from comfyui_support.weighing import PROMPT, combine, load_weight, noise, rows_of
 from lags_pack.nodes.tools.score import LAGSScoreImages
-from lags_pack.nodes.weights.combine import LAGSCombineWeights
 from lags_pack.rewards import ColourReward, PickScore, Weight, clip
 from torch import Tensor
 
 BRIGHT = Weight.of(ColourReward("brightness"), 2.0)
 
 
-def judge(run_node: Run, images: Tensor, weight: Weight, top_k: int = 0) -> tuple[Any, ...]:
+def judge(images: Tensor, weight: Weight, top_k: int = 0) -> tuple[Any, ...]:
     """Ranked images, table, best index, scores."""
     return run_node(LAGSScoreImages, images=images, weight=weight, top_k=top_k)
 
@@ -29,11 +29,11 @@ def by_hand(weight_files: Path, images: Tensor) -> Tensor:
     return torch.cat([reward(one) for one in images.movedim(-1, 1).split(1)]).detach()
 
 
-def test_ranks_as_the_plain_function_does(run_node: Run, weight_files: Path) -> None:
+def test_ranks_as_the_plain_function_does(weight_files):
     images = noise(19)  # more than are judged at once
     expected = by_hand(weight_files, images)
     order = expected.argsort(descending=True).tolist()
-    ranked, table, best, given = judge(run_node, images, load_weight(run_node, "PickScore"))
+    ranked, table, best, given = judge(images, load_weight("PickScore"))
     torch.testing.assert_close(torch.tensor(given), expected, rtol=1e-4, atol=1e-3)
     assert best == order[0]
     assert torch.equal(ranked, images[order])
@@ -47,10 +47,10 @@ def test_ranks_as_the_plain_function_does(run_node: Run, weight_files: Path) -> 
         assert float(row["log w"]) == pytest.approx(float(expected[i]), abs=2e-3)
 
 
-def test_preference_has_the_scale_of_its_authors(run_node: Run, weight_files: Path) -> None:
-    weight = load_weight(run_node, "HPSv2.1", strength=7.0)
+def test_preference_has_the_scale_of_its_authors(weight_files):
+    weight = load_weight("HPSv2.1", strength=7.0)
     images = 0.95 * noise(1) + 0.05 * noise(4, seed=2)  # alike, so that none is certain to win
-    _, table, _, given = judge(run_node, images, weight)
+    _, table, _, given = judge(images, weight)
     expected = (100 * torch.tensor(given)).softmax(dim=0)
     for row in rows_of(table):
         i = int(row["image"])
@@ -60,39 +60,34 @@ def test_preference_has_the_scale_of_its_authors(run_node: Run, weight_files: Pa
 
 
 @pytest.mark.parametrize("top_k", [1, 3, 5, 9])
-def test_top_k(run_node: Run, top_k: int) -> None:
+def test_top_k(top_k):
     images = noise(5) * torch.tensor([0.3, 0.9, 0.1, 0.7, 0.5]).view(5, 1, 1, 1)
-    ranked, table, best, given = judge(run_node, images, BRIGHT, top_k)
+    ranked, table, best, given = judge(images, BRIGHT, top_k)
     assert torch.equal(ranked, images[[1, 3, 4, 0, 2][:top_k]])
     assert best == 1 and len(given) == len(rows_of(table)) == 5
     assert sorted(given) == [given[i] for i in (2, 0, 4, 3, 1)], "scores in the images' order"
 
 
-def test_equal_pictures_keep_their_order(run_node: Run) -> None:
+def test_equal_pictures_keep_their_order():
     images = noise(1).expand(4, -1, -1, -1).contiguous()
-    assert [int(row["image"]) for row in rows_of(judge(run_node, images, BRIGHT)[1])] == [
-        0,
-        1,
-        2,
-        3,
-    ]
+    rows = rows_of(judge(images, BRIGHT)[1])
+    assert [int(row["image"]) for row in rows] == [0, 1, 2, 3]
 
 
-def test_negative_strength_ranks_the_other_way(run_node: Run) -> None:
+def test_negative_strength_ranks_the_other_way():
     images = noise(3) * torch.tensor([0.5, 0.9, 0.1]).view(3, 1, 1, 1)
-    _, table, best, given = judge(run_node, images, BRIGHT.power(-1.0))
+    _, table, best, given = judge(images, BRIGHT.power(-1.0))
     assert best == 2 and [int(row["image"]) for row in rows_of(table)] == [2, 0, 1]
     assert given[1] > given[2] > 0, "the score itself, not log w"
 
 
-def test_several_terms_are_ranked_by_log_w(run_node: Run, weight_files: Path) -> None:
-    weights = {
-        "weight0": load_weight(run_node, "PickScore", strength=0.5),
-        "weight1": load_weight(run_node, "JPEG size", strength=-2.0),
-        "weight2": load_weight(run_node, "PickScore", prompt="a dog", strength=0.1),
-    }
-    (weight,) = run_node(LAGSCombineWeights, weights=weights, exponents="")
-    _, table, best, given = judge(run_node, noise(5), weight)
+def test_several_terms_are_ranked_by_log_w(weight_files):
+    weight = combine(
+        load_weight("PickScore", strength=0.5),
+        load_weight("JPEG size", strength=-2.0),
+        load_weight("PickScore", prompt="a dog", strength=0.1),
+    )
+    _, table, best, given = judge(noise(5), weight)
     rows = {int(row["image"]): row for row in rows_of(table)}
     assert list(rows[0]) == [
         *("rank", "image", "PickScore", "PickScore preferred", "JPEG size"),
@@ -106,33 +101,33 @@ def test_several_terms_are_ranked_by_log_w(run_node: Run, weight_files: Path) ->
     assert best == max(range(5), key=given.__getitem__)
 
 
-def test_automatic_strength_is_by_these_pictures(run_node: Run) -> None:
+def test_automatic_strength_is_by_these_pictures():
     images = noise(4) * torch.tensor([0.5, 0.9, 0.1, 0.7]).view(4, 1, 1, 1)
     for spread in (3.0, -3.0):
         weight = Weight.of(ColourReward("brightness"), spread, abs(spread))
-        _, table, _, given = judge(run_node, images, weight)
+        _, table, _, given = judge(images, weight)
         log_w = torch.tensor([float(row["log w"]) for row in rows_of(table)])
         assert log_w.std() == pytest.approx(3.0, abs=1e-3)
         assert (log_w.mean() > 0) == (spread > 0)
         assert min(given) > 0
 
 
-def test_automatic_strength_needs_pictures_that_differ(run_node: Run) -> None:
+def test_automatic_strength_needs_pictures_that_differ():
     weight = Weight.of(ColourReward("brightness"), 1.0, 3.0)
     with pytest.raises(ValueError, match="at least two images.*by hand"):
-        judge(run_node, noise(1), weight)
+        judge(noise(1), weight)
     with pytest.raises(ValueError, match="needs a score that varies"):
-        judge(run_node, torch.full((2, 8, 8, 3), 0.5), weight)
+        judge(torch.full((2, 8, 8, 3), 0.5), weight)
 
 
-def test_pictures_with_transparency(run_node: Run) -> None:
+def test_pictures_with_transparency():
     images = torch.cat([noise(2), torch.zeros(2, 48, 40, 1)], dim=-1)
-    ranked, _, _, given = judge(run_node, images, BRIGHT)
-    assert given == judge(run_node, images[..., :3], BRIGHT)[3]
+    ranked, _, _, given = judge(images, BRIGHT)
+    assert given == judge(images[..., :3], BRIGHT)[3]
     assert ranked.shape == images.shape
 
 
-def test_pictures_that_are_none(run_node: Run) -> None:
+def test_pictures_that_are_none():
     for images in (torch.zeros(0, 8, 8, 3), torch.zeros(2, 8, 8), torch.zeros(2, 8, 8, 1)):
         with pytest.raises(ValueError, match=r"expected at least one image.*\[batch, height"):
-            judge(run_node, images, BRIGHT)
+            judge(images, BRIGHT)

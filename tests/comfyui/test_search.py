@@ -7,8 +7,9 @@ from typing import Any
 import comfy.model_management as mm
 import pytest
 import torch
+from comfyui_support.executing import run_node
 from comfyui_support.guided import Case
-from comfyui_support.weighing import Run, case_of, demo_case, load_weight
+from comfyui_support.weighing import case_of, demo_case, load_weight
 from lags_pack.nodes.samplers.search import LAGSSearchSampler
 from lags_pack.rewards import ColourReward, Weight
 from torch import Tensor
@@ -21,31 +22,31 @@ WIDGETS = {"rounds": 2, "neighbours": 2, "radius": 0.0}
 
 def searched(case: Case, **changes: Any) -> tuple[Tensor, list[float], str]:
     inputs = {"model": case.model, "vae": case.vae, "weight": RED, **WIDGETS, **case.settings}
-    latent, log_w, summary = case.run_node(LAGSSearchSampler, **{**inputs, **changes})
+    latent, log_w, summary = run_node(LAGSSearchSampler, **{**inputs, **changes})
     return latent["samples"], log_w, summary
 
 
 @pytest.fixture(scope="module", params=["demo", "sd15", "sdxl"])
-def case(request: Any, run_node: Run, sd15: Any, sdxl: Any) -> Case:
+def case(request, sd15, sdxl) -> Case:
     if request.param == "demo":
-        return demo_case(run_node, 2)
-    return case_of(run_node, {"sd15": sd15, "sdxl": sdxl}[request.param], 2)
+        return demo_case(2)
+    return case_of({"sd15": sd15, "sdxl": sdxl}[request.param], 2)
 
 
 def log_w_of(case: Case, latents: Tensor) -> Tensor:
-    (images,) = case.run_node(nodes.VAEDecode, vae=case.vae, samples={"samples": latents})
+    (images,) = run_node(nodes.VAEDecode, vae=case.vae, samples={"samples": latents})
     with torch.inference_mode(False):
         return RED(images.clone().movedim(-1, 1))
 
 
-def test_no_rounds_are_ksampler_bit_for_bit(case: Case) -> None:
+def test_no_rounds_are_ksampler_bit_for_bit(case):
     drawn, log_w, summary = searched(case, rounds=0)
     assert torch.equal(drawn, case.ksampler())
     assert log_w == pytest.approx(log_w_of(case, drawn).tolist(), rel=1e-4)
     assert summary.startswith("best of 1 runs, 4 model evaluations")
 
 
-def test_best_of_n_is_the_best_of_the_next_seeds(case: Case) -> None:
+def test_best_of_n_is_the_best_of_the_next_seeds(case):
     """Where the sampler draws nothing on the way."""
     seed = case.settings["seed"]
     runs = [case.ksampler(sampler_name="euler", seed=seed + i) for i in range(5)]
@@ -57,7 +58,7 @@ def test_best_of_n_is_the_best_of_the_next_seeds(case: Case) -> None:
     assert summary.startswith("best of 5 runs, 20 model evaluations")
 
 
-def test_a_search_stays_near_and_never_falls(case: Case) -> None:
+def test_a_search_stays_near_and_never_falls(case):
     first = log_w_of(case, case.ksampler())
     _, near, summary = searched(case, radius=0.05)
     assert all(after >= before - 1e-4 for after, before in zip(near, first.tolist(), strict=True))
@@ -66,16 +67,16 @@ def test_a_search_stays_near_and_never_falls(case: Case) -> None:
     assert again[1] == near
 
 
-def test_mask_part_of_the_steps_and_a_weight_without_gradient(case: Case, run_node: Run) -> None:
+def test_mask_part_of_the_steps_and_a_weight_without_gradient(case):
     latent = dict(case.settings["latent_image"])
     latent["noise_mask"] = torch.zeros(1, *(8 * side for side in latent["samples"].shape[-2:]))
     kept, _, _ = searched(case, latent_image=latent, denoise=0.5, cfg=1.0)
     assert torch.allclose(kept, latent["samples"].to(kept), atol=1e-4)
-    black = load_weight(run_node, "JPEG size")
+    black = load_weight("JPEG size")
     assert torch.isfinite(torch.tensor(searched(case, weight=black)[1])).all()
 
 
-def test_refused_and_interrupted(case: Case) -> None:
+def test_refused_and_interrupted(case):
     with pytest.raises(ValueError, match="automatic strength"):
         searched(case, weight=Weight.of(ColourReward("hue"), 1.0, spread=2.0))
     with pytest.raises(ValueError, match="0 neighbours"):

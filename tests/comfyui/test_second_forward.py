@@ -2,91 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import comfy.samplers
 import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
-from lags_pack.guidance import Method, Step, StepRecord, Trace, ancestral_keep
-from lags_pack.guidance.methods import Cost, plain_cost
-from lags_pack.nodes.tools.options import LAGSOptions
+from lags_pack.guidance import Trace, ancestral_keep
 from lags_pack.rewards import Weight
 from lags_pack.runtime import run as patch
-from lags_pack.tests.comfyui.guided import REWARD, Case
+from lags_pack.tests.comfyui import guided
+from lags_pack.tests.comfyui.guided import REWARD, Case, Probe, noting
 from lags_pack.tests.comfyui.weighing import case_of
 from torch import Tensor
 
-DEFAULTS = {
-    "schedule": "from mode",
-    "sigma_gate": 0.56,
-    "skip_below": 0.0,
-    "shift_limit": 0.0,
-    "relative_step": 0.0,
-    "epsilon": 0.0,
-}
-
 
 @pytest.fixture(scope="module")
-def case(run_node: Callable[..., Any], sd15: Any) -> Case:
-    return case_of(run_node, sd15, batch=2, size=8, steps=3)
+def case(sd15) -> Case:
+    return case_of(sd15, batch=2, size=8, steps=3)
 
 
 def rows_asked(case: Case, **changes: Any) -> list[int]:
     """Rows of the network, evaluation by evaluation, of a guided run with one branch each."""
-    rows: list[int] = []
-
-    def note(executor: Any, *arguments: Any, **named: Any) -> Any:
-        rows.append(sum(cond is not None for cond in arguments[1]))
-        return executor(*arguments, **named)
-
-    model = case.model.clone()
-    model.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, "rows", note)
+    model, rows = noting(
+        case.model,
+        WrappersMP.CALC_COND_BATCH,
+        lambda _, conds, *rest: sum(cond is not None for cond in conds),
+    )
     case.lags(model=model, **changes)
     return rows
 
 
-def options(run_node: Callable[..., Any], **changes: Any) -> Any:
-    return run_node(LAGSOptions, **{**DEFAULTS, **changes})[0]
+def options(**changes: Any) -> Any:
+    """LAGS Options, with no step skipped."""
+    return guided.options(skip_below=0.0, **changes)
 
 
-def test_balanced_takes_the_branch_with_the_prompt_alone(
-    case: Case, run_node: Callable[..., Any]
-) -> None:
-    assert rows_asked(case, options=options(run_node)) == [2, 1] * 4  # the start and three steps
-    full = options(run_node, second_forward="full")
+def test_balanced_takes_the_branch_with_the_prompt_alone(case):
+    assert rows_asked(case, options=options()) == [2, 1] * 4  # the start and three steps
+    full = options(second_forward="full")
     assert rows_asked(case, options=full) == [2, 2] * 4
     assert rows_asked(case, mode="paper") == [2, 2] * 3
-    assert rows_asked(case, options=options(run_node), cfg=1.0) == [1, 1] * 4
-
-
-class Probe(Method):
-    """A method that notes what it is given, and compares ways to evaluate."""
-
-    name, compares = "probe", True
-
-    def __init__(self, compare: bool = False) -> None:
-        self.keeps: list[float] = []
-        self.differences: list[Tensor] = []
-        self.compare = compare
-
-    def cost(self, sigma: Tensor) -> Cost:
-        """Nothing."""
-        return plain_cost(sigma)
-
-    def __call__(
-        self, denoiser: Any, log_weight: Any, x: Tensor, sigma: Tensor, step: Step
-    ) -> tuple[Tensor, StepRecord]:
-        denoised = step.denoise(denoiser, x, sigma)
-        self.keeps.append(step.keep)
-        if self.compare:
-            moved = x + 0.1 * torch.ones_like(x)
-            self.differences = [
-                denoiser.conditional(moved, sigma) - denoised,
-                denoiser(moved, sigma) - denoised,
-            ]
-        return denoised, StepRecord.skipped(sigma, 0.0)
+    assert rows_asked(case, options=options(), cfg=1.0) == [1, 1] * 4
 
 
 def probed(case: Case, probe: Probe, **changes: Any) -> Tensor:
@@ -96,11 +53,11 @@ def probed(case: Case, probe: Probe, **changes: Any) -> Tensor:
     return case.ksampler(model=guided.apply(model), **changes)
 
 
-def test_looking_at_the_branches_changes_nothing(case: Case) -> None:
+def test_looking_at_the_branches_changes_nothing(case):
     assert torch.equal(probed(case, Probe()), case.ksampler())
 
 
-def test_the_other_branch_is_taken_to_move_as_far(case: Case) -> None:
+def test_the_other_branch_is_taken_to_move_as_far(case):
     """At cfg 1 there is one branch; above, the difference does not grow with cfg."""
     at = {}
     for cfg in (1.0, 2.0, 6.0):
@@ -113,9 +70,7 @@ def test_the_other_branch_is_taken_to_move_as_far(case: Case) -> None:
     assert not torch.allclose(at[6.0][0], at[6.0][1], atol=1e-2)
 
 
-def test_another_packs_way_to_evaluate_branches_stays(
-    case: Case, run_node: Callable[..., Any]
-) -> None:
+def test_another_packs_way_to_evaluate_branches_stays(case):
     calls: list[int] = []
 
     def own_way(args: dict[str, Any]) -> list[Tensor]:
@@ -127,14 +82,14 @@ def test_another_packs_way_to_evaluate_branches_stays(
 
     model = case.model.clone()
     model.set_model_sampler_calc_cond_batch_function(own_way)
-    case.lags(model=model, options=options(run_node))
+    case.lags(model=model, options=options())
     assert calls == [2, 2] * 4, "theirs, for every evaluation"
 
 
 @pytest.mark.parametrize(
     ("sampler", "fits"), [("euler_ancestral", True), ("ddpm", True), ("euler", False)]
 )
-def test_the_correction_is_that_of_ancestral_samplers(case: Case, sampler: str, fits: bool) -> None:
+def test_the_correction_is_that_of_ancestral_samplers(case, sampler, fits):
     probe = Probe()
     probed(case, probe, sampler_name=sampler, scheduler="karras")
     sigmas = comfy.samplers.KSampler(
@@ -145,7 +100,7 @@ def test_the_correction_is_that_of_ancestral_samplers(case: Case, sampler: str, 
     assert not fits or (probe.keeps[-1] == 0 and 0 < probe.keeps[0] < 1)
 
 
-def test_other_noise_is_another_step() -> None:
+def test_other_noise_is_another_step():
     import comfy.k_diffusion.sampling as k_diffusion
 
     def ancestral(**settings: float) -> bool:
@@ -156,23 +111,19 @@ def test_other_noise_is_another_step() -> None:
     assert not ancestral(eta=0.5) and not ancestral(s_noise=1.01)
 
 
-def test_a_corrected_run_leaves_the_last_step_alone(
-    case: Case, run_node: Callable[..., Any]
-) -> None:
-    used = options(run_node)
+def test_a_corrected_run_leaves_the_last_step_alone(case):
+    used = options()
     plain = case.ksampler(sampler_name="euler_ancestral")
     corrected, trace = case.lags(sampler_name="euler_ancestral", options=used)
     assert trace.records[-1].shift_rms.max() == 0, "the last step has no noise"
-    assert case.score(corrected).mean() > case.score(plain).mean()
+    assert case.gain(corrected, plain) > 0
     assert torch.isfinite(trace.records[0].actual_gain).all()
 
 
 @pytest.mark.parametrize("mode", ["balanced", "fast", "paper"])
-def test_a_gradient_serves_several_steps(
-    case: Case, run_node: Callable[..., Any], mode: str
-) -> None:
+def test_a_gradient_serves_several_steps(case, mode):
     runs = {
-        every: case.lags(mode=mode, steps=5, options=options(run_node, reuse_gradient=every))
+        every: case.lags(mode=mode, steps=5, options=options(reuse_gradient=every))
         for every in (1, 2)
     }
     for every, (_, trace) in runs.items():
@@ -184,5 +135,5 @@ def test_a_gradient_serves_several_steps(
     plain = case.ksampler(steps=5)
     moved = (one - plain).norm()
     assert 0 < (one - two).norm() < 0.5 * moved
-    again, _ = case.lags(mode=mode, steps=5, options=options(run_node, reuse_gradient=2))
+    again, _ = case.lags(mode=mode, steps=5, options=options(reuse_gradient=2))
     assert torch.equal(again, two)

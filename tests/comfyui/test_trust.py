@@ -26,21 +26,15 @@ def run_watched(folder: Path, pack: Path, script: Path, *arguments: Path) -> lis
     report = folder / "report.jsonl"
     command = [sys.executable, HERE / "watch.py", report, pack, script, *arguments]
     environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}
-    done = subprocess.run(
-        [str(part) for part in command],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=environment,
-        cwd=folder,
-    )
+    told = {"capture_output": True, "text": True, "check": False}
+    done = subprocess.run([*map(str, command)], env=environment, cwd=folder, **told)
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in report.read_text("utf-8").splitlines()]
     return [*lines, {"kind": "printed", "what": done.stdout.splitlines()[-1:], "ours": False}]
 
 
 @pytest.fixture(scope="module")
-def imported(tmp_path_factory: pytest.TempPathFactory, comfy_root: Path) -> tuple[Path, list]:
+def imported(tmp_path_factory, comfy_root) -> tuple[Path, list]:
     """ComfyUI's base folder, and the report on an import of the published archive."""
     folder = tmp_path_factory.mktemp("import")
     base, pack = folder / "base", folder / "pack"
@@ -52,28 +46,27 @@ def imported(tmp_path_factory: pytest.TempPathFactory, comfy_root: Path) -> tupl
 
 
 @pytest.fixture(scope="module")
-def state(imported: tuple[Path, list]) -> dict[str, Any]:
-    """What import_state.py has found."""
+def state(imported) -> dict[str, Any]:
     return json.loads(imported[1][-1]["what"][0])
 
 
-def test_the_import_changes_no_setting_of_the_process(state: dict[str, Any]) -> None:
+def test_the_import_changes_no_setting_of_the_process(state):
     """torch's defaults, warnings, logging, sys.path, the environment, threads, random state ..."""
     assert state["settings"] == []
 
 
-def test_the_import_patches_nothing(state: dict[str, Any]) -> None:
+def test_the_import_patches_nothing(state):
     """No attribute of ComfyUI, torch, transformers and others is replaced, removed or added."""
     assert state["watched"] > 50_000
     assert state["replaced"] == state["added"] == []
 
 
-def test_the_import_adds_two_folders_of_models_and_nothing_else(state: dict[str, Any]) -> None:
+def test_the_import_adds_two_folders_of_models_and_nothing_else(state):
     assert state["containers"] > 300
     assert state["contents"] == FOLDERS
 
 
-def test_the_import_writes_one_folder_and_asks_nobody(imported: tuple[Path, list]) -> None:
+def test_the_import_writes_one_folder_and_asks_nobody(imported):
     base, lines = imported
     marks = [place for place, line in enumerate(lines) if line["kind"] == "mark"]
     during = [(line["kind"], line["what"]) for line in lines[marks[0] + 1 : marks[1]]]
@@ -102,7 +95,7 @@ open(os.path.join(os.path.dirname(__file__), "left behind"), "w").close()
 """
 
 
-def test_what_an_import_may_not_do_is_seen(tmp_path: Path, comfy_root: Path) -> None:
+def test_what_an_import_may_not_do_is_seen(tmp_path, comfy_root):
     base, pack = tmp_path / "base", tmp_path / "pack"
     base.mkdir()
     pack.mkdir()
@@ -112,9 +105,8 @@ def test_what_an_import_may_not_do_is_seen(tmp_path: Path, comfy_root: Path) -> 
     seen = {"environment", "loggers", "sys.path", "torch: threads", "warnings"}
     assert set(found["settings"]) == seen
     patched = ["comfy.samplers.CFGGuider.sample", "comfy.samplers.calc_cond_batch"]
-    assert [name for name in found["replaced"] if name.startswith("comfy.samplers.C")] == patched[
-        :1
-    ]
+    classes = [name for name in found["replaced"] if name.startswith("comfy.samplers.C")]
+    assert classes == patched[:1]
     assert set(patched) <= set(found["replaced"])
     assert "torch.Tensor.surprise" in " ".join(found["added"])
     assert found["contents"]["nodes.NODE_CLASS_MAPPINGS"] == ["'KSampler'", "'KSampler'"]
@@ -149,7 +141,7 @@ subprocess.run([sys.executable, "-c", ""])
 """
 
 
-def test_what_a_run_may_not_do_is_seen_and_refused(tmp_path: Path) -> None:
+def test_what_a_run_may_not_do_is_seen_and_refused(tmp_path):
     script, folder = tmp_path / "culprit.py", tmp_path / "folder"
     script.write_text(TRESPASSER)
     lines = run_watched(tmp_path, tmp_path, script, folder)[:-1]

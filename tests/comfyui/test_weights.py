@@ -8,10 +8,18 @@ from typing import Any
 
 import pytest
 import torch
-from comfyui_support.weighing import LOAD, PROMPT, Run, load_weight, noise, reference, scores
+from comfyui_support.weighing import (
+    PROMPT,
+    VIT,
+    classify,
+    combine,
+    load_weight,
+    mask_weight,
+    noise,
+    reference,
+    scores,
+)
 from lags_pack import rewards
-from lags_pack.nodes.weights.classifier import LAGSWeightClassifier
-from lags_pack.nodes.weights.combine import LAGSCombineWeights, LAGSMaskWeight
 from lags_pack.nodes.weights.load_weight import LAGSLoadWeight
 from lags_pack.rewards import Reward, Weight, aesthetic, clip, hps, image_reward
 from lags_pack.rewards.classifier import classifier
@@ -22,6 +30,7 @@ from torch import Tensor
 FLOAT = torch.float32
 PICKSCORE = "PickScore_v1/model.safetensors"
 CLIP = "clip-vit-large-patch14/model.safetensors"
+VISION = "clip_vision/clip_vision.safetensors"
 HEAD = "sac+logos+ava1-l14-linearMSE.pth"
 
 
@@ -31,9 +40,8 @@ def cosine(kind: Any, path: Path, encoder: Any = clip.image_encoder) -> Reward:
 
 
 def blip(path: Path) -> Reward:
-    return rewards.ImageReward(
-        image_reward.image_reward_model(path, FLOAT), path.parent / "vocab.txt", PROMPT
-    )
+    model = image_reward.image_reward_model(path, FLOAT)
+    return rewards.ImageReward(model, path.parent / "vocab.txt", PROMPT)
 
 
 DIRECT: dict[str, Callable[[Path], Reward]] = {
@@ -58,17 +66,15 @@ def gradient(weight: Weight, image: Tensor) -> Tensor:
     return grad
 
 
-def test_every_choice_is_covered() -> None:
+def test_every_choice_is_covered():
     (widget,) = LAGSLoadWeight.define_schema().inputs
     assert [option.key for option in widget.options] == list(MAKERS) == list(DIRECT)
 
 
 @pytest.mark.parametrize("name", MAKERS)
-def test_load_weight_gives_the_score_of_its_name(
-    run_node: Run, weight_files: Path, name: str
-) -> None:
+def test_load_weight_gives_the_score_of_its_name(weight_files, name):
     image = noise(3)
-    weight = load_weight(run_node, name, strength=2.5)
+    weight = load_weight(name, strength=2.5)
     (label,) = weight.labels
     assert label.startswith(name) and weight.strengths == {label: 2.5}
     expected = DIRECT[name](weight_files)(image.movedim(-1, 1)).detach()
@@ -81,135 +87,113 @@ def test_load_weight_gives_the_score_of_its_name(
 
 @pytest.mark.parametrize("precision", ["float16", "bfloat16", "float32"])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_precision(run_node: Run, weight_files: Path, name: str, precision: str) -> None:
+def test_precision(weight_files, name, precision):
     image = noise(2)
-    weight = load_weight(run_node, name, precision=precision)
+    weight = load_weight(name, precision=precision)
     network = weight.modules[0]
-    assert {p.dtype for p in getattr(network, "encoder", network).parameters()} == {
-        getattr(torch, precision)
-    }
-    found, exact = (scores(w, image) for w in (weight, load_weight(run_node, name)))
+    dtypes = {p.dtype for p in getattr(network, "encoder", network).parameters()}
+    assert dtypes == {getattr(torch, precision)}
+    found, exact = (scores(w, image) for w in (weight, load_weight(name)))
     assert found.dtype == torch.float32
     assert (found - exact).abs().max() < 0.05 * exact.abs().max() + 0.02
     assert torch.isfinite(gradient(weight, image)).all()
 
 
 @pytest.mark.parametrize("name", ["PickScore", "HPSv2.1", "ImageReward", "CLIP score"])
-def test_the_prompt_counts(run_node: Run, weight_files: Path, name: str) -> None:
+def test_the_prompt_counts(weight_files, name):
     image = noise(2)
-    cat, dog, nothing = (
-        scores(load_weight(run_node, name, prompt=prompt), image)
-        for prompt in (PROMPT, "two dogs on a blue sofa", "")
-    )
+    prompts = (PROMPT, "two dogs on a blue sofa", "")
+    cat, dog, nothing = (scores(load_weight(name, prompt=p), image) for p in prompts)
     assert not torch.allclose(cat, dog) and not torch.allclose(cat, nothing)
     assert torch.isfinite(nothing).all()
 
 
-def test_axis_of_symmetry(run_node: Run) -> None:
+def test_axis_of_symmetry():
     half = noise(1, 32, 32)
     mirrored = torch.cat([half, half.flip(2)], dim=2)
-    sideways = load_weight(run_node, "symmetry", axis="left-right")
-    upright = load_weight(run_node, "symmetry", axis="top-bottom")
+    sideways = load_weight("symmetry", axis="left-right")
+    upright = load_weight("symmetry", axis="top-bottom")
     assert scores(sideways, mirrored) > -0.001 > -0.05 > scores(upright, mirrored)
 
 
-def test_two_sides_of_a_clip_in_two_files(run_node: Run, weight_files: Path) -> None:
-    apart = load_weight(
-        run_node, "CLIP score", file="clip_vision/clip_vision.safetensors", text_file=CLIP
-    )
-    together = load_weight(run_node, "CLIP score", file=CLIP)
+def test_two_sides_of_a_clip_in_two_files(weight_files):
+    apart = load_weight("CLIP score", file=VISION, text_file=CLIP)
+    together = load_weight("CLIP score", file=CLIP)
     image = noise(2)
     assert torch.isfinite(scores(apart, image)).all()
     assert not torch.allclose(scores(apart, image), scores(together, image))
 
 
-def test_a_precision_that_is_none(run_node: Run, weight_files: Path) -> None:
-    with pytest.raises(ValueError, match="float8.*float32"):
-        load_weight(run_node, "PickScore", precision="float8")
-
-
-@pytest.mark.parametrize(
-    "file", ["clip_vision/clip_vision.safetensors", CLIP, "tiny-dinov2/model.safetensors"]
-)
-def test_content_is_highest_at_the_reference(run_node: Run, weight_files: Path, file: str) -> None:
+@pytest.mark.parametrize("file", [VISION, CLIP, "tiny-dinov2/model.safetensors"])
+def test_content_is_highest_at_the_reference(weight_files, file):
     image = noise(4)
-    found = scores(reference(run_node, image[1:2], file=file), image)[0]
+    found = scores(reference(image[1:2], file=file), image)[0]
     assert found[1] == pytest.approx(1.0, abs=1e-4)
     assert (found[[0, 2, 3]] < 0.999).all()
 
 
-def test_several_references_count_as_their_mean(run_node: Run, weight_files: Path) -> None:
+def test_several_references_count_as_their_mean(weight_files):
     image = noise(3)
-    alone = [scores(reference(run_node, image[i : i + 1]), image[i : i + 1]) for i in (0, 1)]
-    both = scores(reference(run_node, image[:2]), image)[0]
+    alone = [scores(reference(image[i : i + 1]), image[i : i + 1]) for i in (0, 1)]
+    both = scores(reference(image[:2]), image)[0]
     assert both[2] < both[:2].min() < min(alone)
     assert both[0] == pytest.approx(float(both[1]), abs=1e-4)  # the mean is as near to each
 
 
-def test_style_is_highest_at_the_reference(run_node: Run, weight_files: Path) -> None:
+def test_style_is_highest_at_the_reference(weight_files):
     image = noise(3)
-    found = scores(reference(run_node, image[2:], "style", strength=0.5, auto_nats=2.0), image)[0]
+    weight = reference(image[2:], "style", strength=0.5, auto_nats=2.0)
+    found = scores(weight, image)[0]
     assert found[2] == pytest.approx(0.0, abs=1e-3)
     assert (found[:2] < -0.1).all()
 
 
-def test_reference_strength_is_kept(run_node: Run, weight_files: Path) -> None:
-    (term,) = reference(run_node, noise(1), strength=-4.0, auto_nats=2.0).terms
+def test_reference_strength_is_kept(weight_files):
+    (term,) = reference(noise(1), strength=-4.0, auto_nats=2.0).terms
     assert (term.strength, term.spread) == (-4.0, 2.0)
 
 
-def test_reference_of_a_wrong_shape(run_node: Run, weight_files: Path) -> None:
+def test_reference_of_a_wrong_shape(weight_files):
     with pytest.raises(ValueError, match=r"\(1, 8, 8, 1\).*height, width, 3"):
-        reference(run_node, torch.zeros(1, 8, 8, 1))
+        reference(torch.zeros(1, 8, 8, 1))
     with pytest.raises(ValueError, match="at least one image"):
-        reference(run_node, torch.zeros(0, 8, 8, 3))
+        reference(torch.zeros(0, 8, 8, 3))
 
 
 # ---- classifier -------------------------------------------------------------------------------
 
-VIT = "tiny-vit/model.safetensors"
-
-
-def classify(run_node: Run, plain: Tensor | None = None, **goal: str) -> Weight:
-    """Weight: classifier."""
-    options = {"goal": "balance", "targets": "", "rates": "", **goal}
-    extra = {} if plain is None else {"plain_images": plain}
-    given = {"file": VIT, "precision": "auto", "strength": 1.0, "auto_nats": 0.0}
-    (weight,) = run_node(LAGSWeightClassifier, goal=options, **given, **extra)
-    return weight
-
 
 @pytest.fixture
-def log_p(weight_files: Path) -> Callable[[Tensor], Tensor]:
+def log_p(weight_files) -> Callable[[Tensor], Tensor]:
     """log p(class | image) [B, classes] of an IMAGE."""
     model = classifier(weight_files / VIT, FLOAT)
     return lambda image: model(image.movedim(-1, 1)).detach().log_softmax(dim=1)
 
 
-def test_towards_and_away(run_node: Run, log_p: Callable[[Tensor], Tensor]) -> None:
+def test_towards_and_away(log_p):
     image = noise(3)
-    towards = scores(classify(run_node, goal="towards", classes="Lime, 3"), image)[0]
-    away = scores(classify(run_node, goal="away", classes="lime,grey"), image)[0]
+    towards = scores(classify(goal="towards", classes="Lime, 3"), image)[0]
+    away = scores(classify(goal="away", classes="lime,grey"), image)[0]
     expected = log_p(image)[:, [1, 3]].logsumexp(dim=1)
     torch.testing.assert_close(towards, expected, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(away, (1 - expected.exp()).log(), rtol=1e-3, atol=1e-4)
 
 
-def test_balance_by_rates(run_node: Run, log_p: Callable[[Tensor], Tensor]) -> None:
+def test_balance_by_rates(log_p):
     image = noise(3)
-    weight = classify(run_node, classes="red, blue", rates="0.8, 0.2", targets="1, 3")
+    weight = classify(classes="red, blue", rates="0.8, 0.2", targets="1, 3")
     among = log_p(image)[:, [0, 2]].softmax(dim=1)
     expected = (among @ torch.tensor([0.25 / 0.8, 0.75 / 0.2])).log()
     torch.testing.assert_close(scores(weight, image)[0], expected, rtol=1e-4, atol=1e-5)
 
 
-def test_balance_measures_the_rates(run_node: Run, log_p: Callable[[Tensor], Tensor]) -> None:
+def test_balance_measures_the_rates(log_p):
     plain, image = noise(11, seed=7), noise(3)
-    weight = classify(run_node, plain, classes="red, green")
+    weight = classify(plain, classes="red, green")
     rates = log_p(plain)[:, [0, 1]].softmax(dim=1).mean(dim=0)
     expected = (log_p(image)[:, [0, 1]].softmax(dim=1) @ (0.5 / rates)).log()
     torch.testing.assert_close(scores(weight, image)[0], expected, rtol=1e-4, atol=1e-5)
-    given = classify(run_node, plain, classes="red, green", rates="3, 1")
+    given = classify(plain, classes="red, green", rates="3, 1")
     assert not torch.allclose(scores(given, image)[0], expected), "rates by hand come first"
 
 
@@ -225,82 +209,64 @@ def test_balance_measures_the_rates(run_node: Run, log_p: Callable[[Tensor], Ten
         ({"classes": "red, blue", "rates": "1, 0"}, r"rates are \[1.0, 0.0\].*above 0"),
         ({"classes": "red, blue", "rates": "1, 2", "targets": "1"}, r"targets are \[1.0\]"),
         ({"classes": "red, blue", "rates": "half"}, "rates are 'half'.*commas"),
+        (
+            {"file": "tiny-dinov2/model.safetensors", "goal": "towards", "classes": "red"},
+            "tiny-dinov2.*does not hold.*classifier.weight",
+        ),
     ],
 )
-def test_classifier_errors(
-    run_node: Run, weight_files: Path, goal: dict[str, str], said: str
-) -> None:
+def test_classifier_errors(weight_files, goal, said):
     with pytest.raises(ValueError, match=said):
-        classify(run_node, **goal)
-
-
-def test_a_file_that_is_no_classifier(run_node: Run, weight_files: Path) -> None:
-    with pytest.raises(ValueError, match="tiny-dinov2.*does not hold.*classifier.weight"):
-        run_node(
-            LAGSWeightClassifier,
-            file="tiny-dinov2/model.safetensors",
-            goal={"goal": "towards", "classes": "red"},
-            precision="auto",
-            strength=1.0,
-            auto_nats=0.0,
-        )
+        classify(**goal)
 
 
 # ---- weights out of weights -------------------------------------------------------------------
 
 
-def combine(run_node: Run, *weights: Weight | None, exponents: str = "") -> Weight:
-    """Combine Weights; the sockets count from 0, as the executor names them."""
-    sockets = {f"weight{i}": weight for i, weight in enumerate(weights)}
-    (weight,) = run_node(LAGSCombineWeights, weights=sockets, exponents=exponents)
-    return weight
-
-
-def test_combine_adds_log_w(run_node: Run, weight_files: Path) -> None:
+def test_combine_adds_log_w(weight_files):
     image = noise(2).movedim(-1, 1)
-    first = load_weight(run_node, "PickScore", strength=2.0)
-    second = load_weight(run_node, "sharpness", strength=-3.0)
-    both = combine(run_node, first, second, exponents="1; -0.5")
+    first = load_weight("PickScore", strength=2.0)
+    second = load_weight("sharpness", strength=-3.0)
+    both = combine(first, second, exponents="1; -0.5")
     assert both.strengths == {"PickScore": 2.0, "sharpness": 1.5}
     torch.testing.assert_close(both(image), first(image) - 0.5 * second(image))
-    torch.testing.assert_close(
-        combine(run_node, first, second)(image), first(image) + second(image)
-    )
+    plainly = combine(first, second)
+    torch.testing.assert_close(plainly(image), first(image) + second(image))
 
 
-def test_combine_leaves_empty_sockets_out(run_node: Run) -> None:
-    first, second = (load_weight(run_node, name) for name in ("symmetry", "sharpness"))
-    both = combine(run_node, first, None, second, exponents="2, 3")
+def test_combine_leaves_empty_sockets_out():
+    first, second = (load_weight(name) for name in ("symmetry", "sharpness"))
+    both = combine(first, None, second, exponents="2, 3")
     assert list(both.strengths.values()) == [2.0, 3.0]
 
 
-def test_combine_names_twins_apart(run_node: Run, weight_files: Path) -> None:
-    twins = [load_weight(run_node, "PickScore", prompt=text) for text in ("a cat", "a dog")]
-    both = combine(run_node, *twins)
+def test_combine_names_twins_apart(weight_files):
+    twins = [load_weight("PickScore", prompt=text) for text in ("a cat", "a dog")]
+    both = combine(*twins)
     assert both.labels == ("PickScore", "PickScore (2)")
     assert len(both.modules) == 1, "one network for both prompts"
 
 
-@pytest.mark.parametrize("exponents", ["1", "1, 2, 3"])
-def test_combine_wants_an_exponent_for_each(run_node: Run, exponents: str) -> None:
-    pair = [load_weight(run_node, name) for name in ("symmetry", "sharpness")]
-    with pytest.raises(ValueError, match=f"2 weights and {exponents.count(',') + 1} exponents"):
-        combine(run_node, *pair, exponents=exponents)
+@pytest.mark.parametrize(
+    ("names", "exponents", "said"),
+    [
+        (("symmetry", "sharpness"), "1", "2 weights and 1 exponents"),
+        (("symmetry", "sharpness"), "1, 2, 3", "2 weights and 3 exponents"),
+        (("symmetry",), "x", "exponents are 'x'"),
+        ((), "", "0 weights"),
+    ],
+)
+def test_combine_errors(names, exponents, said):
+    weights = [load_weight(name) for name in names]
+    with pytest.raises(ValueError, match=said):
+        combine(*(weights or [None]), exponents=exponents)
 
 
-def test_combine_errors(run_node: Run) -> None:
-    one = load_weight(run_node, "symmetry")
-    with pytest.raises(ValueError, match="exponents are 'x'"):
-        combine(run_node, one, exponents="x")
-    with pytest.raises(ValueError, match="0 weights"):
-        combine(run_node, None)
-
-
-def test_mask_judges_the_inside_only(run_node: Run, weight_files: Path) -> None:
+def test_mask_judges_the_inside_only(weight_files):
     mask = torch.zeros(1, 24, 20)
     mask[:, :12, :10] = 1
-    weight = combine(run_node, *(load_weight(run_node, n) for n in ("PickScore", "sharpness")))
-    (inside,) = run_node(LAGSMaskWeight, weight=weight, mask=mask)
+    weight = combine(*(load_weight(n) for n in ("PickScore", "sharpness")))
+    inside = mask_weight(weight, mask)
     assert inside.labels == ("PickScore, masked", "sharpness, masked")
     image = noise(2)
     elsewhere = image.clone()
@@ -319,21 +285,25 @@ def test_mask_judges_the_inside_only(run_node: Run, weight_files: Path) -> None:
         (torch.ones(2, 8, 8), "2 masks; expected one"),
     ],
 )
-def test_mask_errors(run_node: Run, mask: Tensor, said: str) -> None:
+def test_mask_errors(mask, said):
     with pytest.raises(ValueError, match=said):
-        run_node(LAGSMaskWeight, weight=load_weight(run_node, "symmetry"), mask=mask)
+        mask_weight(load_weight("symmetry"), mask)
 
 
-def test_a_mask_without_a_batch_is_one_mask(run_node: Run) -> None:
-    (weight,) = run_node(
-        LAGSMaskWeight, weight=load_weight(run_node, "symmetry"), mask=torch.ones(8, 8)
-    )
-    torch.testing.assert_close(
-        scores(weight, noise(1)), scores(load_weight(run_node, "symmetry"), noise(1))
-    )
+def test_a_mask_without_a_batch_is_one_mask():
+    whole = load_weight("symmetry")
+    weight = mask_weight(whole, torch.ones(8, 8))
+    torch.testing.assert_close(scores(weight, noise(1)), scores(whole, noise(1)))
 
 
-def test_strength_that_is_no_number(run_node: Run) -> None:
-    for name in ("strength", "auto_nats"):
-        with pytest.raises(ValueError, match="nan"):
-            run_node(LAGSLoadWeight, reward={"reward": "symmetry", **LOAD, name: float("nan")})
+@pytest.mark.parametrize(
+    ("name", "widget", "value", "said"),
+    [
+        ("symmetry", "strength", float("nan"), "nan"),
+        ("symmetry", "auto_nats", float("nan"), "nan"),
+        ("PickScore", "precision", "float8", "float8.*float32"),
+    ],
+)
+def test_a_widget_of_no_such_value(weight_files, name, widget, value, said):
+    with pytest.raises(ValueError, match=said):
+        load_weight(name, **{widget: value})

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -72,23 +70,13 @@ def make_models(models: Path, scratch: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory, comfy_root, pack) -> Iterator[Server]:
+def server(tmp_path_factory, comfy_root) -> Iterator[Server]:
     """A server of its own, whose models are those of the workflows and no others."""
     base = tmp_path_factory.mktemp("workflows")
     make_models(base / "models", tmp_path_factory.mktemp("scratch"))
     (base / "custom_nodes").mkdir()
-    python = os.environ.get("COMFYUI_PYTHON") or sys.executable
-    running = Server(comfy_root, base, Path(pack.__file__).parent, python)
-    try:
-        running.start()
+    with Server(comfy_root, base).running() as running:
         yield running
-    finally:
-        running.stop()
-
-
-@pytest.fixture(scope="module")
-def info(server) -> dict[str, Any]:
-    return server.object_info()
 
 
 def shortened(name: str, info: dict[str, Any], seed: int | None = None) -> dict[str, Any]:

@@ -24,8 +24,6 @@ class StandInEncoder:
 
 
 class StandInTextEncoder:
-    """A node that gives a StandInEncoder."""
-
     CATEGORY, FUNCTION, RETURN_TYPES = "tests", "make", ("CLIP",)
 
     @classmethod

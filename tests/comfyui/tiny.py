@@ -24,40 +24,23 @@ GROUP = CHANNELS // 32  # channels in a group of the UNet's last GroupNorm
 SD15_WIDTH, SDXL_WIDTH, SDXL_POOLED = 768, 2048, 1280
 
 _UNET = {
-    "image_size": 32,
-    "in_channels": 4,
-    "model_channels": CHANNELS,
-    "use_spatial_transformer": True,
-    "legacy": False,
+    **{"image_size": 32, "in_channels": 4, "model_channels": CHANNELS},
+    **{"use_spatial_transformer": True, "legacy": False},
 }
 _SD15 = _UNET | {
-    "num_res_blocks": [1],
-    "channel_mult": [1],
-    "transformer_depth": [1],
-    "context_dim": SD15_WIDTH,
-    "num_heads": 8,
+    **{"num_res_blocks": [1], "channel_mult": [1], "transformer_depth": [1]},
+    **{"context_dim": SD15_WIDTH, "num_heads": 8},
 }
 _SDXL = _UNET | {
-    "num_res_blocks": [1, 1, 1],
-    "channel_mult": [1, 1, 1],
+    **{"num_res_blocks": [1, 1, 1], "channel_mult": [1, 1, 1]},
     "transformer_depth": [0, 2, 5],  # KOALA-700M
-    "context_dim": SDXL_WIDTH,
-    "num_head_channels": 64,
-    "use_linear_in_transformer": True,
-    "num_classes": "sequential",
-    "adm_in_channels": 2816,
+    **{"context_dim": SDXL_WIDTH, "num_head_channels": 64, "use_linear_in_transformer": True},
+    **{"num_classes": "sequential", "adm_in_channels": 2816},
 }
 _OUTPUT = {"out_channels": 4, "transformer_depth_middle": -2}
 _KL = {
-    "double_z": True,
-    "z_channels": 4,
-    "resolution": 256,
-    "in_channels": 3,
-    "out_ch": 3,
-    "ch": 32,
-    "ch_mult": [1, 1, 1, 1],
-    "num_res_blocks": 1,
-    "attn_resolutions": [],
+    **{"double_z": True, "z_channels": 4, "resolution": 256, "in_channels": 3, "out_ch": 3},
+    **{"ch": 32, "ch_mult": [1, 1, 1, 1], "num_res_blocks": 1, "attn_resolutions": []},
     "dropout": 0.0,
 }
 
@@ -144,14 +127,8 @@ def sample(tiny: TinyModel, **changes: Any) -> Tensor:
     import nodes
 
     arguments = {
-        "model": tiny.model,
-        "seed": 0,
-        "steps": 4,
-        "cfg": 7.0,
-        "sampler_name": "euler",
-        "scheduler": "normal",
-        "positive": tiny.positive,
-        "negative": tiny.negative,
+        **{"model": tiny.model, "positive": tiny.positive, "negative": tiny.negative},
+        **{"seed": 0, "steps": 4, "cfg": 7.0, "sampler_name": "euler", "scheduler": "normal"},
         "latent": tiny.latent(),
     }
     with torch.inference_mode():
@@ -230,7 +207,6 @@ def _standardise(net: torch.nn.Sequential, x: Tensor, mean: float, std: float) -
 
 
 def _with_prefix(prefix: str, weights: Weights) -> Weights:
-    """The same tensors under longer keys."""
     return {prefix + key: value for key, value in weights.items()}
 
 

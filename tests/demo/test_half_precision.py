@@ -31,11 +31,10 @@ def network(dtype: torch.dtype) -> Rounded:
 
 def captured(dtype: torch.dtype, mode: str, weight: Weight, step: DifferenceStep) -> float:
     """The rise of the mean score over the same noise without guidance."""
-    net, score = network(dtype), weight.terms[0].reward
-    plain, _ = draw_pictures(net, COUNT, seed=3, steps=STEPS)
-    guided, _ = draw_pictures(
-        net, COUNT, seed=3, steps=STEPS, method=preset(mode, difference=step), weight=weight
-    )
+    net, score, same = network(dtype), weight.terms[0].reward, {"seed": 3, "steps": STEPS}
+    plain, _ = draw_pictures(net, COUNT, **same)
+    method = preset(mode, difference=step)
+    guided, _ = draw_pictures(net, COUNT, **same, method=method, weight=weight)
     return float((score(guided) - score(plain)).mean())
 
 

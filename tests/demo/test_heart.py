@@ -47,19 +47,16 @@ def test_log_density_is_up_to_one_constant() -> None:
 
 @pytest.mark.parametrize("level", [0.05, 0.5, 2.0, 20.0])
 def test_the_denoiser_is_tweedies(level: float) -> None:
-    """D = x + sigma^2 grad log p_sigma, the density by autograd."""
+    """D = x + sigma^2 grad log p_sigma, the density by autograd; a noise level per sample."""
     for mixture in (heart.grid(), unit_mixture(2, 4, 0.3, 2)):
         x, sigma = points(50), sigmas(50, level).double()
         leaf = x.clone().requires_grad_()
         noisy = Mixture(mixture.means, mixture.variance + level**2, mixture.log_weights)
         (score,) = torch.autograd.grad(log_density(noisy, leaf).sum(), leaf)
         assert torch.allclose(mixture.denoise(x, sigma), x + level**2 * score, atol=1e-6)
-
-
-def test_the_denoiser_takes_a_noise_level_per_sample() -> None:
-    x, sigma = points(3), torch.tensor([0.1, 1.0, 10.0]).double()
-    alone = [heart.grid().denoise(x[i : i + 1], sigma[i : i + 1]) for i in range(3)]
-    assert torch.allclose(heart.grid().denoise(x, sigma), torch.cat(alone))
+        sigma = level * torch.linspace(1, 3, 50).double()
+        alone = [mixture.denoise(x[i : i + 1], sigma[i : i + 1]) for i in range(50)]
+        assert torch.allclose(mixture.denoise(x, sigma), torch.cat(alone))
 
 
 def test_the_weights_gradient_is_autograds() -> None:
@@ -77,9 +74,8 @@ def test_the_weights_gradient_is_autograds() -> None:
 
 
 def test_exact_draws_have_the_mixtures_moments() -> None:
-    mixture = Mixture(
-        torch.tensor([[-2.0, 0.0], [3.0, 1.0]]).double(), 0.5, torch.tensor([0.25, 0.75]).log()
-    )
+    means, shares = torch.tensor([[-2.0, 0.0], [3.0, 1.0]]).double(), torch.tensor([0.25, 0.75])
+    mixture = Mixture(means, 0.5, shares.log())
     drawn = mixture.sample(40_000, torch.Generator().manual_seed(3)).double()
     assert torch.allclose(drawn.mean(0), torch.tensor([1.75, 0.75]).double(), atol=0.05)
     spread = torch.tensor([0.5 + 0.1875 * 25, 0.5 + 0.1875]).double()
@@ -99,17 +95,14 @@ def test_the_grid_and_the_heart_are_what_they_say() -> None:
 # ---- the distance ------------------------------------------------------------------------------
 
 
-def test_sliced_wasserstein_of_a_shift() -> None:
+def test_sliced_wasserstein_of_a_shift_and_of_a_scale() -> None:
     """A shift by d moves the projection on each line by |d| cos: |d| / sqrt(2) over all lines."""
     a = points(500)
     b = (a + torch.tensor([3.0, 4.0])).flip(0)
     assert heart.sliced_wasserstein(a, b) == pytest.approx(5 / math.sqrt(2), rel=1e-6)
     assert heart.sliced_wasserstein(a, a.flip(0)) == 0
     assert heart.sliced_wasserstein(b, a) == heart.sliced_wasserstein(a, b)
-
-
-def test_sliced_wasserstein_of_a_scale() -> None:
-    """Centred points scaled by 2: the RMS of their projections."""
+    # Centred points scaled by 2: the RMS of their projections.
     a = points(2000)
     expected = math.sqrt(a.square().sum(1).mean().item() / 2)
     assert heart.sliced_wasserstein(a, 2 * a) == pytest.approx(expected, rel=1e-6)
@@ -120,14 +113,15 @@ def test_sliced_wasserstein_of_a_scale() -> None:
 
 def test_lags_comes_closer_to_the_target_than_plain_sampling() -> None:
     """2,000 samples, 40 steps: the order plain > LAGS c = 10 > exact score, with room."""
-    distance = {}
+    distance, problem = {}, benchmark.heart_problem()
     for name, c in (("plain", None), ("LAGS", 10.0)):
         method = None if c is None else Paper(schedule=UncertaintySchedule(c))
-        drawn, trace = benchmark.run(method, seed=0, steps=40, samples=2000)
+        drawn, trace = benchmark.run(method, 0, problem, steps=40, samples=2000)
         assert drawn.shape == (2000, 2) and torch.isfinite(drawn).all()
         assert trace.model_calls == (0 if c is None else 80)
-        distance[name] = benchmark.score(drawn, seed=0)
-    exact = benchmark.score(benchmark.run_exact(0, steps=40, samples=2000), seed=0)
+        distance[name] = benchmark.score(drawn, 0, problem)
+    solved = benchmark.run_exact(0, problem, steps=40, samples=2000)
+    exact = benchmark.score(solved, 0, problem)
     assert distance["LAGS"]["sliced W2"] < 0.8 * distance["plain"]["sliced W2"]
     assert exact["sliced W2"] < 0.5 * distance["LAGS"]["sliced W2"]
     assert distance["LAGS"]["% off support"] < 0.3 * distance["plain"]["% off support"]

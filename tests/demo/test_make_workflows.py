@@ -42,11 +42,8 @@ def input_of(kind: str, **options: Any) -> list[Any]:
 
 
 FIRST = {"first": input_of("BOOLEAN", default=True)}
-OLD = {
-    "attribute": input_of("COMBO", options=["hue"]),
-    "hue": input_of("FLOAT", default=0.0),
-    "colour": input_of("STRING"),
-}
+OLD = {"attribute": input_of("COMBO", options=["hue"]), "hue": input_of("FLOAT", default=0.0)}
+OLD["colour"] = input_of("STRING")
 LAST = {"last": input_of("COMBO", options=["one", "two"])}
 OLD_INFO = {"LAGSX": {"input": {"required": OLD}}}
 NEW_INFO = {"LAGSX": {"input": {"required": {**FIRST, **OLD}, "optional": LAST}}}
@@ -57,23 +54,12 @@ def widget(name: str, link: int | None) -> dict[str, Any]:
 
 
 SOCKETS = [{"name": "socket", "link": 1}, widget("attribute", None), widget("hue", 2)]
-SAVED = {
-    "nodes": [
-        {
-            "id": 3,
-            "type": "LAGSX",
-            "inputs": [*SOCKETS, widget("colour", 4)],
-            "widgets_values": ["hue", 240.0, "#2060ff"],
-        }
-    ],
-    # from output 0 of node 1 to socket 0 of node 3, and so on; the third ends at another node
-    "links": [
-        [1, 1, 0, 3, 0, "X"],
-        [2, 2, 0, 3, 2, "X"],
-        [3, 3, 0, 5, 3, "X"],
-        [4, 2, 0, 3, 3, "X"],
-    ],
-}
+INPUTS = [*SOCKETS, widget("colour", 4)]
+NODE = {"id": 3, "type": "LAGSX", "inputs": INPUTS, "widgets_values": ["hue", 240.0, "#2060ff"]}
+# from output 0 of node 1 to socket 0 of node 3, and so on; the third ends at another node
+TO = ((1, 3, 0), (2, 3, 2), (3, 5, 3), (2, 3, 3))
+LINKS = [[i, start, 0, end, place, "X"] for i, (start, end, place) in enumerate(TO, 1)]
+SAVED = {"nodes": [NODE], "links": LINKS}
 
 
 def test_new_widgets_get_their_defaults_and_their_places():

@@ -23,11 +23,7 @@ def network() -> torch.nn.Module:
     return load_network()
 
 
-def test_the_file_is_small() -> None:
-    assert WEIGHTS.stat().st_size < 4 * 2**20
-
-
-def test_labels() -> None:
+def test_labels_images_and_the_file() -> None:
     context = labels_to_context("star", "blue")
     assert context.shape == (1, 1, len(SHAPES) + len(COLOURS))
     assert context.sum() == 2
@@ -36,6 +32,9 @@ def test_labels() -> None:
     assert labels_to_context(None, None).sum() == 0
     with pytest.raises(ValueError, match="'egg' is not known"):
         labels_to_context("egg", None)
+    images = torch.rand(1, 3, 4, 4)
+    torch.testing.assert_close(to_images(2 * (2 * images - 1)), images)
+    assert WEIGHTS.stat().st_size < 4 * 2**20
 
 
 def test_training_pictures_have_the_colour_of_their_label() -> None:
@@ -53,12 +52,8 @@ def test_training_pictures_have_the_colour_of_their_label() -> None:
 def test_denoising_error_is_small_at_every_noise_level(network: torch.nn.Module) -> None:
     """Far below the error of predicting the mean, which is the data's variance (about 1)."""
     images, shape, colour = random_batch(64, torch.Generator().manual_seed(1))
-    context = torch.cat(
-        [
-            labels_to_context(SHAPES[s], COLOURS[c])
-            for s, c in zip(shape.tolist(), colour.tolist(), strict=True)
-        ]
-    )
+    labels = zip(shape.tolist(), colour.tolist(), strict=True)
+    context = torch.cat([labels_to_context(SHAPES[s], COLOURS[c]) for s, c in labels])
     x0 = 2 * (2 * images - 1)
     noise = torch.randn(x0.shape, generator=torch.Generator().manual_seed(2))
     for level, bound in ((0.1, 0.006), (0.5, 0.04), (2.0, 0.2), (10.0, 0.9)):
@@ -70,9 +65,8 @@ def test_denoising_error_is_small_at_every_noise_level(network: torch.nn.Module)
 
 def test_it_draws_the_asked_colour(network: torch.nn.Module) -> None:
     for colour in ("red", "green", "blue"):
-        pictures, _ = draw_pictures(
-            network, 4, seed=0, shape="circle", colour=colour, cfg=2.0, steps=15
-        )
+        asked = {"shape": "circle", "colour": colour, "cfg": 2.0}
+        pictures, _ = draw_pictures(network, 4, seed=0, steps=15, **asked)
         scores = torch.stack([ColourReward("hue", hue)(pictures).mean() for hue in HUES])
         assert COLOURS[int(scores.argmax())] == colour
 
@@ -98,8 +92,3 @@ def test_same_seed_same_pictures_and_a_higher_score(network: torch.nn.Module, mo
     assert torch.equal(first, again)
     assert len(trace.records) == 12 and not empty.records
     assert reward(first).mean() > reward(plain).mean()
-
-
-def test_images_and_latents_are_inverse() -> None:
-    images = torch.rand(1, 3, 4, 4)
-    torch.testing.assert_close(to_images(2 * (2 * images - 1)), images)

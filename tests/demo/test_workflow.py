@@ -34,28 +34,20 @@ def test_widgets_have_the_pages_order_and_its_extra_values() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "named"),
+    ("values", "inner"),
     [
-        (["nothing", 2.0], {"goal": "nothing", "strength": 2.0}),
-        (
-            ["file", "auto", 7, 2.0],  # no "fixed": only a top-level seed has that by its name
-            {"goal": "file", "goal.file": "auto", "goal.seed": 7, "strength": 2.0},
-        ),
+        (["nothing", 2.0], {}),
+        # no "fixed": only a top-level seed has that by its name
+        (["file", "auto", 7, 2.0], {"file": "auto", "seed": 7}),
         (
             ["deep", "a", "words", 5, "fixed", 2.0],
-            {
-                "goal": "deep",
-                "goal.inner": "a",
-                "goal.inner.text": "words",
-                "goal.step": 5,
-                "strength": 2.0,
-            },
+            {"inner": "a", "inner.text": "words", "step": 5},
         ),
     ],
 )
-def test_a_choice_brings_its_widgets(values: list[Any], named: dict[str, Any]) -> None:
-    node = {"id": 1, "type": "Choose", "widgets_values": values}
-    assert widget_values(node, INFO) == named
+def test_a_choice_brings_its_widgets(values: list[Any], inner: dict[str, Any]) -> None:
+    named = {"goal": values[0], "strength": 2.0} | {f"goal.{k}": v for k, v in inner.items()}
+    assert widget_values({"id": 1, "type": "Choose", "widgets_values": values}, INFO) == named
 
 
 def test_a_choice_brings_its_sockets() -> None:
@@ -100,12 +92,9 @@ def test_links_go_to_what_is_brought() -> None:
     assert prompt["2"]["inputs"] == {"powers": "1, 2", "parts.part0": ["1", 0]}
 
 
-def test_the_pages_own_widgets_are_left_out() -> None:
+def test_the_pages_own_widgets_are_left_out_and_values_of_another_choice_refused() -> None:
     node = {"id": 1, "type": "Show", "widgets_values": [None, None, False]}
     assert widget_values(node, INFO) == {}
-
-
-def test_values_of_another_choice_are_refused() -> None:
     node = {"id": 1, "type": "Choose", "widgets_values": ["nothing", "auto", 7, 2.0]}
     with pytest.raises(ValueError, match=r"4 values .* 2 widgets"):
         widget_values(node, INFO)
@@ -133,10 +122,8 @@ def test_muted_nodes_go_with_their_links(workflow: dict[str, Any]) -> None:
 def test_branches_hold_what_their_picture_needs(workflow: dict[str, Any]) -> None:
     prompt = to_prompt(workflow, INFO)
     found = branches(prompt)
-    assert {name: list(part) for name, part in found.items()} == {
-        "first": ["1", "2", "3"],
-        "second": ["1", "4"],
-    }
+    parts = {name: list(part) for name, part in found.items()}
+    assert parts == {"first": ["1", "2", "3"], "second": ["1", "4"]}
     assert found["first"]["2"] == prompt["2"]
 
 

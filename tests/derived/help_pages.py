@@ -1,10 +1,11 @@
-"""The help in the app: a line for every input that a page does not name yet.
+"""The help in the app: a page for every node, a line for every input that a page does not name yet.
 
 web/docs/NODE.md          English
 web/docs/NODE/zh.md       Chinese
 
-A line is made of the input's label, range, default and tooltip. It may be written anew by hand; one
-that a Chinese page still has in English becomes Chinese once the tooltip is translated.
+A new page has its headings, inputs and outputs; the rest is written by hand. A line is made of the
+input's label, range, default and tooltip. It may be written anew by hand; one that a Chinese page
+still has in English becomes Chinese once the tooltip is translated.
 """
 
 from __future__ import annotations
@@ -29,6 +30,16 @@ class Words(NamedTuple):
     colon: str
 
 
+SECTIONS = {
+    "en": (
+        "Inputs",
+        "Outputs",
+        "A worked graph",
+        "When something is wrong",
+        "Where it comes from",
+    ),
+    "zh": ("输入", "输出", "完整示例", "出现问题时", "出处"),
+}
 WORDS = {"en": Words("{} to {}", " ({})", ": "), "zh": Words("{} 到 {}", "（{}）", "：")}  # noqa: RUF001
 
 
@@ -65,6 +76,23 @@ def missing(names: Iterable[str], text: str) -> list[str]:
     """Names that do not stand in a text as code."""
     said = set(CODE.findall(text))
     return [name for name in names if name not in said]
+
+
+def begun(language: str, english: Json, texts: Json) -> str:
+    """A new page: title, description, the headings, and the outputs.
+
+    Args:
+        language: of the page.
+        english: the node's entry in locales/en.
+        texts: its entry in the language's own; what it lacks is English.
+    """
+    own = english | texts
+    inputs, outputs, *others = SECTIONS[language]
+    lines = [f"# {own['display_name']}", own["description"], f"## {inputs}\n", f"## {outputs}"]
+    for key, entry in english["outputs"].items():
+        tooltip = own["outputs"].get(key, entry)["tooltip"]
+        lines.append(f"`{entry['name']}`{WORDS[language].colon}{tooltip}")
+    return "\n\n".join([*lines, *(f"## {heading}" for heading in others)]) + "\n"
 
 
 def completed(text: str, language: str, english: Json, texts: Json, told: Json) -> str:

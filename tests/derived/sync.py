@@ -3,7 +3,7 @@
 ``python3 dev.py sync`` starts this in ComfyUI's Python, without a server. It writes
 
 - locales/en: the English texts; of other languages it says what is lacking and what is stale,
-- web/docs: a line for every input that a page does not name yet,
+- web/docs: a page for every node, a line for every input that a page does not name yet,
 - workflows: new widgets at their defaults, and SDXL's from SD 1.5's,
 - tests/frozen: the record of a version to be released, or of what is newer than the last one.
 
@@ -51,15 +51,14 @@ def derived(info: dict[str, Json]) -> dict[Path, str | None]:
 
 
 def _help(info: dict[str, Json], english: Json) -> Iterator[tuple[Path, str]]:
-    """Pages of help with a line for every input."""
+    """A page of help for every node, with a line for every input."""
     for language in help_pages.WORDS:
         texts = english if language == "en" else locales.read(language)["nodeDefs"]
         for node, entry in english.items():
             path = help_pages.page(node, language)
-            if path.is_file():
-                told = locales.told_of_inputs(info[node])
-                text = path.read_text("utf-8")
-                yield path, help_pages.completed(text, language, entry, texts.get(node, {}), told)
+            told, own = locales.told_of_inputs(info[node]), texts.get(node, {})
+            text = _found(path) or help_pages.begun(language, entry, own)
+            yield path, help_pages.completed(text, language, entry, own, told)
 
 
 def stale(info: dict[str, Json]) -> dict[Path, str | None]:
@@ -95,4 +94,5 @@ def _write(path: Path, text: str | None) -> None:
     if text is None:
         path.unlink()
     else:
+        path.parent.mkdir(exist_ok=True)
         path.write_bytes(text.encode("utf-8"))

@@ -42,31 +42,22 @@ def test_the_gradient_is_computed_at_every_kth_time(every: int) -> None:
     assert weight.gradients == sum(fresh)
 
 
-def test_every_time_is_the_weight_itself_bit_for_bit() -> None:
-    cached, weight = CachedGradient(Counted(), 1), Counted()
+def test_every_time_is_the_weight_itself_bit_for_bit_and_values_are_never_kept() -> None:
+    cached, weight, seldom = CachedGradient(Counted(), 1), Counted(), CachedGradient(Counted(), 5)
     for point in POINTS:
-        for one, other in zip(
-            cached.value_and_grad(point), weight.value_and_grad(point), strict=True
-        ):
-            assert torch.equal(one, other)
+        pairs = zip(cached.value_and_grad(point), weight.value_and_grad(point), strict=True)
+        assert all(torch.equal(one, other) for one, other in pairs)
         assert torch.equal(cached(point), weight(point))
-
-
-def test_values_are_never_kept() -> None:
-    cached = CachedGradient(Counted(), 5)
-    for point in POINTS:
-        cached.value_and_grad(POINTS[0])
-        assert torch.equal(cached(point), bent(point))
+        seldom.value_and_grad(POINTS[0])
+        assert torch.equal(seldom(point), bent(point))
 
 
 def test_what_was_found_out_elsewhere_serves_its_own_sample_only() -> None:
-    weight = Counted()
-    cached = CachedGradient(weight, 2)
+    cached = CachedGradient(Counted(), 2)
     log_w, v = AutogradLogWeight(bent, "").value_and_grad(POINTS[0])
     cached.remember(POINTS[0], log_w, v)
-    assert all(
-        torch.equal(a, b) for a, b in zip(cached.value_and_grad(POINTS[0]), (log_w, v), strict=True)
-    )
+    value, gradient = cached.value_and_grad(POINTS[0])
+    assert torch.equal(value, log_w) and torch.equal(gradient, v)
     assert cached.computed == 0 and cached.is_fresh
     cached.value_and_grad(POINTS[1])
     assert cached.computed == 0 and not cached.is_fresh

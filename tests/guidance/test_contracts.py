@@ -27,16 +27,24 @@ def test_value_and_gradient_are_float32(dtype: torch.dtype) -> None:
     assert not WEIGHT(x).requires_grad
 
 
-def test_works_in_inference_mode_on_an_inference_tensor() -> None:
-    """Where ComfyUI runs its nodes; and what comes out can be used there and outside."""
+def test_works_in_any_mode_and_leaves_it_and_the_input_as_they_were() -> None:
+    """Inference mode is where ComfyUI runs its nodes; what comes out can be used outside too."""
     with torch.inference_mode():
         x = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(2))
         assert x.is_inference()
         log_w, grad = WEIGHT.value_and_grad(x)
         assert torch.allclose(grad, -x) and torch.allclose(log_w, WEIGHT(x))
+        assert torch.is_inference_mode_enabled()
     assert not grad.is_inference() and not log_w.is_inference()
     (grad.requires_grad_() ** 2).sum().backward()
     assert torch.allclose(grad.grad, 2 * grad)
+    with torch.no_grad():
+        _, grad = WEIGHT.value_and_grad(torch.ones(1, 4))
+        assert not torch.is_grad_enabled()
+    assert torch.equal(grad, -torch.ones(1, 4))
+    x = torch.full((2, 4), 0.3)
+    AutogradLogWeight(lambda x: x.mul(2).clamp_(0, 1).flatten(1).sum(1), "").value_and_grad(x)
+    assert torch.equal(x, torch.full((2, 4), 0.3)) and x.grad is None
 
 
 @pytest.mark.parametrize("mode", ["paper", "balanced", "fast"])
@@ -47,25 +55,6 @@ def test_a_whole_evaluation_works_in_inference_mode(mode: str) -> None:
     with torch.inference_mode():
         inside, _ = preset(mode)(base.denoise, WEIGHT, x.clone(), sigmas(2, 1.0))
     assert torch.equal(inside, outside)
-
-
-def test_no_grad_around_it_does_not_matter_and_the_modes_are_left_as_they_were() -> None:
-    with torch.no_grad():
-        _, grad = WEIGHT.value_and_grad(torch.ones(1, 4))
-        assert not torch.is_grad_enabled()
-    assert torch.equal(grad, -torch.ones(1, 4))
-    with torch.inference_mode():
-        WEIGHT.value_and_grad(torch.ones(1, 4))
-        assert torch.is_inference_mode_enabled()
-
-
-def test_the_input_is_not_changed() -> None:
-    def greedy(x: Tensor) -> Tensor:
-        return x.mul(2).clamp_(0, 1).flatten(1).sum(1)
-
-    x = torch.full((2, 4), 0.3)
-    AutogradLogWeight(greedy, "greedy").value_and_grad(x)
-    assert torch.equal(x, torch.full((2, 4), 0.3)) and x.grad is None
 
 
 @pytest.mark.parametrize(

@@ -8,27 +8,10 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
-from lags_pack.guidance import (
-    AutogradLogWeight,
-    AutoSchedule,
-    ConstantSchedule,
-    DifferenceStep,
-    Paper,
-    UncertaintySchedule,
-    jacobian_vector_product,
-    preset,
-    ve_view,
-)
-from lags_pack.tests.analytic import (
-    Counted,
-    Gaussian,
-    LinearLogWeight,
-    PixelMixture,
-    mixture_jacobian_product,
-    noisy_draws,
-    sigmas,
-    unit_mixture,
-)
+from lags_pack import guidance
+from lags_pack.guidance import DifferenceStep, Paper
+from lags_pack.tests import analytic
+from lags_pack.tests.analytic import PixelMixture, noisy_draws, sigmas, unit_mixture
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
@@ -72,11 +55,7 @@ def edm_root(sigma: float) -> float:
 
 
 FORMS = {
-    "EPS": Form(
-        lambda s: 1.0,
-        lambda x, d, s: (x - d) / s,
-        lambda x, out, s: x - out * s,
-    ),
+    "EPS": Form(lambda s: 1.0, lambda x, d, s: (x - d) / s, lambda x, out, s: x - out * s),
     "v": Form(
         lambda s: 1.0,
         lambda x, d, s: (x / root(s) - d * root(s)) / s,
@@ -88,27 +67,20 @@ FORMS = {
         lambda x, out, s: x * DATA**2 / edm_root(s) ** 2 + out * s * DATA / edm_root(s),
     ),
     "X0": Form(lambda s: 1.0, lambda x, d, s: d, lambda x, out, s: out),
-    "flow": Form(
-        lambda s: 1.0 - s,
-        lambda x, d, s: (x - d) / s,
-        lambda x, out, s: x - out * s,
-    ),
+    "flow": Form(lambda s: 1.0 - s, lambda x, d, s: (x - d) / s, lambda x, out, s: x - out * s),
 }
 
 
+@pytest.mark.parametrize("level", [0.1, 0.5, 0.9, 3.0, 10.0])
 @pytest.mark.parametrize("name", FORMS)
-def test_gaussian_base_gives_the_exact_tilted_mean_in_every_form(name: str) -> None:
+def test_gaussian_base_gives_the_exact_tilted_mean_in_every_form(name: str, level: float) -> None:
     """alpha = 1, p = N(mu, s^2), w = exp(b x0): q = N(mu + s^2 b, s^2), as the form itself has it.
 
     The network rounds once, at its output: in float32 throughout, x - sigma * eps at high sigma
     loses digits of its own.
     """
-    for level in (0.1, 0.5, 0.9, 3.0, 10.0):
-        check_tilted_mean(FORMS[name], level / (1 + level) if name == "flow" else level)
-
-
-def check_tilted_mean(form: Form, level: float, variance: float = 0.7) -> None:
-    generator = torch.Generator().manual_seed(1)
+    form, variance, generator = FORMS[name], 0.7, torch.Generator().manual_seed(1)
+    level = level / (1 + level) if name == "flow" else level
     mean = 0.3 * torch.randn(1, *SHAPE, generator=generator, dtype=torch.float64)
     slope = 0.5 * torch.randn(1, *SHAPE, generator=generator, dtype=torch.float64)
     signal, noise = form.signal(level), form.noise(level)
@@ -117,22 +89,19 @@ def check_tilted_mean(form: Form, level: float, variance: float = 0.7) -> None:
         gain = signal * variance / (signal**2 * variance + noise**2)
         return prior_mean + gain * (x - signal * prior_mean)
 
-    def network(x: Tensor) -> Tensor:
-        return form.output(x.double(), posterior_mean(x.double(), mean), level)
-
     sigma = sigmas(4, level)
     x = signal * torch.randn(4, *SHAPE, generator=generator)
     x = x + noise * torch.randn(4, *SHAPE, generator=generator)
-    view = ve_view(form.noise_scaling, sigma)
+    view = guidance.ve_view(form.noise_scaling, sigma)
     assert view.is_usable
 
     def denoiser(x_ve: Tensor, sigma_ve: Tensor) -> Tensor:
-        own = view.from_ve(x_ve)
-        return form.denoised(own.double(), network(own), level).float()
+        own = view.from_ve(x_ve).double()
+        output = form.output(own, posterior_mean(own, mean), level)
+        return form.denoised(own, output, level).float()
 
-    guided, record = Paper(schedule=ConstantSchedule())(
-        denoiser, LinearLogWeight(slope), view.to_ve(x), view.sigma_ve
-    )
+    method, weight = Paper(schedule=guidance.ConstantSchedule()), analytic.LinearLogWeight(slope)
+    guided, record = method(denoiser, weight, view.to_ve(x), view.sigma_ve)
     expected = posterior_mean(x.double(), mean + variance * slope)
     assert (guided.double() - expected).abs().max() < 1e-4
     assert (expected - posterior_mean(x.double(), mean)).abs().max() > 1e-2  # the tilt is there
@@ -140,12 +109,12 @@ def check_tilted_mean(form: Form, level: float, variance: float = 0.7) -> None:
 
 
 def test_auto_schedule_measures_the_exact_variance_of_log_w() -> None:
-    base = Gaussian(torch.zeros(16), 0.7)
+    base = analytic.Gaussian(torch.zeros(16), 0.7)
     slope = torch.linspace(0.1, 1.0, 4)[:, None] * torch.ones(16)
-    method = Paper(schedule=AutoSchedule(0.2))
+    method = Paper(schedule=guidance.AutoSchedule(0.2))
     for level in (0.3, 1.0, 5.0):
         x = torch.randn(4, 16, generator=torch.Generator().manual_seed(2)) * level
-        _, record = method(base.denoise, LinearLogWeight(slope), x, sigmas(4, level))
+        _, record = method(base.denoise, analytic.LinearLogWeight(slope), x, sigmas(4, level))
         # log w = b x0 under the posterior N(., s^2 sigma^2 / (s^2 + sigma^2)).
         exact = slope.square().sum(1) * 0.7 * level**2 / (0.7 + level**2)
         assert torch.allclose(record.predicted_gain, exact, rtol=1e-3)
@@ -162,7 +131,9 @@ def finite_difference(
     v: Tensor,
     step: DifferenceStep,
 ) -> Tensor:
-    return jacobian_vector_product(denoiser, x, sigma, denoiser(x, sigma), v, step.size(v, sigma))
+    return guidance.jacobian_vector_product(
+        denoiser, x, sigma, denoiser(x, sigma), v, step.size(v, sigma)
+    )
 
 
 def at_levels(levels: tuple[float, ...], each: int) -> Tensor:
@@ -196,7 +167,7 @@ def test_finite_difference_equals_the_jacobian_in_float32(
         v = 5 * torch.randn(16, dim, generator=torch.Generator().manual_seed(seed)).repeat(4, 1)
         found = finite_difference(mixture.denoise, x, sigma, v, step)
         assert found.dtype == torch.float32
-        assert relative_error(found, mixture_jacobian_product(mixture, x, sigma, v)) < 1e-3
+        assert relative_error(found, analytic.mixture_jacobian_product(mixture, x, sigma, v)) < 1e-3
 
 
 def test_finite_difference_equals_the_jacobian_on_pictures_in_float32() -> None:
@@ -220,7 +191,7 @@ def test_direction_survives_half_precision(dtype: torch.dtype, least: float) -> 
         generator, modes = torch.Generator().manual_seed(seed), unit_mixture(256, 8, 0.5, seed)
         drawn = torch.cat([noisy_draws(modes, 4, level, seed) for level in levels])
         cases = [
-            (modes.denoise, mixture_jacobian_product, modes, drawn),
+            (modes.denoise, analytic.mixture_jacobian_product, modes, drawn),
             (
                 pixels.denoise,
                 PixelMixture.jacobian_product,
@@ -246,10 +217,12 @@ def test_below_the_half_precision_floor_v_itself_is_used(dtype: torch.dtype) -> 
     base, slope = PixelMixture(0.5), torch.linspace(-2, 2, 64)
     x = base.sample(2, 64, torch.Generator().manual_seed(4))
     for mode in ("paper", "balanced"):
-        method = replace(preset(mode, difference=DifferenceStep(dtype=dtype)), skip_below=0.0)
+        method = replace(
+            guidance.preset(mode, difference=DifferenceStep(dtype=dtype)), skip_below=0.0
+        )
         for level, calls in ((0.29, 1), (0.31, 2)):
-            denoiser = Counted(lambda x, s: base.denoise(x.to(dtype), s.to(dtype)).float())
-            guided, record = method(denoiser, LinearLogWeight(slope), x, sigmas(2, level))
+            denoiser = analytic.Counted(lambda x, s: base.denoise(x.to(dtype), s.to(dtype)).float())
+            guided, record = method(denoiser, analytic.LinearLogWeight(slope), x, sigmas(2, level))
             assert record.model_calls == denoiser.calls == calls
             shift = level**2 * record.alpha[:, None] * slope
             along_v = torch.allclose(guided, denoiser.answered[0] + shift, atol=1e-6)
@@ -293,13 +266,13 @@ def test_agrees_with_dps_where_the_jacobian_is_symmetric() -> None:
     mixture, levels = unit_mixture(8, 5, 0.9, 0), (0.3, 1.0, 3.0)
     sigma = at_levels(levels, 8)
     x = torch.cat([noisy_draws(mixture, 8, level, 5) for level in levels])
-    weight = AutogradLogWeight(lambda d: -(d - 1).square().sum(1) + d[:, 0].sin(), "bowl")
+    weight = guidance.AutogradLogWeight(lambda d: -(d - 1).square().sum(1) + d[:, 0].sin(), "bowl")
 
     leaf = x.double().requires_grad_()
     log_w = weight.function(mixture.denoise(leaf, sigma))
     (backpropagated,) = torch.autograd.grad(log_w.sum(), leaf)
 
-    guided, _ = Paper(schedule=ConstantSchedule())(mixture.denoise, weight, x, sigma)
+    guided, _ = Paper(schedule=guidance.ConstantSchedule())(mixture.denoise, weight, x, sigma)
     shift = guided.double() - mixture.denoise(x.double(), sigma)
     assert relative_error(shift / sigma[:, None] ** 2, backpropagated) < 2e-3
 
@@ -307,18 +280,14 @@ def test_agrees_with_dps_where_the_jacobian_is_symmetric() -> None:
 # ---- the paper's own form ----------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("level", [0.2, 0.56, 1.0, 3.0])
 @pytest.mark.parametrize("c", [10.0, 0.3])
-def test_agrees_with_the_vp_formula_of_the_paper(c: float) -> None:
+def test_agrees_with_the_vp_formula_of_the_paper(c: float, level: float) -> None:
     """Eq. 13 and 17 in VP variables: the score of an Ornstein-Uhlenbeck process, written anew.
 
     A step far outside the linear regime, so that the two agree as formulas, not in the limit. The
     VP step is sqrt(abar) times the VE one, because x_VP = sqrt(abar) x_VE.
     """
-    for level in (0.2, 0.56, 1.0, 3.0):
-        check_vp_formula(c, level)
-
-
-def check_vp_formula(c: float, level: float) -> None:
     mixture, dim = unit_mixture(6, 4, 0.3, 7), 6
     abar = 1 / (1 + level**2)
     slope = 0.7 * torch.randn(dim, generator=torch.Generator().manual_seed(8)).double()
@@ -339,8 +308,9 @@ def check_vp_formula(c: float, level: float) -> None:
     alpha = 1 / (1 + c * (1 - abar) ** 2 / abar**2)
     tweedie = (x + (1 - abar) * (score(x) + alpha * g1)) / math.sqrt(abar)
 
-    method = Paper(schedule=UncertaintySchedule(c), difference=DifferenceStep(absolute=0.5))
-    found, _ = method(mixture.denoise, LinearLogWeight(slope), x_ve, sigmas(16, level))
+    step = DifferenceStep(absolute=0.5)
+    method = Paper(schedule=guidance.UncertaintySchedule(c), difference=step)
+    found, _ = method(mixture.denoise, analytic.LinearLogWeight(slope), x_ve, sigmas(16, level))
     assert relative_error(found, tweedie) < 1e-6
     plain = mixture.denoise(x_ve.double(), sigmas(16, level))
     assert relative_error(plain, tweedie) > 3e-4  # the guidance is there
@@ -355,8 +325,10 @@ def test_a_batch_of_four_equals_four_single_runs(mode: str) -> None:
 
     The difference divides that by h: the bound is alpha sigma^2 * 2 rounding(D) / h + rounding(D).
     """
-    mixture, method = unit_mixture(32, 5, 0.5, 10), preset(mode)
-    weight = AutogradLogWeight(lambda d: (3 * d).sin().sum(1) * torch.ones(len(d)), "waves")
+    mixture, method = unit_mixture(32, 5, 0.5, 10), guidance.preset(mode)
+    weight = guidance.AutogradLogWeight(
+        lambda d: (3 * d).sin().sum(1) * torch.ones(len(d)), "waves"
+    )
     x = torch.cat([noisy_draws(mixture, 1, level, 11) for level in (0.3, 0.6, 1.0, 1.8)])
     sigma = torch.tensor([0.3, 0.6, 1.0, 1.8])
     together, record = method(mixture.denoise, weight, x, sigma)

@@ -97,13 +97,10 @@ def test_published_window() -> None:
 
 
 def test_only_the_window_is_guided() -> None:
-    weight = LinearLogWeight(SLOPE)
-    method = FreeDoM(sigmas=LEVELS)
+    weight, method = LinearLogWeight(SLOPE), FreeDoM(sigmas=LEVELS)
     _, records = sampled(method, weight, start())
-    window = method.window
-    expected = [
-        g for g, r in zip(window.guided(20), window.rounds(20), strict=True) for _ in range(r)
-    ]
+    rounds = zip(method.window.guided(20), method.window.rounds(20), strict=True)
+    expected = [guided for guided, count in rounds for _ in range(count)]
     assert [record.active for record in records] == expected
     assert len(records) == sum(method.rounds) == 20 + 2 * 6
     assert weight.calls == sum(expected) == sum(r.weight_calls for r in records)
@@ -135,21 +132,14 @@ def test_length_and_direction_of_a_step(step: int) -> None:
 def test_strength_cancels_out_but_for_its_sign(branches: int) -> None:
     x, level = noisy_draws(MIXTURE, 6, float(LEVELS[8]), seed=5), LEVELS[8].expand(6)
     model = MODEL if branches == 1 else Branched(noise(6)(x))
-    plain = MIXTURE.denoise(x, level)
-    method = FreeDoM(sigmas=LEVELS, window=ALL)
-    shifts = [
-        method(model, LinearLogWeight(f * SLOPE), x, level)[0] - plain for f in (1.0, 50.0, -1.0)
-    ]
+    plain, method = MIXTURE.denoise(x, level), FreeDoM(sigmas=LEVELS, window=ALL)
+    weights = [LinearLogWeight(f * SLOPE) for f in (1.0, 50.0, -1.0)]
+    shifts = [method(model, weight, x, level)[0] - plain for weight in weights]
     torch.testing.assert_close(shifts[0], shifts[1], rtol=1e-3, atol=1e-5)
     torch.testing.assert_close(shifts[0], -shifts[2], rtol=1e-3, atol=1e-5)
-
-
-def test_no_gradient_no_shift() -> None:
-    x, level = noisy_draws(MIXTURE, 2, float(LEVELS[8]), seed=5), LEVELS[8].expand(2)
-    slopes = torch.stack([SLOPE, torch.zeros(4)])
-    guided, _ = FreeDoM(sigmas=LEVELS, window=ALL)(MODEL, LinearLogWeight(slopes), x, level)
-    plain = MIXTURE.denoise(x, level)
-    assert torch.equal(guided[1], plain[1]) and not torch.equal(guided[0], plain[0])
+    slopes = torch.stack([SLOPE, *torch.zeros(5, 4)])  # no gradient, no shift
+    guided, _ = method(model, LinearLogWeight(slopes), x, level)
+    assert torch.equal(guided[1:], plain[1:]) and not torch.equal(guided[0], plain[0])
 
 
 def test_time_travel_goes_back_to_the_noise_level_it_came_from() -> None:
@@ -157,12 +147,13 @@ def test_time_travel_goes_back_to_the_noise_level_it_came_from() -> None:
     data = unit_mixture(dim=2, components=1, variance=1.0, seed=1)  # one component at 0
     seen: dict[int, list[Tensor]] = {}
     fine = torch.cat([torch.logspace(1, -1, 60), torch.zeros(1)])
-    x = fine[0] * noise(7)(torch.empty(20000, 2))
-    counted = Counted(data.denoise)
+    x, counted = fine[0] * noise(7)(torch.empty(20000, 2)), Counted(data.denoise)
     rounds = [3 if 20 <= k < 40 else 1 for k in range(60)]
-    end = time_travel(
-        counted, x, fine, rounds, noise(8), lambda k, x, s, d: seen.setdefault(k, []).append(x)
-    )
+
+    def keep(k: int, x: Tensor, sigma: Tensor, denoised: Tensor) -> None:
+        seen.setdefault(k, []).append(x)
+
+    end = time_travel(counted, x, fine, rounds, noise(8), keep)
     assert counted.calls == sum(rounds) == 100
     assert [len(visits) for visits in seen.values()] == rounds
     for step in (25, 39):
@@ -175,33 +166,27 @@ def test_time_travel_goes_back_to_the_noise_level_it_came_from() -> None:
 
 def test_guidance_raises_log_w_with_and_without_repeats() -> None:
     weight = LinearLogWeight(SLOPE)
-    plain = ancestral(start(2000), noise(9))
-    scores = [float(weight(plain).mean())]
+    scores = [float(weight(ancestral(start(2000), noise(9))).mean())]
     for repeats in (1, 4):
         window = Window(first=1.0, last=0.0, travel_until=0.0, repeats=repeats)
-        end, _ = sampled(
-            FreeDoM(sigmas=LEVELS, plain_step=0.1, window=window), weight, start(2000), 9
-        )
-        scores.append(float(weight(end).mean()))
+        method = FreeDoM(sigmas=LEVELS, plain_step=0.1, window=window)
+        scores.append(float(weight(sampled(method, weight, start(2000), 9)[0]).mean()))
     assert min(scores[1:]) > scores[0] + 0.1
 
 
 def test_a_batch_equals_its_singles() -> None:
     """With the noise of each sample its own, no sample sees another."""
     drawn = torch.randn(80, 3, 4, generator=torch.Generator().manual_seed(10))
+    method = FreeDoM(sigmas=LEVELS)
+    weight = AutogradLogWeight(lambda x: -(x**2).sum(dim=1), "bowl")
+
+    def guided(x: Tensor, sigma: Tensor) -> Tensor:
+        model = Branched(x * torch.tensor([1.0, 2.0, 0.5, 3.0]))
+        return method(model, weight, x, sigma)[0]
 
     def run(rows: slice) -> Tensor:
-        turn = iter(drawn)
-        method = FreeDoM(sigmas=LEVELS)
-        weight = AutogradLogWeight(lambda x: -(x**2).sum(dim=1), "bowl")
-
-        def guided(x: Tensor, sigma: Tensor) -> Tensor:
-            model = Branched(x * torch.tensor([1.0, 2.0, 0.5, 3.0]))
-            return method(model, weight, x, sigma)[0]
-
-        return time_travel(
-            guided, start(3)[rows], LEVELS, method.rounds, lambda x: next(turn)[rows]
-        )
+        turn, x = iter(drawn), start(3)[rows]
+        return time_travel(guided, x, LEVELS, method.rounds, lambda _: next(turn)[rows])
 
     singles = torch.cat([run(slice(i, i + 1)) for i in range(3)])
     torch.testing.assert_close(run(slice(None)), singles, rtol=1e-4, atol=1e-5)

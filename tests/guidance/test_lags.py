@@ -3,28 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 import torch
-from lags_pack.guidance import (
-    LAGS,
-    MODES,
-    AutogradLogWeight,
-    AutoSchedule,
-    Balanced,
-    ChordSchedule,
-    ConstantSchedule,
-    DifferenceStep,
-    Fast,
-    HardGateSchedule,
-    ModelError,
-    Paper,
-    UncertaintySchedule,
-    WeightError,
-    preset,
-)
+from lags_pack import guidance
+from lags_pack.guidance import LAGS, MODES, Fast, Paper, UncertaintySchedule, preset
 from lags_pack.tests.analytic import (
     Counted,
     Gaussian,
@@ -59,39 +43,34 @@ def shift_of(method: LAGS, weight: LinearLogWeight, level: float, count: int = 1
 # ---- limits ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mode", ["paper", "fast"])
-def test_towards_sigma_0_the_score_gains_grad_log_w(mode: str) -> None:
+@pytest.mark.parametrize("kind", [Paper, Fast])
+def test_towards_sigma_0_the_score_gains_grad_log_w(kind: type[LAGS]) -> None:
     """The shift tends to sigma^2 v: at the end the guidance is exact (paper)."""
     mixture, level = unit_mixture(8, 5, 0.5, 0), 0.02
     x, sigma = noisy_draws(mixture, 4, level, 1).double(), sigmas(4, level)
     v = torch.linspace(10, 100, 8)
-    method = (Paper if mode == "paper" else Fast)(schedule=UncertaintySchedule())
-    guided, _ = method(mixture.denoise, LinearLogWeight(v), x, sigma)
+    guided, _ = kind(schedule=UncertaintySchedule())(mixture.denoise, LinearLogWeight(v), x, sigma)
     shift = guided - mixture.denoise(x, sigma)
     assert torch.allclose(shift, level**2 * v.double().expand(4, 8), rtol=5e-3)
 
 
-def test_a_large_c_switches_the_guidance_off() -> None:
-    weight = LinearLogWeight(slope(1.0))
-    shifts = [
-        shift_of(Paper(schedule=UncertaintySchedule(c)), weight, 1.0).abs().max().item()
-        for c in (1e-3, 1.0, 1e3, 1e9)
-    ]
-    assert shifts == sorted(shifts, reverse=True)
-    assert shifts[0] > 0.1 and shifts[-1] < 1e-6
-
-
-def test_fast_shifts_along_v_itself() -> None:
+def test_fast_shifts_along_v_itself_and_a_large_c_switches_the_guidance_off() -> None:
     weight, level = LinearLogWeight(slope(1.0)), 0.5
     expected = level**2 / (1 + 10 * level**4) * weight.slope
     assert torch.allclose(shift_of(preset("fast"), weight, level), expected, atol=1e-6)
+    methods = [Paper(schedule=UncertaintySchedule(c)) for c in (1e-3, 1.0, 1e3, 1e9)]
+    shifts = [shift_of(method, weight, 1.0).abs().max().item() for method in methods]
+    assert shifts == sorted(shifts, reverse=True)
+    assert shifts[0] > 0.1 and shifts[-1] < 1e-6
 
 
 def test_a_negative_variance_is_as_doubtful_as_a_positive_one() -> None:
     """A learned network's J may give <v, J v> below 0: that J is off, and earns no trust."""
     flipped = Counted(lambda x, sigma: -BASE.denoise(x, sigma))
     x, sigma = draw(1, 1.0), sigmas(1, 1.0)
-    _, record = Paper(schedule=AutoSchedule())(flipped, LinearLogWeight(slope(3.0)), x, sigma)
+    _, record = Paper(schedule=guidance.AutoSchedule())(
+        flipped, LinearLogWeight(slope(3.0)), x, sigma
+    )
     variance = record.predicted_gain.item()
     assert variance < 0 and record.alpha.item() == pytest.approx(1 / (1 - 0.1 * variance))
 
@@ -149,14 +128,14 @@ def test_presets_are_what_they_say() -> None:
     paper, balanced, fast = preset("paper"), preset("balanced"), preset("fast")
     assert paper == Paper(schedule=UncertaintySchedule(10.0))
     assert paper.skip_below == 0 and paper.shift_limit is None and paper.compares
-    assert balanced.schedule == ChordSchedule(0.5) and balanced.difference.full
-    assert balanced.tilts_start and balanced.compares and balanced.conditional
-    assert balanced.max_deviations == 4
+    assert balanced.schedule == guidance.ChordSchedule(0.5) and balanced.difference.full
+    assert balanced.tilts_start and not paper.tilts_start and not fast.tilts_start
+    assert balanced.compares and balanced.conditional and balanced.max_deviations == 4
     assert preset("balanced", c=30.0).schedule.damping == pytest.approx(1.5)
     assert preset("fast", c=3.0).schedule == preset("paper", c=3.0).schedule
     assert fast.schedule == UncertaintySchedule(10.0) and not fast.compares
     for mode in MODES:
-        half = DifferenceStep(dtype=torch.float16)
+        half = guidance.DifferenceStep(dtype=torch.float16)
         assert preset(mode, difference=half).difference == replace(half, full=mode == "balanced")
 
 
@@ -172,19 +151,14 @@ def test_strength_without_end_tilts_by_four_deviations() -> None:
         assert torch.allclose(record.alpha, torch.ones(2), atol=1e-3), "trusted, but held"
 
 
-@pytest.mark.parametrize("value", [0.0, -1.0, math.nan])
-def test_refuses_a_limit_of_deviations_that_is_not_positive(value: float) -> None:
-    with pytest.raises(ValueError, match=f"max_deviations is {value}; expected above 0"):
-        Balanced(max_deviations=value)
-
-
 # ---- the limit of the shift --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("jacobian", [True, False])
-def test_the_shift_limit_acts_per_sample_and_keeps_the_direction(jacobian: bool) -> None:
-    free = (Paper if jacobian else Fast)(schedule=ConstantSchedule())
-    limited = (Paper if jacobian else Fast)(schedule=ConstantSchedule(), shift_limit=0.2)
+@pytest.mark.parametrize("kind", [Paper, Fast])
+def test_the_shift_limit_acts_per_sample_and_keeps_the_direction(kind: type[LAGS]) -> None:
+    free, limited = (
+        kind(schedule=guidance.ConstantSchedule(), shift_limit=limit) for limit in (None, 0.2)
+    )
     weight, level = LinearLogWeight(slope(100.0, 0.01, 0.0, 100.0)), 1.0
     x, sigma = draw(4, level), sigmas(4, level)
     x[3] *= 5
@@ -205,25 +179,20 @@ def test_the_shift_limit_acts_per_sample_and_keeps_the_direction(jacobian: bool)
     assert torch.allclose(record.denoised_rms, rms(denoised))
 
 
-# ---- odd gradients and dtypes ------------------------------------------------------------------
+# ---- odd gradients -----------------------------------------------------------------------------
 
-ODD = [*MODES, "hard gate", "absolute step", "limited"]
-
-
-def odd(name: str) -> LAGS:
-    methods = {
-        "hard gate": Paper(schedule=HardGateSchedule(2.0)),
-        "absolute step": Paper(difference=DifferenceStep(absolute=0.1)),
-        "limited": Paper(shift_limit=0.1),
-    }
-    return methods.get(name) or preset(name)
+ODD: dict[str, LAGS] = {
+    **{mode: preset(mode) for mode in MODES},
+    "hard gate": Paper(schedule=guidance.HardGateSchedule(2.0)),
+    "absolute step": Paper(difference=guidance.DifferenceStep(absolute=0.1)),
+    "limited": Paper(shift_limit=0.1),
+}
 
 
 @pytest.mark.parametrize("name", ODD)
 def test_a_zero_gradient_shifts_nothing(name: str) -> None:
     x, sigma = draw(2, 1.0), sigmas(2, 1.0)
-    weight = LinearLogWeight(slope(0.0, 1.0))
-    guided, record = odd(name)(BASE.denoise, weight, x, sigma)
+    guided, record = ODD[name](BASE.denoise, LinearLogWeight(slope(0.0, 1.0)), x, sigma)
     assert record.active
     assert torch.equal(guided[0], BASE.denoise(x, sigma)[0])
     assert not torch.equal(guided[1], BASE.denoise(x, sigma)[1])
@@ -239,23 +208,13 @@ def test_gradients_of_any_size_make_no_nan(name: str, power: int) -> None:
     def denoiser(x: Tensor, sigma: Tensor) -> Tensor:
         return (BASE.denoise(x, sigma).flatten(1) @ turn).reshape(x.shape)
 
-    x, sigma = draw(2, 1.0), sigmas(2, 1.0)
     weight = LinearLogWeight(slope(1.0, 1.0) * 10.0**power)
-    guided, record = odd(name)(denoiser, weight, x, sigma)
+    guided, record = ODD[name](denoiser, weight, draw(2, 1.0), sigmas(2, 1.0))
     assert torch.isfinite(guided).all()
     assert torch.isfinite(record.alpha).all() and torch.isfinite(record.predicted_gain).all()
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-@pytest.mark.parametrize("mode", MODES)
-def test_the_answer_has_the_dtype_of_the_denoiser(mode: str, dtype: torch.dtype) -> None:
-    x, sigma = draw(1, 1.0).to(dtype), sigmas(1, 1.0)
-    guided, record = preset(mode)(BASE.denoise, LinearLogWeight(slope(1.0)), x, sigma)
-    assert guided.dtype == dtype
-    assert record.alpha.dtype == record.shift_rms.dtype == torch.float32
-
-
-def test_the_record_says_what_was_measured() -> None:
+def test_the_record_says_what_was_measured_and_nothing_is_changed_in_place() -> None:
     weight, sigma = LinearLogWeight(slope(1.0, 2.0)), torch.tensor([0.5, 1.0])
     x = draw(2, 1.0)
     guided, record = preset("paper")(BASE.denoise, weight, x, sigma)
@@ -268,15 +227,10 @@ def test_the_record_says_what_was_measured() -> None:
     moved = (guided - denoised).square().mean(dim=(1, 2, 3)).sqrt()
     assert torch.allclose(record.shift_rms, moved, rtol=1e-4)
     assert record.seconds > 0
-
-
-def test_nothing_is_changed_in_place() -> None:
-    x, sigma = draw(2, 1.0), sigmas(2, 1.0)
-    before = x.clone()
-    denoiser = Counted(BASE.denoise)
-    Paper(shift_limit=0.1)(denoiser, LinearLogWeight(slope(9.0, 9.0)), x, sigma)
-    assert torch.equal(x, before) and torch.equal(sigma, sigmas(2, 1.0))
-    assert torch.equal(denoiser.answered[0], BASE.denoise(before, sigma))
+    denoiser, before, level = Counted(BASE.denoise), x.clone(), sigmas(2, 1.0)
+    Paper(shift_limit=0.1)(denoiser, LinearLogWeight(slope(9.0, 9.0)), x, level)
+    assert torch.equal(x, before) and torch.equal(level, sigmas(2, 1.0))
+    assert torch.equal(denoiser.answered[0], BASE.denoise(before, level))
 
 
 # ---- refusals ----------------------------------------------------------------------------------
@@ -307,60 +261,50 @@ def with_value(value: float, of: int) -> tuple[Tensor, Tensor]:
     return answer
 
 
+LOG_W, GRADIENT = good()
+
+
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        (lambda: with_value(math.nan, 0), r"'my weight' has a value that is not finite.*sigma = 1"),
-        (lambda: with_value(-math.inf, 0), "value that is not finite.*Lower its strength"),
-        (lambda: with_value(math.nan, 1), "gradient that is not finite.*sigma = 1"),
-        (lambda: with_value(math.inf, 1), "gradient that is not finite.*float32"),
-        (
-            lambda: (torch.zeros(()), good()[1]),
-            r"'my weight' returned shape \(\) for 2 samples; expected \(2,\)",
-        ),
-        (lambda: (torch.zeros(2, 1), good()[1]), r"returned shape \(2, 1\) for 2 samples"),
-        (
-            lambda: (good()[0], torch.ones(1, *SHAPE)),
-            r"gradient of shape \(1, 3, 4, 4\); expected \(2, 3, 4, 4\)",
-        ),
+        (with_value(math.nan, 0), r"'my weight' has a value that is not finite.*sigma = 1"),
+        (with_value(-math.inf, 0), "value that is not finite.*Lower its strength"),
+        (with_value(math.nan, 1), "gradient that is not finite.*sigma = 1"),
+        (with_value(math.inf, 1), "gradient that is not finite.*float32"),
+        ((LOG_W[0], GRADIENT), r"'my weight' returned shape \(\) for 2 samples; expected \(2,\)"),
+        ((LOG_W[:, None], GRADIENT), r"returned shape \(2, 1\) for 2 samples"),
+        ((LOG_W, GRADIENT[:1]), r"gradient of shape \(1, 3, 4, 4\); expected \(2, 3, 4, 4\)"),
     ],
 )
 def test_a_weight_that_breaks_its_contract_is_named(
-    answer: Callable[[], tuple[Tensor, Tensor]], message: str
+    answer: tuple[Tensor, Tensor], message: str
 ) -> None:
-    weight = BrokenWeight(*answer())
     for mode in MODES:
-        with pytest.raises(WeightError, match=message):
-            preset(mode)(BASE.denoise, weight, draw(2, 1.0), sigmas(2, 1.0))
+        with pytest.raises(guidance.WeightError, match=message):
+            preset(mode)(BASE.denoise, BrokenWeight(*answer), draw(2, 1.0), sigmas(2, 1.0))
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("c", [0.0, -1.0, math.nan, math.inf])
-def test_refuses_c(mode: str, c: float) -> None:
-    with pytest.raises(ValueError, match=rf"confidence c is {c}; expected .* above 0 \(the paper"):
-        preset(mode, c=c)
+def test_refuses_numbers_out_of_range() -> None:
+    for value in (0.0, -1.0, math.nan, math.inf):
+        said = rf"uncertainty coefficient c is {value}; expected .* above 0 \(the paper"
+        for mode in MODES:
+            with pytest.raises(ValueError, match=said):
+                preset(mode, c=value)
+    for value in (0.0, -1.0, math.nan):
+        with pytest.raises(ValueError, match=f"max_deviations is {value}; expected above 0"):
+            guidance.Balanced(max_deviations=value)
+        with pytest.raises(ValueError, match=f"shift limit is {value}; expected above 0"):
+            Paper(shift_limit=value)
+    for value in (-0.1, 1.0, math.nan):
+        with pytest.raises(ValueError, match=f"skip threshold is {value}; expected 0 to below 1"):
+            Paper(skip_below=value)
 
 
-def test_refuses_an_unknown_mode() -> None:
+def test_refuses_an_unknown_mode_and_a_measuring_schedule_without_the_jacobian() -> None:
     with pytest.raises(ValueError, match="mode is 'slow'; expected one of.*'balanced'"):
         preset("slow")
-
-
-def test_refuses_a_measuring_schedule_without_the_jacobian() -> None:
     with pytest.raises(ValueError, match="needs the Jacobian.*Choose a fixed schedule"):
-        Fast(schedule=AutoSchedule())
-
-
-@pytest.mark.parametrize("limit", [0.0, -1.0, math.nan])
-def test_refuses_a_shift_limit(limit: float) -> None:
-    with pytest.raises(ValueError, match=f"shift limit is {limit}; expected above 0"):
-        Paper(shift_limit=limit)
-
-
-@pytest.mark.parametrize("threshold", [-0.1, 1.0, math.nan])
-def test_refuses_a_skip_threshold(threshold: float) -> None:
-    with pytest.raises(ValueError, match=f"skip threshold is {threshold}; expected 0 to below 1"):
-        Paper(skip_below=threshold)
+        Fast(schedule=guidance.AutoSchedule())
 
 
 @pytest.mark.parametrize("bad_call", [1, 2])
@@ -372,6 +316,8 @@ def test_a_model_that_overflows_is_told_not_drawn(bad_call: int) -> None:
         calls += 1
         return x * torch.nan if calls == bad_call else 0.5 * x
 
-    weight = AutogradLogWeight(lambda z: z.flatten(1).sum(dim=1), "sum")
-    with pytest.raises(ModelError, match=r"own output is not finite at noise level sigma = 2"):
+    weight = guidance.AutogradLogWeight(lambda z: z.flatten(1).sum(dim=1), "sum")
+    with pytest.raises(
+        guidance.ModelError, match=r"own output is not finite at noise level sigma = 2"
+    ):
         preset("paper")(denoiser, weight, torch.randn(2, 3), torch.full((2,), 2.0))

@@ -40,9 +40,8 @@ def test_exact_where_the_set_is_all_of_the_data(level: float) -> None:
 
     method = LiDAR(lookahead=Lookahead(points, log_w), sigma_end=0.0)
     guided, record = method(denoise, WEIGHT, x, sigmas(8, level))
-    torch.testing.assert_close(
-        guided.double(), posterior_mean(points, log_w, x, level), rtol=1e-4, atol=1e-5
-    )
+    exact = posterior_mean(points, log_w, x, level)
+    torch.testing.assert_close(guided.double(), exact, rtol=1e-4, atol=1e-5)
     # The record's log w is log E[w | x].
     logits = -(x[:, None].double() - points).square().sum(dim=-1) / (2 * level**2)
     expected = (logits.softmax(dim=1) @ log_w.double().exp()).log()

@@ -67,9 +67,7 @@ def test_seldom_weighing_and_a_chain_that_ends_with_noise() -> None:
     planned, trace = particle_plan(engine, LEVELS, 2), trace_of(engine, 2)
     assert planned.weighs.tolist() == [step % 5 == 0 for step in range(STEPS)]
     assert planned.weighs.tolist() == [record.weighing is not None for record in trace.records]
-
-
-def test_adaptive_tempering_is_not_known_beforehand() -> None:
+    # Adaptive tempering is not known beforehand.
     planned = particle_plan(made("smc", tempering=TEMPERING["adaptive"]), LEVELS, 4)
     assert bool(planned.temperature.isnan().all())
 
@@ -80,8 +78,5 @@ def test_costs() -> None:
     back = particle_plan(made("tds"), LEVELS, 4)
     assert back.total_backwards == 4 * (STEPS - 1)  # the last step has no noise to weigh a push by
     assert back.relative_cost == pytest.approx(4 * (1 + 3 * (STEPS - 1) / STEPS))
-
-
-def test_too_few_levels() -> None:
     with pytest.raises(ValueError, match="1 noise levels"):
         particle_plan(made("smc"), LEVELS[-1:], 4)

@@ -11,43 +11,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lags_pack import guidance
 from lags_pack.benchmarks._memory import peak_bytes
 from lags_pack.demo.sampler import karras_sigmas
-from lags_pack.guidance import (
-    AutogradDenoiser,
-    AutogradLogWeight,
-    ConstantSchedule,
-    Fast,
-    HardGateSchedule,
-    ModelError,
-    Paper,
-    WeightError,
-)
-from lags_pack.guidance.particles import (
-    PRESETS,
-    RESAMPLING,
-    TEMPERING,
-    Adaptive,
-    Ancestral,
-    Exponential,
-    GradientDrift,
-    MethodDrift,
-    NoTempering,
-    Particles,
-    ParticleSampler,
-    ParticleTrace,
-    Polynomial,
-    Progress,
-    best,
-    diverse,
-    draw,
-    effective_sample_size,
-    everything,
-    gather,
-    group_seeds,
-    noisy_start,
-    particle_preset,
-)
+from lags_pack.guidance import AutogradDenoiser, AutogradLogWeight, particles
+from lags_pack.guidance.particles import PRESETS, Particles, ParticleSampler, diverse, group_seeds
 from lags_pack.guidance.particles.engine import State, _mixed, _noise
 from lags_pack.tests.analytic import PixelMixture, sigmas
 from torch import Tensor
@@ -80,12 +48,12 @@ def uneven(strength: float = 3.0) -> AutogradLogWeight:
 
 
 def preset_of(name: str) -> ParticleSampler:
-    return particle_preset(name, STEPS)
+    return particles.particle_preset(name, STEPS)
 
 
 def start(groups: int = GROUPS, count: int = COUNT, seed: int = 7) -> tuple[Tensor, list[int]]:
     seeds = group_seeds(seed, groups)
-    return noisy_start(torch.zeros(groups, *SHAPE), count, float(LEVELS[0]), seeds), seeds
+    return particles.noisy_start(torch.zeros(groups, *SHAPE), count, float(LEVELS[0]), seeds), seeds
 
 
 def run(sampler: ParticleSampler, **changes: object) -> Particles:
@@ -113,7 +81,7 @@ FEW = karras_sigmas(4, 0.05, 8.0)  # steps enough for what holds in each of them
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_batch_equals_its_singles_bit_for_bit_and_chunks_change_nothing(name: str) -> None:
-    sampler, (x, seeds) = particle_preset(name, 4), start()
+    sampler, (x, seeds) = particles.particle_preset(name, 4), start()
     together = run(sampler, sigmas=FEW)
     for group in range(GROUPS):
         only = slice(group, group + 1)
@@ -138,14 +106,14 @@ def test_memory_grows_by_the_latents_alone(name: str) -> None:
         inner = torch.einsum("bchw,cd->bdhw", x, wide).tanh()
         return torch.einsum("bdhw,cd->bchw", inner, wide) / 64
 
-    sampler = replace(particle_preset(name, 3), ess_threshold=1.0)
+    sampler = replace(particles.particle_preset(name, 3), ess_threshold=1.0)
 
     def peak(count: int, chunk: int) -> float:
         """In latents of one particle."""
         seeds, sigmas = group_seeds(0, 1), karras_sigmas(3, 0.1, 8.0)
 
         def once() -> None:
-            x = noisy_start(torch.zeros(1, *shape), count, 8.0, seeds)
+            x = particles.noisy_start(torch.zeros(1, *shape), count, 8.0, seeds)
             sampler(AutogradDenoiser(network), uneven(), x, sigmas, seeds, chunk=chunk)
 
         return peak_bytes(once) / (4 * math.prod(shape))
@@ -156,30 +124,21 @@ def test_memory_grows_by_the_latents_alone(name: str) -> None:
     assert peak(many, many) - peak(few, few) > 30 * (many - few), "the counter sees the model"
 
 
-def test_the_input_and_the_global_generator_stay_as_they_were() -> None:
-    x, seeds = start()
-    kept, state = x.clone(), torch.get_rng_state()
-    run(preset_of("lags"), x=x, seeds=seeds)
-    assert torch.equal(x, kept) and torch.equal(torch.get_rng_state(), state)
-
-
-def test_an_interrupt_leaves_nothing_behind() -> None:
-    class Interrupt(Exception):
-        pass
-
+def test_neither_a_run_nor_an_interrupt_leaves_anything_behind() -> None:
     sampler, (x, seeds), calls = preset_of("lags"), start(), []
 
     def interrupted(y: Tensor, sigma: Tensor) -> Tensor:
         calls.append(1)
         if len(calls) == 9:
-            raise Interrupt
+            raise InterruptedError
         return denoise(y, sigma)
 
-    kept = x.clone()
-    with pytest.raises(Interrupt):
+    kept, state = x.clone(), torch.get_rng_state()
+    with pytest.raises(InterruptedError):
         sampler(interrupted, uneven(), x, LEVELS, seeds)
     assert torch.equal(x, kept)
     assert same(run(sampler, x=x), whole("lags"))
+    assert torch.equal(x, kept) and torch.equal(torch.get_rng_state(), state)
 
 
 def test_noise_is_fresh_for_every_copy() -> None:
@@ -188,11 +147,11 @@ def test_noise_is_fresh_for_every_copy() -> None:
     x, seeds = start(groups, count)
     seen: list[Tensor] = []
 
-    def keep(progress: Progress) -> None:
+    def keep(progress: particles.Progress) -> None:
         if progress.record.weighing is not None:
             seen.append(progress.denoised.clone())
 
-    sampler = ParticleSampler(tempering=NoTempering())
+    sampler = ParticleSampler(tempering=particles.NoTempering())
     steep = AutogradLogWeight(lambda x: 1e4 * x.flatten(1).sum(dim=1), "steep")
     found = sampler(denoise, steep, x, LEVELS, seeds, callback=keep)
     assert found.trace.resampled_steps[0] == 0
@@ -204,16 +163,12 @@ def test_noise_is_fresh_for_every_copy() -> None:
 def test_copies_take_everything_along() -> None:
     """A push that stays behind is still exact, so no moment would show it."""
     rows = torch.arange(6.0)[:, None]
-    each = rows.reshape(2, 3).double()
-    zeros = torch.zeros(2).double()
+    each, zeros = rows.reshape(2, 3).double(), torch.zeros(2).double()
     state = State(rows, rows + 10, rows + 20, each + 30, each + 40, each, zeros, zeros)
     ParticleSampler()._follow(state, torch.tensor([[2, 2, 0], [0, 1, 1]]))
     expected = torch.tensor([2.0, 2.0, 0.0, 3.0, 4.0, 4.0])
-    assert torch.equal(state.x[:, 0], expected)
-    assert torch.equal(state.denoised[:, 0], expected + 10)
-    assert torch.equal(state.guidance[:, 0], expected + 20)
-    assert torch.equal(state.log_w.flatten().float(), expected + 30)
-    assert torch.equal(state.potential.flatten().float(), expected + 40)
+    for i, name in enumerate(("x", "denoised", "guidance", "log_w", "potential")):
+        assert torch.equal(getattr(state, name).flatten().float(), expected + 10 * i), name
 
 
 def test_more_groups_are_not_more_of_the_same() -> None:
@@ -254,25 +209,10 @@ def test_the_chain_is_ddim_in_published_variables(sigma: float, ratio: float, et
     s = eta * math.sqrt((1 - then) / (1 - now)) * math.sqrt(1 - now / then)
     noise = (x * math.sqrt(now) - d * math.sqrt(now)) / math.sqrt(1 - now)
     mean = math.sqrt(then) * d + math.sqrt(max(0.0, 1 - then - s**2)) * noise
-    chain = Ancestral(eta)
+    chain = particles.Ancestral(eta)
     assert chain.noise_std(sigma, lower) == pytest.approx(s / math.sqrt(then), rel=1e-6)
     found = float(chain.mean(x, d, sigma, lower))
     assert found == pytest.approx(float(mean) / math.sqrt(then), rel=1e-5, abs=1e-6)
-
-
-def test_one_ancestral_step_is_the_exact_posterior() -> None:
-    """x' given x and x0 = D: variance and mean of two Gaussians multiplied."""
-    sigma, lower, x, d = 2.0, 0.7, torch.tensor([[3.0]]), torch.tensor([[0.5]])
-    variance = 1 / (1 / lower**2 + 1 / (sigma**2 - lower**2))
-    mean = variance * (d / lower**2 + x / (sigma**2 - lower**2))
-    assert Ancestral().noise_std(sigma, lower) == pytest.approx(math.sqrt(variance))
-    assert torch.allclose(Ancestral().mean(x, d, sigma, lower), mean)
-
-
-@pytest.mark.parametrize("eta", [0.0, -1.0, 1.5, math.nan])
-def test_a_chain_without_noise_is_refused(eta: float) -> None:
-    with pytest.raises(ValueError, match="eta is"):
-        Ancestral(eta)
 
 
 class Renoise:
@@ -285,9 +225,12 @@ class Renoise:
         return denoised
 
 
-def test_any_gaussian_chain_will_do() -> None:
+def test_any_gaussian_chain_will_do_that_has_noise() -> None:
     found = run(replace(preset_of("lags"), chain=Renoise()))
     assert torch.isfinite(found.x).all() and torch.isfinite(found.log_weights).all()
+    for eta in (0.0, -1.0, 1.5, math.nan):
+        with pytest.raises(ValueError, match="eta is"):
+            particles.Ancestral(eta)
 
 
 # ---- density ratio, drift ----------------------------------------------------------------------
@@ -309,12 +252,11 @@ def test_the_path_weight_is_the_ratio_of_two_densities(limit: float | None) -> N
         path.append(y.clone())
         return denoise(y, sigma)
 
-    method = Fast(ConstantSchedule())
-    sampler = ParticleSampler(MethodDrift(method), shift_limit=limit, ess_threshold=0.0)
-    weight = uneven(0.7)
+    drift = particles.MethodDrift(guidance.Fast(guidance.ConstantSchedule()))
+    sampler = ParticleSampler(drift, shift_limit=limit, ess_threshold=0.0)
+    weight, levels = uneven(0.7), LEVELS.double().tolist()
     found = sampler(denoiser, weight, x.double(), LEVELS.double(), seeds)
-    expected, chain = 0.0, Ancestral()
-    levels = LEVELS.double().tolist()
+    expected, chain = 0.0, particles.Ancestral()
     for step in range(STEPS - 1):
         sigma, lower = levels[step], levels[step + 1]
         now, after, s = path[step], path[step + 1], chain.noise_std(sigma, lower)
@@ -327,9 +269,8 @@ def test_the_path_weight_is_the_ratio_of_two_densities(limit: float | None) -> N
         plain = torch.distributions.Normal(mean, s).log_prob(after).sum()
         pushed = torch.distributions.Normal(mean + shift, s).log_prob(after).sum()
         expected += float(plain - pushed)
-        assert float(found.trace.records[step].cost) == pytest.approx(
-            float((shift / s).square().sum() / 2), rel=1e-3
-        )
+        cost = float((shift / s).square().sum() / 2)
+        assert float(found.trace.records[step].cost) == pytest.approx(cost, rel=1e-3)
     assert float(found.log_weights - found.log_w) == pytest.approx(expected, abs=1e-3)
 
 
@@ -340,22 +281,19 @@ def test_shifts_stay_within_the_limit() -> None:
     assert max(float(record.cost.max()) for record in whole("tds").trace.records) > 0.5
 
 
-def test_the_gradient_drift_is_the_gradient_of_log_w() -> None:
+def test_the_gradient_drift_is_the_gradient_of_log_w_and_lags_agrees_where_j_is_symmetric() -> None:
     x, sigma = start(1, 4)[0][0].double(), sigmas(4, 1.3).double()
-    proposal = GradientDrift()(denoise, uneven(), x, sigma)
+    proposal = particles.GradientDrift()(denoise, uneven(), x, sigma)
     leaf = x.clone().requires_grad_()
     log_w = uneven().function(denoise(leaf, sigma))
     (expected,) = torch.autograd.grad(log_w.sum(), leaf)
     assert torch.allclose(proposal.guidance.double(), expected, atol=1e-5)
     assert torch.allclose(proposal.log_w.double(), log_w.detach(), atol=1e-5)
-
-
-def test_lags_as_a_drift_agrees_with_the_gradient_where_j_is_symmetric() -> None:
-    x, sigma = start(1, 4)[0][0].double(), sigmas(4, 1.3).double()
-    by_lags = MethodDrift(Paper(ConstantSchedule()))(denoise, uneven(), x, sigma)
-    by_gradient = GradientDrift()(denoise, uneven(), x, sigma)
-    error = (by_lags.guidance - by_gradient.guidance).norm() / by_gradient.guidance.norm()
-    assert error < 0.02 and torch.equal(by_lags.denoised, by_gradient.denoised)
+    by_lags = particles.MethodDrift(guidance.Paper(guidance.ConstantSchedule()))(
+        denoise, uneven(), x, sigma
+    )
+    error = (by_lags.guidance - proposal.guidance).norm() / proposal.guidance.norm()
+    assert error < 0.02 and torch.equal(by_lags.denoised, proposal.denoised)
     assert (by_lags.model_calls, by_lags.model_backwards, by_lags.weight_calls) == (2, 0, 1)
 
 
@@ -388,30 +326,24 @@ def test_calls_are_those_that_were_made(name: str) -> None:
 
 
 def test_a_guided_step_that_skips_is_a_plain_one() -> None:
-    gate = Paper(HardGateSchedule(1.0), skip_below=1e-4)
-    found = run(ParticleSampler(MethodDrift(gate)))
+    gate = guidance.Paper(guidance.HardGateSchedule(1.0), skip_below=1e-4)
+    found = run(ParticleSampler(particles.MethodDrift(gate)))
     for record in found.trace.records[:-1]:
         assert record.model_calls == (2 if record.sigma_ve <= 1 else 1)
         assert (float(record.cost.max()) > 0) == (record.sigma_ve <= 1)
         assert record.weight_calls == 1
 
 
-def test_weighing_every_few_steps() -> None:
-    found = run(replace(preset_of("smc"), interval=5))
-    weighed = [step for step, r in enumerate(found.trace.records) if r.weighing is not None]
-    assert weighed == [0, 5, 10] and found.trace.weight_calls == 4
-
-
 # ---- tempering ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", TEMPERING)
+@pytest.mark.parametrize("name", particles.TEMPERING)
 def test_lambda_rises_and_never_leaves_0_to_1(name: str) -> None:
-    found = run(ParticleSampler(tempering=TEMPERING[name]))
+    found = run(ParticleSampler(tempering=particles.TEMPERING[name]))
     weighings = [r.weighing for r in found.trace.records if r.weighing is not None]
     path = torch.stack([weighing.temperature for weighing in weighings])
     assert (path.diff(dim=0) >= 0).all() and path.min() >= 0 and path.max() <= 1
-    ahead = TEMPERING[name].drift_temperature(STEPS - 1, STEPS, torch.ones(1))
+    ahead = particles.TEMPERING[name].drift_temperature(STEPS - 1, STEPS, torch.ones(1))
     assert float(ahead) == pytest.approx(1.0)
 
 
@@ -419,9 +351,9 @@ def test_the_exponential_is_the_published_one() -> None:
     """gamma = 0.008 in 100 steps."""
     for step in range(100):
         published = min(1.008**step - 1, 1.0)
-        assert Exponential().curve(step / 100) == pytest.approx(published, abs=1e-3)
-    assert [Polynomial(2.0).curve(x) for x in (0.0, 0.5, 1.0)] == [0.0, 0.25, 1.0]
-    assert NoTempering().curve(0.0) == 1.0
+        assert particles.Exponential().curve(step / 100) == pytest.approx(published, abs=1e-3)
+    assert [particles.Polynomial(2.0).curve(x) for x in (0.0, 0.5, 1.0)] == [0.0, 0.25, 1.0]
+    assert particles.NoTempering().curve(0.0) == 1.0
 
 
 @pytest.mark.parametrize("keep", [0.5, 0.9])
@@ -430,9 +362,9 @@ def test_adaptive_lambda_keeps_its_share_of_the_effective_size(keep: float) -> N
     log_w[2] *= 1e-3  # hardly uneven: all of the weight at once
 
     def ess(temperature: Tensor) -> Tensor:
-        return effective_sample_size(temperature[:, None] * log_w)
+        return particles.effective_sample_size(temperature[:, None] * log_w)
 
-    found = Adaptive(keep).now(3, 10, torch.zeros(3).double(), ess)
+    found = particles.Adaptive(keep).now(3, 10, torch.zeros(3).double(), ess)
     assert torch.allclose(ess(found)[:2], torch.tensor(50 * keep).double(), rtol=1e-6)
     assert found[2] == 1 and (found[:2] < 1).all()
 
@@ -440,11 +372,11 @@ def test_adaptive_lambda_keeps_its_share_of_the_effective_size(keep: float) -> N
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: Polynomial(0.0),
-        lambda: Exponential(0.0),
-        lambda: Exponential(1.1),
-        lambda: Adaptive(1.0),
-        lambda: Adaptive(math.nan),
+        lambda: particles.Polynomial(0.0),
+        lambda: particles.Exponential(0.0),
+        lambda: particles.Exponential(1.1),
+        lambda: particles.Adaptive(1.0),
+        lambda: particles.Adaptive(math.nan),
         lambda: ParticleSampler(ess_threshold=1.5),
         lambda: ParticleSampler(interval=0),
         lambda: ParticleSampler(shift_limit=0.0),
@@ -455,7 +387,7 @@ def test_adaptive_lambda_keeps_its_share_of_the_effective_size(keep: float) -> N
         lambda: run(ParticleSampler(), sigmas=LEVELS.flip(0)),
         lambda: run(ParticleSampler(), sigmas=LEVELS[-1:]),
         lambda: run(ParticleSampler(), sigmas=torch.tensor([math.inf, 1.0, 0.0])),
-        lambda: particle_preset("des", 10),
+        lambda: particles.particle_preset("des", 10),
     ],
 )
 def test_what_cannot_be_run_is_refused_with_what_was_expected(make: object) -> None:
@@ -488,7 +420,7 @@ def test_one_das_1p_step_is_the_published_one() -> None:
     """x' = m + s xi + s^2 lambda_(i+1) grad log w, for every step."""
     x, seeds = start(1, 1)
     noises, y = recorded_noise(x.double(), seeds), x[0].double()
-    levels, chain = LEVELS.double().tolist(), Ancestral()
+    levels, chain = LEVELS.double().tolist(), particles.Ancestral()
     for step in range(STEPS - 1):
         sigma, lower = levels[step], levels[step + 1]
         level, s = sigmas(1, sigma).double(), chain.noise_std(sigma, lower)
@@ -503,17 +435,19 @@ def test_one_das_1p_step_is_the_published_one() -> None:
     assert torch.allclose(found.x[0], y, atol=1e-4)
 
 
-def test_urge_resamples_at_every_step_but_the_first_and_fk_four_times() -> None:
+def test_when_presets_weigh_and_resample() -> None:
     steps = {name: whole(name).trace.resampled_steps for name in ("urge", "fk")}
     assert steps["urge"] == list(range(1, STEPS - 1))
     assert steps["fk"] == [2, 4, 6, 8, 10]
-    assert particle_preset("fk", 100).interval == 20
-    assert particle_preset("fk", 3).interval == 1
+    assert [particles.particle_preset("fk", steps).interval for steps in (100, 3)] == [20, 1]
+    found = run(replace(preset_of("smc"), interval=5))
+    weighed = [step for step, r in enumerate(found.trace.records) if r.weighing is not None]
+    assert weighed == [0, 5, 10] and found.trace.weight_calls == 4
 
 
-@pytest.mark.parametrize("rule", RESAMPLING)
+@pytest.mark.parametrize("rule", particles.RESAMPLING)
 def test_every_resampling_rule_serves(rule: str) -> None:
-    found = run(replace(preset_of("smc"), resampling=RESAMPLING[rule], ess_threshold=1.0))
+    found = run(replace(preset_of("smc"), resampling=particles.RESAMPLING[rule], ess_threshold=1.0))
     assert found.trace.resampled_steps and torch.isfinite(found.log_weights).all()
 
 
@@ -532,69 +466,61 @@ def test_a_weight_of_zero_needs_no_gradient_and_is_never_drawn() -> None:
     assert torch.isfinite(found.log_normaliser).all()
 
 
-def test_no_weight_anywhere_is_an_error_that_says_so() -> None:
-    nothing = AutogradLogWeight(lambda x: x.flatten(1)[:, 0] * 0 - math.inf, "nothing")
+@pytest.mark.parametrize(
+    ("log_w", "said"),
+    [
+        (lambda x: x[:, 0] * 0 - math.inf, "All 5 particles of group 0 have weight zero"),
+        (lambda x: x, "'bad' returned shape"),
+    ],
+)
+def test_no_weight_anywhere_and_a_wrong_shape_are_errors(log_w: object, said: str) -> None:
     x, seeds = start()
-    with pytest.raises(WeightError, match="All 5 particles of group 0 have weight zero"):
-        preset_of("smc")(denoise, nothing, x, LEVELS, seeds)
+    bad = AutogradLogWeight(lambda x: log_w(x.flatten(1)), "bad")
+    with pytest.raises(guidance.WeightError, match=said):
+        preset_of("smc")(denoise, bad, x, LEVELS, seeds)
 
 
 @pytest.mark.parametrize("name", PRESETS)
-@pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_weight_that_is_no_number_is_named(name: str, value: float) -> None:
-    bad = AutogradLogWeight(lambda x: x.flatten(1).sum(dim=1) * 0 + value, "bad")
+def test_weights_that_are_no_numbers_and_models_that_are_not_finite_are_refused(name: str) -> None:
     x, seeds = start()
-    with pytest.raises(WeightError, match="Weight 'bad'"):
-        preset_of(name)(denoise, bad, x, LEVELS, seeds)
+    for value in (math.nan, math.inf):
+        bad = AutogradLogWeight(lambda x, v=value: x.flatten(1).sum(dim=1) * 0 + v, "bad")
+        with pytest.raises(guidance.WeightError, match="Weight 'bad'"):
+            preset_of(name)(denoise, bad, x, LEVELS, seeds)
 
-
-@pytest.mark.parametrize("name", PRESETS)
-def test_a_model_that_is_not_finite_is_refused(name: str) -> None:
     def broken(x: Tensor, sigma: Tensor) -> Tensor:
         return denoise(x, sigma) + (math.nan if sigma[0] < 1 else 0.0)
 
-    x, seeds = start()
-    with pytest.raises(ModelError, match="not finite"):
-        particle_preset(name, STEPS)(AutogradDenoiser(broken), uneven(), x, LEVELS, seeds)
-
-
-def test_a_weight_of_the_wrong_shape_is_named() -> None:
-    x, seeds = start()
-    wide = AutogradLogWeight(lambda x: x.flatten(1), "wide")
-    with pytest.raises(WeightError, match="'wide' returned shape"):
-        preset_of("smc")(denoise, wide, x, LEVELS, seeds)
+    with pytest.raises(guidance.ModelError, match="not finite"):
+        preset_of(name)(AutogradDenoiser(broken), uneven(), x, LEVELS, seeds)
 
 
 # ---- records -----------------------------------------------------------------------------------
 
 
 def test_the_trace_is_plain_numbers_and_knows_the_ancestors() -> None:
-    seen: list[Progress] = []
+    seen: list[particles.Progress] = []
     found = run(replace(preset_of("smc"), ess_threshold=1.0), callback=seen.append)
     assert [progress.step for progress in seen] == list(range(STEPS))
     assert seen[0].denoised.shape == (GROUPS, COUNT, *SHAPE)
     plain = json.loads(json.dumps(found.trace.to_dict()))
     assert len(plain["records"]) == STEPS and plain["records"][-1]["weighing"] is None
     weighing = plain["records"][3]["weighing"]
-    assert set(weighing) == {
-        "ess", "resampled", "temperature", "log_w_mean", "log_w_quantiles", "ancestors"
-    }  # fmt: skip
+    numbers = {"ess", "resampled", "temperature", "log_w_mean", "log_w_quantiles", "ancestors"}
+    assert set(weighing) == numbers
     assert len(weighing["log_w_quantiles"][0]) == 3
     for record in found.trace.records[:-1]:
         ess, resampled = record.weighing.ess, record.weighing.resampled
         assert (ess >= 1).all() and (ess <= COUNT + 1e-9).all()
         assert torch.equal(resampled, ess < COUNT)
-
-
-def test_roots_follow_the_copies() -> None:
-    trace, found = ParticleTrace(), run(replace(preset_of("smc"), ess_threshold=1.0))
-    assert torch.equal(trace.roots(2, 3), torch.arange(3).expand(2, 3))
+    # Roots follow the copies.
     line = [list(range(COUNT)) for _ in range(GROUPS)]
     for record in found.trace.records:
         if record.weighing is not None and record.weighing.ancestors is not None:
             chosen = record.weighing.ancestors.tolist()
             line = [[line[g][i] for i in chosen[g]] for g in range(GROUPS)]
     assert found.trace.roots(GROUPS, COUNT).tolist() == line
+    assert torch.equal(particles.ParticleTrace().roots(2, 3), torch.arange(3).expand(2, 3))
 
 
 def test_the_normaliser_without_resampling_is_the_mean_weight() -> None:
@@ -610,23 +536,23 @@ def test_the_normaliser_without_resampling_is_the_mean_weight() -> None:
 
 def weighted(x: Tensor, log_w: Tensor, log_weights: Tensor | None = None) -> Particles:
     weights = log_w if log_weights is None else log_weights
-    return Particles(x, log_w, weights, torch.zeros(x.shape[0]), ParticleTrace())
+    return Particles(x, log_w, weights, torch.zeros(x.shape[0]), particles.ParticleTrace())
 
 
 def test_best_is_the_greatest_weight_function_and_draw_goes_by_particle_weight() -> None:
     x = torch.arange(8.0).reshape(2, 4, 1)
     log_w = torch.tensor([[1.0, 4.0, 2.0, 3.0], [0.0, -1.0, 5.0, 2.0]]).double()
     found = weighted(x, log_w, torch.tensor([0.0, -math.inf, -math.inf, 0.0]).expand(2, 4))
-    assert best(found).tolist() == [[1], [2]]
-    assert everything(found).tolist() == [[1, 3, 2, 0], [2, 3, 0, 1]]
-    assert gather(found, best(found)).tolist() == [[[1.0]], [[6.0]]]
-    indices = draw(found, seed=1, count=4000)
+    assert particles.best(found).tolist() == [[1], [2]]
+    assert particles.everything(found).tolist() == [[1, 3, 2, 0], [2, 3, 0, 1]]
+    assert particles.gather(found, particles.best(found)).tolist() == [[[1.0]], [[6.0]]]
+    indices = particles.draw(found, seed=1, count=4000)
     assert set(indices.unique().tolist()) == {0, 3}
     assert abs((indices == 3).double().mean() - 0.5) < 0.03
-    assert torch.equal(draw(found, 1, 4), draw(found, 1, 4))
+    assert torch.equal(particles.draw(found, 1, 4), particles.draw(found, 1, 4))
 
 
-def test_diverse_starts_with_the_best_and_goes_far() -> None:
+def test_diverse_starts_with_the_best_goes_far_and_takes_copies_last() -> None:
     """Two clusters and an outlier among the good ones; the bad half is far but not in the pool."""
     points = torch.tensor([0.0, 0.1, 5.0, 5.1, -3.0, 90.0, 91.0, 92.0, 93.0, 94.0])
     log_w = torch.tensor([9.0, 8.0, 7.0, 6.0, 5.0, 0.0, 0.0, 0.0, 0.0, 0.0]).double()
@@ -634,18 +560,10 @@ def test_diverse_starts_with_the_best_and_goes_far() -> None:
     assert diverse(found, 1).tolist() == [[0]]
     assert diverse(found, 3).tolist() == [[0, 3, 4]]
     assert sorted(diverse(found, 10)[0].tolist()) == list(range(10))
-
-
-def test_diverse_takes_copies_last_and_never_one_twice() -> None:
-    points = torch.tensor([1.0, 1.0, 1.0, 2.0])
-    found = weighted(points[None, :, None], torch.zeros(1, 4).double())
-    assert diverse(found, 2)[0].tolist() == [0, 1]  # the pool is the better half: copies
-    assert diverse(found, 4)[0].tolist()[:2] == [0, 3]
-    assert sorted(diverse(found, 4)[0].tolist()) == [0, 1, 2, 3]
-
-
-@pytest.mark.parametrize("count", [0, 5])
-def test_diverse_refuses_what_is_not_there(count: int) -> None:
-    found = weighted(torch.zeros(1, 4, 1), torch.zeros(1, 4).double())
-    with pytest.raises(ValueError, match="expected 1 to 4"):
-        diverse(found, count)
+    copies = weighted(torch.tensor([1.0, 1.0, 1.0, 2.0])[None, :, None], torch.zeros(1, 4).double())
+    assert diverse(copies, 2)[0].tolist() == [0, 1]  # the pool is the better half: copies
+    assert diverse(copies, 4)[0].tolist()[:2] == [0, 3]
+    assert sorted(diverse(copies, 4)[0].tolist()) == [0, 1, 2, 3]
+    for count in (0, 5):
+        with pytest.raises(ValueError, match="expected 1 to 4"):
+            diverse(copies, count)

@@ -295,7 +295,11 @@ def test_presets_in_the_plane(name: str, plane: tuple[bool, Truth]) -> None:
 # ---- the heart ---------------------------------------------------------------------------------
 
 
-def heart_distance(name: str, steps: int, groups: int, count: int) -> float:
+@pytest.mark.parametrize(
+    ("name", "steps", "groups", "count", "limit"),
+    [("lags", 100, 1, 10_000, 0.10), ("smc", 50, 1, 10_000, 0.15), ("lags", 50, 64, 64, 0.25)],
+)
+def test_the_heart(name: str, steps: int, groups: int, count: int, limit: float) -> None:
     """Sliced W2 of all particles, resampled by weight, to as many exact draws."""
     base, weight = heart.float32(heart.grid()), MixtureLogWeight(heart.float32(heart.heart()))
     sigmas, seeds = karras_sigmas(steps, heart.SIGMA_MIN, heart.SIGMA_MAX), group_seeds(0, groups)
@@ -303,21 +307,6 @@ def heart_distance(name: str, steps: int, groups: int, count: int) -> float:
     found = particle_preset(name, steps)(AutogradDenoiser(base.denoise), weight, x, sigmas, seeds)
     one = found.weights.reshape(1, -1).log()
     chosen = systematic(one, torch.full((1, groups * count), 0.5))[0]
-    exact = (
-        heart.grid()
-        .times(heart.heart())
-        .sample(groups * count, torch.Generator().manual_seed(1000))
-    )
-    return heart.sliced_wasserstein(found.x.flatten(0, 1)[chosen], exact)
-
-
-@pytest.mark.parametrize(
-    ("name", "steps", "groups", "count", "limit"),
-    [
-        ("lags", 100, 1, 10_000, 0.10),
-        ("smc", 50, 1, 10_000, 0.15),
-        ("lags", 50, 64, 64, 0.25),
-    ],
-)
-def test_the_heart(name: str, steps: int, groups: int, count: int, limit: float) -> None:
-    assert heart_distance(name, steps, groups, count) <= limit
+    target, generator = heart.grid().times(heart.heart()), torch.Generator().manual_seed(1000)
+    exact = target.sample(groups * count, generator)
+    assert heart.sliced_wasserstein(found.x.flatten(0, 1)[chosen], exact) <= limit

@@ -6,18 +6,8 @@ import math
 
 import pytest
 import torch
-from lags_pack.guidance import (
-    AutoSchedule,
-    CachedGradient,
-    ConstantSchedule,
-    DifferenceStep,
-    HardGateSchedule,
-    Trace,
-    UncertaintySchedule,
-    compared,
-    plan,
-    preset,
-)
+from lags_pack import guidance
+from lags_pack.guidance import plan, preset
 from lags_pack.tests.analytic import Gaussian, LinearLogWeight
 from torch import Tensor
 
@@ -50,10 +40,10 @@ class Levelling(LinearLogWeight):
 @pytest.mark.parametrize("mode", ["balanced", "fast", "paper"])
 def test_plan_and_run_agree(mode: str) -> None:
     """Guided steps, calls and alpha, on a Gaussian, where the guess is exact."""
-    method = preset(mode, difference=DifferenceStep(max_step=1000.0))
-    weight = CachedGradient(Levelling(torch.tensor([3.0])), method.reuse)
+    method = preset(mode, difference=guidance.DifferenceStep(max_step=1000.0))
+    weight = guidance.CachedGradient(Levelling(torch.tensor([3.0])), method.reuse)
     made = plan(method, LEVELS, eps, score_std=3.0)
-    trace = Trace()
+    trace = guidance.Trace()
     for level in LEVELS[:-1]:
         x = torch.randn(2, 1) * math.sqrt(1 + float(level) ** 2)
         trace.add(method(UNIT.denoise, weight, x, level.expand(2))[1])
@@ -72,30 +62,29 @@ def test_plan_and_run_agree(mode: str) -> None:
     assert alone.relative_cost == alone.total_calls / 12
 
 
-def test_flow_models_start_without_signal() -> None:
+def test_flow_models_start_without_signal_and_half_precision_drops_second_evaluations() -> None:
     levels = torch.tensor([1.0, 0.9, 0.5, 0.1, 0.0])
     made = plan(preset("paper"), levels, flow)
     assert made.active.tolist() == [False, True, True, True]
     assert made.sigma_ve[1:].tolist() == pytest.approx([9.0, 1.0, 1 / 9], rel=1e-4)
     assert plan(preset("balanced"), levels, flow).start_calls == 0
     assert plan(preset("balanced"), levels[1:], flow).start_calls == 2
-
-
-def test_half_precision_drops_second_evaluations() -> None:
-    step = DifferenceStep(dtype=torch.float16)
-    made = plan(preset("paper", 10.0, step), torch.tensor([10.0, 0.1, 0.0]), eps)
+    half = guidance.DifferenceStep(dtype=torch.float16)
+    made = plan(preset("paper", 10.0, half), torch.tensor([10.0, 0.1, 0.0]), eps)
     assert made.model_calls.tolist() == [2, 1]
+    one = plan(preset("balanced"), torch.tensor([5.0, 0.0]), eps)
+    assert len(one.sigma) == 1 and bool(one.active[0])
 
 
 def test_comparison_is_the_schedules_own_alpha() -> None:
     levels = torch.tensor([10.0, 1.0, 0.1])
     shown = {
-        "c": UncertaintySchedule(5.0),
-        "gate": HardGateSchedule(0.5),
-        "one": ConstantSchedule(),
-        "auto": AutoSchedule(0.1),
+        "c": guidance.UncertaintySchedule(5.0),
+        "gate": guidance.HardGateSchedule(0.5),
+        "one": guidance.ConstantSchedule(),
+        "auto": guidance.AutoSchedule(0.1),
     }
-    found = compared(shown, levels, score_std=2.0)
+    found = guidance.compared(shown, levels, score_std=2.0)
     assert found["c"].tolist() == pytest.approx([1 / (1 + 5 * s**4) for s in (10, 1, 0.1)])
     assert found["gate"].tolist() == [0, 0, 1]
     assert found["one"].tolist() == [1, 1, 1]
@@ -107,8 +96,3 @@ def test_comparison_is_the_schedules_own_alpha() -> None:
 def test_no_levels(levels: list[float]) -> None:
     with pytest.raises(ValueError, match=r"noise level"):
         plan(preset("paper"), torch.tensor(levels), eps)
-
-
-def test_one_step() -> None:
-    made = plan(preset("balanced"), torch.tensor([5.0, 0.0]), eps)
-    assert len(made.sigma) == 1 and bool(made.active[0])

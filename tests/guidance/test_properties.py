@@ -12,28 +12,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lags_pack.guidance import (
-    DPS,
-    METHODS,
-    MODES,
-    AutogradDenoiser,
-    AutogradLogWeight,
-    AutoSchedule,
-    ChordSchedule,
-    ConstantSchedule,
-    DifferenceStep,
-    FreeDoM,
-    HardGateSchedule,
-    LiDAR,
-    Lookahead,
-    Paper,
-    Schedule,
-    StepRecord,
-    Trace,
-    UncertaintySchedule,
-    Window,
-    preset,
-)
+from lags_pack import guidance
+from lags_pack.guidance import DPS, AutogradLogWeight, StepRecord
 from lags_pack.guidance.particles import (
     PRESETS,
     best,
@@ -49,22 +29,17 @@ fixed = settings(deadline=None, max_examples=25, derandomize=True)
 SHAPES = st.tuples(
     st.integers(1, 5), st.sampled_from([1, 3, 4, 16]), st.integers(1, 9), st.integers(1, 9)
 )
-LEVELS = st.floats(0.05, 20.0)
+LEVELS, SEEDS = st.floats(0.05, 20.0), st.integers(0, 99)
 STRENGTHS = st.sampled_from([0.0, 1e-6, 0.3, 1.0, -1.0, 50.0, -1e4, 1e6])
 DTYPES = st.sampled_from([torch.float32, torch.float16, torch.bfloat16])
+FIXED = [guidance.UncertaintySchedule(10.0), guidance.ConstantSchedule()]
 SCHEDULES = st.sampled_from(
-    [
-        UncertaintySchedule(10.0),
-        HardGateSchedule(),
-        AutoSchedule(0.1),
-        ChordSchedule(),
-        ConstantSchedule(),
-    ]
+    [*FIXED, guidance.HardGateSchedule(), guidance.AutoSchedule(0.1), guidance.ChordSchedule()]
 )
 Method = Callable[..., tuple[Tensor, StepRecord]]
 
 
-@AutogradDenoiser
+@guidance.AutogradDenoiser
 def shrink(x: Tensor, sigma: Tensor) -> Tensor:
     """The denoiser of N(0, 1/2): the posterior mean, sample by sample."""
     noise = sigma.to(x.dtype).reshape(-1, 1, 1, 1) ** 2
@@ -83,17 +58,20 @@ class ARun:
         self.shape = shape
         self.sigmas = torch.tensor([1.5 * level, level, 0.5 * level, 0.0])
 
-    def look_ahead(self, count: int, steps: int, seed: int) -> Lookahead:
+    def look_ahead(self, count: int, steps: int, seed: int) -> guidance.Lookahead:
         samples = torch.randn(count, *self.shape[1:], generator=torch.Generator().manual_seed(seed))
-        return Lookahead(samples, torch.linspace(-1, 1, count))
+        return guidance.Lookahead(samples, torch.linspace(-1, 1, count))
 
 
-EVERYWHERE = Window(first=1.0, last=0.0, travel_until=0.0, repeats=1)
+EVERYWHERE = guidance.Window(first=1.0, last=0.0, travel_until=0.0, repeats=1)
 VARIANTS: dict[str, Method] = {
-    **{name: preset(name) if name in MODES else made() for name, made in METHODS.items()},
-    "FreeDoM": FreeDoM(window=EVERYWHERE),
-    "LiDAR": LiDAR(sigma_end=0.0),
-    "limited": replace(preset("paper"), shift_limit=0.5),
+    **{
+        name: guidance.preset(name) if name in guidance.MODES else made()
+        for name, made in guidance.METHODS.items()
+    },
+    "FreeDoM": guidance.FreeDoM(window=EVERYWHERE),
+    "LiDAR": guidance.LiDAR(sigma_end=0.0),
+    "limited": replace(guidance.preset("paper"), shift_limit=0.5),
     "DPS, normalised": DPS(normalised=True),
 }
 NAMES = list(VARIANTS)
@@ -120,24 +98,21 @@ def close(a: Tensor, b: Tensor) -> bool:
 
 @pytest.mark.parametrize("name", NAMES)
 @fixed
-@given(shape=SHAPES, level=LEVELS, dtype=DTYPES, seed=st.integers(0, 99))
-def test_shape_and_dtype_stay_and_nothing_is_nan(
-    name: str, shape: tuple[int, ...], level: float, dtype: torch.dtype, seed: int
-) -> None:
+@given(shape=SHAPES, level=LEVELS, dtype=DTYPES | st.just(torch.float64), seed=SEEDS)
+def test_shape_and_dtype_stay_and_nothing_is_nan(name, shape, level, dtype, seed) -> None:
     x, sigma = noisy(shape, level, seed)
     denoised, record = bound(name, shape, level)(shrink, waves(1.0), x.to(dtype), sigma)
     assert denoised.shape == shape and denoised.dtype == dtype
     assert torch.isfinite(denoised).all()
     for value in (record.alpha, record.log_w, record.shift_rms):
-        assert value is None or (value.shape == shape[:1] and torch.isfinite(value).all())
+        assert value is None or (value.shape == shape[:1] and value.dtype == torch.float32)
+        assert value is None or torch.isfinite(value).all()
 
 
 @pytest.mark.parametrize("name", NAMES)
 @fixed
-@given(shape=SHAPES, level=LEVELS, seed=st.integers(0, 99))
-def test_a_batch_equals_its_singles(
-    name: str, shape: tuple[int, ...], level: float, seed: int
-) -> None:
+@given(shape=SHAPES, level=LEVELS, seed=SEEDS)
+def test_a_batch_equals_its_singles(name, shape, level, seed) -> None:
     x, sigma = noisy(shape, level, seed)
     method = bound(name, shape, level)
     together, _ = method(shrink, waves(2.0), x, sigma)
@@ -150,9 +125,7 @@ def test_a_batch_equals_its_singles(
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "FreeDoM"])
 @fixed
 @given(shape=SHAPES, data=st.data())
-def test_a_permuted_batch_is_the_permuted_answer(
-    name: str, shape: tuple[int, ...], data: Any
-) -> None:
+def test_a_batch_of_levels_is_its_singles_in_any_order(name, shape, data) -> None:
     """FreeDoM's step hangs on the run's noise level, which all of its samples share."""
     x, _ = noisy(shape, 1.0, 5)
     sigma = torch.tensor([data.draw(LEVELS) for _ in range(shape[0])])
@@ -161,14 +134,15 @@ def test_a_permuted_batch_is_the_permuted_answer(
     straight, _ = method(shrink, waves(2.0), x, sigma)
     permuted, _ = method(shrink, waves(2.0), x[order], sigma[order])
     assert close(permuted, straight[order])
+    for i in range(shape[0]):
+        alone, _ = method(shrink, waves(2.0), x[i : i + 1], sigma[i : i + 1])
+        assert close(alone, straight[i : i + 1])
 
 
 @pytest.mark.parametrize("name", NAMES)
 @fixed
-@given(shape=SHAPES, level=LEVELS, strength=STRENGTHS, seed=st.integers(0, 99))
-def test_twice_the_same_is_the_same_bit_for_bit(
-    name: str, shape: tuple[int, ...], level: float, strength: float, seed: int
-) -> None:
+@given(shape=SHAPES, level=LEVELS, strength=STRENGTHS, seed=SEEDS)
+def test_twice_the_same_is_the_same_bit_for_bit(name, shape, level, strength, seed) -> None:
     x, sigma = noisy(shape, level, seed)
     before = x.clone()
     method = bound(name, shape, level)
@@ -180,10 +154,8 @@ def test_twice_the_same_is_the_same_bit_for_bit(
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "LiDAR"])
 @fixed
-@given(shape=SHAPES, level=LEVELS, dtype=DTYPES, seed=st.integers(0, 99))
-def test_strength_0_is_the_plain_sample(
-    name: str, shape: tuple[int, ...], level: float, dtype: torch.dtype, seed: int
-) -> None:
+@given(shape=SHAPES, level=LEVELS, dtype=DTYPES, seed=SEEDS)
+def test_strength_0_is_the_plain_sample(name, shape, level, dtype, seed) -> None:
     """LiDAR does not ask the weight: its set has been weighed before."""
     x, sigma = noisy(shape, level, seed)
     x = x.to(dtype)
@@ -192,18 +164,11 @@ def test_strength_0_is_the_plain_sample(
 
 
 @fixed
-@given(
-    shape=SHAPES,
-    level=LEVELS,
-    schedule=st.sampled_from([UncertaintySchedule(10.0), ConstantSchedule()]),
-    factor=st.sampled_from([-2.0, 0.5, 3.0]),
-)
-def test_a_fixed_schedule_s_shift_is_linear_in_the_strength(
-    shape: tuple[int, ...], level: float, schedule: Schedule, factor: float
-) -> None:
+@given(SHAPES, LEVELS, st.sampled_from(FIXED), st.sampled_from([-2.0, 0.5, 3.0]))
+def test_a_fixed_schedule_s_shift_is_linear_in_the_strength(shape, level, schedule, factor) -> None:
     """As published: no limit, and an absolute step's difference of a linear denoiser is exact."""
     x, sigma = noisy(shape, level, 2)
-    method = Paper(schedule, difference=DifferenceStep(absolute=50.0))
+    method = guidance.Paper(schedule, difference=guidance.DifferenceStep(absolute=50.0))
     plain = shrink(x, sigma)
     one = method(shrink, waves(0.5), x, sigma)[0] - plain
     many = method(shrink, waves(0.5 * factor), x, sigma)[0] - plain
@@ -211,10 +176,8 @@ def test_a_fixed_schedule_s_shift_is_linear_in_the_strength(
 
 
 @fixed
-@given(shape=SHAPES, level=LEVELS, strength=st.sampled_from([0.1, 1.0, -5.0, 1e4, -1e6]))
-def test_dps_is_linear_in_the_strength(
-    shape: tuple[int, ...], level: float, strength: float
-) -> None:
+@given(SHAPES, LEVELS, st.sampled_from([0.1, 1.0, -5.0, 1e4, -1e6]))
+def test_dps_is_linear_in_the_strength(shape, level, strength) -> None:
     x, sigma = noisy(shape, level, 2)
     plain = shrink(x, sigma)
     one = (DPS()(shrink, waves(1.0), x, sigma)[0] - plain).double()
@@ -224,47 +187,43 @@ def test_dps_is_linear_in_the_strength(
 
 
 @fixed
-@given(shape=SHAPES, level=LEVELS, a=st.floats(-3, 3), b=st.floats(-3, 3))
-def test_a_sum_of_log_weights_shifts_by_the_sum(
-    shape: tuple[int, ...], level: float, a: float, b: float
-) -> None:
+@given(SHAPES, LEVELS, st.floats(-3, 3), st.floats(-3, 3))
+def test_a_sum_of_log_weights_shifts_by_the_sum(shape, level, a, b) -> None:
     """A product of weights under a fixed schedule: their shifts add up."""
     x, sigma = noisy(shape, level, 4)
     plain, method = shrink(x, sigma), DPS()
-
-    def brightness(d: Tensor) -> Tensor:
-        return b * d.flatten(1).mean(dim=1)
-
-    both = AutogradLogWeight(lambda d: waves(a).function(d) + brightness(d), "both")
-    shifts = [
-        method(shrink, weight, x, sigma)[0] - plain
-        for weight in (waves(a), AutogradLogWeight(brightness, "brightness"), both)
-    ]
+    brightness = AutogradLogWeight(lambda d: b * d.flatten(1).mean(dim=1), "brightness")
+    both = AutogradLogWeight(lambda d: waves(a).function(d) + brightness.function(d), "both")
+    weights = waves(a), brightness, both
+    shifts = [method(shrink, weight, x, sigma)[0] - plain for weight in weights]
     assert torch.allclose(shifts[0] + shifts[1], shifts[2], rtol=1e-3, atol=1e-5)
 
 
 @fixed
-@given(shape=SHAPES, level=LEVELS, schedule=SCHEDULES, strength=STRENGTHS)
-def test_the_trusted_share_lies_in_0_to_1(
-    shape: tuple[int, ...], level: float, schedule: Schedule, strength: float
-) -> None:
+@given(SHAPES, LEVELS, SCHEDULES, STRENGTHS)
+def test_the_trusted_share_lies_in_0_to_1(shape, level, schedule, strength) -> None:
     x, sigma = noisy(shape, level, 6)
-    _, record = Paper(schedule)(shrink, waves(strength), x, sigma)
+    _, record = guidance.Paper(schedule)(shrink, waves(strength), x, sigma)
     assert record.alpha is None or ((record.alpha >= 0) & (record.alpha <= 1)).all()
 
 
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "LiDAR"])
 @fixed
-@given(shape=SHAPES, level=LEVELS, seed=st.integers(0, 99))
-def test_what_the_weight_does_not_see_stays(
-    shape: tuple[int, ...], level: float, seed: int
-) -> None:
-    """A denoiser that mixes no pixels shifts none outside of a mask, bit for bit."""
+@given(shape=SHAPES, level=LEVELS, seed=SEEDS)
+def test_what_the_weight_does_not_see_stays(name, shape, level, seed) -> None:
+    """A denoiser that mixes no pixels shifts none outside of a mask, bit for bit.
+
+    LiDAR's set is of whole samples.
+    """
     x, sigma = noisy(shape, level, seed)
     mask = torch.rand(shape[-2:], generator=torch.Generator().manual_seed(seed)) > 0.5
-    inside = AutogradLogWeight(lambda d: 3 * (d * mask).sin().flatten(1).mean(dim=1), "inside")
-    for name in ("fast", "paper", "DPS"):
-        denoised, _ = bound(name, shape, level)(shrink, inside, x, sigma)
-        assert torch.equal(denoised[..., ~mask], shrink(x, sigma)[..., ~mask]), name
+
+    def log_w(denoised: Tensor) -> Tensor:
+        return 3 * (denoised * mask).sin().flatten(1).mean(dim=1)
+
+    inside = guidance.AutogradLogWeight(log_w, "inside")
+    denoised, _ = bound(name, shape, level)(shrink, inside, x, sigma)
+    assert torch.equal(denoised[..., ~mask], shrink(x, sigma)[..., ~mask])
 
 
 # ---- records -------------------------------------------------------------------------------
@@ -299,7 +258,7 @@ def records(draw: Any) -> StepRecord:
 @fixed
 @given(label=st.text(max_size=9), made=st.lists(records(), max_size=4), start=st.booleans())
 def test_a_trace_of_any_records_is_json(label: str, made: list[StepRecord], start: bool) -> None:
-    trace = Trace(label)
+    trace = guidance.Trace(label)
     with torch.inference_mode():
         for record in made:
             trace.add(record)
@@ -325,9 +284,7 @@ PARTICLE_SHAPES = st.tuples(st.sampled_from([1, 4]), st.integers(1, 4), st.integ
     strength=st.sampled_from([0.0, 1.0, -20.0]),
     seed=st.integers(0, 2**63),
 )
-def test_groups_alone_together_and_permuted(
-    name: str, shape: tuple[int, ...], count: int, strength: float, seed: int
-) -> None:
+def test_groups_alone_together_and_permuted(name, shape, count, strength, seed) -> None:
     """Every group's particles hang on its own seed, whichever groups run beside it."""
     levels, seeds = torch.tensor([4.0, 1.0, 0.3, 0.0]), group_seeds(seed, 3)
     x = noisy_start(torch.zeros(3, *shape), count, 4.0, seeds)

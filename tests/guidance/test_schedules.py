@@ -6,16 +6,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lags_pack.guidance import (
-    AutoSchedule,
-    ChordSchedule,
-    ConstantSchedule,
-    HardGateSchedule,
-    Measured,
-    Schedule,
-    UncertaintySchedule,
-    preset,
-)
+from lags_pack import guidance
+from lags_pack.guidance import AutoSchedule, ChordSchedule, Measured, Schedule, UncertaintySchedule
 from lags_pack.guidance.schedules import influence, is_active
 
 fixed = settings(deadline=None, max_examples=60, derandomize=True)
@@ -24,10 +16,10 @@ LEVELS = st.lists(st.floats(1e-6, 1e6), min_size=2, max_size=8)
 POSITIVE = st.floats(1e-4, 1e4)
 SCHEDULES = st.one_of(
     st.builds(UncertaintySchedule, POSITIVE),
-    st.builds(HardGateSchedule, POSITIVE),
+    st.builds(guidance.HardGateSchedule, POSITIVE),
     st.builds(AutoSchedule, POSITIVE),
     st.builds(ChordSchedule, POSITIVE),
-    st.just(ConstantSchedule()),
+    st.just(guidance.ConstantSchedule()),
 )
 
 
@@ -53,11 +45,9 @@ def test_alpha_lies_in_0_to_1_under_its_bound(
 
 @fixed
 @given(SCHEDULES, LEVELS, st.floats(0, 1e6))
-def test_alpha_falls_with_the_noise(
-    schedule: Schedule, levels: list[float], variance: float
-) -> None:
+def test_alpha_falls_with_the_noise(schedule: Schedule, levels: list[float], gain: float) -> None:
     sigma = torch.tensor(sorted(levels))
-    alpha = schedule.alpha(sigma, measured(sigma, variance, variance / 2))
+    alpha = schedule.alpha(sigma, measured(sigma, gain, gain / 2))
     assert (alpha.diff() <= 0).all()
 
 
@@ -86,23 +76,14 @@ def test_chord_trusts_a_line_and_follows_a_parabola() -> None:
     assert alpha_chord == pytest.approx(1 - d * alpha_chord, abs=0.01)
 
 
-def test_chord_takes_the_lesser_of_both_sides() -> None:
+def test_chord_takes_the_lesser_of_both_sides_and_nothing_where_a_loss_is_promised() -> None:
     """log of a square: up by 2.2 where 4 were promised, and no less far up on the other side."""
     sigma, promised = torch.ones(2), torch.tensor([4.0, 4.0])
     realised, opposite = torch.tensor([2.2, 4.0]), torch.tensor([0.0, -4.0])
     alpha = ChordSchedule(0.5).alpha(sigma, Measured(promised, realised, opposite))
     assert alpha.tolist() == pytest.approx([1.1 / 4, 1.0], rel=0.05)
-
-
-def test_chord_shifts_nothing_where_the_gradient_promises_a_loss() -> None:
     gains = Measured(torch.tensor([-1.0, -0.01]), torch.tensor([5.0, 0.0]))
-    assert ChordSchedule().alpha(torch.ones(2), gains).tolist() == [0.0, 1.0]
-
-
-@pytest.mark.parametrize("gains", [None, Measured(torch.ones(1))])
-def test_chord_refuses_to_guess_the_gain(gains: Measured | None) -> None:
-    with pytest.raises(ValueError, match="needs the predicted and the actual gain"):
-        ChordSchedule().alpha(torch.ones(1), gains)
+    assert ChordSchedule().alpha(sigma, gains).tolist() == [0.0, 1.0]
 
 
 @fixed
@@ -114,48 +95,43 @@ def test_c_is_a_scale_of_the_noise_to_the_fourth(c: float, sigma: float, scale: 
     assert torch.allclose(one, other, rtol=1e-3, atol=1e-7)
 
 
-def test_uncertainty_has_the_values_of_the_paper() -> None:
+def test_uncertainty_has_the_values_of_the_paper_and_the_hard_gate_opens_at_one_half() -> None:
     """1 / (1 + c (1 - abar)^2 / abar^2), c = 10 unless said; one half at c^(-1/4)."""
     abar = torch.tensor([0.99, 0.9, 0.5, 0.1])
     sigma = ((1 - abar) / abar).sqrt()
     expected = 1 / (1 + 10 * (1 - abar) ** 2 / abar**2)
     assert torch.allclose(UncertaintySchedule().alpha(sigma), expected, rtol=1e-5)
     assert UncertaintySchedule(3.0).alpha(torch.tensor([3.0**-0.25])).item() == pytest.approx(0.5)
-
-
-def test_hard_gate_opens_where_the_soft_one_crosses_one_half() -> None:
     gate = 10**-0.25
     sigma = torch.tensor([0.0, gate - 1e-3, gate + 1e-3, 100.0])
-    assert HardGateSchedule().alpha(sigma).tolist() == [1, 1, 0, 0]
+    assert guidance.HardGateSchedule().alpha(sigma).tolist() == [1, 1, 0, 0]
+
+
+POSITIVE_ONES = UncertaintySchedule, guidance.HardGateSchedule, AutoSchedule, ChordSchedule
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_arithmetic_is_float32_for_half_sigma(dtype: torch.dtype) -> None:
     sigma = torch.tensor([20.0], dtype=dtype)  # its fourth power is beyond float16
     gains = Measured(torch.ones(1, dtype=dtype), torch.ones(1, dtype=dtype))
-    for make in (
-        UncertaintySchedule,
-        HardGateSchedule,
-        ConstantSchedule,
-        AutoSchedule,
-        ChordSchedule,
-    ):
+    for make in (*POSITIVE_ONES, guidance.ConstantSchedule):
         assert make().alpha(sigma, gains).dtype == torch.float32
     assert UncertaintySchedule().alpha(sigma).item() == pytest.approx(1 / 1600001, rel=1e-3)
 
 
-@pytest.mark.parametrize(
-    "make", [UncertaintySchedule, HardGateSchedule, AutoSchedule, ChordSchedule]
-)
+@pytest.mark.parametrize("make", POSITIVE_ONES)
 @pytest.mark.parametrize("value", [0.0, -1.0, math.nan, math.inf])
 def test_refuses_a_constant_that_is_not_positive(make: type, value: float) -> None:
     with pytest.raises(ValueError, match=f"is {value}; expected a finite number above 0"):
         make(value)
 
 
-def test_auto_refuses_to_guess_the_variance() -> None:
+def test_measuring_schedules_refuse_to_guess() -> None:
     with pytest.raises(ValueError, match="needs the measured variance"):
         AutoSchedule().alpha(torch.ones(1))
+    for gains in (None, Measured(torch.ones(1))):
+        with pytest.raises(ValueError, match="needs the predicted and the actual gain"):
+            ChordSchedule().alpha(torch.ones(1), gains)
 
 
 # ---- where a step is worth its cost ------------------------------------------------------------
@@ -170,7 +146,7 @@ def test_auto_refuses_to_guess_the_variance() -> None:
     ],
 )
 def test_windows_of_the_modes(mode: str, active: list[float], skipped: list[float]) -> None:
-    method = preset(mode)
+    method = guidance.preset(mode)
     assert [s for s in active + skipped if method.is_active(torch.tensor([s]))] == active
 
 
@@ -188,13 +164,12 @@ def test_a_step_is_skipped_only_below_the_threshold(
 
 def test_influence_is_what_is_undecided_times_alpha() -> None:
     """For N(0, 1) the posterior variance is sigma^2 / (1 + sigma^2)."""
-    sigma = torch.logspace(-2, 2, 50)
-    schedule = UncertaintySchedule(3.0)
+    sigma, schedule = torch.logspace(-2, 2, 50), UncertaintySchedule(3.0)
     expected = schedule.alpha(sigma) * (1 - 1 / (1 + sigma.double() ** 2))
     assert torch.allclose(influence(schedule, sigma).double(), expected, rtol=1e-3)
-    assert (influence(ConstantSchedule(), sigma).diff() > 0).all(), "high noise is never skipped"
-
-
-def test_each_sample_is_active_by_its_own_noise() -> None:
-    schedule = UncertaintySchedule()
-    assert is_active(schedule, torch.tensor([100.0, 0.5]), 0.02).tolist() == [False, True]
+    assert (influence(guidance.ConstantSchedule(), sigma).diff() > 0).all(), (
+        "high noise is never skipped"
+    )
+    # Each sample is active by its own noise.
+    each = is_active(UncertaintySchedule(), torch.tensor([100.0, 0.5]), 0.02)
+    assert each.tolist() == [False, True]

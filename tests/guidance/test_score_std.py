@@ -25,27 +25,21 @@ def test_linear_score_of_a_gaussian(sigma: float, count: int) -> None:
     assert found == pytest.approx(posterior if count == 1 else float(a.norm()), rel=0.12)
 
 
-def test_score_that_bends() -> None:
-    """For tanh the slope at 0 would say 5; the images spread over its flat parts, at most 1."""
-    levels, x = torch.full((1,), 50.0), torch.zeros(1, 4)
-    score = AutogradLogWeight(lambda z: torch.tanh(5 * z[:, 0]), "bent")
-    found = score_std(UNIT.denoise, score, x, levels, DifferenceStep())
-    assert found == pytest.approx(1.0, rel=0.05)
-
-
-def test_score_that_is_flat_has_no_deviation() -> None:
-    levels, x = torch.full((3,), 10.0), torch.randn(3, 4)
-    score = AutogradLogWeight(lambda z: 0 * z.sum(dim=1), "flat")
-    assert score_std(UNIT.denoise, score, x, levels, DifferenceStep()) == 0.0
+@pytest.mark.parametrize(
+    ("function", "sigma", "std"),
+    [
+        # The slope at 0 would say 5; the images spread over the flat parts, at most 1.
+        (lambda z: torch.tanh(5 * z[:, 0]), 50.0, pytest.approx(1.0, rel=0.05)),
+        (lambda z: 0 * z.sum(dim=1), 10.0, 0.0),
+    ],
+    ids=["bends", "is flat"],
+)
+def test_score_that_is_no_line(function, sigma: float, std: object) -> None:
+    score, levels = AutogradLogWeight(function, "score"), torch.full((1,), sigma)
+    assert score_std(UNIT.denoise, score, torch.zeros(1, 4), levels, DifferenceStep()) == std
 
 
 def test_model_that_is_not_finite() -> None:
-    levels, x = torch.ones(1), torch.ones(1, 4)
+    weight, x, levels = LinearLogWeight(torch.ones(4)), torch.ones(1, 4), torch.ones(1)
     with pytest.raises(ModelError):
-        score_std(
-            lambda x, sigma: x * math.nan,
-            LinearLogWeight(torch.ones(4)),
-            x,
-            levels,
-            DifferenceStep(),
-        )
+        score_std(lambda x, sigma: x * math.nan, weight, x, levels, DifferenceStep())

@@ -10,14 +10,11 @@ from lags_pack.guidance.finite_difference import DifferenceStep
 from lags_pack.guidance.particles.resampling import effective_sample_size
 
 
-def test_a_call_with_sizes_that_do_not_agree_is_refused() -> None:
-    step = DifferenceStep()
-    assert step.size(torch.randn(3, 4, 8, 8), torch.ones(3)).shape == (3,)
+def test_sizes_that_do_not_agree_and_tensors_of_another_kind_are_refused() -> None:
+    step, v = DifferenceStep(), torch.randn(3, 4, 8, 8)
+    assert step.size(v, torch.ones(3)).shape == (3,)
     with pytest.raises(jaxtyping.TypeCheckError):
-        step.size(torch.randn(3, 4, 8, 8), torch.ones(2))
-
-
-def test_a_tensor_of_another_kind_is_refused() -> None:
+        step.size(v, torch.ones(2))
     with pytest.raises(jaxtyping.TypeCheckError):
         UncertaintySchedule().alpha(torch.ones(3, dtype=torch.int64))
     with pytest.raises(jaxtyping.TypeCheckError):

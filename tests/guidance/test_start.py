@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import pytest
 import torch
 from lags_pack.demo.sampler import karras_sigmas
 from lags_pack.guidance import LAGS, Balanced, ConstantSchedule, Trace, preset
@@ -44,14 +43,11 @@ def final_variance(levels: list[float]) -> float:
 
 def test_the_chain_with_a_tilted_start_draws_the_tilted_law() -> None:
     """Plain output N(0, V) and log w = b x give a mean of V b; without the start it falls short."""
-    slope = torch.tensor([0.3, -0.2])
+    slope, still = torch.tensor([0.3, -0.2]), torch.zeros(1, 2)
     levels = karras_sigmas(2000, 0.01, STD).tolist()
-    method = Balanced(schedule=ConstantSchedule())
-    exact = final_variance(levels) * slope
-    still = torch.zeros(1, 2)
-    start, record = method.tilted_start(
-        denoise, LinearLogWeight(slope), still, sigmas(1, levels[0])
-    )
+    method, exact = Balanced(schedule=ConstantSchedule()), final_variance(levels) * slope
+    level = sigmas(1, levels[0])
+    start, record = method.tilted_start(denoise, LinearLogWeight(slope), still, level)
     tilted = final_mean(start, method, slope, levels)[0]
     untilted = final_mean(still, method, slope, levels)[0]
     assert record.model_calls == 2 and record.weight_calls == 1
@@ -72,23 +68,12 @@ def test_the_move_is_the_shift_of_the_denoised_sample() -> None:
     assert float((start - x).abs().max()) > 0.1
 
 
-@pytest.mark.parametrize(("mode", "tilts"), [("balanced", True), ("paper", False), ("fast", False)])
-def test_only_balanced_tilts_the_start(mode: str, tilts: bool) -> None:
-    assert preset(mode).tilts_start == tilts
-
-
-def test_a_skipped_start_stays() -> None:
-    x = torch.randn(2, 4, generator=torch.Generator().manual_seed(1))
-    method = preset("balanced")
-    far = sigmas(2, 0.001)
-    start, record = method.tilted_start(denoise, LinearLogWeight(torch.ones(4)), x, far)
-    assert start is x and not record.active
-
-
-def test_the_trace_counts_the_start() -> None:
+def test_a_skipped_start_stays_and_the_trace_counts_the_start() -> None:
     trace, weight = Trace("run"), LinearLogWeight(torch.ones(4))
     x = torch.randn(2, 4, generator=torch.Generator().manual_seed(1))
     method = preset("balanced")
+    start, record = method.tilted_start(denoise, weight, x, sigmas(2, 0.001))
+    assert start is x and not record.active
     trace.add_start(method.tilted_start(denoise, weight, x, sigmas(2, 3.0))[1])
     trace.add(method(denoise, weight, x, sigmas(2, 3.0))[1])
     assert (trace.model_calls, trace.weight_calls) == (4, 2)

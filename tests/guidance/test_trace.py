@@ -17,17 +17,12 @@ def run(trace: Trace) -> None:
         trace.add(method(BASE.denoise, weight, x, sigmas(2, level))[1])
 
 
-def test_counts_what_the_run_cost() -> None:
+def test_counts_what_the_run_cost_and_is_ready_for_json() -> None:
     trace = Trace("balanced")
     run(trace)
     assert [record.active for record in trace.records] == [False, True, True, False]
     assert (trace.model_calls, trace.weight_calls) == (6, 2)
     assert trace.seconds == sum(record.seconds for record in trace.records) > 0
-
-
-def test_is_ready_for_json() -> None:
-    trace = Trace("balanced")
-    run(trace)
     read = json.loads(json.dumps(trace.to_dict(), allow_nan=False))
     assert read["label"] == "balanced" and len(read["records"]) == 4
     skipped, guided = read["records"][:2]
@@ -36,9 +31,10 @@ def test_is_ready_for_json() -> None:
     for name in ("alpha", "log_w", "predicted_gain", "shift_rms", "denoised_rms"):
         assert len(guided[name]) == 2
     assert guided.keys() == skipped.keys() == vars(trace.records[0]).keys()
+    assert Trace().records == [], "not shared"
 
 
-def test_records_are_freed_from_inference_mode_and_from_the_run() -> None:
+def test_records_are_freed_from_inference_mode_and_from_the_run_and_are_float32() -> None:
     trace, sigma = Trace(), sigmas(1, 1.0)
     with torch.inference_mode():
         inside = torch.ones(1)
@@ -48,15 +44,6 @@ def test_records_are_freed_from_inference_mode_and_from_the_run() -> None:
     kept = trace.records[0]
     assert kept.sigma_ve.item() == 1.0
     assert not any(v.is_inference() for v in vars(kept).values() if isinstance(v, torch.Tensor))
-
-
-def test_half_precision_is_stored_as_float32() -> None:
-    trace, half = Trace(), torch.ones(1, dtype=torch.bfloat16)
+    half = torch.ones(1, dtype=torch.bfloat16)
     trace.add(StepRecord(half, True, half, half, half, half, half, 2, 1, 0.1))
-    assert trace.records[0].alpha.dtype == torch.float32
-
-
-def test_traces_do_not_share_their_records() -> None:
-    first = Trace()
-    first.add(StepRecord.skipped(sigmas(1, 1.0), 0.1))
-    assert Trace().records == [] and len(first.records) == 1
+    assert trace.records[1].alpha.dtype == torch.float32

@@ -15,16 +15,12 @@ def flow(sigma: Tensor, noise: Tensor, latent: Tensor) -> Tensor:
     return level * noise + (1 - level) * latent
 
 
-def test_eps_is_variance_exploding_already() -> None:
+def test_eps_is_variance_exploding_already_and_flow_is_divided_by_its_signal_per_sample() -> None:
     sigma, x = torch.tensor([0.03, 14.6]), torch.randn(2, 4, 8, 8)
     view = ve_view(eps, sigma)
     assert torch.equal(view.sigma_ve, sigma)
     assert torch.equal(view.to_ve(x), x) and torch.equal(view.from_ve(x), x)
-
-
-def test_flow_is_divided_by_its_signal_per_sample() -> None:
-    sigma, x = torch.tensor([0.5, 0.8]), torch.ones(2, 4, 8, 8)
-    view = ve_view(flow, sigma)
+    x, view = torch.ones(2, 4, 8, 8), ve_view(flow, torch.tensor([0.5, 0.8]))
     assert view.sigma_ve.tolist() == pytest.approx([1.0, 4.0])
     assert view.to_ve(x)[:, 0, 0, 0].tolist() == pytest.approx([2.0, 5.0])
     assert torch.allclose(view.from_ve(view.to_ve(x)), x)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -92,21 +93,12 @@ def test_trace_curves_are_the_records_numbers() -> None:
 
 def weighing(sigma: float, ess: list[float] | None, copied: bool) -> StepRecord:
     """A step of particles: three groups; None is a step that weighs nothing."""
-    levels, there = torch.tensor([sigma]), ess is not None
-    return StepRecord(
-        sigma_ve=levels,
-        active=True,
-        alpha=torch.full((3,), 0.25) if there else None,
-        log_w=torch.tensor([0.0, 2.0, 4.0]) if there else None,
-        predicted_gain=None,
-        shift_rms=None,
-        denoised_rms=None,
-        model_calls=8,
-        weight_calls=8,
-        seconds=0.5,
-        ess=torch.tensor(ess) if there else None,
-        resampled=torch.tensor([copied, False, False]) if there else None,
-    )
+    levels, none = torch.tensor([sigma]), (None, None, None)
+    if ess is None:
+        return StepRecord(levels, True, None, None, *none, 8, 8, 0.5)
+    alpha, log_w = torch.full((3,), 0.25), torch.tensor([0.0, 2.0, 4.0])
+    record = StepRecord(levels, True, alpha, log_w, *none, 8, 8, 0.5)
+    return replace(record, ess=torch.tensor(ess), resampled=torch.tensor([copied, False, False]))
 
 
 def test_particles_show_their_effective_size_and_where_they_were_copied() -> None:
@@ -159,12 +151,15 @@ def test_pictures_have_the_asked_size_and_paper(theme: str, scale: float) -> Non
         assert picture.std() > 0.01
 
 
-def test_one_step_and_interrupted_runs_are_drawn() -> None:
+def test_one_step_and_interrupted_runs_are_drawn_and_empty_traces_get_a_sentence() -> None:
     one = plan(preset("balanced"), torch.tensor([5.0, 0.0]), eps)
     assert schedule.draw(one, "balanced", {}).std() > 0.01
     cut = Trace("cut")
     cut.add(record(10.0, [0.0]))
     assert trace.draw([cut]).std() > 0.01
+    empty = trace.draw([Trace()])
+    assert empty.shape == (1, HEIGHT, WIDTH, 3)
+    assert torch.equal(empty, message(trace.EMPTY, "light", 1.0))
 
 
 @pytest.mark.parametrize(
@@ -187,12 +182,6 @@ def test_legend_of_many_runs_takes_nothing_from_the_panels(name: str, lines: int
     assert heights[1] == pytest.approx(heights[0], rel=0.1)
 
 
-def test_empty_traces_get_a_sentence() -> None:
-    empty = trace.draw([Trace()])
-    assert empty.shape == (1, HEIGHT, WIDTH, 3)
-    assert torch.equal(empty, message(trace.EMPTY, "light", 1.0))
-
-
 @pytest.mark.parametrize(
     ("change", "said"),
     [({"axis": "time"}, "axis"), ({"theme": "red"}, "theme"), ({"scale": 9}, "9")],
@@ -208,9 +197,8 @@ def test_global_state_of_matplotlib_stays() -> None:
     import matplotlib
 
     def settings() -> dict[str, object]:  # to read 'backend' would choose one, and load pyplot
-        return {
-            name: matplotlib.rcParams[name] for name in matplotlib.rcParams if name != "backend"
-        }
+        known = matplotlib.rcParams
+        return {name: known[name] for name in known if name != "backend"}
 
     before = settings()
     trace.draw([run()], theme="dark")
@@ -224,7 +212,4 @@ def test_nothing_is_imported_before_a_picture_is_drawn() -> None:
         "import lags_pack.plots.schedule, lags_pack.plots.trace;"
         "print('matplotlib' in sys.modules)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.strip() == "False"
+    assert subprocess.check_output([sys.executable, "-c", code], cwd=ROOT).strip() == b"False"

@@ -46,21 +46,6 @@ def refused(path: Path) -> str:
     return message
 
 
-# ---- files that would run code ----------------------------------------------------------------
-
-
-def bare_pickle(path: Path, payload: Payload) -> None:
-    path.write_bytes(pickle.dumps(payload, protocol=2))
-
-
-def text_pickle(path: Path, payload: Payload) -> None:
-    path.write_bytes(pickle.dumps({"a": payload}, protocol=0))
-
-
-def zipped(path: Path, payload: Payload) -> None:
-    torch.save(payload, path)
-
-
 def among_weights(path: Path, payload: Payload) -> None:
     torch.save({"state_dict": WEIGHTS, "callback": payload}, path)
 
@@ -69,28 +54,34 @@ def old_format(path: Path, payload: Payload) -> None:
     torch.save({**WEIGHTS, "c": payload}, path, _use_new_zipfile_serialization=False)
 
 
-ATTACKS = [bare_pickle, text_pickle, zipped, among_weights, old_format]
-Attack = Callable[[Path, Payload], None]
+Attack = Callable[[Path, Payload], object]
+PICKLED: dict[str, Attack] = {
+    "bare": lambda path, payload: path.write_bytes(pickle.dumps(payload, protocol=2)),
+    "text": lambda path, payload: path.write_bytes(pickle.dumps({"a": payload}, protocol=0)),
+}
+ATTACKS: dict[str, Attack] = PICKLED | {
+    "zipped": lambda path, payload: torch.save(payload, path),
+    "among weights": among_weights,
+    "old format": old_format,
+}
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
 @pytest.mark.parametrize("suffix", TORCH + SAFE)
-def test_a_file_with_a_payload_is_refused_and_runs_nothing(
-    attack: Attack, suffix: str, tmp_path: Path
-) -> None:
+def test_a_payload_is_refused_and_does_not_run(attack: str, suffix: str, tmp_path: Path) -> None:
     path, mark = tmp_path / f"model{suffix}", tmp_path / "mark"
-    attack(path, Payload(mark))
+    ATTACKS[attack](path, Payload(mark))
     message = refused(path)
     assert not mark.exists()
     assert ("could run code" if suffix in TORCH else "no safetensors file") in message
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_the_payloads_work_where_pickles_are_run(attack: Attack, tmp_path: Path) -> None:
+def test_the_payloads_work_where_pickles_are_run(attack: str, tmp_path: Path) -> None:
     """So that the test above cannot pass for a payload that does nothing."""
     path, mark = tmp_path / "model.pt", tmp_path / "mark"
-    attack(path, Payload(mark))
-    if attack in (bare_pickle, text_pickle):
+    ATTACKS[attack](path, Payload(mark))
+    if attack in PICKLED:
         pickle.loads(path.read_bytes())  # noqa: S301
     else:
         torch.load(path, weights_only=False)
@@ -134,31 +125,22 @@ def test_broken_safetensors_are_refused(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(content)
     assert "is damaged or no safetensors file" in refused(path)
-
-
-def test_the_hand_made_header_is_a_good_one(tmp_path: Path) -> None:
-    """So that the broken ones above are refused for their fault."""
-    path = tmp_path / "model.safetensors"
+    # The header made here is a good one: they are refused for their fault.
     path.write_bytes(safetensors_file({"a": entry(0, 16), "b": entry(16, 32)}, bytes(32)))
     assert read_weights(path).keys() == {"a", "b"}
 
 
-def test_safetensors_cut_anywhere_are_refused(tmp_path: Path) -> None:
-    """In the length, in the header, in the data: every cut."""
-    path = tmp_path / "model.safetensors"
-    save_file(WEIGHTS, path)
+@pytest.mark.parametrize("kind", ["safetensors", "zip", "old"])
+def test_files_cut_anywhere_are_refused(kind: str, tmp_path: Path) -> None:
+    """Of safetensors every cut, in the length, in the header and in the data."""
+    path, step = tmp_path / ("model.safetensors" if kind == "safetensors" else "model.pt"), 13
+    if kind == "safetensors":
+        save_file(WEIGHTS, path)
+        step = 1
+    else:
+        torch.save(WEIGHTS, path, _use_new_zipfile_serialization=kind == "zip")
     whole = path.read_bytes()
-    for length in range(1, len(whole)):
-        path.write_bytes(whole[:length])
-        refused(path)
-
-
-@pytest.mark.parametrize("zip_format", [True, False])
-def test_torch_files_cut_anywhere_are_refused(zip_format: bool, tmp_path: Path) -> None:
-    path = tmp_path / "model.pt"
-    torch.save(WEIGHTS, path, _use_new_zipfile_serialization=zip_format)
-    whole = path.read_bytes()
-    for length in {*range(1, len(whole), 13), len(whole) - 1}:
+    for length in {*range(1, len(whole), step), len(whole) - 1}:
         path.write_bytes(whole[:length])
         refused(path)
 
@@ -171,9 +153,9 @@ def test_a_changed_byte_ends_in_tensors_or_in_a_clear_error(suffix: str, tmp_pat
     whole, refusals = path.read_bytes(), 0
     for position in range(0, len(whole), 1 if suffix == ".safetensors" else 5):
         for change in (0x01, 0x80):
-            path.write_bytes(
-                whole[:position] + bytes([whole[position] ^ change]) + whole[position + 1 :]
-            )
+            changed = bytearray(whole)
+            changed[position] ^= change
+            path.write_bytes(changed)
             try:
                 assert all(isinstance(value, Tensor) for value in read_weights(path).values())
             except CheckpointError:
@@ -195,26 +177,26 @@ def test_no_file_an_empty_file_a_folder_and_an_unknown_kind_are_refused(tmp_path
         assert ".safetensors, or .pt" in message
 
 
+ONE = torch.zeros(1)
+
+
 @pytest.mark.parametrize(
     ("content", "fault"),
     [
-        ([torch.zeros(1)], "holds a list"),
-        (torch.zeros(1), "holds a Tensor"),
+        ([ONE], "holds a list"),
+        (ONE, "holds a Tensor"),
         (7, "holds a int"),
         ({}, "holds nothing"),
         ({"state_dict": {}}, "holds nothing"),
-        ({"a": torch.zeros(1), "lr": 0.1}, "holds lr beside"),
-        ({"state_dict": {"a": torch.zeros(1), "name": "x"}}, "holds name beside"),
-        ({0: torch.zeros(1)}, "holds 0 beside"),
-        ({"epoch": 3, "weights": {"a": torch.zeros(1)}}, "holds epoch, weights"),
+        ({"a": ONE, "lr": 0.1}, "holds lr beside"),
+        ({"state_dict": {"a": ONE, "name": "x"}}, "holds name beside"),
+        ({0: ONE}, "holds 0 beside"),
+        ({"epoch": 3, "weights": {"a": ONE}}, "holds epoch, weights"),
     ],
 )
-def test_torch_files_with_anything_but_named_tensors_are_refused(
-    content: object, fault: str, tmp_path: Path
-) -> None:
-    path = tmp_path / "model.pt"
-    torch.save(content, path)
-    message = refused(path)
+def test_anything_but_named_tensors_is_refused(content: object, fault: str, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "model.pt")
+    message = refused(tmp_path / "model.pt")
     assert fault in message and "expected named tensors" in message
 
 
@@ -241,50 +223,40 @@ def test_good_files_are_read_in_every_format_and_wrapper(suffix: str, tmp_path: 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_a_value_that_is_not_finite_is_refused_by_its_key(value: float, tmp_path: Path) -> None:
     """Through both ways into a network, `fill` and transformers' own loading."""
-    head = spoilt_torch(reward_files.aesthetic(tmp_path), "layers.4.weight", value)
-    hps = spoilt_torch(reward_files.hps(tmp_path / "hps"), "visual.ln_post.bias", value)
-    key = "vision_model.encoder.layers.1.mlp.fc1.bias"
-    vision = spoilt(reward_files.clip_vision(tmp_path / "vision"), key, value)
-    scale = spoilt(reward_files.pickscore(tmp_path), "logit_scale", value)
-    for load, path, name in (
-        (lambda: aesthetic_head(head), head, "layers.4.weight"),
-        (lambda: hps_encoder(hps, torch.float32), hps, "visual.ln_post.bias"),
-        (lambda: clip.image_encoder(vision, torch.float32), vision, key),
-        (lambda: clip.image_encoder(scale, torch.float32), scale, "logit_scale"),
+    for load, path, key in (
+        (lambda path, _: aesthetic_head(path), reward_files.aesthetic(tmp_path), "layers.4.weight"),
+        (hps_encoder, reward_files.hps(tmp_path / "hps"), "visual.ln_post.bias"),
+        (clip.image_encoder, reward_files.clip_vision(tmp_path / "vision"), VISION_BIAS),
+        (clip.image_encoder, reward_files.pickscore(tmp_path), "logit_scale"),
     ):
+        spoil(path, key, value)
         with pytest.raises(CheckpointError) as caught:
-            load()
-        for part in (str(path), f"not finite in {name}:", "Download it again"):
+            load(path, torch.float32)
+        for part in (str(path), f"not finite in {key}:", "Download it again"):
             assert part in str(caught.value)
 
 
-def spoilt(path: Path, key: str, value: float) -> Path:
-    """The file with one number of one weight replaced."""
-    weights = load_file(path)
-    weights[key].view(-1)[-1] = value
-    save_file(weights, path)
-    return path
+VISION_BIAS = "vision_model.encoder.layers.1.mlp.fc1.bias"
 
 
-def spoilt_torch(path: Path, key: str, value: float) -> Path:
-    content = torch.load(path, weights_only=True)
+def spoil(path: Path, key: str, value: float) -> None:
+    """Replace one number of one weight in a file."""
+    safe = path.suffix == ".safetensors"
+    content = load_file(path) if safe else torch.load(path, weights_only=True)
     content.get("state_dict", content)[key].view(-1)[-1] = value
-    torch.save(content, path)
-    return path
+    save_file(content, path) if safe else torch.save(content, path)
 
 
 @pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
 def test_8_bit_weights_are_read_and_looked_at(dtype: torch.dtype, tmp_path: Path) -> None:
-    path = reward_files.pickscore(tmp_path)
-    small = {key: value.to(dtype) for key, value in load_file(path).items()}
+    path, key = reward_files.pickscore(tmp_path), "visual_projection.weight"
+    small = {name: value.to(dtype) for name, value in load_file(path).items()}
     save_file(small, path)
     net = clip.image_encoder(path, torch.float32).net
-    assert torch.equal(
-        net.get_parameter("visual_projection.weight"), small["visual_projection.weight"].float()
-    )
-    small["visual_projection.weight"] = torch.full((24, 32), math.nan).to(dtype)
+    assert torch.equal(net.get_parameter(key), small[key].float())
+    small[key] = torch.full((24, 32), math.nan).to(dtype)
     save_file(small, path)
-    with pytest.raises(CheckpointError, match="not finite in visual_projection.weight"):
+    with pytest.raises(CheckpointError, match=f"not finite in {key}"):
         clip.image_encoder(path, torch.float32)
 
 
@@ -292,9 +264,7 @@ def test_8_bit_weights_are_read_and_looked_at(dtype: torch.dtype, tmp_path: Path
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_fill_copies_every_weight_in_the_asked_precision(
-    dtype: torch.dtype, tmp_path: Path
-) -> None:
+def test_fill_copies_all_in_the_asked_precision(dtype: torch.dtype, tmp_path: Path) -> None:
     with torch.device("meta"):
         module = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)).train()
     own = module.state_dict().items()
@@ -323,15 +293,6 @@ def test_fill_lists_what_is_missing_surplus_and_of_another_shape(tmp_path: Path)
     )
 
 
-# ---- JSON -------------------------------------------------------------------------------------
-
-
-def test_json_objects_are_read_and_a_missing_file_is_an_empty_one(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text('{"a": [1, "ü"]}', encoding="utf-8")
-    assert read_json(tmp_path / "config.json") == {"a": [1, "ü"]}
-    assert read_json(tmp_path / "none.json") == {}
-
-
 @pytest.mark.parametrize(
     ("content", "fault"),
     [
@@ -346,7 +307,11 @@ def test_json_objects_are_read_and_a_missing_file_is_an_empty_one(tmp_path: Path
     ids=["cut", "empty", "not UTF-8", "deep", "long number", "list", "null"],
 )
 def test_what_is_no_json_object_is_refused(content: bytes, fault: str, tmp_path: Path) -> None:
+    """What is one is read, and a missing file is an empty one."""
     path = tmp_path / "config.json"
+    assert read_json(path) == {}
+    path.write_text('{"a": [1, "ü"]}', encoding="utf-8")
+    assert read_json(path) == {"a": [1, "ü"]}
     path.write_bytes(content)
     with pytest.raises(CheckpointError) as caught:
         read_json(path)

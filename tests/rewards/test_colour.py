@@ -8,14 +8,7 @@ from lags_pack.rewards import ColourReward
 from lags_pack.rewards.colour import parse_colour
 from torch import Tensor
 
-PURE = {
-    "#ff0000": 0.0,
-    "#ffff00": 60.0,
-    "#00ff00": 120.0,
-    "#00ffff": 180.0,
-    "#0000ff": 240.0,
-    "#ff00ff": 300.0,
-}
+PURE = {"#ff0000": 0, "#ffff00": 60, "#00ff00": 120, "#00ffff": 180, "#0000ff": 240, "#ff00ff": 300}
 
 
 def flat(colour: str, size: int = 4) -> Tensor:
@@ -49,17 +42,14 @@ def test_grey_has_neither_hue_nor_saturation(grey: str) -> None:
     assert score("saturation", flat(grey)) == pytest.approx(0, abs=1e-3)
 
 
-def test_saturation_is_of_pixels_not_of_their_mean() -> None:
-    image = torch.cat([flat("#ff0000"), flat("#00ffff")], dim=3)  # together grey
-    assert score("saturation", image) == pytest.approx(1, abs=1e-5)
-    assert score("saturation", 0.5 * image) == pytest.approx(0.5, abs=1e-5)
-
-
-def test_brightness_is_luma() -> None:
+def test_brightness_is_luma_and_saturation_is_of_pixels_not_of_their_mean() -> None:
     assert score("brightness", flat("#ffffff")) == pytest.approx(1, abs=1e-6)
     assert score("brightness", flat("#000000")) == 0
     channels = [score("brightness", flat(c)) for c in ("#ff0000", "#00ff00", "#0000ff")]
     assert channels == pytest.approx([0.2126, 0.7152, 0.0722], abs=1e-6)
+    image = torch.cat([flat("#ff0000"), flat("#00ffff")], dim=3)  # together grey
+    assert score("saturation", image) == pytest.approx(1, abs=1e-5)
+    assert score("saturation", 0.5 * image) == pytest.approx(0.5, abs=1e-5)
 
 
 def test_mean_colour_is_best_at_the_target_and_falls_with_distance() -> None:
@@ -77,23 +67,17 @@ def test_the_score_does_not_depend_on_the_size(attribute: str) -> None:
     assert score(attribute, large) == pytest.approx(score(attribute, image), abs=1e-5)
 
 
-def test_parses_colours() -> None:
+@pytest.mark.parametrize("text", ["red", "#fff", "#12345g", "", "#1122334", "##112233", "#1 2233"])
+def test_parses_colours_and_refuses_what_is_none(text: str) -> None:
     assert parse_colour("#ff8000") == pytest.approx((1.0, 128 / 255, 0.0))
     assert parse_colour(" 0A0a0A ") == pytest.approx((10 / 255,) * 3)
-
-
-@pytest.mark.parametrize("text", ["red", "#fff", "#12345g", "", "#1122334", "##112233", "#1 2233"])
-def test_refuses_what_is_no_colour(text: str) -> None:
     with pytest.raises(ValueError, match=f"colour is '{text}'; expected '#rrggbb', for example"):
         ColourReward("mean colour", colour=text)
 
 
-@pytest.mark.parametrize("hue", [math.nan, math.inf, -math.inf])
-def test_refuses_a_hue_that_is_not_finite(hue: float) -> None:
-    with pytest.raises(ValueError, match=f"hue is {hue}; expected degrees"):
-        ColourReward("hue", hue=hue)
-
-
-def test_refuses_an_unknown_attribute() -> None:
+def test_refuses_an_unknown_attribute_and_a_hue_that_is_not_finite() -> None:
     with pytest.raises(ValueError, match="attribute is 'warmth'; expected one of .*'brightness'"):
         ColourReward("warmth")
+    for hue in (math.nan, math.inf, -math.inf):
+        with pytest.raises(ValueError, match=f"hue is {hue}; expected degrees"):
+            ColourReward("hue", hue=hue)

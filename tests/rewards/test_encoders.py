@@ -31,10 +31,9 @@ def transformers_vision(shape: dict[str, int]) -> nn.Module:
         intermediate_size=4 * shape["width"],
         num_hidden_layers=shape["layers"],
         num_attention_heads=shape["width"] // shape["head_width"],
-        patch_size=shape["patch_size"],
-        image_size=shape["image_size"],
         projection_dim=shape["width"],
         hidden_act="gelu",
+        **{name: shape[name] for name in ("patch_size", "image_size")},
     )
     net: nn.Module = CLIPVisionModelWithProjection(config)
     return net.requires_grad_(False).eval()
@@ -60,14 +59,12 @@ def make_recompute(net: nn.Module) -> None:
         net.set_grad_checkpointing(True)
 
 
-MAKES: dict[str, Callable[[dict[str, int]], nn.Module]] = {
-    "transformers": transformers_vision,
-    "open_clip": open_clip_vision,
-}
+Make = Callable[[dict[str, int]], nn.Module]
+MAKES: dict[str, Make] = {"transformers": transformers_vision, "open_clip": open_clip_vision}
 
 
 @pytest.fixture(params=MAKES)
-def make(request: pytest.FixtureRequest) -> Callable[[dict[str, int]], nn.Module]:
+def make(request: pytest.FixtureRequest) -> Make:
     return MAKES[request.param]
 
 
@@ -96,8 +93,7 @@ def bytes_kept(net: nn.Module, pixels: Tensor) -> int:
 # ---- recomputing ----------------------------------------------------------------------------
 
 
-def test_recomputing_keeps_a_quarter_or_less(make: Callable[[dict[str, int]], nn.Module]) -> None:
-    """And changes no number."""
+def test_recomputing_keeps_a_quarter_or_less(make: Make) -> None:
     torch.manual_seed(0)
     net, pixels = make(NARROW), pictures(1, 224, 224)
     plain, (features, grad) = bytes_kept(net, pixels), value_and_grad(net, pixels)
@@ -107,6 +103,8 @@ def test_recomputing_keeps_a_quarter_or_less(make: Callable[[dict[str, int]], nn
     assert (grad != 0).any()
     # At least the input of each block: fewer would mean that blocks were merged or left out.
     assert 32 * 257 * 160 * 4 <= kept <= plain / 4
+    with torch.device("meta"):
+        assert is_large(make(VIT_H)) and not is_large(make(VIT_L))
 
 
 class Wave(nn.Module):
@@ -133,11 +131,6 @@ def test_recomputing_runs_a_block_again_only_where_there_is_a_gradient() -> None
     assert torch.equal(leaf.grad, 3 * torch.cos(3 * torch.ones(3)))
 
 
-def test_only_networks_above_vit_l_are_large(make: Callable[[dict[str, int]], nn.Module]) -> None:
-    with torch.device("meta"):
-        assert is_large(make(VIT_H)) and not is_large(make(VIT_L))
-
-
 def encoder_of(layout: str, folder: Path) -> encoders.ImageEncoder:
     write = reward_files.clip_folder if layout == "transformers" else reward_files.hps
     return image_encoder(write(folder), torch.float32)
@@ -159,14 +152,10 @@ def test_the_loader_makes_large_networks_recompute(
     monkeypatch.setattr(encoders, "LARGE", 0)
     large = encoder_of(layout, tmp_path)
     assert recomputes(large) and not recomputes(small)
-    target = torch.ones(1, small.width)
+    rewards = [CosineReward(encoder, torch.ones(1, small.width)) for encoder in (small, large)]
     with torch.inference_mode():
-        expected, found = (
-            AutogradLogWeight(CosineReward(encoder, target), "cosine").value_and_grad(
-                pictures(2, 40, 48)
-            )
-            for encoder in (small, large)
-        )
+        (expected, found), images = (AutogradLogWeight(r, "cosine") for r in rewards), pictures(2)
+        expected, found = expected.value_and_grad(images), found.value_and_grad(images)
     assert torch.equal(expected[0], found[0]) and torch.equal(expected[1], found[1])
     assert bytes_kept(large.net, pictures(1, 32, 32)) < bytes_kept(small.net, pictures(1, 32, 32))
 
@@ -208,13 +197,17 @@ def bars(request: pytest.FixtureRequest) -> Iterator[bool]:
     log.enable_progress_bar() if shown else log.disable_progress_bar()
 
 
-def test_loading_is_quiet_and_leaves_transformers_as_loud_as_it_was(bars: bool) -> None:
+def test_loading_is_quiet_and_leaves_transformers_as_loud_as_it_was(
+    bars: bool, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     fake = Fake()
     net = fake.load()
     assert fake.loudness == (transformers.logging.ERROR, False)
     assert loudness() == (transformers.logging.INFO, bars)
     assert net.weight.dtype == torch.float16
     assert not net.weight.requires_grad and not net.training
+    image_encoder(reward_files.clip_folder(tmp_path), torch.float32)
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize(
@@ -230,8 +223,3 @@ def test_also_after_an_error(bars: bool, fake: Fake, error: type[BaseException])
     with pytest.raises(error):
         fake.load()
     assert loudness() == (transformers.logging.INFO, bars)
-
-
-def test_loading_prints_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    image_encoder(reward_files.clip_folder(tmp_path), torch.float32)
-    assert capfd.readouterr() == ("", "")

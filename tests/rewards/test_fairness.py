@@ -7,7 +7,7 @@ import torch
 from lags_pack.demo.model import load_network
 from lags_pack.demo.pictures import draw_pictures
 from lags_pack.guidance import preset
-from lags_pack.rewards import BalanceReward, ClassReward, Weight
+from lags_pack.rewards import BalanceReward, ClassReward, Reward, Weight
 from lags_pack.rewards.classifier import Classifier
 from lags_pack.rewards.preprocessing import Preprocessing
 from torch import Tensor, nn
@@ -34,11 +34,8 @@ def plain() -> Tensor:
 @pytest.fixture(scope="module")
 def model(plain: Tensor) -> Classifier:
     """Calls about a fifth of the plain images blue."""
-    blueness = (plain[:, 2] - plain[:, 0]).mean(dim=(1, 2))
-    net, look = (
-        Blueness(float(blueness.quantile(0.8))),
-        Preprocessing(32, mean=(0,) * 3, std=(1,) * 3),
-    )
+    net = Blueness(float((plain[:, 2] - plain[:, 0]).mean(dim=(1, 2)).quantile(0.8)))
+    look = Preprocessing(32, mean=(0,) * 3, std=(1,) * 3)
     model = Classifier(net, lambda net, pixels: net(pixels), look, 2)
     model.names = ("blue", "other")
     return model
@@ -52,11 +49,18 @@ def shares(model: Classifier, pictures: Tensor) -> Tensor:
 def test_balance_draws_a_rare_class_more_often(model: Classifier, plain: Tensor) -> None:
     rates = shares(model, plain)
     assert rates[0] < 0.3
-    weight = Weight.of(BalanceReward(model, [0, 1], rates.tolist()), 1.0)
-    drawn, _ = draw_pictures(
-        load_network(), 64, 5, steps=20, method=preset("balanced"), weight=weight
-    )
+    drawn = guided_by(BalanceReward(model, [0, 1], rates.tolist()), 64)
     assert rates[0] + 0.1 < shares(model, drawn)[0] < 0.7
+
+
+def test_away_makes_the_common_class_rarer(model: Classifier, plain: Tensor) -> None:
+    drawn = guided_by(ClassReward(model, [1], away=True), 32)
+    assert shares(model, drawn)[1] < shares(model, plain)[1] - 0.2
+
+
+def guided_by(reward: Reward, count: int) -> Tensor:
+    options = {"method": preset("balanced"), "weight": Weight.of(reward, 1.0)}
+    return draw_pictures(load_network(), count, 5, steps=20, **options)[0]
 
 
 def test_balance_weighs_plain_pictures_to_the_targets(model: Classifier, plain: Tensor) -> None:
@@ -69,16 +73,3 @@ def test_balance_weighs_plain_pictures_to_the_targets(model: Classifier, plain: 
         with torch.no_grad():
             weighted = (w[:, None] * sure(plain).softmax(dim=1)).sum(dim=0) / w.sum()
         assert torch.allclose(weighted, torch.tensor(targets), atol=0.02)
-
-
-def test_balance_with_targets_as_they_are_is_no_weight(model: Classifier, plain: Tensor) -> None:
-    rates = shares(model, plain).tolist()
-    assert BalanceReward(model, [0, 1], rates, rates)(plain).abs().max() < 1e-5
-
-
-def test_away_makes_the_common_class_rarer(model: Classifier, plain: Tensor) -> None:
-    weight = Weight.of(ClassReward(model, [1], away=True), 1.0)
-    drawn, _ = draw_pictures(
-        load_network(), 32, 5, steps=20, method=preset("balanced"), weight=weight
-    )
-    assert shares(model, drawn)[1] < shares(model, plain)[1] - 0.2

@@ -8,21 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from lags_pack.rewards import (
-    Aesthetic,
-    BalanceReward,
-    ClassReward,
-    ClipScore,
-    HPSv2,
-    HPSv21,
-    ImageReward,
-    PickScore,
-    ReferenceReward,
-    Reward,
-    StyleReward,
-    clip,
-    image_reward,
-)
+from lags_pack import rewards
+from lags_pack.rewards import ClassReward, clip
 from lags_pack.rewards.aesthetic import aesthetic_head
 from lags_pack.rewards.checkpoint import below
 from lags_pack.rewards.classifier import Classifier, classifier
@@ -56,7 +43,9 @@ def unit(features: Tensor) -> Tensor:
     return features / features.norm(dim=-1, keepdim=True)
 
 
-def assert_scores(reward: Reward, images: Tensor, expected: Tensor, spread: float = 1e-3) -> None:
+def assert_scores(
+    reward: rewards.Reward, images: Tensor, expected: Tensor, spread: float = 1e-3
+) -> None:
     """The same to float32's accuracy, of scores that do differ from image to image."""
     with torch.no_grad():
         scores = reward(images)
@@ -72,24 +61,24 @@ def clip_by_transformers(folder: Path, images: Tensor, prompt: str) -> tuple[Ten
     """Normalised features of images and prompt: transformers itself loads and runs the file."""
     from transformers import CLIPModel, CLIPTokenizer
 
-    model = CLIPModel.from_pretrained(str(folder)).eval()
-    tokens = CLIPTokenizer.from_pretrained(str(folder))(
-        prompt, padding=True, truncation=True, max_length=77, return_tensors="pt"
-    )
+    model, reader = CLIPModel.from_pretrained(folder).eval(), CLIPTokenizer.from_pretrained(folder)
+    tokens = reader(prompt, padding=True, truncation=True, max_length=77, return_tensors="pt")
     with torch.no_grad():
         found = model(pixel_values=normalised(images), **tokens)
     return unit(found.image_embeds), unit(found.text_embeds), model.logit_scale.detach()
+
+
+def both_sides(path: Path) -> tuple[Any, Tensor]:
+    """The file's image side, and the features of the prompt."""
+    return clip.image_encoder(path, torch.float32), clip.text_encoder(path, torch.float32)(PROMPT)
 
 
 def test_pickscore(tmp_path: Path) -> None:
     """exp(logit_scale) * <normalised text, normalised image>."""
     path = reward_files.pickscore(tmp_path, logit_scale=math.log(37.0))
     image, text, scale = clip_by_transformers(path.parent, pictures(), PROMPT)
-    expected = scale.exp() * (text @ image.T)[0]
-    reward = PickScore(
-        clip.image_encoder(path, torch.float32), clip.text_encoder(path, torch.float32)(PROMPT)
-    )
-    assert_scores(reward, pictures(), expected)
+    reward = rewards.PickScore(*both_sides(path))
+    assert_scores(reward, pictures(), scale.exp() * (text @ image.T)[0])
     assert reward.preference_scale == 1  # softmax of the scores themselves
 
 
@@ -104,16 +93,14 @@ def test_pickscore_through_its_authors_processor(tmp_path: Path) -> None:
     processor = CLIPImageProcessor.from_pretrained(str(path.parent))
     files = [Image.fromarray(np.asarray(picture.permute(1, 2, 0))) for picture in levels]
     pixels = processor(files, return_tensors="pt")["pixel_values"]
+    model, words = CLIPModel.from_pretrained(path.parent).eval(), torch.tensor([[512, 513]])
     with torch.no_grad():
-        model = CLIPModel.from_pretrained(str(path.parent)).eval()
-        features = unit(
-            model(pixel_values=pixels, input_ids=torch.tensor([[512, 513]])).image_embeds
-        )
-        text = clip.text_encoder(path, torch.float32)(PROMPT)
-        reward = PickScore(clip.image_encoder(path, torch.float32), text)
+        features = unit(model(pixel_values=pixels, input_ids=words).image_embeds)
+        eye, text = both_sides(path)
         expected = 100 * (features @ unit(text)[0])
         assert (expected[0] - expected[1]).abs() > 5
-        torch.testing.assert_close(reward(levels / 255), expected, atol=0.3, rtol=0)
+        scores = rewards.PickScore(eye, text)(levels / 255)
+        torch.testing.assert_close(scores, expected, atol=0.3, rtol=0)
 
 
 @pytest.mark.parametrize("layout", ["transformers", "open_clip"])
@@ -124,10 +111,7 @@ def test_clip_score(layout: str, tmp_path: Path) -> None:
     else:
         path = reward_files.hps(tmp_path)
         image, text = open_clip_features(path, normalised(pictures()))
-    reward = ClipScore(
-        clip.image_encoder(path, torch.float32), clip.text_encoder(path, torch.float32)(PROMPT)
-    )
-    assert_scores(reward, pictures(), (image @ text.T)[:, 0])
+    assert_scores(rewards.ClipScore(*both_sides(path)), pictures(), (image @ text.T)[:, 0])
 
 
 def test_clip_text_without_a_config_reads_its_last_token(tmp_path: Path) -> None:
@@ -166,9 +150,11 @@ def open_clip_features(path: Path, pixels: Tensor, prompt: str = PROMPT) -> tupl
     return image, text
 
 
-@pytest.mark.parametrize(("kind", "version"), [(HPSv2, "2"), (HPSv21, "2.1")])
+@pytest.mark.parametrize(("kind", "version"), [(rewards.HPSv2, "2"), (rewards.HPSv21, "2.1")])
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (32, 21), (18, 32)])
-def test_hps(kind: type[HPSv2], version: str, height: int, width: int, tmp_path: Path) -> None:
+def test_hps(
+    kind: type[rewards.HPSv2], version: str, height: int, width: int, tmp_path: Path
+) -> None:
     """image_features @ text_features.T, the image padded to a square with black."""
     path = reward_files.hps(tmp_path, version)
     images = pictures(3, height, width)
@@ -191,10 +177,13 @@ def clip_vision_model(path: Path) -> nn.Module:
     return model
 
 
+def linear(weights: Weights, key: str, x: Tensor) -> Tensor:
+    return x @ weights[f"{key}.weight"].T + weights[f"{key}.bias"]
+
+
 def linear_layers(weights: Weights, prefix: str, features: Tensor) -> Tensor:
     for number in (0, 2, 4, 6, 7):
-        key = f"{prefix}layers.{number}"
-        features = features @ weights[f"{key}.weight"].T + weights[f"{key}.bias"]
+        features = linear(weights, f"{prefix}layers.{number}", features)
     return features[:, 0]
 
 
@@ -204,15 +193,11 @@ def test_aesthetic(tmp_path: Path) -> None:
     with torch.no_grad():
         features = unit(clip_vision_model(vision)(normalised(pictures())).image_embeds)
     expected = linear_layers(torch.load(head, weights_only=True), "", features)
-    reward = Aesthetic(clip.image_encoder(vision, torch.float32), aesthetic_head(head))
+    reward = rewards.Aesthetic(clip.image_encoder(vision, torch.float32), aesthetic_head(head))
     assert_scores(reward, pictures(), expected)
 
 
 # ---- ImageReward --------------------------------------------------------------------------------
-
-
-def linear(weights: Weights, key: str, x: Tensor) -> Tensor:
-    return x @ weights[f"{key}.weight"].T + weights[f"{key}.bias"]
 
 
 def layer_norm(weights: Weights, key: str, x: Tensor, eps: float) -> Tensor:
@@ -244,10 +229,9 @@ def blip_sees(weights: Weights, pixels: Tensor, layers: int, heads: int) -> Tens
     everything = torch.ones(x.shape[1], dtype=torch.bool)
     for i in range(layers):
         block = f"blocks.{i}."
-        q, k, v = linear(eye, block + "attn.qkv", layer_norm(eye, block + "norm1", x, 1e-6)).chunk(
-            3, dim=-1
-        )
-        x = x + linear(eye, block + "attn.proj", attention(q, k, v, heads, everything))
+        seen = linear(eye, block + "attn.qkv", layer_norm(eye, block + "norm1", x, 1e-6))
+        mixed = attention(*seen.chunk(3, dim=-1), heads, everything)
+        x = x + linear(eye, block + "attn.proj", mixed)
         inner = gelu(linear(eye, block + "mlp.fc1", layer_norm(eye, block + "norm2", x, 1e-6)))
         x = x + linear(eye, block + "mlp.fc2", inner)
     return layer_norm(eye, "norm", x, 1e-6)
@@ -257,14 +241,8 @@ def bert_attends(
     weights: Weights, key: str, x: Tensor, source: Tensor, heads: int, kept: Tensor
 ) -> Tensor:
     query = linear(weights, f"{key}.self.query", x)
-    mixed = attention(
-        query,
-        linear(weights, f"{key}.self.key", source),
-        linear(weights, f"{key}.self.value", source),
-        heads,
-        kept,
-    )
-    x = x + linear(weights, f"{key}.output.dense", mixed)
+    keys, values = (linear(weights, f"{key}.self.{name}", source) for name in ("key", "value"))
+    x = x + linear(weights, f"{key}.output.dense", attention(query, keys, values, heads, kept))
     return layer_norm(weights, f"{key}.output.LayerNorm", x, 1e-12)
 
 
@@ -287,10 +265,9 @@ def blip_reads(weights: Weights, tokens: Tensor, seen: Tensor, layers: int, head
 
 def blip_file(folder: Path) -> Path:
     """Two heads on both sides, three and two layers, and norms that do something."""
-    path = reward_files.image_reward(
-        folder, width=128, layers=3, text=48, text_layers=2, side=32, patch=8
-    )
-    weights, generator = torch.load(path, weights_only=True), torch.Generator().manual_seed(2)
+    sizes = {"width": 128, "layers": 3, "text": 48, "text_layers": 2, "side": 32, "patch": 8}
+    path, generator = reward_files.image_reward(folder, **sizes), torch.Generator().manual_seed(2)
+    weights = torch.load(path, weights_only=True)
     for key, value in weights.items():
         if "norm" in key.lower() and key.endswith("weight"):
             value.add_(0.3 * torch.randn(value.shape, generator=generator))
@@ -317,15 +294,15 @@ PROMPTS = {
 @pytest.mark.parametrize(("prompt", "words"), PROMPTS.items())
 def test_image_reward(prompt: str, words: list[str], tmp_path: Path) -> None:
     path = blip_file(tmp_path)
-    tokens, mask = image_reward.encode(prompt, path.with_name("vocab.txt"))
+    tokens, mask = rewards.image_reward.encode(prompt, path.with_name("vocab.txt"))
     assert tokens.tolist() == [words_of(words)]
     assert mask.tolist() == [[1] * (len(words) + 2) + [0] * (33 - len(words))]
     weights = torch.load(path, weights_only=True)
     seen = blip_sees(weights, normalised(pictures()), layers=3, heads=2)
     first = blip_reads(weights, torch.tensor(words_of(words)), seen, layers=2, heads=2)[:, 0]
     raw = linear_layers(weights, "mlp.", first)
-    model = image_reward.image_reward_model(path, torch.float32)
-    reward = ImageReward(model, path.with_name("vocab.txt"), prompt)
+    model = rewards.image_reward.image_reward_model(path, torch.float32)
+    reward = rewards.ImageReward(model, path.with_name("vocab.txt"), prompt)
     assert_scores(reward, pictures(), (raw - 0.16717362830052426) / 1.0333394966054072)
     # Its authors trained softmax(raw scores); ours are shifted and divided.
     preferences = (reward.preference_scale * reward(pictures())).softmax(dim=0)
@@ -344,7 +321,7 @@ def class_logits(path: Path, images: Tensor) -> Tensor:
     return logits
 
 
-def test_class_scores(tmp_path: Path) -> None:
+def test_class_and_balance_scores(tmp_path: Path) -> None:
     path = reward_files.classifier(tmp_path)
     model, odds = classifier(path, torch.float32), class_logits(path, pictures()).exp()
     share = odds / odds.sum(dim=1, keepdim=True)
@@ -353,14 +330,9 @@ def test_class_scores(tmp_path: Path) -> None:
     assert_scores(ClassReward(model, [2], away=True), pictures(), (1 - share[:, 2]).log())
     both = 1 - share[:, 0] - share[:, 1]
     assert_scores(ClassReward(model, [0, 1], away=True), pictures(), both.log())
-
-
-def test_balance_score(tmp_path: Path) -> None:
-    path = reward_files.classifier(tmp_path)
-    model, odds = classifier(path, torch.float32), class_logits(path, pictures()).exp()
     share = odds[:, [3, 1]] / odds[:, [3, 1]].sum(dim=1, keepdim=True)
     expected = (share[:, 0] * 0.5 / 0.8 + share[:, 1] * 0.5 / 0.2).log()
-    assert_scores(BalanceReward(model, [3, 1], [8.0, 2.0]), pictures(), expected)
+    assert_scores(rewards.BalanceReward(model, [3, 1], [8.0, 2.0]), pictures(), expected)
 
 
 def sure_classifier(classes: int) -> Classifier:
@@ -385,7 +357,7 @@ def sure_classifier(classes: int) -> Classifier:
 def test_balancing_turns_the_rates_into_the_targets(targets: list[float] | None) -> None:
     """E over what the model draws of exp(score) * [class is c] is proportional to target c."""
     rates, classes = [0.7, 0.2, 0.1], [4, 0, 2]
-    reward = BalanceReward(sure_classifier(5), classes, rates, targets)
+    reward = rewards.BalanceReward(sure_classifier(5), classes, rates, targets)
     drawn = torch.tensor(classes).repeat_interleave(torch.tensor([70, 20, 10]))
     images = ((drawn + 0.5) / 5).view(-1, 1, 1, 1).expand(-1, 3, 1, 1)
     weights = reward(images).exp()
@@ -399,14 +371,13 @@ def test_balancing_turns_the_rates_into_the_targets(targets: list[float] | None)
 
 def test_a_clip_reference(tmp_path: Path) -> None:
     """Cosine with the mean of the references' normalised features."""
-    path = reward_files.clip_vision(tmp_path)
-    references = pictures(2, seed=5)
+    path, references = reward_files.clip_vision(tmp_path), pictures(2, seed=5)
     with torch.no_grad():
         features = clip_vision_model(path)(normalised(pictures())).image_embeds
         targets = unit(clip_vision_model(path)(normalised(references)).image_embeds)
     expected = unit(features) @ unit(targets[0] / 2 + targets[1] / 2)
     encoder = reference_encoder(path, torch.float32)
-    reward = ReferenceReward(encoder, reference_features(encoder, references))
+    reward = rewards.ReferenceReward(encoder, reference_features(encoder, references))
     assert_scores(reward, pictures(), expected)
 
 
@@ -421,22 +392,20 @@ def test_a_dinov2_reference(tmp_path: Path) -> None:
     with torch.no_grad():
         tokens = unit(model(pixel_values=middle).last_hidden_state[:, 0])
     encoder = reference_encoder(path, torch.float32)
-    reward = ReferenceReward(encoder, reference_features(encoder, images[3:]))
+    reward = rewards.ReferenceReward(encoder, reference_features(encoder, images[3:]))
     assert_scores(reward, images[:3], tokens[:3] @ tokens[3])
     assert reward(images[3:]).item() == pytest.approx(1, abs=1e-5)
 
 
 def test_style(tmp_path: Path) -> None:
     """FreeDoM's energy: Gram matrices of the third block's features without the class token."""
-    path = reward_files.clip_vision(tmp_path)
-    wanted = pictures(1, seed=6)
+    path, wanted = reward_files.clip_vision(tmp_path), pictures(1, seed=6)
+    pixels = normalised(torch.cat([pictures(), wanted]))
     with torch.no_grad():
-        found = clip_vision_model(path)(
-            normalised(torch.cat([pictures(), wanted])), output_hidden_states=True
-        )
+        found = clip_vision_model(path)(pixels, output_hidden_states=True)
     features = found.hidden_states[3][:, 1:]  # 0 are the embeddings
     grams = torch.stack([sum(torch.outer(patch, patch) for patch in one) for one in features])
     expected = -torch.linalg.matrix_norm(grams[:3] - grams[3], ord="fro")
-    reward = StyleReward(clip.early_layers(path, torch.float32), wanted)
+    reward = rewards.StyleReward(clip.early_layers(path, torch.float32), wanted)
     assert_scores(reward, pictures(), expected)
     assert reward(wanted).item() == pytest.approx(0, abs=2e-4)

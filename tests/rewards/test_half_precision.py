@@ -29,8 +29,7 @@ class Pair:
 
 @pytest.fixture(scope="module", params=NETWORKS)
 def name(request: pytest.FixtureRequest) -> str:
-    chosen: str = request.param
-    return chosen
+    return request.param
 
 
 @pytest.fixture(scope="module")
@@ -56,19 +55,13 @@ def scaled_gradient(reward: Reward, strengths: Tensor) -> Tensor:
     return grad / strengths.view(-1, 1, 1, 1)
 
 
-def test_the_network_runs_in_that_precision(pair: Pair) -> None:
+def test_score_and_gradient_are_close_to_those_of_float32(pair: Pair) -> None:
     dtypes = {p.dtype for module in pair.half.modules for p in module.parameters()}
     assert pair.dtype in dtypes
-
-
-def test_score_is_close_to_that_of_float32(pair: Pair) -> None:
     scores, expected = pair.half(IMAGES), pair.full(IMAGES)
     assert scores.dtype == torch.float32
     assert (scores - expected).abs().max() < SCORE_ERROR[pair.dtype] * expected.std()
     assert not torch.equal(scores, expected)
-
-
-def test_gradient_points_where_that_of_float32_does(pair: Pair) -> None:
     grad, expected = gradient(pair.half, IMAGES), gradient(pair.full, IMAGES)
     cosine = F.cosine_similarity(grad.flatten(1), expected.flatten(1))
     assert grad.dtype == torch.float32 and cosine.min() > COSINE[pair.dtype]
@@ -90,15 +83,10 @@ def test_every_picture_of_a_batch_has_its_own_range(pair: Pair) -> None:
     grad, expected = scaled_gradient(pair.half, strengths), gradient(pair.half, IMAGES)
     errors = (grad - expected).flatten(1).norm(dim=1) / expected.flatten(1).norm(dim=1)
     assert errors.max() < 1e-2
-
-
-def test_a_picture_without_a_say_has_a_gradient_of_zero(pair: Pair) -> None:
+    # Without a say the gradient is zero; black and white are finite.
     leaf = IMAGES.clone().requires_grad_()
     (grad,) = torch.autograd.grad(pair.half(leaf)[1:].sum() + 0 * pair.half(leaf)[0], leaf)
     assert (grad[0] == 0).all() and (grad[1:].flatten(1).norm(dim=1) > 0).all()
-
-
-def test_black_and_white_pictures_are_finite(pair: Pair) -> None:
     images = torch.stack([torch.zeros(3, 16, 16), torch.ones(3, 16, 16)])
     assert torch.isfinite(pair.half(images)).all()
     assert torch.isfinite(gradient(pair.half, images)).all()

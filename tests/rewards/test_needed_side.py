@@ -17,25 +17,17 @@ class Encoder(Reward):
         return images.mean(dim=(1, 2, 3))
 
 
-def test_twice_what_a_network_sees() -> None:
-    assert Encoder().needed_side == 448
-
-
-def test_colour_needs_little_and_detail_needs_all() -> None:
-    assert ColourReward("hue").needed_side == 256
-    assert FrequencyReward(0.1, 0.3).needed_side is None
-    assert SharpnessReward().needed_side is None
-
-
-def test_a_weight_needs_what_its_neediest_term_needs() -> None:
+def test_twice_what_a_network_sees_little_for_colour_and_all_for_detail() -> None:
+    """A weight needs what its neediest term needs."""
     colour, encoder = Term(ColourReward("hue"), 1.0), Term(Encoder(), 1.0)
+    assert (Encoder().needed_side, ColourReward("hue").needed_side) == (448, 256)
+    assert FrequencyReward(0.1, 0.3).needed_side is SharpnessReward().needed_side is None
     assert Weight((colour, encoder)).needed_side == 448
     assert Weight((colour, Term(SharpnessReward(), 1.0), encoder)).needed_side is None
 
 
 @pytest.mark.parametrize(
-    ("box", "expected"),
-    [((0, 64, 0, 128), 448), ((0, 32, 0, 128), 896), ((10, 42, 20, 36), 1792)],
+    ("box", "expected"), [((0, 64, 0, 128), 448), ((0, 32, 0, 128), 896), ((10, 42, 20, 36), 1792)]
 )
 def test_a_mask_needs_its_box_as_large(box: tuple[int, int, int, int], expected: int) -> None:
     top, bottom, left, right = box

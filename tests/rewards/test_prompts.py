@@ -21,8 +21,7 @@ IMAGES = pictures(2, 40, 48)
 
 @pytest.fixture(scope="module", params=READERS)
 def name(request: pytest.FixtureRequest) -> str:
-    chosen: str = request.param
-    return chosen
+    return request.param
 
 
 @pytest.fixture(scope="module")

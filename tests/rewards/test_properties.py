@@ -40,9 +40,7 @@ def blots(height: int, width: int, seed: int) -> Tensor:
 @pytest.mark.parametrize("name", EVERY)
 @fixed
 @given(count=COUNTS, height=SIDES, width=SIDES, seed=SEEDS, data=st.data())
-def test_a_batch_equals_its_singles_in_any_order(
-    name: str, count: int, height: int, width: int, seed: int, data: st.DataObject
-) -> None:
+def test_a_batch_equals_its_singles_in_any_order(name, count, height, width, seed, data) -> None:
     reward, images = EVERY[name], pictures(count, height, width, seed)
     order = data.draw(st.permutations(range(count)))
     scores = reward(images)
@@ -59,12 +57,9 @@ def test_a_batch_equals_its_singles_in_any_order(
     width=SIDES,
     value=st.sampled_from([None, 0.0, 1.0, 0.5]),
 )
-def test_any_precision_gives_float32_that_is_finite(
-    name: str, dtype: torch.dtype, height: int, width: int, value: float | None
-) -> None:
-    images = (
-        pictures(2, height, width) if value is None else torch.full((2, 3, height, width), value)
-    )
+def test_any_precision_gives_float32_that_is_finite(name, dtype, height, width, value) -> None:
+    flat = torch.full((2, 3, height, width), value or 0.0)
+    images = pictures(2, height, width) if value is None else flat
     scores = EVERY[name](images.to(dtype))
     assert scores.shape == (2,) and scores.dtype == torch.float32 and torch.isfinite(scores).all()
 
@@ -72,9 +67,7 @@ def test_any_precision_gives_float32_that_is_finite(
 @pytest.mark.parametrize("name", FORMULAS)
 @fixed
 @given(height=SIDES, width=SIDES, seed=SEEDS)
-def test_gradients_of_a_batch_are_those_of_its_singles(
-    name: str, height: int, width: int, seed: int
-) -> None:
+def test_gradients_of_a_batch_are_those_of_its_singles(name, height, width, seed) -> None:
     reward, images = FORMULAS[name], mild(3, height, width, seed)
     together = gradient(reward, images)
     alone = torch.cat([gradient(reward, images[i : i + 1]) for i in range(3)])
@@ -83,9 +76,7 @@ def test_gradients_of_a_batch_are_those_of_its_singles(
 
 @fixed
 @given(name=NAMES, strength=STRENGTHS, factor=STRENGTHS, seed=SEEDS)
-def test_log_w_and_its_gradient_are_linear_in_the_strength(
-    name: str, strength: float, factor: float, seed: int
-) -> None:
+def test_log_w_and_its_gradient_are_linear_in_the_strength(name, strength, factor, seed) -> None:
     images, weight = mild(2, 12, 9, seed), Weight.of(FORMULAS[name], strength)
     value, grad = AutogradLogWeight(weight, "one").value_and_grad(images)
     many, more = AutogradLogWeight(weight.power(factor), "many").value_and_grad(images)
@@ -95,24 +86,19 @@ def test_log_w_and_its_gradient_are_linear_in_the_strength(
         assert weight.power(factor).is_off and not many.any() and not more.any()
 
 
+PARTS = st.tuples(NAMES, st.floats(-50, 50), st.floats(-3, 3))  # reward, strength, exponent
+
+
 @fixed
-@given(
-    parts=st.lists(st.tuples(NAMES, st.floats(-50, 50), st.floats(-3, 3)), min_size=1, max_size=5),
-    seed=SEEDS,
-    data=st.data(),
-)
-def test_a_product_of_powers_is_a_sum_of_logarithms_in_any_order(
-    parts: list[tuple[str, float, float]], seed: int, data: st.DataObject
-) -> None:
+@given(parts=st.lists(PARTS, min_size=1, max_size=5), seed=SEEDS, data=st.data())
+def test_a_product_of_powers_is_a_sum_of_logarithms_in_any_order(parts, seed, data) -> None:
     images = pictures(3, 11, 16, seed)
     weights = [Weight.of(FORMULAS[name], strength) for name, strength, _ in parts]
     exponents = [exponent for *_, exponent in parts]
-    log_w = sum(e * w(images).double() for w, e in zip(weights, exponents, strict=True))
-    rounding = 1e-5 * sum(
-        float((e * w(images)).abs().max()) for w, e in zip(weights, exponents, strict=True)
-    )
+    logs = [e * w(images).double() for w, e in zip(weights, exponents, strict=True)]
+    rounding = 1e-5 * sum(float(log.abs().max()) for log in logs)
     combined = product(weights, exponents)
-    assert torch.allclose(combined(images).double(), log_w, rtol=0, atol=rounding + 1e-6)
+    assert torch.allclose(combined(images).double(), sum(logs), rtol=0, atol=rounding + 1e-6)
     assert torch.equal(combined.by_term(images).sum(dim=0), combined(images))
     order = data.draw(st.permutations(range(len(parts))))
     shuffled = product([weights[i] for i in order], [exponents[i] for i in order])
@@ -132,7 +118,7 @@ def test_powers_of_powers_multiply(name: str, strength: float, a: float, b: floa
 @fixed
 @given(height=SIDES, width=SIDES, rows=SIDES, columns=SIDES, seed=SEEDS)
 def test_nothing_outside_of_a_mask_counts_or_moves(
-    name: str, height: int, width: int, rows: int, columns: int, seed: int
+    name, height, width, rows, columns, seed
 ) -> None:
     """Whatever the sizes of image and mask are."""
     mask = blots(rows, columns, seed)
@@ -149,15 +135,11 @@ def test_nothing_outside_of_a_mask_counts_or_moves(
 
 
 @fixed
-@given(
-    sizes=st.lists(st.tuples(st.integers(1, 20), st.integers(1, 20)), min_size=1, max_size=4),
-    seed=SEEDS,
-)
+@given(st.lists(st.tuples(st.integers(1, 20), st.integers(1, 20)), min_size=1, max_size=4), SEEDS)
 def test_the_region_of_a_product_holds_every_mask(sizes: list[tuple[int, int]], seed: int) -> None:
     masks = [blots(*size, seed + i) for i, size in enumerate(sizes)]
     weights = [masked(Weight.of(FORMULAS["brightness"], 1.0), mask) for mask in masks]
-    combined = product(weights, [1.0] * len(weights))
-    whole = region(combined)
+    whole = region(product(weights, [1.0] * len(weights)))
     assert whole is not None and ((whole >= 0) & (whole <= 1 + 1e-6)).all()
     for mask in masks:
         assert (whole >= stretched(mask, *whole.shape) - 1e-6).all()

@@ -16,29 +16,14 @@ from typing import Any
 
 import pytest
 import torch
-from lags_pack.rewards import (
-    Aesthetic,
-    ClassReward,
-    PickScore,
-    aesthetic,
-    classifier,
-    clip,
-    image_reward,
-    reference,
-)
+from lags_pack import rewards
+from lags_pack.rewards import aesthetic, classifier, clip, image_reward, reference
 from lags_pack.rewards.checkpoint import CheckpointError, below, read_weights
 from lags_pack.rewards.hps import hps_encoder
 from lags_pack.tests import reward_files
 from lags_pack.tests.reward_files import Shapes, Weights, expand, spelled_out
 from safetensors.torch import save_file
 from torch import Tensor, nn
-
-# ---- the tables -------------------------------------------------------------------------------
-
-
-def test_patterns_are_spelled_out() -> None:
-    assert spelled_out("a.{0..2}.b") == ["a.0.b", "a.1.b", "a.2.b"]
-    assert spelled_out("{x,y}.{1..2}") == ["x.1", "x.2", "y.1", "y.2"]
 
 
 def clip_layers(layers: str, width: int, inner: int) -> Shapes:
@@ -207,13 +192,18 @@ def test_pickscore(config: dict[str, Any] | None, tmp_path: Path) -> None:
 def test_hps(tmp_path: Path) -> None:
     import open_clip
 
-    weights = on_meta(HPS)
-    config = clip._open_clip_config(tmp_path / "HPS_v2.1_compressed.pt", weights)
-    sides = config["vision_cfg"], config["text_cfg"]
-    assert built(lambda: open_clip.CLIP(config["embed_dim"], *sides)) == HPS
-    published = open_clip.get_model_config("ViT-H-14")
-    assert config == published and not config.get("quick_gelu")
+    config = clip._open_clip_config(tmp_path / "HPS_v2.1_compressed.pt", on_meta(HPS))
+    assert open_clip_shapes(config) == HPS
+    assert config == open_clip.get_model_config("ViT-H-14") and not config.get("quick_gelu")
     assert (config["vision_cfg"]["head_width"], config["text_cfg"]["heads"]) == (80, 16)
+    assert built(aesthetic.AestheticHead) == HEAD
+
+
+def open_clip_shapes(config: dict[str, Any]) -> Shapes:
+    import open_clip
+
+    sides = config["vision_cfg"], config["text_cfg"]
+    return built(lambda: open_clip.CLIP(config["embed_dim"], *sides))
 
 
 @pytest.mark.parametrize(
@@ -224,9 +214,8 @@ def test_open_clip_files_without_a_config_find_their_size(name: str, tmp_path: P
     import open_clip
 
     config = open_clip.get_model_config(name)
-    sides = config["vision_cfg"], config["text_cfg"]
-    shapes = built(lambda: open_clip.CLIP(config["embed_dim"], *sides))
-    assert clip._open_clip_config(tmp_path / "model.pt", on_meta(shapes)) == config
+    weights = on_meta(open_clip_shapes(config))
+    assert clip._open_clip_config(tmp_path / "model.pt", weights) == config
 
 
 def test_open_clip_files_without_a_config_are_not_of_openai_s_activation(
@@ -242,10 +231,6 @@ def test_open_clip_files_without_a_config_are_not_of_openai_s_activation(
         clip._open_clip_config(tmp_path / "model.pt", on_meta(HPS))
 
 
-def test_aesthetic_head() -> None:
-    assert built(aesthetic.AestheticHead) == HEAD
-
-
 def test_image_reward(tmp_path: Path) -> None:
     from transformers import BlipVisionModel
     from transformers.models.blip.modeling_blip_text import BlipTextModel
@@ -256,17 +241,17 @@ def test_image_reward(tmp_path: Path) -> None:
     eye, read = image_reward._configs(renamed, text, {"num_attention_heads": 12}, tmp_path)
     assert built(lambda: BlipVisionModel(eye)) == {k: tuple(v.shape) for k, v in renamed.items()}
     ours = built(lambda: BlipTextModel(read, add_pooling_layer=False))
-    assert ours | {"embeddings.position_ids": (1, 512)} == {
-        key: tuple(value.shape) for key, value in text.items()
-    }
+    ours["embeddings.position_ids"] = (1, 512)
+    assert ours == {key: tuple(value.shape) for key, value in text.items()}
     assert (eye.num_attention_heads, eye.image_size, eye.layer_norm_eps) == (16, 224, 1e-6)
     assert (read.num_attention_heads, read.layer_norm_eps) == (12, 1e-12)
     assert image_reward._configs(renamed, text, {}, tmp_path)[1].num_attention_heads == 12
     assert eye.hidden_act == read.hidden_act == "gelu"
 
 
+# As the published config.json has them, behind the table of each name.
+FIELDS = ("num_attention_heads", "num_hidden_layers", "hidden_act", "image_size", "projection_dim")
 CLIP_VISION = {
-    # name: (table, heads, layers, activation, side, shared features) of the published config.json
     "openai B/32": (clip_vision(11, 768, 3072, 32, 50, 512), 12, 12, "quick_gelu", 224, 512),
     "openai B/16": (clip_vision(11, 768, 3072, 16, 197, 512), 12, 12, "quick_gelu", 224, 512),
     "openai L/14": (clip_vision(23, 1024, 4096, 14, 257, 768), 16, 24, "quick_gelu", 224, 768),
@@ -281,15 +266,10 @@ def test_clip_vision_files_without_a_config(name: str, tmp_path: Path) -> None:
     """As in ComfyUI's clip_vision folder."""
     from transformers import CLIPVisionModelWithProjection
 
-    shapes, heads, layers, activation, side, shared = CLIP_VISION[name]
+    shapes, *fields = CLIP_VISION[name]
     config = clip._config(tmp_path / "clip_vision.safetensors", on_meta(shapes)).vision_config
     assert built(lambda: CLIPVisionModelWithProjection(config)) == shapes
-    assert (config.num_attention_heads, config.num_hidden_layers) == (heads, layers)
-    assert (config.hidden_act, config.image_size, config.projection_dim) == (
-        activation,
-        side,
-        shared,
-    )
+    assert [getattr(config, field) for field in FIELDS] == fields
 
 
 @pytest.mark.parametrize(
@@ -309,25 +289,20 @@ def test_clip_text_without_a_config(
     assert config.eos_token_id == 2
 
 
-UNKNOWN = "width 32, which is no published.*config.json"
-
-
 @pytest.mark.parametrize(
-    ("make", "loaders", "said"),
+    ("kind", "loaders"),
     [
-        (reward_files.hps, [hps_encoder], "put the open_clip_config.json of the model's page"),
-        (
-            reward_files.clip_vision,
-            [clip.image_encoder, clip.early_layers, reference.reference_encoder],
-            UNKNOWN,
-        ),
-        (reward_files.dinov2, [reference.reference_encoder], UNKNOWN),
+        ("hps", [hps_encoder]),
+        ("clip_vision", [clip.image_encoder, clip.early_layers, reference.reference_encoder]),
+        ("dinov2", [reference.reference_encoder]),
     ],
 )
 def test_a_file_of_unknown_size_asks_for_its_config(
-    make: Make, loaders: list[Loader], said: str, tmp_path: Path
+    kind: str, loaders: list[Loader], tmp_path: Path
 ) -> None:
-    path = without_config(make(tmp_path))
+    said = "width 32, which is no published.*config.json"
+    said = "put the open_clip_config.json of the model's page" if kind == "hps" else said
+    path = without_config(getattr(reward_files, kind)(tmp_path))
     for load in loaders:
         with pytest.raises(CheckpointError, match=said):
             load(path, torch.float32)
@@ -340,28 +315,22 @@ def without_config(path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("shapes", "heads"),
-    [
-        (dinov2(0, 384), 6),
-        (dinov2(1, 768), 12),
-        (dinov2(0, 1024), 16),
-        (dinov2(0, 1536, giant=True), 24),
-    ],
+    ("last", "width", "heads"),
+    [(0, 384, 6), (1, 768, 12), (0, 1024, 16), (0, 1536, 24)],
     ids=["small", "base", "large", "giant"],
 )
 def test_dinov2_files_without_a_config(
-    shapes: Shapes, heads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    last: int, width: int, heads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With one or two layers, loaded for good: newer releases of transformers rename these keys."""
-    number = torch.tensor(0.25)
+    number, shapes = torch.tensor(0.25), dinov2(last, width, giant=width == 1536)
     weights = {key: number.expand(shape) for key, shape in shapes.items()}
     monkeypatch.setattr(reference, "read_weights", lambda path: weights)
     encoder = reference.reference_encoder(tmp_path / "model.safetensors", torch.float32)
-    config = encoder.net.config
+    config, look = encoder.net.config, encoder.preprocessing
     assert (config.num_attention_heads, config.image_size) == (heads, 518)
-    assert config.num_hidden_layers == len({k.split(".")[2] for k in shapes if "norm1.bias" in k})
+    assert config.num_hidden_layers == last + 1
     assert sum(p.numel() for p in encoder.parameters()) == sum(map(math.prod, shapes.values()))
-    look = encoder.preprocessing
     assert (look.size, look.short_side) == (224, 256)
 
 
@@ -374,29 +343,24 @@ def without_numbers(keys: object) -> set[str]:
     return {re.sub(numbered, r"\1", str(key)) for key in keys}
 
 
-@pytest.mark.parametrize(
-    ("make", "published"),
-    [
-        (reward_files.pickscore, PICKSCORE),
-        (reward_files.clip_vision, CLIP_VISION["LAION H"][0]),
-        (reward_files.hps, HPS),
-        (reward_files.aesthetic, HEAD),
-        (reward_files.image_reward, IMAGE_REWARD),
-        (reward_files.classifier, VIT),
-        (reward_files.dinov2, dinov2(11, 768)),
-    ],
-)
-def test_the_small_files_have_the_published_keys(
-    make: Make, published: Shapes, tmp_path: Path
-) -> None:
-    weights = read_weights(make(tmp_path))
+PUBLISHED = {
+    "pickscore": PICKSCORE,
+    "clip_vision": CLIP_VISION["LAION H"][0],
+    "hps": HPS,
+    "aesthetic": HEAD,
+    "image_reward": IMAGE_REWARD,
+    "classifier": VIT,
+    "dinov2": dinov2(11, 768),
+}
+
+
+@pytest.mark.parametrize("kind", PUBLISHED)
+def test_the_small_files_have_the_published_keys(kind: str, tmp_path: Path) -> None:
+    weights, published = read_weights(getattr(reward_files, kind)(tmp_path)), PUBLISHED[kind]
     assert without_numbers(weights) == without_numbers(published)
     assert {without_numbers([key]).pop(): value.ndim for key, value in weights.items()} == {
         without_numbers([key]).pop(): len(shape) for key, shape in published.items()
     }
-
-
-# ---- files that do not fit ----------------------------------------------------------------------
 
 
 def pick_text(path: Path, dtype: torch.dtype) -> nn.Module:
@@ -410,41 +374,28 @@ def head(path: Path, dtype: torch.dtype) -> nn.Module:
 Make = Callable[[Path], Path]
 CROSS = "blip.text_encoder.encoder.layer.1.crossattention.self.key.weight"
 # loader, what makes its file, a key that it needs
+BLOCK = "vision_model.encoder.layers.2."
+READ = image_reward.image_reward_model, reward_files.image_reward
+# loader, what makes its file, a key that it needs
 NEEDED: dict[str, tuple[Loader, Make, str]] = {
-    name: (load, make, key)
-    for load, make, keys in (
-        (
-            clip.image_encoder,
-            reward_files.pickscore,
-            {"CLIP image": "vision_model.encoder.layers.2.mlp.fc2.weight"},
-        ),
-        (pick_text, reward_files.pickscore, {"CLIP text": "text_model.final_layer_norm.bias"}),
-        (clip.image_encoder, reward_files.clip_vision, {"CLIP vision": "visual_projection.weight"}),
-        (
-            clip.early_layers,
-            reward_files.clip_vision,
-            {"CLIP first layers": "vision_model.encoder.layers.2.self_attn.q_proj.bias"},
-        ),
-        (
-            hps_encoder,
-            reward_files.hps,
-            {"HPS image": "visual.transformer.resblocks.1.attn.in_proj_weight"},
-        ),
-        (pick_text, reward_files.hps, {"HPS text": "token_embedding.weight"}),
-        (
-            image_reward.image_reward_model,
-            reward_files.image_reward,
-            {
-                "ImageReward's image side": "blip.visual_encoder.blocks.1.attn.qkv.weight",
-                "ImageReward's text side": CROSS,
-                "ImageReward's head": "mlp.layers.6.bias",
-            },
-        ),
-        (head, reward_files.aesthetic, {"aesthetic": "layers.4.weight"}),
-        (classifier.classifier, reward_files.classifier, {"classifier": "classifier.bias"}),
-        (reference.reference_encoder, reward_files.dinov2, {"DINOv2": "layernorm.weight"}),
-    )
-    for name, key in keys.items()
+    "CLIP image": (clip.image_encoder, reward_files.pickscore, BLOCK + "mlp.fc2.weight"),
+    "CLIP text": (pick_text, reward_files.pickscore, "text_model.final_layer_norm.bias"),
+    "CLIP vision": (clip.image_encoder, reward_files.clip_vision, "visual_projection.weight"),
+    "CLIP first layers": (
+        *(clip.early_layers, reward_files.clip_vision),
+        BLOCK + "self_attn.q_proj.bias",
+    ),
+    "HPS image": (
+        *(hps_encoder, reward_files.hps),
+        "visual.transformer.resblocks.1.attn.in_proj_weight",
+    ),
+    "HPS text": (pick_text, reward_files.hps, "token_embedding.weight"),
+    "ImageReward's image side": (*READ, "blip.visual_encoder.blocks.1.attn.qkv.weight"),
+    "ImageReward's text side": (*READ, CROSS),
+    "ImageReward's head": (*READ, "mlp.layers.6.bias"),
+    "aesthetic": (head, reward_files.aesthetic, "layers.4.weight"),
+    "classifier": (classifier.classifier, reward_files.classifier, "classifier.bias"),
+    "DINOv2": (reference.reference_encoder, reward_files.dinov2, "layernorm.weight"),
 }
 
 
@@ -549,32 +500,23 @@ def test_files_whose_sizes_cannot_be_read_are_refused(
     assert re.search(rf"Keys {kinds}: .*{SIZES[name][key]}", refusal(load, path))
 
 
-FITTING = {
-    # Files that a loader does read: several scores share a network.
-    ("CLIP image", "pickscore"),
-    ("CLIP image", "clip_vision"),
-    ("CLIP image", "hps"),
-    ("CLIP text", "pickscore"),
-    ("CLIP text", "hps"),
-    ("CLIP first layers", "pickscore"),
-    ("CLIP first layers", "clip_vision"),
-    ("ImageReward's head", "image_reward"),
-    ("aesthetic", "aesthetic"),
-    ("classifier", "classifier"),
-    ("DINOv2", "dinov2"),
-    ("DINOv2", "pickscore"),
-    ("DINOv2", "clip_vision"),
-    ("DINOv2", "hps"),
+FITTING = {  # Files that a loader does read: several scores share a network.
+    "CLIP image": ("pickscore", "clip_vision", "hps"),
+    "CLIP text": ("pickscore", "hps"),
+    "CLIP first layers": ("pickscore", "clip_vision"),
+    "ImageReward's head": ("image_reward",),
+    "aesthetic": ("aesthetic",),
+    "classifier": ("classifier",),
+    "DINOv2": ("dinov2", "pickscore", "clip_vision", "hps"),
 }
-KINDS = ("pickscore", "clip_vision", "hps", "aesthetic", "image_reward", "classifier", "dinov2")
 
 
-@pytest.mark.parametrize("loader", dict.fromkeys(name for name, _ in sorted(FITTING)))
+@pytest.mark.parametrize("loader", FITTING)
 def test_another_model_s_file_is_refused(loader: str, tmp_path: Path) -> None:
     load = NEEDED[loader][0]
-    for kind in KINDS:
+    for kind in PUBLISHED:
         path = getattr(reward_files, kind)(tmp_path / kind)
-        if (loader, kind) in FITTING:
+        if kind in FITTING[loader]:
             load(path, torch.float32)
         elif loader == "classifier" and kind in ("hps", "aesthetic", "image_reward"):
             assert "no config.json" in refusal(load, path)
@@ -588,17 +530,13 @@ def test_another_model_s_file_is_refused(loader: str, tmp_path: Path) -> None:
             assert "Choose the file that belongs to the model, or download it again." in message
 
 
-def test_a_vision_model_alone_is_no_pickscore(tmp_path: Path) -> None:
-    encoder = clip.image_encoder(reward_files.clip_vision(tmp_path), torch.float32)
-    with pytest.raises(CheckpointError, match="no logit_scale.*PickScore_v1/model.safetensors of "):
-        PickScore(encoder, torch.ones(1, encoder.width))
-
-
-def test_a_head_of_another_width_is_refused(tmp_path: Path) -> None:
+def test_networks_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
     encoder = clip.image_encoder(reward_files.clip_vision(tmp_path / "vision"), torch.float32)
+    with pytest.raises(CheckpointError, match="no logit_scale.*PickScore_v1/model.safetensors of "):
+        rewards.PickScore(encoder, torch.ones(1, encoder.width))
     path = reward_files.aesthetic(tmp_path, width=768)
     with pytest.raises(CheckpointError, match="reads 768 features and this CLIP gives 24: choose"):
-        Aesthetic(encoder, aesthetic.aesthetic_head(path))
+        rewards.Aesthetic(encoder, aesthetic.aesthetic_head(path))
 
 
 # ---- what older and wrapped files carry along ---------------------------------------------------
@@ -609,27 +547,17 @@ def pictures() -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("load", "make", "extra"),
+    ("name", "extra"),
     [
-        (
-            clip.image_encoder,
-            reward_files.pickscore,
-            ("vision_model.embeddings.position_ids", "text_model.embeddings.position_ids"),
-        ),
-        (
-            clip.early_layers,
-            reward_files.clip_vision,
-            ("vision_model.embeddings.position_ids",),
-        ),
-        (hps_encoder, reward_files.hps, ("attn_mask",)),
+        ("CLIP image", "{vision_model,text_model}.embeddings.position_ids"),
+        ("CLIP first layers", "vision_model.embeddings.position_ids"),
+        ("HPS image", "attn_mask"),
     ],
-    ids=["CLIP", "CLIP vision", "open_clip"],
 )
-def test_counts_and_masks_of_older_files_are_ignored(
-    load: Loader, make: Make, extra: tuple[str, ...], tmp_path: Path
-) -> None:
+def test_counts_and_masks_of_older_files_are_ignored(name: str, extra: str, tmp_path: Path) -> None:
+    load, make, _ = NEEDED[name]
     plain = load(make(tmp_path / "new"), torch.float32)(pictures())
-    counts = {key: torch.arange(17)[None].clone() for key in extra}
+    counts = {key: torch.arange(17)[None].clone() for key in spelled_out(extra)}
     path = altered(make(tmp_path / "old"), lambda weights: weights.update(counts))
     assert torch.equal(load(path, torch.float32)(pictures()), plain)
 
@@ -638,9 +566,8 @@ def test_image_reward_without_blip_s_unused_heads_is_the_same(tmp_path: Path) ->
     path = reward_files.image_reward(tmp_path)
     tokens, mask = image_reward.encode("a cat", path.with_name("vocab.txt"))
     plain = image_reward.image_reward_model(path, torch.float32)(pictures(), tokens, mask)
-    altered(
-        path, lambda weights: [weights.pop(k) for k in list(weights) if "_proj" in k or "_ids" in k]
-    )
+    unused = [key for key in read_weights(path) if "_proj" in key or "_ids" in key]
+    altered(path, lambda weights: [weights.pop(key) for key in unused])
     assert len(read_weights(path)) == len(reward_files.image_reward_shapes()) - 5
     model = image_reward.image_reward_model(path, torch.float32)
     assert torch.equal(model(pictures(), tokens, mask), plain)
@@ -706,37 +633,39 @@ def test_the_tokenizer_beside_the_file_comes_first(tmp_path: Path) -> None:
     assert not torch.allclose(clip.text_encoder(path, torch.float32, other)("a cat"), expected)
 
 
-@pytest.mark.parametrize("word", ["[PAD]", "[UNK]", "[CLS]", "[SEP]"])
-def test_a_vocabulary_that_is_none_of_bert_s_is_refused(word: str, tmp_path: Path) -> None:
+NO_BERT = {
+    word: (
+        "\n".join(w for w in reward_files.bert_words() if w != word).encode(),
+        f" has no {word}, so it is no BERT vocabulary: put vocab.txt",
+    )
+    for word in ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
+}
+NO_BERT["missing"] = None, " is not there: put vocab.txt (0.2 MB)"
+NO_BERT["damaged"] = b"[PAD]\n\xff\xfe\n", " is no UTF-8 text"
+
+
+@pytest.mark.parametrize(("content", "said"), NO_BERT.values(), ids=NO_BERT)
+def test_a_vocabulary_that_is_none_of_bert_s_is_refused(
+    content: bytes | None, said: str, tmp_path: Path
+) -> None:
     path = tmp_path / "vocab.txt"
-    path.write_text("\n".join(w for w in reward_files.bert_words() if w != word), encoding="utf-8")
+    if content is not None:
+        path.write_bytes(content)
     with pytest.raises(CheckpointError) as caught:
         image_reward.encode("a cat", path)
-    assert f"{path} has no {word}, so it is no BERT vocabulary: put vocab.txt" in str(caught.value)
+    assert f"{path}{said}" in str(caught.value)
+    assert "UTF-8" not in said or "download it again" in str(caught.value)
 
 
-def test_a_missing_or_damaged_vocabulary_is_told(tmp_path: Path) -> None:
-    path = tmp_path / "vocab.txt"
-    with pytest.raises(CheckpointError, match=r"vocab.txt is not there: put vocab.txt \(0.2 MB\)"):
-        image_reward.encode("a cat", path)
-    path.write_bytes(b"[PAD]\n\xff\xfe\n")
-    with pytest.raises(CheckpointError, match="vocab.txt is no UTF-8 text .*download it again"):
-        image_reward.encode("a cat", path)
+def test_a_classifier_reads_its_folder_and_is_refused_without_its_config(tmp_path: Path) -> None:
+    path = reward_files.classifier(tmp_path)
+    model = classifier.classifier(path, torch.float32)
+    assert model.names == reward_files.LABELS and model.width == 4
+    assert rewards.ClassReward(model, [1]).name == "green"
+    assert "There is no config.json beside" in refusal(classifier.classifier, without_config(path))
 
 
-# ---- classifiers --------------------------------------------------------------------------------
-
-
-def test_a_classifier_without_its_config_is_refused(tmp_path: Path) -> None:
-    path = without_config(reward_files.classifier(tmp_path))
-    assert "There is no config.json beside" in refusal(classifier.classifier, path)
-
-
-TIMM = {
-    "architecture": "resnet10t",
-    "num_classes": 4,
-    "model_args": {"checkpoint_path": "other.pt"},
-}
+TIMM = {"architecture": "resnet10t", "num_classes": 4, "model_args": {"checkpoint_path": "a.pt"}}
 WRONG_TYPES = ["nothing-known", None, 7, ["vit"], {"vit": 1}]
 NO_CLASSIFIERS = ["bert", "clip_vision_model", "timm_wrapper"]  # timm's may name further files
 
@@ -803,19 +732,10 @@ def test_code_in_a_classifier_s_folder_does_not_run(kind: str, tmp_path: Path) -
     assert mark.exists()  # the module would have left it
 
 
-@pytest.mark.parametrize(
-    ("load", "make"),
-    [
-        (classifier.classifier, reward_files.classifier),
-        (reference.reference_encoder, reward_files.dinov2),
-        (clip.image_encoder, reward_files.clip_vision),
-        (clip.image_encoder, reward_files.pickscore),
-    ],
-)
-def test_a_config_does_not_choose_the_code_that_runs_it(
-    load: Loader, make: Make, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("name", ["classifier", "DINOv2", "CLIP vision", "CLIP image"])
+def test_a_config_does_not_choose_the_code_that_runs_it(name: str, tmp_path: Path) -> None:
     """A kernel from the network, or a quantiser, by two entries that transformers obeys."""
+    load, make, _ = NEEDED[name]
     path = make(tmp_path)
     plain = load(path, torch.float32)(pictures())
     entries: dict[str, Any] = {"_attn_implementation": "someone/kernel"}
@@ -825,10 +745,3 @@ def test_a_config_does_not_choose_the_code_that_runs_it(
         sides = json.loads(path.with_name("config.json").read_text(encoding="utf-8"))
         change_config(path, vision_config=sides["vision_config"] | entries)
     assert torch.equal(load(path, torch.float32)(pictures()), plain)
-
-
-def test_a_classifier_reads_its_folder(tmp_path: Path) -> None:
-    path = reward_files.classifier(tmp_path)
-    model = classifier.classifier(path, torch.float32)
-    assert model.names == reward_files.LABELS and model.width == 4
-    assert ClassReward(model, [1]).name == "green"
