@@ -5,7 +5,7 @@ python3 dev.py demo [ARGS]        sample the bundled model plainly and with LAGS
 python3 dev.py test [ARGS]        run the tests; ARGS go to pytest
 python3 dev.py test --fast        guidance, rewards, one ComfyUI graph of each kind (90 seconds)
 python3 dev.py bench NAME [ARGS]  run a benchmark; --json FILE also writes its rows
-python3 dev.py train [ARGS]       train the demo model again
+python3 dev.py train [ARGS]       train the demo model again; scenes-NAME: the scene model's stages
 python3 dev.py matrix [COMFYUI ...] [--transformers 4 5]
                                   run what hangs on them with each ComfyUI folder and transformers
 python3 dev.py lint               check style, format and types

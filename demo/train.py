@@ -1,6 +1,7 @@
 """Train the demo model on images drawn as it goes: ``python3 dev.py train``.
 
 Writes demo/shapes.safetensors. About an hour on two cores with bfloat16 instructions.
+``python3 dev.py train scenes-vae`` and the stages after it are in ``demo/scenes/training``.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from . import classifier
 from .model import LABELS, PIXEL_SCALE, WEIGHTS, DemoUNet, load_network, precondition
+from .scenes.training import stages
 from .shapes import SHAPES, random_batch
 
 LOG_SIGMA_MEAN, LOG_SIGMA_STD = -0.4, 1.4
@@ -51,6 +53,10 @@ def denoising_loss(network: DemoUNet, x0: Tensor, context: Tensor, generator) ->
 def main(arguments: list[str] | None = None) -> None:
     """Train, print the loss now and then, and save the averaged weights as float16."""
     from safetensors.torch import save_file
+
+    if arguments and arguments[0].startswith("scenes-"):
+        stages.main(arguments)
+        return
 
     parser = argparse.ArgumentParser(prog="dev.py train", description=__doc__)
     parser.add_argument("--minutes", type=float, default=60.0, help="how long to train")

@@ -1,0 +1,106 @@
+"""The scene model as a plain denoiser: Stable Diffusion's noise levels, v-prediction, CFG."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from .text import SceneTextEncoder, tokenize
+from .unet import SceneUNet
+from .vae import FACTOR, SceneVAE
+
+FOLDER = Path(__file__).parent
+TIMESTEPS = 1000
+BETA_START, BETA_END = 0.00085, 0.012
+LATENT_SCALE = 1.0  # model space = LATENT_SCALE * latent
+
+
+def training_sigmas() -> Tensor:
+    """[TIMESTEPS] noise levels of the timesteps, rising (variance-exploding units)."""
+    betas = torch.linspace(BETA_START**0.5, BETA_END**0.5, TIMESTEPS, dtype=torch.float64) ** 2
+    kept = torch.cumprod(1 - betas, dim=0)
+    return ((1 - kept) / kept).sqrt().float()
+
+
+def sigma_to_timestep(sigma: Tensor, sigmas: Tensor) -> Tensor:
+    """The timestep whose noise level is nearest in log sigma; training saw whole ones only."""
+    distance = (sigma.log()[:, None] - sigmas.log()).abs()
+    return distance.argmin(dim=1)
+
+
+def v_denoised(network: nn.Module, x: Tensor, sigma: Tensor, t: Tensor, context: Tensor) -> Tensor:
+    """Denoised estimate of a network that predicts v.
+
+    Source: Salimans and Ho 2022, appendix D, in variance-exploding units: with
+    s^2 = sigma^2 + 1, denoised = x / s^2 - sigma / s * v(x / s).
+    """
+    wide = sigma.view(-1, 1, 1, 1)
+    norm = (wide**2 + 1).sqrt()
+    return x / norm**2 - network(x / norm, t, context) * (wide / norm)
+
+
+class SceneDenoiser:
+    """The scene model as a denoiser, (x, sigma) -> denoised, with classifier-free guidance.
+
+    Args:
+        unet: as ``load_unet`` returns it.
+        context: [1 or B, tokens, width] the encoded prompt.
+        negative: the same of the negative prompt, usually that of "".
+        cfg: guidance scale; 1 evaluates the conditional branch alone.
+    """
+
+    def __init__(
+        self, unet: nn.Module, context: Tensor, negative: Tensor, cfg: float = 3.0
+    ) -> None:
+        self.unet, self.context, self.negative, self.cfg = unet, context, negative, cfg
+        self.sigmas = training_sigmas()
+
+    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+        t = sigma_to_timestep(sigma, self.sigmas)
+        context = self.context.expand(x.shape[0], -1, -1)
+        if self.cfg == 1.0:
+            return v_denoised(self.unet, x, sigma, t, context)
+        both = torch.cat([context, self.negative.expand(x.shape[0], -1, -1)])
+        twice = v_denoised(self.unet, x.repeat(2, 1, 1, 1), sigma.repeat(2), t.repeat(2), both)
+        cond, uncond = twice.chunk(2)
+        return uncond + self.cfg * (cond - uncond)
+
+
+def encode_prompts(encoder: nn.Module, prompts: list[str]) -> Tensor:
+    """[B, tokens, width] of prompts; "" is the unconditional one."""
+    encoded: Tensor = encoder(tokenize(prompts))
+    return encoded
+
+
+def latent_shape(count: int, size: int = 128) -> tuple[int, int, int, int]:
+    """The shape of ``count`` latents of square images."""
+    return (count, 4, size // FACTOR, size // FACTOR)
+
+
+def decode(vae: SceneVAE, denoised: Tensor) -> Tensor:
+    """Images in 0..1 (values outside stay outside) of latents in model space."""
+    return vae.decode(denoised / LATENT_SCALE)
+
+
+def load_unet(path: Path = FOLDER / "unet.safetensors") -> SceneUNet:
+    """The trained UNet in float32, without gradients."""
+    return _load(SceneUNet(), path)
+
+
+def load_vae(path: Path = FOLDER / "vae.safetensors") -> SceneVAE:
+    """The trained VAE in float32, without gradients."""
+    return _load(SceneVAE(), path)
+
+
+def load_text_encoder(path: Path = FOLDER / "text.safetensors") -> SceneTextEncoder:
+    """The trained text encoder in float32, without gradients."""
+    return _load(SceneTextEncoder(), path)
+
+
+def _load(module, path: Path):  # type: ignore[no-untyped-def]
+    from safetensors.torch import load_file
+
+    module.load_state_dict({name: value.float() for name, value in load_file(path).items()})
+    return module.eval().requires_grad_(False)
