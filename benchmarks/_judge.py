@@ -18,6 +18,7 @@ from ..demo.scenes.compose import Labels, draw, random_labels
 from ..demo.scenes.subjects import COLOUR_WORDS, WORDS
 from ..demo.scenes.training.sprites import load_sprites
 from ..demo.scenes.training.trainer import Plan, Trainer, save_half
+from ..demo.weights import read_weights
 
 SIDE = 64
 SEED = 4242
@@ -117,10 +118,8 @@ def accuracy(judge: Judge, sprites: Tensor, count: int = 1024) -> tuple[float, f
 
 def load_judge(path: Path = WEIGHTS) -> Judge:
     """The trained judge in float32, without gradients."""
-    from safetensors.torch import load_file
-
     judge = Judge()
-    judge.load_state_dict({name: value.float() for name, value in load_file(path).items()})
+    judge.load_state_dict(read_weights(path))
     return judge.eval().requires_grad_(False)
 
 

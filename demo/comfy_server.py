@@ -186,14 +186,7 @@ class Server:
 
     def _request(self, path: str, data: dict[str, Any] | None = None) -> bytes:
         """The body of the answer to a GET, or to a POST of `data` as JSON; else an error."""
-        with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)) as connection:
-            if data is None:
-                connection.request("GET", path)
-            else:
-                kind = {"Content-Type": "application/json"}
-                connection.request("POST", path, json.dumps(data), kind)
-            answer = connection.getresponse()
-            status, body = answer.status, answer.read()
+        status, body = self.answer(path, data)
         if status == 400 and path == "/prompt":
             refused = json.loads(body)
             raise PromptError(f"refused: {json.dumps(refused, indent=1)}", refused)
@@ -201,6 +194,17 @@ class Server:
             said = body.decode("utf-8", "replace")
             raise self._failure(f"HTTP status {status} for {path}: {said}")
         return body
+
+    def answer(self, path: str, data: dict[str, Any] | None = None) -> tuple[int, bytes]:
+        """Status and body of the answer to a GET, or to a POST of `data` as JSON."""
+        with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)) as connection:
+            if data is None:
+                connection.request("GET", path)
+            else:
+                kind = {"Content-Type": "application/json"}
+                connection.request("POST", path, json.dumps(data), kind)
+            answer = connection.getresponse()
+            return answer.status, answer.read()
 
 
 def describe_failure(entry: dict[str, Any]) -> str:

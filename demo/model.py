@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .shapes import COLOURS, SHAPES, SIZE
+from .weights import read_weights
 
 LABELS = len(SHAPES) + len(COLOURS)
 PIXEL_SCALE = 2.0  # model space = PIXEL_SCALE * (2 * image - 1); gives the data unit variance
@@ -181,10 +182,8 @@ class DemoDenoiser:
 
 def load_network(path: Path = WEIGHTS) -> DemoUNet:
     """The trained UNet in float32, in evaluation mode, without gradients."""
-    from safetensors.torch import load_file
-
     network = DemoUNet()
-    network.load_state_dict({name: value.float() for name, value in load_file(path).items()})
+    network.load_state_dict(read_weights(path))
     return network.eval().requires_grad_(False)
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..guidance import MPGD, Lookahead, Method, plan, preset
-from ..guidance.particles import particle_plan, particle_preset
+from ..guidance.particles import particle_plan
 from .last_model import Sampling, sampling_of
 from .options import Options
 from .page import finite, page_server
@@ -112,8 +112,7 @@ def particles(sampling: Sampling, asked: dict[str, Any]) -> dict[str, Any]:
         raise ValueError(f"No step is run: denoise is {denoise_of(asked)}.")
     levels = Levels.of(sampling.model_sampling, sigmas)
     steps = len(levels.sigma) - 1
-    off = is_off(asked)
-    engine = particle_preset("smc", steps) if off else choices.engine(steps, sampling.step)
+    engine = choices.engine(steps, sampling.step, is_off(asked))
     chain = chain_of(asked["sampler_name"], sampling.model_sampling)
     made = particle_plan(replace(engine, chain=chain), levels.sigma_ve, choices.particles)
     return {

@@ -121,8 +121,12 @@ class Choices:
                 f"{self.particles_at_once}, count is {self.count}; expected at least 0, 0 and 1."
             )
 
-    def engine(self, steps: int, difference: DifferenceStep) -> ParticleSampler:
-        """The method with these choices made."""
+    def engine(
+        self, steps: int, difference: DifferenceStep, is_off: bool = False
+    ) -> ParticleSampler:
+        """The method with these choices made; for a weight that is off, plain particles."""
+        if is_off:
+            return particle_preset("smc", steps)
         engine = particle_preset(self.method, steps, difference)
         if self.resampling != FROM_METHOD:
             engine = replace(engine, resampling=RESAMPLING[self.resampling])
@@ -235,9 +239,7 @@ class ParticleRun:
         steps = len(levels.sigma) - 1
         with at_step(lambda: 1, steps):
             log_weight = self._log_weight(model, sampling)
-        engine = particle_preset("smc", steps)
-        if not self.weight.is_off:
-            engine = self.choices.engine(steps, self.difference)
+        engine = self.choices.engine(steps, self.difference, self.weight.is_off)
         engine = replace(engine, chain=chain)
         with tqdm(total=steps, disable=disable_pbar) as bar:
             shown = _shown(self.trace, callback, bar)

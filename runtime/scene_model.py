@@ -27,6 +27,7 @@ from ..demo.scenes.diffusion import FOLDER, latent_shape
 from ..demo.scenes.text import END, PAD, START, TOKENS, SceneTextEncoder, split_words
 from ..demo.scenes.unet import UNET_CONFIG
 from ..demo.scenes.vae import DDCONFIG, EMBED_DIM
+from ..demo.weights import read_weights
 
 TOKENS_KEY = "scenes"  # of this text encoder's tokens in what CLIP.tokenize gives
 
@@ -60,7 +61,7 @@ def load_model(folder: Path = FOLDER) -> ModelPatcher:
     model = comfy.model_base.BaseModel(
         config, model_type=comfy.model_base.ModelType.V_PREDICTION, device=mm.unet_offload_device()
     )
-    model.diffusion_model.load_state_dict(_weights(folder / "unet.safetensors"))
+    model.diffusion_model.load_state_dict(read_weights(folder / "unet.safetensors"))
     return ModelPatcher(
         model, load_device=mm.get_torch_device(), offload_device=mm.unet_offload_device()
     )
@@ -69,21 +70,19 @@ def load_model(folder: Path = FOLDER) -> ModelPatcher:
 def load_vae(folder: Path = FOLDER) -> comfy.sd.VAE:
     """The VAE: ComfyUI's own AutoencoderKL."""
     config = {"params": {"ddconfig": dict(DDCONFIG), "embed_dim": EMBED_DIM}}
-    return comfy.sd.VAE(sd=_weights(folder / "vae.safetensors"), config=config)
+    return comfy.sd.VAE(sd=read_weights(folder / "vae.safetensors"), config=config)
 
 
 def load_clip(folder: Path = FOLDER) -> comfy.sd.CLIP:
     """The text encoder as a ComfyUI CLIP, for the ordinary CLIP Text Encode node."""
     target = SimpleNamespace(params={}, clip=SceneCLIPModel, tokenizer=SceneTokenizer)
-    weights = _weights(folder / "text.safetensors")
+    weights = read_weights(folder / "text.safetensors")
     return comfy.sd.CLIP(target, parameters=_count(weights), state_dict=[weights])
 
 
-def empty_latent(batch_size: int, width: int = 128, height: int = 128) -> dict[str, Any]:
+def empty_latent(batch_size: int) -> dict[str, Any]:
     """LATENT of as many images."""
-    _, channels, rows, columns = (*latent_shape(1)[:2], height // 8, width // 8)
-    shape = (batch_size, channels, rows, columns)
-    return {"samples": torch.zeros(shape, device=mm.intermediate_device())}
+    return {"samples": torch.zeros(latent_shape(batch_size), device=mm.intermediate_device())}
 
 
 class SceneTokenizer:
@@ -168,12 +167,6 @@ def _chunk(words: list[tuple[int, float]], start: int) -> list[tuple[Any, ...]]:
     inside = [(number, weight, start + i + 1) for i, (number, weight) in enumerate(words)]
     padding = [(PAD, 1.0, 0)] * (TOKENS - 2 - len(inside))
     return [(START, 1.0, 0), *inside, (END, 1.0, 0), *padding]
-
-
-def _weights(path: Path) -> dict[str, Tensor]:
-    from safetensors.torch import load_file
-
-    return {name: value.float() for name, value in load_file(path).items()}
 
 
 def _count(weights: dict[str, Tensor]) -> int:

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ..weights import read_weights
 from .text import SceneTextEncoder, tokenize
 from .unet import SceneUNet
 from .vae import FACTOR, SceneVAE
@@ -14,7 +15,6 @@ from .vae import FACTOR, SceneVAE
 FOLDER = Path(__file__).parent
 TIMESTEPS = 1000
 BETA_START, BETA_END = 0.00085, 0.012
-LATENT_SCALE = 1.0  # model space = LATENT_SCALE * latent
 
 
 def training_sigmas() -> Tensor:
@@ -79,11 +79,6 @@ def latent_shape(count: int, size: int = 128) -> tuple[int, int, int, int]:
     return (count, 4, size // FACTOR, size // FACTOR)
 
 
-def decode(vae: SceneVAE, denoised: Tensor) -> Tensor:
-    """Images in 0..1 (values outside stay outside) of latents in model space."""
-    return vae.decode(denoised / LATENT_SCALE)
-
-
 def load_unet(path: Path = FOLDER / "unet.safetensors") -> SceneUNet:
     """The trained UNet in float32, without gradients."""
     return _load(SceneUNet(), path)
@@ -100,7 +95,5 @@ def load_text_encoder(path: Path = FOLDER / "text.safetensors") -> SceneTextEnco
 
 
 def _load(module, path: Path):  # type: ignore[no-untyped-def]
-    from safetensors.torch import load_file
-
-    module.load_state_dict({name: value.float() for name, value in load_file(path).items()})
+    module.load_state_dict(read_weights(path))
     return module.eval().requires_grad_(False)

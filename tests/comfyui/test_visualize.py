@@ -143,7 +143,7 @@ def test_route_knows_the_model_after_a_run(sd15):
 
 def test_route_over_http(server):
     def ask(**changes: Any) -> tuple[int, Any]:
-        status, body = server._request("/lags/schedule", {**ASKED, **changes})
+        status, body = server.answer("/lags/schedule", {**ASKED, **changes})
         return status, json.loads(body)
 
     status, told = ask()

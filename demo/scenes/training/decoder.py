@@ -11,12 +11,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..compose import draw, random_labels
 from ..diffusion import load_vae
 from ..vae import SceneVAE
 from .sprites import load_sprites
 from .trainer import Plan, Trainer, save_half
-from .vae import CROP, EDGES, random_crop, reconstruction_loss, report
+from .vae import EDGES, drawn, reconstruction_loss, report
 
 
 def decoder_loss(
@@ -46,9 +45,7 @@ def main(options: argparse.Namespace) -> None:
     trainer = Trainer(vae, plan, options.cache / "decoder", options.seed)
 
     def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        whole = step >= 0.8 * plan.steps
-        images = draw(random_labels(2 if whole else 6, generator), sprites, generator)
-        images = images if whole else random_crop(images, CROP, generator)
+        images = drawn(sprites, generator, whole=step >= 0.8 * plan.steps)
         return decoder_loss(vae, images, generator)
 
     if not options.report:

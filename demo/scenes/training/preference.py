@@ -10,13 +10,13 @@ rule with noise: P(first preferred) = sigmoid(u(first) - u(second)), with the ut
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...weights import read_weights
 from ..captions import random_captions
 from ..compose import Labels, draw, random_labels
 from .clip import BATCH, EDGES, Captioner, features, wrong_labels
@@ -113,13 +113,6 @@ def accuracy(clip: Any, sprites: Tensor, captioner: Captioner, pairs: int = 1024
     return sum(found) / rounds
 
 
-def start_from(clip: nn.Module, path: Path) -> None:
-    """Load the CLIP scorer's weights; PickScore's scale is left free, at 100 to begin with."""
-    from safetensors.torch import load_file
-
-    clip.load_state_dict({name: value.float() for name, value in load_file(path).items()})
-
-
 def main(options: argparse.Namespace) -> None:
     """Train, or go on; then measure and write the folder."""
     folder = options.cache / "pickscore"
@@ -127,7 +120,7 @@ def main(options: argparse.Namespace) -> None:
     captioner = Captioner(load_tokenizer(folder))
     torch.manual_seed(options.seed)
     clip: nn.Module = clip_model()
-    start_from(clip, options.cache / "clip" / "model.safetensors")
+    clip.load_state_dict(read_weights(options.cache / "clip" / "model.safetensors"))
     plan = Plan(options.steps or 1500, options.rate or 2e-4, weight_decay=0.05, edges=EDGES)
     trainer = Trainer(clip, plan, folder, options.seed)
 

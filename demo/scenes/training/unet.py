@@ -13,7 +13,6 @@ from ..compose import Labels, random_labels
 from ..diffusion import (
     TIMESTEPS,
     SceneDenoiser,
-    decode,
     encode_prompts,
     latent_shape,
     load_vae,
@@ -101,7 +100,7 @@ def report(options: argparse.Namespace, trainer: Trainer) -> None:
     assert isinstance(model, TextToLatents)  # noqa: S101
     vae = load_vae(options.cache / "vae.safetensors")
     latents = sample(model.unet, model.text, grid_prompts())
-    images = torch.cat([decode(vae, part) for part in latents.split(8)])
+    images = torch.cat([vae.decode(part) for part in latents.split(8)])
     path = options.cache / "unet" / f"grid_{trainer.step:06d}.png"
     save_grid(images, path, columns=8)
     save_half(model.unet, options.cache / "unet.safetensors")

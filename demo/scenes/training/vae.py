@@ -34,6 +34,12 @@ def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
     return 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).mean()
 
 
+def drawn(sprites: Tensor, generator: torch.Generator, whole: bool) -> Tensor:
+    """A batch of new scenes: two whole ones, or a crop of each of six."""
+    images = draw(random_labels(2 if whole else 6, generator), sprites, generator)
+    return images if whole else random_crop(images, CROP, generator)
+
+
 def random_crop(images: Tensor, size: int, generator: torch.Generator) -> Tensor:
     """Of three random squares in each image the one with the most detail."""
     room = images.shape[-1] - size + 1
@@ -89,9 +95,7 @@ def main(options: argparse.Namespace) -> None:
     trainer = Trainer(vae, plan, options.cache / "vae", options.seed)
 
     def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        whole = step >= 0.9 * plan.steps
-        images = draw(random_labels(2 if whole else 6, generator), sprites, generator)
-        images = images if whole else random_crop(images, CROP, generator)
+        images = drawn(sprites, generator, whole=step >= 0.9 * plan.steps)
         return vae_loss(vae, images, generator)
 
     if not options.report:
