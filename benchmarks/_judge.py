@@ -148,7 +148,7 @@ def main(arguments: list[str] | None = None) -> None:
             return judge_loss(judge, images, labels), {}
 
     trainer.run(loss)
-    save_half(trainer.averaged, options.cache / "judge.safetensors")
+    save_half(trainer.averaged.state_dict(), options.cache / "judge.safetensors")
     assert isinstance(trainer.averaged, Judge)  # noqa: S101
     top, right = accuracy(trainer.averaged, sprites)
     print(f"step {trainer.step}: subject {top:.3f}, all of the scene {right:.3f} on new scenes")

@@ -18,6 +18,7 @@ from comfy.taesd.taesd import TAESD
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..demo.scenes.diffusion import load_small_decoder
 from ..rewards import Weight
 from ..rewards.checkpoint import fill, read_weights, shape_of
 from .autograd_safe import autograd_safe
@@ -282,6 +283,9 @@ def choose(
         return own
     if decoder == "latent-rgb":
         return LatentRGBDecoder(latent_format)
+    bundled = getattr(latent_format, "lags_small_decoder", None)
+    if bundled is not None:
+        return TAESDDecoder(shared(read_bundled, bundled, "float32"), own.cell)
     name = getattr(latent_format, "taesd_decoder_name", None)
     if decoder == "auto":
         if name is None:
@@ -337,6 +341,11 @@ def read_taesd(path: Path, dtype: torch.dtype) -> nn.Module:
         net: nn.Module = TAESD(latent_channels=packed).taesd_decoder
     fill(net, weights, path, dtype)
     return net
+
+
+def read_bundled(path: Path, dtype: torch.dtype) -> nn.Module:
+    """The small decoder of the bundled text-to-image model: TAESD's layout, but narrower."""
+    return load_small_decoder(path.parent).to(dtype)
 
 
 def shrunk_size(height: int, width: int, cell: int, side: int) -> tuple[int, int]:

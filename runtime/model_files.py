@@ -79,7 +79,8 @@ class ModelFile:
         raise ModelFileError(self._missing(name))
 
     def _usual(self) -> str | None:
-        names = self.choices()[1:]
+        own = f"{BUNDLED}/"  # a small model of ours never stands for a published one
+        names = [name for name in self.choices()[1:] if not name.startswith(own)]
         for pattern in self.patterns:
             for name in names:
                 if fnmatch.fnmatchcase(name.lower(), pattern):

@@ -40,7 +40,9 @@ CLIP_L = ("*clip-vit-large-patch14/model.safetensors", "*clip-vit-large-patch14.
 CLIP_L += ("*clip_vision_l*.safetensors", "*clip-vit-l-14*.safetensors")
 ENCODER = ClipScore.published
 FILES = {
-    "PickScore": ModelFile("PickScore", PickScore.published, ("*pickscore*.safetensors",)),
+    "PickScore": ModelFile(
+        "PickScore", PickScore.published, ("*pickscore*.safetensors",), (BUNDLED,)
+    ),
     "HPSv2.1": ModelFile("HPSv2.1", HPSv21.published, ("*hps*v2.1*.safetensors", "*hps*v2.1*.pt")),
     "HPSv2": ModelFile("HPSv2", HPSv2.published, ("*hps_v2_*.safetensors", "*hps_v2_*.pt")),
     "ImageReward": ModelFile(
@@ -50,7 +52,7 @@ FILES = {
         "the CLIP score",
         ClipScore.published,
         (*CLIP_L, "*clip*/model.safetensors"),
-        ("clip_vision",),
+        ("clip_vision", BUNDLED),
     ),
     "aesthetic": ModelFile(
         "the aesthetic score",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import sys
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from typing import Any
 from ..guidance import StepRecord, Trace
 from ..plots.trace import point
 
-START, STEP = "lags.start", "lags.step"  # names of events, known to web/js
+START, STEP, NOTICE = "lags.start", "lags.step", "lags.notice"  # events known to web/js
 CALLS = ("model_calls", "model_backwards", "weight_calls")
 _runs = count(1)
 
@@ -43,6 +44,14 @@ def watcher(node: str | None) -> Callable[[Trace], None] | None:
         server.send_sync(event, {"node": node, "run": run, **body}, client)
 
     return tell
+
+
+def notice(text: str) -> None:
+    """Tell the user something that no error is: in the log, and on the page where there is one."""
+    logging.warning(text)
+    server = page_server()
+    if server is not None:
+        server.send_sync(NOTICE, {"text": text}, server.client_id)
 
 
 def shown(record: StepRecord | None) -> dict[str, Any] | None:

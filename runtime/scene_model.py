@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,11 +22,19 @@ from comfy.sd1_clip import (
 )
 from torch import Tensor, nn
 
-from ..demo.scenes.diffusion import FOLDER, latent_shape
+from ..demo.scenes.diffusion import (
+    FOLDER,
+    SMALL_DECODER_FILE,
+    VAE_FILE,
+    latent_shape,
+    text_weights,
+    unet_weights,
+)
 from ..demo.scenes.text import END, PAD, START, TOKENS, SceneTextEncoder, split_words
 from ..demo.scenes.unet import UNET_CONFIG
 from ..demo.scenes.vae import DDCONFIG, EMBED_DIM
 from ..demo.weights import read_weights
+from .page import notice
 
 TOKENS_KEY = "scenes"  # of this text encoder's tokens in what CLIP.tokenize gives
 
@@ -37,6 +44,7 @@ class SceneLatents(comfy.latent_formats.LatentFormat):
 
     scale_factor = 1.0
     latent_channels = 4
+    lags_small_decoder = FOLDER / SMALL_DECODER_FILE  # in place of a file of TAESD's
 
     def __init__(self) -> None:
         table = FOLDER / "latent_rgb.json"
@@ -61,7 +69,7 @@ def load_model(folder: Path = FOLDER) -> ModelPatcher:
     model = comfy.model_base.BaseModel(
         config, model_type=comfy.model_base.ModelType.V_PREDICTION, device=mm.unet_offload_device()
     )
-    model.diffusion_model.load_state_dict(read_weights(folder / "unet.safetensors"))
+    model.diffusion_model.load_state_dict(unet_weights(folder))
     return ModelPatcher(
         model, load_device=mm.get_torch_device(), offload_device=mm.unet_offload_device()
     )
@@ -70,13 +78,13 @@ def load_model(folder: Path = FOLDER) -> ModelPatcher:
 def load_vae(folder: Path = FOLDER) -> comfy.sd.VAE:
     """The VAE: ComfyUI's own AutoencoderKL."""
     config = {"params": {"ddconfig": dict(DDCONFIG), "embed_dim": EMBED_DIM}}
-    return comfy.sd.VAE(sd=read_weights(folder / "vae.safetensors"), config=config)
+    return comfy.sd.VAE(sd=read_weights(folder / VAE_FILE), config=config)
 
 
 def load_clip(folder: Path = FOLDER) -> comfy.sd.CLIP:
     """The text encoder as a ComfyUI CLIP, for the ordinary CLIP Text Encode node."""
     target = SimpleNamespace(params={}, clip=SceneCLIPModel, tokenizer=SceneTokenizer)
-    weights = read_weights(folder / "text.safetensors")
+    weights = text_weights(folder)
     return comfy.sd.CLIP(target, parameters=_count(weights), state_dict=[weights])
 
 
@@ -102,7 +110,7 @@ class SceneTokenizer:
             words += [(number, weight) for number in numbers]
             unknown += [word for word in lacking if word not in unknown]
         if unknown:
-            logging.warning(unknown_words(unknown))
+            notice(unknown_words(unknown))
         room = TOKENS - 2
         starts = range(0, max(len(words), 1), room)
         chunks = [_chunk(words[start : start + room], start) for start in starts]

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from ...rewards.checkpoint import below
 from ..weights import read_weights
+from .small_decoder import small_decoder
 from .text import SceneTextEncoder, tokenize
 from .unet import SceneUNet
 from .vae import FACTOR, SceneVAE
 
 FOLDER = Path(__file__).parent
+UNET_FILE, CONDITIONING_FILE = "unet.safetensors", "conditioning.safetensors"
+VAE_FILE, SMALL_DECODER_FILE = "vae.safetensors", "small_decoder.safetensors"
 TIMESTEPS = 1000
 BETA_START, BETA_END = 0.00085, 0.012
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 def training_sigmas() -> Tensor:
@@ -79,21 +86,53 @@ def latent_shape(count: int, size: int = 128) -> tuple[int, int, int, int]:
     return (count, 4, size // FACTOR, size // FACTOR)
 
 
-def load_unet(path: Path = FOLDER / "unet.safetensors") -> SceneUNet:
+def unet_weights(folder: Path = FOLDER) -> dict[str, Tensor]:
+    """The UNet's weights, in float32, from the two files that ``split_weights`` describes."""
+    return read_weights(folder / UNET_FILE) | _part(folder, "unet.")
+
+
+def text_weights(folder: Path = FOLDER) -> dict[str, Tensor]:
+    """The text encoder's weights, in float32."""
+    return _part(folder, "text.")
+
+
+def split_weights(unet: nn.Module, text: nn.Module) -> dict[str, dict[str, Tensor]]:
+    """File name -> weights of UNet and text encoder.
+
+    What reads the timestep lies beside the text encoder, so that each file stays below 5 MB.
+    """
+    weights = unet.state_dict()
+    timestep = {name for name in weights if name.startswith("time_embed.") or ".emb_layers." in name}
+    conditioning = {f"unet.{name}": weights[name] for name in timestep}
+    conditioning |= {f"text.{name}": value for name, value in text.state_dict().items()}
+    rest = {name: value for name, value in weights.items() if name not in timestep}
+    return {UNET_FILE: rest, CONDITIONING_FILE: conditioning}
+
+
+def load_unet(folder: Path = FOLDER) -> SceneUNet:
     """The trained UNet in float32, without gradients."""
-    return _load(SceneUNet(), path)
+    return _loaded(SceneUNet(), unet_weights(folder))
 
 
-def load_vae(path: Path = FOLDER / "vae.safetensors") -> SceneVAE:
+def load_vae(folder: Path = FOLDER) -> SceneVAE:
     """The trained VAE in float32, without gradients."""
-    return _load(SceneVAE(), path)
+    return _loaded(SceneVAE(), read_weights(folder / VAE_FILE))
 
 
-def load_text_encoder(path: Path = FOLDER / "text.safetensors") -> SceneTextEncoder:
+def load_text_encoder(folder: Path = FOLDER) -> SceneTextEncoder:
     """The trained text encoder in float32, without gradients."""
-    return _load(SceneTextEncoder(), path)
+    return _loaded(SceneTextEncoder(), text_weights(folder))
 
 
-def _load(module, path: Path):  # type: ignore[no-untyped-def]
-    module.load_state_dict(read_weights(path))
+def load_small_decoder(folder: Path = FOLDER) -> nn.Sequential:
+    """The trained small decoder in float32, without gradients."""
+    return _loaded(small_decoder(), read_weights(folder / SMALL_DECODER_FILE))
+
+
+def _part(folder: Path, prefix: str) -> dict[str, Tensor]:
+    return below(read_weights(folder / CONDITIONING_FILE), prefix)
+
+
+def _loaded(module: Network, weights: dict[str, Tensor]) -> Network:
+    module.load_state_dict(weights)
     return module.eval().requires_grad_(False)

@@ -8,19 +8,21 @@ from pathlib import Path
 import pytest
 import torch
 from lags_pack.demo.scenes.diffusion import (
+    VAE_FILE,
     SceneDenoiser,
     encode_prompts,
     load_text_encoder,
     load_unet,
     load_vae,
+    split_weights,
     training_sigmas,
 )
 from lags_pack.demo.scenes.text import TOKENS, SceneTextEncoder
+from lags_pack.demo.scenes.training.trainer import save_half
 from lags_pack.demo.scenes.unet import SceneUNet
 from lags_pack.demo.scenes.vae import SceneVAE
 from lags_pack.runtime import scene_model
-from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 import nodes
 
@@ -32,13 +34,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The model's three files, with random weights."""
     place = tmp_path_factory.mktemp("scenes")
     torch.manual_seed(3)
-    parts = {"unet": SceneUNet(), "vae": SceneVAE(), "text": SceneTextEncoder()}
-    for name, part in parts.items():
-        weights = {key: value.clone() for key, value in part.state_dict().items()}
-        for key, value in weights.items():
-            if name == "unet" and not value.any():  # layers that begin at zero
-                weights[key] = 0.02 * torch.randn(value.shape)
-        save_file({k: v.half() for k, v in weights.items()}, place / f"{name}.safetensors")
+    unet = SceneUNet()
+    for value in unet.parameters():
+        if not value.any():  # layers that begin at zero
+            nn.init.normal_(value, std=0.02)
+    save_half(SceneVAE().state_dict(), place / VAE_FILE)
+    for file, weights in split_weights(unet, SceneTextEncoder()).items():
+        save_half(weights, place / file)
     return place
 
 
@@ -50,11 +52,11 @@ def latents(batch: int = 2, height: int = 16, width: int = 16) -> Tensor:
 def test_the_denoiser_is_comfyuis(folder: Path, size: tuple[int, int]) -> None:
     model, clip = scene_model.load_model(folder), scene_model.load_clip(folder)
     context = clip.encode_from_tokens_scheduled(clip.tokenize(PROMPT))[0][0]
-    ours = encode_prompts(load_text_encoder(folder / "text.safetensors"), [PROMPT])
+    ours = encode_prompts(load_text_encoder(folder), [PROMPT])
     assert torch.allclose(context, ours, atol=1e-5)
     x, sigma = 5 * latents(2, *size), torch.tensor([0.3, 7.0])
     theirs = model.model.apply_model(x, sigma, c_crossattn=context.expand(2, -1, -1))
-    denoiser = SceneDenoiser(load_unet(folder / "unet.safetensors"), ours, ours, cfg=1.0)
+    denoiser = SceneDenoiser(load_unet(folder), ours, ours, cfg=1.0)
     assert torch.allclose(theirs, denoiser(x, sigma), atol=2e-3)
 
 
@@ -64,7 +66,7 @@ def test_noise_levels_are_stable_diffusions(folder: Path) -> None:
 
 
 def test_the_vae_is_comfyuis(folder: Path) -> None:
-    vae, ours = scene_model.load_vae(folder), load_vae(folder / "vae.safetensors")
+    vae, ours = scene_model.load_vae(folder), load_vae(folder)
     images = torch.rand(2, 128, 128, 3, generator=torch.Generator().manual_seed(1))
     encoded = vae.encode(images)
     assert encoded.shape == (2, 4, 16, 16)

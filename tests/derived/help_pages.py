@@ -91,7 +91,9 @@ def begun(language: str, english: Json, texts: Json) -> str:
     lines = [f"# {own['display_name']}", own["description"], f"## {inputs}\n", f"## {outputs}"]
     for key, entry in english["outputs"].items():
         tooltip = own["outputs"].get(key, entry)["tooltip"]
-        lines.append(f"`{entry['name']}`{WORDS[language].colon}{tooltip}")
+        # An output under its type's own name, such as MODEL, has no other.
+        label = f"`{entry['name']}`{WORDS[language].colon}" if "name" in entry else ""
+        lines.append(f"{label}{tooltip}")
     return "\n\n".join([*lines, *(f"## {heading}" for heading in others)]) + "\n"
 
 

@@ -14,6 +14,7 @@ const WITH_SCORES = new Set(["LAGSScoreImages"]);
 const PANEL_HEIGHT = 216; // as in ../css/lags.css
 const MARGINS = 20; // that ComfyUI leaves around a DOM widget, two sides together
 const LEAST_WIDTH = 300; // of a new node with a panel, so that its first line is one line
+const NOTICE_MS = 10000; // how long a notice stays
 const LOOK_EVERY = 60; // milliseconds between two looks at the widgets
 
 // Panels of nodes that are in a graph: node -> {panel, planner}.
@@ -131,6 +132,10 @@ function listen() {
   api.addEventListener("lags.step", (event) => {
     const { run, index, point } = event.detail;
     entryOf(event)?.panel.step(run, index, point);
+  });
+  api.addEventListener("lags.notice", ({ detail }) => {
+    const message = { severity: "warn", summary: "LAGS", detail: detail.text, life: NOTICE_MS };
+    app.extensionManager?.toast?.add(message);
   });
   for (const name of ["execution_success", "execution_error", "execution_interrupted"]) {
     api.addEventListener(name, stopAll);

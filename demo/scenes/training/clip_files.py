@@ -107,7 +107,7 @@ def write_tokenizer(folder: Path) -> None:
 def write_folder(model: nn.Module, folder: Path) -> None:
     """The model's whole folder, as its page would have it; weights in float16."""
     write_tokenizer(folder)
-    save_half(model, folder / "model.safetensors")
+    save_half(model.state_dict(), folder / "model.safetensors")
     config: Any = model.config
     _write_json(folder / "config.json", config.to_dict())
     size = {"shortest_edge": SIDE}

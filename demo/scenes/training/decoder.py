@@ -37,7 +37,7 @@ def decoder_loss(
 def main(options: argparse.Namespace) -> None:
     """Train, or go on; then write ``vae.safetensors`` with the averaged decoder."""
     sprites = load_sprites(options.cache)
-    vae = load_vae(options.cache / "vae.safetensors").to(memory_format=torch.channels_last)
+    vae = load_vae(options.cache).to(memory_format=torch.channels_last)
     vae.decoder.requires_grad_(True)
     vae.post_quant_conv.requires_grad_(True)
     torch.manual_seed(options.seed)
@@ -51,6 +51,6 @@ def main(options: argparse.Namespace) -> None:
     if not options.report:
         trainer.run(loss)
     assert isinstance(trainer.averaged, SceneVAE)  # noqa: S101
-    save_half(trainer.averaged, options.cache / "vae.safetensors")
+    save_half(trainer.averaged.state_dict(), options.cache / "vae.safetensors")
     value = report(trainer.averaged, sprites, options.cache / "decoder" / "round_trip.png")
     print(f"step {trainer.step}: PSNR {value:.2f} dB on held-out scenes")

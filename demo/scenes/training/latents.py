@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ...weights import read_weights
 from ..compose import Labels, draw, random_labels
 from ..diffusion import load_vae
 from ..vae import SceneVAE
@@ -51,7 +52,8 @@ def normalise(vae: SceneVAE, images: Tensor) -> None:
 
 def export_vae(cache: Path, sprites: Tensor) -> Path:
     """Write the averaged VAE of stage 1, normalised, in float16; the path of the file."""
-    vae = load_vae(cache / "vae" / "average.safetensors")
+    vae = SceneVAE().eval().requires_grad_(False)
+    vae.load_state_dict(read_weights(cache / "vae" / "average.safetensors"))
     generator = torch.Generator().manual_seed(FIRST_SEED - 1)
     normalise(vae, draw(random_labels(512, generator), sprites, generator))
     path = cache / "vae.safetensors"
@@ -120,7 +122,7 @@ def main(options: argparse.Namespace) -> None:
     sprites = load_sprites(options.cache)
     if not (options.cache / "vae.safetensors").is_file():
         export_vae(options.cache, sprites)
-    vae = load_vae(options.cache / "vae.safetensors").to(memory_format=torch.channels_last)
+    vae = load_vae(options.cache).to(memory_format=torch.channels_last)
     mark = fingerprint(options.cache / "vae.safetensors")
     chunks = options.steps or 60
     for index in range(chunks):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..compose import draw, random_labels
-from ..diffusion import load_vae
+from ..diffusion import SMALL_DECODER_FILE, load_vae
 from ..small_decoder import small_decoder
 from ..vae import FACTOR, SceneVAE, psnr
 from .grids import save_grid
@@ -52,7 +52,7 @@ def report(vae: SceneVAE, decoder: nn.Module, options: argparse.Namespace, sprit
 def main(options: argparse.Namespace) -> None:
     """Train, or go on; then measure and export."""
     sprites = load_sprites(options.cache)
-    vae = load_vae(options.cache / "vae.safetensors").to(memory_format=torch.channels_last)
+    vae = load_vae(options.cache).to(memory_format=torch.channels_last)
     torch.manual_seed(options.seed)
     decoder = small_decoder().to(memory_format=torch.channels_last)
     plan = Plan(options.steps or 4000, options.rate or 1e-3, edges=("1.",))
@@ -69,5 +69,5 @@ def main(options: argparse.Namespace) -> None:
 
     if not options.report:
         trainer.run(loss)
-    save_half(trainer.averaged, options.cache / "small_decoder.safetensors")
+    save_half(trainer.averaged.state_dict(), options.cache / SMALL_DECODER_FILE)
     print(f"step {trainer.step}: {report(vae, trainer.averaged, options, sprites)}")

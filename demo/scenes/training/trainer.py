@@ -171,6 +171,6 @@ def write(tensors: dict[str, Tensor], path: Path, about: dict[str, str] | None =
     os.replace(path.with_suffix(".part"), path)
 
 
-def save_half(module: nn.Module, path: Path) -> None:
+def save_half(weights: dict[str, Tensor], path: Path) -> None:
     """The weights alone, as float16."""
-    write({name: value.half() for name, value in module.state_dict().items()}, path)
+    write({name: value.half() for name, value in weights.items()}, path)

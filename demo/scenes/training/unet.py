@@ -16,6 +16,7 @@ from ..diffusion import (
     encode_prompts,
     latent_shape,
     load_vae,
+    split_weights,
     training_sigmas,
 )
 from ..text import SceneTextEncoder, tokenize
@@ -98,13 +99,13 @@ def report(options: argparse.Namespace, trainer: Trainer) -> None:
     """Write a grid of samples at cfg 3, and both models as float16."""
     model = trainer.averaged
     assert isinstance(model, TextToLatents)  # noqa: S101
-    vae = load_vae(options.cache / "vae.safetensors")
+    vae = load_vae(options.cache)
     latents = sample(model.unet, model.text, grid_prompts())
     images = torch.cat([vae.decode(part) for part in latents.split(8)])
     path = options.cache / "unet" / f"grid_{trainer.step:06d}.png"
     save_grid(images, path, columns=8)
-    save_half(model.unet, options.cache / "unet.safetensors")
-    save_half(model.text, options.cache / "text.safetensors")
+    for file, weights in split_weights(model.unet, model.text).items():
+        save_half(weights, options.cache / file)
     print(f"step {trainer.step}: samples in {path.name}", flush=True)
 
 
