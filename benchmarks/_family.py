@@ -28,7 +28,9 @@ from ..guidance import (
     DPS,
     AutogradDenoiser,
     AutogradLogWeight,
+    CachedGradient,
     Denoiser,
+    DifferentiableDenoiser,
     FreeDoM,
     LiDAR,
     LogWeight,
@@ -48,7 +50,7 @@ from ..guidance.particles import (
     noisy_start,
     particle_preset,
 )
-from ..guidance.search import best_of, zero_order_search
+from ..guidance.search import Found, best_of, zero_order_search
 
 BACKWARD = 2  # forwards that a backward pass counts as
 NEIGHBOURS, RADIUS = 2, 0.5  # of the search; a finished image has no cheaper neighbour
@@ -76,6 +78,12 @@ class Task:
     high: float
     steps: int
     chunk: int | None = None
+
+    @property
+    def differentiable(self) -> DifferentiableDenoiser:
+        """The denoiser with a way back through it."""
+        known = isinstance(self.denoiser, DifferentiableDenoiser)
+        return self.denoiser if known else AutogradDenoiser(self.denoiser)
 
     def sigmas(self, steps: int) -> Tensor:
         """The noise levels of a run of so many steps."""
@@ -150,7 +158,7 @@ def _with_particles(name: str) -> Way:
     def way(task: Task, wanted: int, groups: int, seed: int) -> Drawn:
         each = _particle_cost(name, task.steps, task)
         count = at_least(wanted, each)
-        found = _particles(name, task, task.steps, count, groups, seed)
+        found = run_particles(name, task, task.steps, count, groups, seed)
         return Drawn(found.x, found.weights, count * each, f"{count} particles")
 
     return way
@@ -158,7 +166,7 @@ def _with_particles(name: str) -> Way:
 
 def _das_1p(task: Task, wanted: int, groups: int, seed: int) -> Drawn:
     steps = _least_steps(task, wanted, lambda small, steps: _particle_cost("das_1p", steps, small))
-    found = _particles("das_1p", task, steps, 1, groups, seed)
+    found = run_particles("das_1p", task, steps, 1, groups, seed)
     return Drawn(found.x, found.weights, cost(found.trace), f"{steps} steps")
 
 
@@ -166,13 +174,14 @@ def _with_steps(make: Callable[[Task, Tensor], Method]) -> Way:
     """A method that follows a single run, with as many steps as the budget asks for."""
 
     def counted(small: Task, steps: int) -> int:
-        return _guided(small, make(small, small.sigmas(steps)), small.sigmas(steps), 1, 0)[1]
+        sigmas = small.sigmas(steps)
+        return cost(run_guided(small, make(small, sigmas), sigmas, 1, 0)[1])
 
     def way(task: Task, wanted: int, groups: int, seed: int) -> Drawn:
         steps = _least_steps(task, wanted, counted)
         sigmas = task.sigmas(steps)
-        x, calls = _guided(task, make(task, sigmas), sigmas, groups, seed)
-        return single(x, calls, f"{steps} steps")
+        x, trace = run_guided(task, make(task, sigmas), sigmas, groups, seed)
+        return single(x, cost(trace), f"{steps} steps")
 
     return way
 
@@ -180,27 +189,37 @@ def _with_steps(make: Callable[[Task, Tensor], Method]) -> Way:
 def _lidar(task: Task, wanted: int, groups: int, seed: int) -> Drawn:
     """Each image has lookahead images of its own."""
     count = at_least(wanted - task.steps, LOOKAHEAD_STEPS)
+    x, trace = run_guided(
+        task, lidar(task, count, groups, seed), task.sigmas(task.steps), groups, seed
+    )
+    return single(x, cost(trace) + count * LOOKAHEAD_STEPS, f"{count} looked ahead to")
+
+
+def lidar(task: Task, count: int, groups: int, seed: int) -> LiDAR:
+    """LiDAR with ``count`` lookahead images of its own for each group."""
     draw, levels = _noises(task, groups, seed + 1), task.sigmas(LOOKAHEAD_STEPS)
     sets = [
         look_ahead(task.denoiser, task.log_weight, draw() * levels[0], levels) for _ in range(count)
     ]
     samples = torch.stack([found.samples for found in sets], dim=1)
     log_w = torch.stack([found.log_w for found in sets], dim=1)
-    method = LiDAR(lookahead=Lookahead(samples, log_w))
-    x, calls = _guided(task, method, task.sigmas(task.steps), groups, seed)
-    return single(x, calls + count * LOOKAHEAD_STEPS, f"{count} looked ahead to")
+    return LiDAR(lookahead=Lookahead(samples, log_w))
 
 
 def _best_of(task: Task, wanted: int, groups: int, seed: int) -> Drawn:
     count = at_least(wanted, task.steps)
+    found = run_best_of(task, count, groups, seed)
+    return single(found.samples, found.model_calls, f"best of {count}")
+
+
+def run_best_of(task: Task, count: int, groups: int, seed: int) -> Found:
+    """The best of ``count`` plain images, in each group."""
     generator = torch.Generator().manual_seed(seed + 1)
 
     def plain(noise: Tensor) -> Tensor:
         return _plain(task, noise, generator)
 
-    draw = _noises(task, groups, seed)
-    found = best_of(plain, task.log_weight, draw, count, task.steps)
-    return single(found.samples, found.model_calls, f"best of {count}")
+    return best_of(plain, task.log_weight, _noises(task, groups, seed), count, task.steps)
 
 
 def _search(task: Task, wanted: int, groups: int, seed: int) -> Drawn:
@@ -214,17 +233,21 @@ def _search(task: Task, wanted: int, groups: int, seed: int) -> Drawn:
     return single(found.samples, found.model_calls, f"{rounds} rounds of {NEIGHBOURS}")
 
 
-def _particles(name: str, task: Task, steps: int, count: int, groups: int, seed: int) -> Particles:
+def run_particles(
+    name: str, task: Task, steps: int, count: int, groups: int, seed: int
+) -> Particles:
+    """One run of a particle method from pure noise: ``groups`` of ``count`` particles."""
     sampler = particle_preset(name, steps)
     seeds = group_seeds(seed, groups)
     x = noisy_start(torch.zeros(groups, *task.shape), count, task.high, seeds)
-    denoiser = AutogradDenoiser(task.denoiser)
-    return sampler(denoiser, task.log_weight, x, task.sigmas(steps), seeds, chunk=task.chunk)
+    return sampler(
+        task.differentiable, task.log_weight, x, task.sigmas(steps), seeds, chunk=task.chunk
+    )
 
 
 def _particle_cost(name: str, steps: int, task: Task) -> int:
     """What one particle of a preset costs."""
-    return cost(_particles(name, rehearsal(task), steps, 1, 1, 0).trace)
+    return cost(run_particles(name, rehearsal(task), steps, 1, 1, 0).trace)
 
 
 def _least_steps(task: Task, wanted: int, counted: Callable[[Task, int], int]) -> int:
@@ -238,16 +261,17 @@ def _least_steps(task: Task, wanted: int, counted: Callable[[Task, int], int]) -
     return steps
 
 
-def _guided(
+def run_guided(
     task: Task, method: Method, sigmas: Tensor, groups: int, seed: int
-) -> tuple[Tensor, int]:
-    """One guided run per group: (images [G, ...], model evaluations of one)."""
-    trace, draw, base = Trace(), _noises(task, groups, seed), AutogradDenoiser(task.denoiser)
+) -> tuple[Tensor, Trace]:
+    """One guided run per group: images [G, ...], and what was done."""
+    trace, draw, base = Trace(), _noises(task, groups, seed), task.differentiable
     x = tilted(method, base, task.log_weight, draw() * sigmas[0], sigmas[0], trace)
-    denoiser = guided(method, base, task.log_weight, sigmas, trace)
+    cached = CachedGradient(task.log_weight, method.reuse)
+    denoiser = guided(method, base, cached, sigmas, trace)
     rounds = method.rounds if isinstance(method, FreeDoM) else [1] * (len(sigmas) - 1)
     x = time_travel(denoiser, x, sigmas, rounds, lambda like: draw())
-    return x, cost(trace)
+    return x, trace
 
 
 @torch.no_grad()

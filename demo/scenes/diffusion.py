@@ -1,13 +1,15 @@
-"""The scene model as a plain denoiser: Stable Diffusion's noise levels, v-prediction, CFG."""
+"""The scene model as a denoiser: Stable Diffusion's noise levels, v-prediction, CFG."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from ...guidance import AutogradDenoiser
 from ...rewards.checkpoint import below
 from ..weights import read_weights
 from .small_decoder import small_decoder
@@ -56,23 +58,51 @@ class SceneDenoiser:
         context: [1 or B, tokens, width] the encoded prompt.
         negative: the same of the negative prompt, usually that of "".
         cfg: guidance scale; 1 evaluates the conditional branch alone.
+
+    Attributes:
+        branches: evaluations of the UNet so far, of one image and one branch each.
+        backwards: passes back through it, likewise.
     """
 
     def __init__(
         self, unet: nn.Module, context: Tensor, negative: Tensor, cfg: float = 3.0
     ) -> None:
         self.unet, self.context, self.negative, self.cfg = unet, context, negative, cfg
-        self.sigmas = training_sigmas()
+        self.sigmas, self.branches, self.backwards = training_sigmas(), 0, 0
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
-        t = sigma_to_timestep(sigma, self.sigmas)
         context = self.context.expand(x.shape[0], -1, -1)
         if self.cfg == 1.0:
-            return v_denoised(self.unet, x, sigma, t, context)
+            return self._evaluate(x, sigma, context)
         both = torch.cat([context, self.negative.expand(x.shape[0], -1, -1)])
-        twice = v_denoised(self.unet, x.repeat(2, 1, 1, 1), sigma.repeat(2), t.repeat(2), both)
-        cond, uncond = twice.chunk(2)
-        return uncond + self.cfg * (cond - uncond)
+        cond, uncond = self._evaluate(x.repeat(2, 1, 1, 1), sigma.repeat(2), both).chunk(2)
+        correction = self.cfg * (cond - uncond)
+        combined = uncond + correction
+        self._last = cond.detach(), combined.detach(), correction.detach()
+        return combined
+
+    def conditional(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """The last call's output, moved as the conditional branch moves from its x to this one."""
+        moved = self._evaluate(x, sigma, self.context.expand(x.shape[0], -1, -1))
+        if self.cfg == 1.0:
+            return moved
+        cond, combined, _ = self._last
+        return combined + moved - cond
+
+    def correction(self) -> Tensor | None:
+        """cfg (D_conditional - D_unconditional) of the last call; None at cfg 1."""
+        return None if self.cfg == 1.0 else self._last[2]
+
+    def vjp(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """(D(x), the map from v to J^T v, to be called once)."""
+        before = self.branches
+        denoised, pull = AutogradDenoiser(self).vjp(x, sigma)
+        self.backwards += self.branches - before
+        return denoised, pull
+
+    def _evaluate(self, x: Tensor, sigma: Tensor, context: Tensor) -> Tensor:
+        self.branches += x.shape[0]
+        return v_denoised(self.unet, x, sigma, sigma_to_timestep(sigma, self.sigmas), context)
 
 
 def encode_prompts(encoder: nn.Module, prompts: list[str]) -> Tensor:
@@ -102,7 +132,7 @@ def split_weights(unet: nn.Module, text: nn.Module) -> dict[str, dict[str, Tenso
     What reads the timestep lies beside the text encoder, so that each file stays below 5 MB.
     """
     weights = unet.state_dict()
-    timestep = {name for name in weights if name.startswith("time_embed.") or ".emb_layers." in name}
+    timestep = {name for name in weights if "time_embed." in name or ".emb_layers." in name}
     conditioning = {f"unet.{name}": weights[name] for name in timestep}
     conditioning |= {f"text.{name}": value for name, value in text.state_dict().items()}
     rest = {name: value for name, value in weights.items() if name not in timestep}

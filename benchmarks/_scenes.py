@@ -1,0 +1,218 @@
+"""The text-to-image model in the benchmarks: its prompts, its scorers, and what the judge says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..demo.scenes.captions import random_captions
+from ..demo.scenes.compose import Labels, random_labels
+from ..demo.scenes.diffusion import (
+    FOLDER,
+    SceneDenoiser,
+    encode_prompts,
+    latent_shape,
+    load_small_decoder,
+    load_text_encoder,
+    load_unet,
+    load_vae,
+    training_sigmas,
+)
+from ..guidance import AutogradLogWeight, DifferenceStep, score_std
+from ..rewards import ClipScore, PickScore, Weight
+from ..rewards.clip import CosineReward, image_encoder, text_encoder
+from ._family import Task
+from ._judge import Judge, Real, log_fulfilled, targets
+
+SCORERS = FOLDER.parent / "weight_functions"
+HARD_EVERY = 3  # one prompt in three asks for a combination that training never drew
+SEED = 17  # of the prompts
+BATCH = 32  # images that VAE and judge look at together
+
+
+class Prompt(NamedTuple):
+    """What is asked for.
+
+    Attributes:
+        text: as the user writes it.
+        labels: what the judge looks for, of one scene.
+        is_hard: whether training never drew this combination.
+    """
+
+    text: str
+    labels: Labels
+    is_hard: bool
+
+
+def prompts(count: int) -> list[Prompt]:
+    """The first so many prompts; every third one is hard."""
+    generator = torch.Generator().manual_seed(SEED)
+    found = []
+    for number in range(count):
+        is_hard = number % HARD_EVERY == HARD_EVERY - 1
+        labels = random_labels(1, generator, held_out=is_hard)
+        found.append(Prompt(random_captions(labels, generator)[0], labels, is_hard))
+    return found
+
+
+class CountedLogWeight(AutogradLogWeight):
+    """A log-weight that counts what it is asked for, image by image.
+
+    Attributes:
+        gradients: values with their gradient so far.
+        values: values alone.
+    """
+
+    gradients = values = 0
+
+    def __call__(self, denoised: Tensor) -> Tensor:
+        """As a log-weight."""
+        self.values += denoised.shape[0]
+        return super().__call__(denoised)
+
+    def value_and_grad(self, denoised: Tensor) -> tuple[Tensor, Tensor]:
+        """As a log-weight."""
+        self.gradients += denoised.shape[0]
+        return super().value_and_grad(denoised)
+
+
+@dataclass(frozen=True)
+class Scenes:
+    """The bundled model with its decoders.
+
+    Attributes:
+        folder: of its weights.
+        scorers: folder of the scorers' folders.
+    """
+
+    folder: Path = FOLDER
+    scorers: Path = SCORERS
+
+    @cached_property
+    def unet(self) -> nn.Module:
+        """The denoising network."""
+        return load_unet(self.folder)
+
+    @cached_property
+    def text(self) -> nn.Module:
+        """The text encoder."""
+        return load_text_encoder(self.folder)
+
+    @cached_property
+    def vae(self) -> nn.Module:
+        """The VAE, whose images count."""
+        return load_vae(self.folder).to(memory_format=torch.channels_last)
+
+    @cached_property
+    def small_decoder(self) -> nn.Module:
+        """The cheap decoder, through which weights look."""
+        return load_small_decoder(self.folder).to(memory_format=torch.channels_last)
+
+    def denoiser(self, prompt: str, cfg: float) -> SceneDenoiser:
+        """The model for a prompt."""
+        context, negative = (encode_prompts(self.text, [text]) for text in (prompt, ""))
+        return SceneDenoiser(self.unet, context, negative, cfg)
+
+    def scorer(self, kind: type[CosineReward], prompt: str) -> CosineReward:
+        """One of the bundled scorers, for a prompt."""
+        image, text = self._encoders[kind]
+        with torch.no_grad():
+            return kind(image, text(prompt))
+
+    @cached_property
+    def _encoders(self) -> dict[type[CosineReward], tuple[nn.Module, nn.Module]]:
+        names = {ClipScore: "scenes_clip", PickScore: "scenes_pickscore"}
+        paths = {kind: self.scorers / name / "model.safetensors" for kind, name in names.items()}
+        return {
+            kind: tuple(make(path, torch.float32) for make in (image_encoder, text_encoder))
+            for kind, path in paths.items()
+        }
+
+    def task(self, prompt: str, weight: Weight, cfg: float, steps: int) -> Task:
+        """Drawing images of a prompt, weighted; the weight looks through the small decoder."""
+        sigmas = training_sigmas()
+
+        def log_w(latents: Tensor) -> Tensor:
+            return weight(self.small_decoder(latents.contiguous(memory_format=torch.channels_last)))
+
+        return Task(
+            self.denoiser(prompt, cfg),
+            CountedLogWeight(log_w, weight.name),
+            latent_shape(1)[1:],
+            float(sigmas[0]),
+            float(sigmas[-1]),
+            steps,
+        )
+
+    @torch.no_grad()
+    def images(self, latents: Tensor) -> Tensor:
+        """[B, 3, 128, 128] in 0..1, by the VAE."""
+        parts = latents.contiguous(memory_format=torch.channels_last).split(BATCH)
+        return torch.cat([self.vae.decode(part).clamp(0, 1) for part in parts])
+
+
+def deviation(task: Task, seed: int, groups: int) -> float:
+    """Standard deviation of the score of a task of strength 1, measured as the nodes do."""
+    sigma = task.sigmas(task.steps)[0]
+    noise = torch.randn(groups, *task.shape, generator=torch.Generator().manual_seed(seed))
+    x = sigma * noise
+    return score_std(task.denoiser, task.log_weight, x, sigma.expand(groups), DifferenceStep())
+
+
+class Seen(NamedTuple):
+    """What the judge says of images.
+
+    Attributes:
+        log_fulfilled: [B] log probability that all that was asked for is there.
+        fulfilled: [B] whether every subject asked for, and the colour, is what it sees.
+        broken: [B] whether no subject is as clear as in 99 % of real scenes.
+        features: [B, F], for distances.
+    """
+
+    log_fulfilled: Tensor
+    fulfilled: Tensor
+    broken: Tensor
+    features: Tensor
+
+
+@torch.no_grad()
+def look(judge: Judge, real: Real, images: Tensor, labels: Labels) -> Seen:
+    """Let the judge look at images [B, 3, H, W] of one prompt each."""
+    verdicts = [judge(part) for part in images.split(BATCH)]
+    verdict = type(verdicts[0])(*(torch.cat(column) for column in zip(*verdicts, strict=True)))
+    wanted = targets(labels).bool()
+    shown = ((verdict.subjects > 0) | ~wanted).all(dim=1)
+    fulfilled = shown & (verdict.colours.argmax(dim=1) == labels.colour)
+    broken = verdict.subjects.amax(dim=1) < real.least
+    return Seen(log_fulfilled(verdict, labels), fulfilled.float(), broken.float(), verdict.features)
+
+
+def frechet_distance(features: Tensor, mean: Tensor, covariance: Tensor) -> float:
+    """Squared Frechet distance of features [N, F] from a normal law.
+
+    |m - m'|^2 + tr(C + C' - 2 (C^1/2 C' C^1/2)^1/2).
+    Source: Heusel et al., "GANs Trained by a Two Time-Scale Update Rule", 2017, eq. 6.
+    """
+    features, mean, covariance = features.double(), mean.double(), covariance.double()
+    own = torch.cov(features.T)
+    root = _root(own)
+    cross = _root(root @ covariance @ root)
+    off = (features.mean(dim=0) - mean).square().sum()
+    return float(off + torch.trace(own + covariance - 2 * cross))
+
+
+def _root(matrix: Tensor) -> Tensor:
+    """The square root of a symmetric matrix without negative eigenvalues."""
+    values, vectors = torch.linalg.eigh((matrix + matrix.T) / 2)
+    return vectors * values.clamp(min=0).sqrt() @ vectors.T
+
+
+def pairwise_distance(features: Tensor) -> float:
+    """Mean distance between two of [N, F]."""
+    count = features.shape[0]
+    return float(torch.cdist(features, features).sum() / (count * (count - 1)))
