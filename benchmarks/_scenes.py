@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -133,12 +134,20 @@ class Scenes:
             for kind, path in paths.items()
         }
 
-    def task(self, prompt: str, weight: Weight, cfg: float, steps: int) -> Task:
-        """Drawing images of a prompt, weighted; the weight looks through the small decoder."""
+    def task(
+        self,
+        prompt: str,
+        weight: Weight,
+        cfg: float,
+        steps: int,
+        decode: Callable[[Tensor], Tensor] | None = None,
+    ) -> Task:
+        """Drawing images of a prompt; the weight looks through ``decode``, the small decoder."""
         sigmas = training_sigmas()
 
         def log_w(latents: Tensor) -> Tensor:
-            return weight(self.small_decoder(latents.contiguous(memory_format=torch.channels_last)))
+            look = decode or (lambda z: images_of(self.small_decoder, z))
+            return weight(look(latents))
 
         return Task(
             self.denoiser(prompt, cfg),
@@ -152,8 +161,13 @@ class Scenes:
     @torch.no_grad()
     def images(self, latents: Tensor) -> Tensor:
         """[B, 3, 128, 128] in 0..1, by the VAE."""
-        parts = latents.contiguous(memory_format=torch.channels_last).split(BATCH)
-        return torch.cat([self.vae.decode(part).clamp(0, 1) for part in parts])
+        decode = self.vae.decode
+        return torch.cat([images_of(decode, part).clamp(0, 1) for part in latents.split(BATCH)])
+
+
+def images_of(decode: Callable[[Tensor], Tensor], latents: Tensor) -> Tensor:
+    """What a decoder makes of latents, in the order of memory that it is fastest in."""
+    return decode(latents.contiguous(memory_format=torch.channels_last))
 
 
 def deviation(task: Task, seed: int, groups: int) -> float:

@@ -8,6 +8,7 @@ difference of their means has little noise of its own.
 
 from __future__ import annotations
 
+from argparse import ArgumentParser, Namespace
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from itertools import product
@@ -23,9 +24,11 @@ from ..demo.shapes import SIZE
 from ..guidance import LAGS, AutoSchedule, Balanced, ConstantSchedule, preset
 from ..rewards import ColourReward, FrequencyReward, Reward, Weight
 from ..rewards.masked import MaskedReward
+from . import _tilt_scenes
 from ._classifier import ShapeClassifier, ShapeReward, trained
 from ._family import family
 from ._report import parser, report
+from ._scenes import Scenes
 from ._tilt_family import cell_rows, wins
 from ._tilt_plot import draw
 from ._tilting import Cell, Plain
@@ -135,6 +138,34 @@ def captured(rows: Iterable[dict[str, Any]]) -> list[str]:
     ]
 
 
+def on_scenes(options: ArgumentParser, choice: Namespace) -> None:
+    """Print the table of the text-to-image model."""
+    asked_of = {
+        "--weights": (choice.weights, _tilt_scenes.WEIGHTS),
+        "--methods": (choice.methods, _tilt_scenes.METHODS),
+        "--decoders": (choice.decoders, _tilt_scenes.DECODERS),
+    }
+    _check(options, asked_of)
+    torch.set_num_threads(min(2, torch.get_num_threads()))
+    rows = _tilt_scenes.rows(
+        Scenes(),
+        choice.plain,
+        choice.guided,
+        [share / 100 for share in choice.effective],
+        *(list(asked or have) for asked, have in asked_of.values()),
+        choice.cfg,
+        choice.keep,
+    )
+    report(rows, choice.json)
+    print("\n".join(captured(rows)))
+
+
+def _check(options: ArgumentParser, asked_of: Mapping[str, tuple[Any, Iterable[str]]]) -> None:
+    for what, (asked, have) in asked_of.items():
+        if asked and not set(asked) <= set(have):
+            options.error(f"{what}: expected some of {', '.join(have)}")
+
+
 def main(arguments: list[str]) -> None:
     """Print the table."""
     options = parser("tilt", __doc__)
@@ -155,7 +186,18 @@ def main(arguments: list[str]) -> None:
     )
     options.add_argument("--keep", type=Path, help="folder for plain samples, for a later run")
     options.add_argument("--plot", type=Path, help="draw the shares into this PNG file")
+    options.add_argument(
+        "--model",
+        choices=("shapes", "scenes"),
+        default="shapes",
+        help="scenes is the text-to-image model, through its decoders",
+    )
+    options.add_argument("--decoders", nargs="+", help="of scenes: small, vae, latent-rgb, ...")
+    options.add_argument("--cfg", type=float, nargs="+", default=[1.0, 3.0], help="of scenes")
     choice = options.parse_args(arguments)
+    if choice.model == "scenes":
+        on_scenes(options, choice)
+        return
     by_budget = choice.family is not None
     if by_budget and choice.guided < 2:
         options.error("--guided must be 2 or more with --family: errors are taken over groups")
@@ -166,10 +208,7 @@ def main(arguments: list[str]) -> None:
     plain = prepared(network, choice.plain, choice.keep)
     known, guided = rewards(plain.classifier), methods()
     table: Mapping[str, object] = family() if by_budget else guided
-    asked_of = {"--weights": (choice.weights, known), "--methods": (choice.methods, table)}
-    for what, (asked, have) in asked_of.items():
-        if asked and not set(asked) <= set(have):
-            options.error(f"{what}: expected some of {', '.join(have)}")
+    _check(options, {"--weights": (choice.weights, known), "--methods": (choice.methods, table)})
     names = choice.methods or list(table)
     rows: list[dict[str, Any]] = []
     for weight, effective in product(choice.weights or known, choice.effective):

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from ..demo.scenes.diffusion import (
     FOLDER,
+    LATENT_RGB_FILE,
     SMALL_DECODER_FILE,
     VAE_FILE,
     latent_shape,
@@ -47,7 +48,7 @@ class SceneLatents(comfy.latent_formats.LatentFormat):
     lags_small_decoder = FOLDER / SMALL_DECODER_FILE  # in place of a file of TAESD's
 
     def __init__(self) -> None:
-        table = FOLDER / "latent_rgb.json"
+        table = FOLDER / LATENT_RGB_FILE
         if table.is_file():
             linear = json.loads(table.read_text("utf-8"))
             self.latent_rgb_factors = linear["factors"]

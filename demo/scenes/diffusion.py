@@ -20,6 +20,7 @@ from .vae import FACTOR, SceneVAE
 FOLDER = Path(__file__).parent
 UNET_FILE, CONDITIONING_FILE = "unet.safetensors", "conditioning.safetensors"
 VAE_FILE, SMALL_DECODER_FILE = "vae.safetensors", "small_decoder.safetensors"
+LATENT_RGB_FILE = "latent_rgb.json"
 TIMESTEPS = 1000
 BETA_START, BETA_END = 0.00085, 0.012
 

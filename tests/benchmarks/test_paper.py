@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from lags_pack.benchmarks._judge import Judge, real_scenes
+from lags_pack.benchmarks._judge import Judge, Real
 from lags_pack.benchmarks._paper_plot import draw
 from lags_pack.benchmarks._scenes import (
     Scenes,
@@ -28,53 +28,33 @@ from lags_pack.benchmarks.paper import (
     settings,
 )
 from lags_pack.demo.scenes.compose import allowed_combinations
-from lags_pack.demo.scenes.diffusion import (
-    SMALL_DECODER_FILE,
-    VAE_FILE,
-    SceneDenoiser,
-    split_weights,
-)
-from lags_pack.demo.scenes.small_decoder import small_decoder
-from lags_pack.demo.scenes.subjects import WORDS
-from lags_pack.demo.scenes.text import SceneTextEncoder, split_words
-from lags_pack.demo.scenes.training.clip_files import clip_model, write_folder
-from lags_pack.demo.scenes.training.trainer import save_half
-from lags_pack.demo.scenes.unet import SceneUNet
-from lags_pack.demo.scenes.vae import SceneVAE
+from lags_pack.demo.scenes.diffusion import SceneDenoiser
+from lags_pack.demo.scenes.text import split_words
 from lags_pack.guidance.contracts import (
     ConditionalDenoiser,
     CorrectedDenoiser,
     DifferentiableDenoiser,
 )
 from lags_pack.rewards import PickScore, Weight
-from torch import Tensor, nn
+from lags_pack.tests.scene_files import random_judge, random_scenes
+from torch import Tensor
 
 STEPS = 4
 
 
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Scenes:
-    """The model's files and the scorers' folders, with random weights."""
-    place = tmp_path_factory.mktemp("scenes")
-    torch.manual_seed(3)
-    unet = SceneUNet()
-    for value in unet.parameters():
-        if not value.any():  # layers that begin at zero
-            nn.init.normal_(value, std=0.02)
-    save_half(SceneVAE().state_dict(), place / VAE_FILE)
-    save_half(small_decoder().state_dict(), place / SMALL_DECODER_FILE)
-    for file, weights in split_weights(unet, SceneTextEncoder()).items():
-        save_half(weights, place / file)
-    for name in ("scenes_clip", "scenes_pickscore"):
-        write_folder(clip_model(), place / name)
-    return Scenes(place, place)
+    return random_scenes(tmp_path_factory.mktemp("scenes"))
 
 
 @pytest.fixture(scope="module")
-def bench(scenes: Scenes) -> Bench:
-    judge = Judge().eval().requires_grad_(False)
-    sprites = torch.rand(len(WORDS), 4, 16, 16, generator=torch.Generator().manual_seed(0))
-    return Bench(scenes, judge, real_scenes(judge, sprites, 256), seeds=2, steps=STEPS, cfg=5.0)
+def judge() -> tuple[Judge, Real]:
+    return random_judge()
+
+
+@pytest.fixture(scope="module")
+def bench(scenes: Scenes, judge: tuple[Judge, Real]) -> Bench:
+    return Bench(scenes, *judge, seeds=2, steps=STEPS, cfg=5.0)
 
 
 def test_every_third_prompt_is_of_a_combination_that_training_never_drew() -> None:

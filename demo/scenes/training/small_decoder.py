@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..compose import draw, random_labels
-from ..diffusion import SMALL_DECODER_FILE, load_vae
+from ..diffusion import LATENT_RGB_FILE, SMALL_DECODER_FILE, load_vae
 from ..small_decoder import small_decoder
 from ..vae import FACTOR, SceneVAE, psnr
 from .grids import save_grid
@@ -42,7 +42,7 @@ def report(vae: SceneVAE, decoder: nn.Module, options: argparse.Namespace, sprit
     small = F.avg_pool2d(images, FACTOR)
     save_grid(decoded[:32], options.cache / "small_decoder" / "decoded.png", columns=8)
     table = {"factors": factors.tolist(), "bias": bias.tolist()}
-    (options.cache / "latent_rgb.json").write_text(json.dumps(table))
+    (options.cache / LATENT_RGB_FILE).write_text(json.dumps(table))
     return (
         f"small decoder {psnr(decoded, images).mean():.2f} dB, "
         f"latent to RGB {psnr((linear + 1) / 2, small).mean():.2f} dB at an eighth of the size"
