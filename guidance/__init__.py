@@ -12,6 +12,7 @@ from .contracts import (
     WeightError,
     checked_value,
 )
+from .distilled import FEW_STEPS, gives_finished_images
 from .finite_difference import DifferenceStep, jacobian_vector_product
 from .methods import (
     AUTO_DAMPING_PER_C,

@@ -42,9 +42,10 @@ class DifferenceStep:
             everywhere this is exact, whatever p is: the posterior of x0 at x, times exp(v . x0), is
             the posterior at x + sigma_ve^2 v. Nor is rounding divided by a small step: its error in
             the shift is no more than D's own. Not in the paper.
-        max_step: greatest length of a full step in standard deviations of the noise: the length of
-            sigma_ve v. A network knows nothing of what lies further (the noise of an image of SD
-            at 512 pixels is 128 of them long), and sensible weights take 1 to 10.
+        max_step: greatest length of a full step in standard deviations of the noise. A network
+            knows nothing of what lies further (the noise of an image of SD at 512 pixels is 128 of
+            them long). sigma_ve v is 1 to 10 of them long for sensible weights, and far longer
+            where a zero-terminal-SNR model starts: there the step is shorter, J v what it says.
     """
 
     relative: float | None = None
@@ -59,13 +60,6 @@ class DifferenceStep:
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{name} step is {value}; expected a finite number above 0.")
-
-    def within_max_step(self, v: Latents, sigma_ve: PerSample) -> Latents:
-        """v, shortened per sample where sigma_ve^2 v would be longer than ``max_step``."""
-        if not self.full:
-            return v
-        length = sigma_ve.float() * rms(v) * math.sqrt(v[0].numel())
-        return v.float() * per_sample((self.max_step / length.clamp(min=1e-30)).clamp(max=1), v)
 
     @property
     def is_half(self) -> bool:
@@ -94,7 +88,9 @@ class DifferenceStep:
             return torch.full_like(sigma_ve, self.absolute, dtype=torch.float32)
         norm = rms(v)
         if self.full:
-            return torch.where(norm > 0, sigma_ve.float() ** 2, 0.0)
+            length = norm * math.sqrt(v[0].numel())
+            longest = self.max_step * sigma_ve.float() / length.clamp(min=1e-30)
+            return torch.where(norm > 0, torch.minimum(sigma_ve.float() ** 2, longest), 0.0)
         scale = self._relative(sigma_ve) * sigma_ve.float().clamp(min=SMALLEST_SCALE)
         # A vanishing gradient may take a shorter step: the full one would leave float32.
         return torch.where(norm > 0, scale / norm.clamp(min=1e-30), 0.0)

@@ -10,11 +10,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
 from ..contracts import Denoiser, LogWeight, check_finite_model, checked_value_and_grad
+from ..finite_difference import rms
 from ..shapes import Latents, PerSample
 from ..step_correction import step_correction
 from ..ve import per_sample
@@ -34,6 +37,8 @@ class Balanced(LAGS):
             where an approximation around the denoised sample ends; None for no limit.
         fits_step: whether the shift is made to fit the step's kernel, see ``step_correction``.
         tilts_start: as for ``Method``.
+        distilled: [B] whether the model gives finished images, see ``gives_finished_images``; None
+            where it gives posterior means.
 
     The others as for ``LAGS``.
     """
@@ -41,6 +46,7 @@ class Balanced(LAGS):
     max_deviations: float | None = None
     fits_step: bool = True
     tilts_start: bool = True
+    distilled: Tensor | None = None
     name = "LAGS, balanced"
 
     def __post_init__(self) -> None:
@@ -55,23 +61,39 @@ class Balanced(LAGS):
         denoised = step.denoise(denoiser, x, sigma_ve)
         check_finite_model(denoised, sigma_ve)
         log_w, v = checked_value_and_grad(log_weight, denoised, sigma_ve)
-        bounded = self.difference.within_max_step(v, sigma_ve)
-        jv = self.jacobian_product(denoiser, x, sigma_ve, bounded, step)
+        jv = self.jacobian_product(denoiser, x, sigma_ve, v, step)
         full_shift = times_sigma2(sigma_ve, jv)
-        gain = self.measure(log_weight, denoised, log_w, v, full_shift, sigma_ve, step.is_start)
+        within = per_sample(self._limit(v, full_shift, sigma_ve), x) * full_shift
+        gain = self.measure(log_weight, denoised, log_w, v, within, sigma_ve, step.is_start)
         alpha = self.schedule.alpha(sigma_ve, gain) * step.cost.active
         factor = alpha
-        if self.max_deviations is not None:
-            # A tilt by v moves the posterior's mean by sqrt(<v, full shift>) of its deviations.
-            deviations = predicted_gain(bounded, full_shift).clamp(min=1e-30).sqrt()
-            factor = torch.minimum(factor, self.max_deviations / deviations)
-        if self.fits_step:
-            factor = factor * step_correction(step.keep, sigma_ve, gain.predicted, full_shift)
-        shift = self.limited(per_sample(factor, x) * full_shift, denoised)
+        if self.fits_step and not step.is_start:
+            expected = predicted_gain(v, full_shift)
+            fit = (step.keep, sigma_ve, expected, full_shift, self.distilled)
+            factor = alpha * step_correction(*fit)
+        shift = self.limited(per_sample(factor, x) * within, denoised)
         if step.is_start:
             step.cost = replace(step.cost, values=2 * step.cost.values)
         onto = x if step.is_start else denoised
         return finish(denoised, shift, sigma_ve, step, log_w, gain, alpha, onto)
+
+    def _limit(self, v: Latents, full_shift: Latents, sigma_ve: PerSample) -> PerSample:
+        """How much of the full shift is within ``max_deviations``: [B] in 0..1.
+
+        A tilt by v moves the posterior's mean by sqrt(<v, full shift>) of its standard deviations.
+        A distilled model leaves no posterior: it is the noise that is moved, by |sigma J v|.
+        """
+        if self.max_deviations is None:
+            return torch.ones_like(sigma_ve, dtype=torch.float32)
+        size, length, count = rms(v), rms(full_shift), full_shift[0].numel()
+        unit = per_sample(size.clamp(min=1e-30), v), per_sample(length.clamp(min=1e-30), v)
+        cosine = (v / unit[0] * (full_shift / unit[1])).flatten(1).mean(dim=1)
+        # Factor by factor: the product of two large gradients would leave float32.
+        reach = cosine.clamp(min=0).sqrt() * size.sqrt() * length.sqrt() * math.sqrt(count)
+        if self.distilled is not None:
+            of_noise = length * math.sqrt(count) / sigma_ve.float()
+            reach = torch.where(self.distilled, of_noise, reach)
+        return (self.max_deviations / reach.clamp(min=1e-30)).clamp(max=1)
 
     def tilted_start(
         self,

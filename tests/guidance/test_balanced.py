@@ -164,3 +164,64 @@ def test_fine_steps_and_other_samplers_take_the_full_shift() -> None:
     assert float(step_correction(0.0, sigma, gain, full_shift)) == 0  # the last step has no noise
     assert ancestral_keep(torch.tensor([4.0, 2.0, 0.0]), 3.0) == 1
     assert ancestral_keep(torch.tensor([4.0, 2.0, 0.0]), 2.0) == 0
+
+
+# ---- how far it looks, and how far it goes -----------------------------------------------------
+
+
+def zero_terminal_sigmas(steps: int) -> Tensor:
+    """Of scaled-linear betas moved to zero terminal SNR (Lin et al. 2024): 4518 at the top."""
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+    root = torch.cumprod(1 - betas, dim=0).sqrt()
+    kept = ((root - root[-1]) * root[0] / (root[0] - root[-1])).square()
+    kept[-1] = 4518.0**-2
+    times = torch.linspace(999, 0, steps + 1)[:-1].round().long()
+    return torch.cat([((1 - kept) / kept).sqrt()[times], torch.zeros(1)]).float()
+
+
+@pytest.mark.parametrize("nats", [1.0, 2.0])
+@pytest.mark.parametrize("steps", [4, 30])
+def test_a_zero_terminal_snr_start_keeps_its_strength(steps: int, nats: float) -> None:
+    """Gaussian p, a line, Euler's steps: 0.86 to 0.98 of the lift where v was shortened."""
+    levels, count = zero_terminal_sigmas(steps), 8
+    generator = torch.Generator().manual_seed(0)
+    slope = torch.randn(1, 4, 8, 8, generator=generator)
+    slope = slope / slope.norm() * nats
+    weight, method = LinearLogWeight(slope), replace(guidance.preset("balanced"), skip_below=0.0)
+
+    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+        return x / (1 + sigma.view(-1, 1, 1, 1) ** 2)
+
+    noise = levels[0] * torch.randn(count, 4, 8, 8, generator=generator)
+    moved, _ = method.tilted_start(denoise, weight, noise, levels[:1].expand(count))
+    outcomes = []
+    for x, is_guided in ((moved, True), (noise, False)):
+        for sigma, lower in zip(levels[:-1], levels[1:], strict=True):
+            at = sigma.expand(count)
+            d = method(denoise, weight, x, at)[0] if is_guided else denoise(x, at)
+            x = d + (x - d) * (lower / sigma)  # noqa: PLW2901
+        outcomes.append((x * slope).flatten(1).sum(dim=1).mean())
+    assert float(outcomes[0] - outcomes[1]) == pytest.approx(nats**2, rel=0.01)
+
+
+@pytest.mark.parametrize("strength", [1.0, 100.0, 1e6])
+@pytest.mark.parametrize("level", [0.3, 14.6, 4518.0])
+def test_it_looks_and_goes_no_further_than_it_knows(strength: float, level: float) -> None:
+    """The second evaluation is 30 of the noise away at most, the shift 4 of the posterior."""
+    x = level * torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    slope = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    weight = LinearLogWeight(slope / slope.norm() * strength)
+    seen: list[Tensor] = []
+
+    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+        seen.append(x)
+        return x / (1 + sigma.view(-1, 1, 1, 1) ** 2)
+
+    sigma = sigmas(3, level)
+    method = replace(guidance.preset("balanced"), skip_below=0.0)
+    found, _ = method(denoise, weight, x, sigma)
+    away = (seen[1] - seen[0]).flatten(1).norm(dim=1) / level
+    assert (away <= 30.01).all()
+    shift = (found - denoise(x, sigma)).flatten(1).norm(dim=1)
+    assert (shift <= 4.01 * (level**2 / (1 + level**2)) ** 0.5).all()
+    assert (shift >= 0.99 * min(strength * level**2 / (1 + level**2), 1.0)).all()
