@@ -13,9 +13,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..guidance import AutogradLogWeight, LogWeight, WeightError, scaled_vjp
+from ..guidance.contracts import is_finite
 from ..rewards import Weight
 from ..rewards.masked import box_of
-from .decoders import Decoder, shrunk, shrunk_size
+from .decoders import Decoder, check_decoded, shrunk, shrunk_size
 from .memory import GIGABYTE, are_loaded, is_out_of_memory, unless_out_of_memory
 from .models import patchers_of
 
@@ -60,7 +61,9 @@ class DecodedLogWeight:
         latents, cell = shrunk(latents, self.decoder.cell, self.side), self.decoder.cell
         height, width = latents.shape[-2:]
         top, bottom, left, right = self._part(height, width)
-        part = self.decoder.images(latents[..., top:bottom, left:right])
+        seen = latents[..., top:bottom, left:right]
+        part = self.decoder.images(seen)
+        check_decoded(self.decoder, "an image", part.detach(), seen.detach())
         around = (left, width - right, top, height - bottom)
         return F.pad(part, [cell * cells for cells in around]) if any(around) else part
 
@@ -216,7 +219,10 @@ class DecodedLogWeight:
             with _failing_as(self.name):
                 log_w, grad = self.on_images.value_and_grad(images)
             # The gradient of one pixel is tiny, and a decoder of half precision would lose it.
-            return log_w, scaled_vjp(images, leaf, grad)
+            gradient = scaled_vjp(images, leaf, grad)
+            if is_finite(grad):  # else it is the weight's own
+                check_decoded(self.decoder, "a gradient", gradient, leaf.detach())
+            return log_w, gradient
 
 
 @contextmanager

@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..demo.scenes.diffusion import load_small_decoder
+from ..guidance import ModelError
+from ..guidance.contracts import is_finite
 from ..rewards import Weight
 from ..rewards.checkpoint import fill, read_weights, shape_of
 from .autograd_safe import autograd_safe
@@ -47,6 +49,19 @@ TAESD_FILES = (".safetensors", ".sft", ".pth", ".pt")  # best first
 TAESD_PAGE = "https://github.com/madebyollin/taesd"
 FLUX2_CHANNELS, FLUX2_PACKED = 32, 128  # what its decoder works on; what the model makes
 BLOCKS = (ResnetBlock, AttnBlock, Upsample)
+HALF_OVERFLOWS = (
+    "Many VAEs of SD and SDXL leave the range of float16: start ComfyUI with --bf16-vae or "
+    "--fp32-vae, load a VAE that was fixed for it (sdxl-vae-fp16-fix), or choose another decoder "
+    "in LAGS Options (taesd for a VAE, vae for TAESD)."
+)
+NOT_BY_PRECISION = (
+    "If that is far above 10, lower the weight's strength; else its file is damaged: load another "
+    "VAE, or choose another decoder in LAGS Options (taesd for a VAE, vae for TAESD)."
+)
+
+
+class DecoderError(ModelError):
+    """A decoder made of finite latents what is not finite."""
 
 
 class Decoder(Protocol):
@@ -59,6 +74,7 @@ class Decoder(Protocol):
         patchers: ComfyUI's handles of what must be on the device.
         modules: our own networks that must be on the device.
         device: where it computes.
+        dtype: in which precision.
     """
 
     name: str
@@ -69,6 +85,11 @@ class Decoder(Protocol):
 
     @property
     def device(self) -> torch.device: ...
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of its arithmetic, as a rule."""
+        return torch.float32
 
     def own_latents(self, denoised: Tensor) -> Tensor:
         """Model space -> the latents that ``images`` takes; affine, element by element."""
@@ -149,6 +170,11 @@ class VAEDecoder(Decoder):
         """The VAE's."""
         return self.vae.device
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The VAE's."""
+        return self.vae.vae_dtype
+
     def images(self, latents: Tensor) -> Tensor:
         on_device = getattr(mm, "cuda_device_context", nullcontext)
         with on_device(self.device):
@@ -163,11 +189,10 @@ class VAEDecoder(Decoder):
             yield
 
     def bytes_per_image(self, height: int, width: int, sparing: bool) -> float:
-        dtype = self.vae.vae_dtype
         if self.is_small:
-            return _taesd_bytes(height * width * self.cell**2, dtype)
+            return _taesd_bytes(height * width * self.cell**2, self.dtype)
         shape = (1, self.vae.latent_channels, height, width)
-        decoding = float(self.vae.memory_used_decode(shape, dtype))
+        decoding = float(self.vae.memory_used_decode(shape, self.dtype))
         return decoding * (VAE_RECOMPUTED if sparing and self.blocks else VAE_KEPT)
 
 
@@ -194,12 +219,17 @@ class TAESDDecoder(Decoder):
         (patcher,) = patchers_of(self.modules)
         return patcher.load_device
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of its weights."""
+        return next(self.net.parameters()).dtype
+
     def images(self, latents: Tensor) -> Tensor:
         weight = next(self.net.parameters())
-        return self.net(latents.to(weight.device, weight.dtype)).float()
+        return self.net(latents.to(weight)).float()
 
     def bytes_per_image(self, height: int, width: int, sparing: bool) -> float:
-        return _taesd_bytes(height * width * self.cell**2, next(self.net.parameters()).dtype)
+        return _taesd_bytes(height * width * self.cell**2, self.dtype)
 
 
 class LatentRGBDecoder(Decoder):
@@ -244,6 +274,39 @@ class LatentRGBDecoder(Decoder):
     def bytes_per_image(self, height: int, width: int, sparing: bool) -> float:
         """As a decoder: the image and its gradient."""
         return 2 * 3 * 4 * height * width
+
+
+def decoded(vae: Any, latents: Tensor) -> Tensor:
+    """An IMAGE of latents by ComfyUI's own decoding, as VAE Decode makes it.
+
+    Raises:
+        DecoderError: the VAE overflowed.
+    """
+    images: Tensor = vae.decode(latents)
+    check_decoded(VAEDecoder(vae, torch.Tensor.clone), "an image", images, latents)
+    return images
+
+
+def check_decoded(decoder: Decoder, what: str, made: Tensor, latents: Tensor) -> None:
+    """Refuse what a decoder has spoilt, before the weight is blamed for it.
+
+    Args:
+        decoder: whose fault it would be.
+        what: it has made, in words.
+        made: the values.
+        latents: what it made them of; where they are not finite, it is another's fault.
+
+    Raises:
+        DecoderError: a value is NaN or infinite.
+    """
+    if is_finite(made) or not is_finite(latents):
+        return
+    kind = type(decoder.net).__name__ if isinstance(decoder, VAEDecoder) else decoder.name
+    raise DecoderError(
+        f"The decoder {kind}, in {str(decoder.dtype).removeprefix('torch.')}, made {what} that is "
+        f"not finite of latents that are (up to {float(latents.abs().max()):.3g}). "
+        + (HALF_OVERFLOWS if decoder.dtype == torch.float16 else NOT_BY_PRECISION)
+    )
 
 
 def decoder_of(decoding: Decoding, vae: Any, model: Any) -> Decoder:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import Any
 
 import comfy.model_management as mm
@@ -15,6 +16,7 @@ from ..guidance import MMSOLD, PrincipalSpace, effective_size, log_shares
 from ..rewards import Weight
 from .adapters import as_weight
 from .checks import check_connected, check_latent, filled
+from .decoders import decoded
 from .images import channels_first
 from .scores import scores_of, with_strengths
 
@@ -140,7 +142,7 @@ def _shown(images: Tensor | None, data: Tensor, vae: Any) -> Tensor:
         return images
     if vae is None:
         raise ValueError("The weight judges images: connect the VAE that decodes the latents.")
-    return _in_chunks(vae.decode, data)
+    return _in_chunks(partial(decoded, vae), data)
 
 
 def _outputs(made: Tensor, from_latents: bool, vae: Any) -> tuple[Any, Any]:

@@ -14,7 +14,7 @@ import comfy.model_management as mm
 import comfy.samplers
 import torch
 from comfy.model_sampling import CONST
-from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
+from comfy.patcher_extension import WrapperExecutor, WrappersMP
 from comfy.sampler_helpers import estimate_memory
 from torch import Tensor, nn
 
@@ -37,6 +37,7 @@ from ..guidance import (
     time_travel,
     ve_view,
 )
+from ..guidance.ve import SMALLEST_SIGNAL
 from ..rewards import Weight
 from ..rewards.masked import region, stretched
 from .caches import warn_of_caches, without_caches, without_other_packs
@@ -45,6 +46,7 @@ from .decoded_weight import DecodedLogWeight, MaskedLogWeight
 from .decoders import Decoder, Decoding, decoder_of
 from .evaluations import DifferentiableEvaluations, Evaluations
 from .gradient import gradient_bytes, networks_of
+from .guiders import Evaluate, ServedGuider, calls_wrappers, never_acted
 from .lookahead import SamplerRun, look_ahead
 from .memory import GIGABYTE, back_on_device, patchers_of_a_run
 from .models import load
@@ -90,6 +92,13 @@ class Run(SamplerRun):
             return 1.0
         return ancestral_keep(self.sigmas, float(timestep.flatten()[0]))
 
+    @property
+    def holds_guided_steps(self) -> bool:
+        """Whether the method guides at any of the sampler's noise levels."""
+        view = ve_view(self.guider.inner_model.model_sampling.noise_scaling, self.sigmas[:-1])
+        clear = (view.signal > SMALLEST_SIGNAL) & (view.noise > 0)
+        return bool(clear.any()) and bool(self.method.is_active(view.sigma_ve[clear]).any())
+
     def step_number(self, timestep: Tensor) -> int:
         """Which step of the sampler an evaluation is in, from 1; samplers also look in between."""
         return int((self.sigmas[:-1] >= float(timestep.flatten()[0]) * (1 - 1e-4)).sum())
@@ -130,6 +139,7 @@ class Guidance:
 
     decoder: Decoder
     difference: DifferenceStep  # by which an automatic strength is measured
+    runs = 0  # that have begun
 
     def __init__(
         self,
@@ -158,8 +168,7 @@ class Guidance:
         patched = model.clone()
         patched.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, self.key, self.sampler_sample)
         patched.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, self.key, self.predict_noise)
-        if self.method.own_sampler:
-            patched.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, self.key, self.outer_sample)
+        patched.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, self.key, self.outer_sample)
         return patched
 
     def _check(self, model: Any) -> None:
@@ -184,20 +193,24 @@ class Guidance:
         *others: Any,
         **named: Any,
     ) -> Any:
-        """Around a whole run: the method's own sampler in the place of the user's.
+        """Around a guider's run: the method's own sampler, where it has one, for the user's.
 
         Raises:
-            ValueError: the user's is of another kind.
+            ValueError: the user's is of another kind, or the run went past ``sampler_sample``.
         """
-        if not is_ancestral(sampler):
+        if self.method.own_sampler and not is_ancestral(sampler):
             name = getattr(getattr(sampler, "sampler_function", None), "__name__", "another")
             raise ValueError(
                 f"{self.method.name} is an ancestral sampler of its own, and the sampler is "
                 f"{name.removeprefix('sample_')!r}: set sampler_name to euler_ancestral, with eta "
                 "and s_noise at 1."
             )
-        own = comfy.samplers.KSAMPLER(self.own_sampler)
-        return executor(noise, latent_image, own, *others, **named)
+        own = comfy.samplers.KSAMPLER(self.own_sampler) if self.method.own_sampler else sampler
+        before = self.runs
+        samples = executor(noise, latent_image, own, *others, **named)
+        if self.runs == before:
+            raise never_acted(executor.class_obj, sampler)
+        return samples
 
     def own_sampler(
         self,
@@ -236,8 +249,13 @@ class Guidance:
         denoise_mask: Tensor | None = None,
         disable_pbar: bool = False,
     ) -> Tensor:
-        """Around a whole run: load what it needs together, and bind the method to it."""
+        """Around a whole run: load what it needs together, and bind the method to it.
+
+        Raises:
+            ValueError: latents that are no still images, or no step was guided that should be.
+        """
         check_latent(noise)
+        self.runs += 1
         options = extra_args["model_options"]
         if self.method.through_model:
             logging.info(
@@ -275,9 +293,29 @@ class Guidance:
             noise = self._tilted(noise, run, options, full)
         run.method = self.method.bind(run)
         extra_args = {**extra_args, "model_options": {**options, self.key: run}}
-        return executor(
-            guider, sigmas, extra_args, callback, noise, latent_image, denoise_mask, disable_pbar
+        served = guider if calls_wrappers(guider) else ServedGuider(guider, self._around(guider))
+        samples = executor(
+            served, sigmas, extra_args, callback, noise, latent_image, denoise_mask, disable_pbar
         )
+        if not self.trace.records and run.holds_guided_steps:
+            raise never_acted(guider, executor.class_obj)
+        return samples
+
+    def _plain(self, guider: Any) -> Evaluate:
+        """The call of a guider as the sampler would make it without this guidance."""
+
+        def plain(x: Tensor, timestep: Tensor, options: dict[str, Any], seed: int | None) -> Tensor:
+            mm.throw_exception_if_processing_interrupted()
+            # Without the run ``predict_noise`` lets it through, if it comes by the wrappers at all.
+            others = {key: value for key, value in options.items() if key != self.key}
+            return guider(x, timestep, model_options=others, seed=seed)
+
+        return plain
+
+    def _around(self, guider: Any) -> Evaluate:
+        """Guidance around a guider's call: what ``predict_noise`` is where that runs wrappers."""
+        wrapped = [self.predict_noise]
+        return WrapperExecutor.new_class_executor(self._plain(guider), guider, wrapped).execute
 
     def _decoded(self, weight: Weight, guider: Any) -> DecodedLogWeight:
         side = self.decoding.side_for(self.weight)
@@ -293,19 +331,10 @@ class Guidance:
         if not view.is_usable or not bool(method.is_active(view.sigma_ve).any()):
             return noise
         x = scaling(sigma, noise, run.kept, full)
-        # The call that the sampler would make, with the wrappers of others around it.
-        wrappers = get_all_wrappers(
-            WrappersMP.PREDICT_NOISE, guider.model_options, is_model_options=True
-        )
-        others = [wrapper for wrapper in wrappers if wrapper != self.predict_noise]
-        call = WrapperExecutor.new_class_executor(guider.predict_noise, guider, others)
-
-        def plain(*arguments: Any) -> Tensor:
-            mm.throw_exception_if_processing_interrupted()
-            return call.execute(*arguments)
-
         seed = run.extra_args.get("seed")
-        at = Evaluations(plain, guider, x, timestep, view, without_caches(options), seed)
+        at = Evaluations(
+            self._plain(guider), guider, x, timestep, view, without_caches(options), seed
+        )
         step = Step(own=at.own)
         with at_step(lambda: 1, len(run.sigmas) - 1):
             log_weight = self._log_weight(run, at, step)

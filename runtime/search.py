@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..guidance import AutogradLogWeight, Found, zero_order_search
 from ..rewards import Weight
+from .decoders import decoded
 from .images import channels_first
 from .sampling import SamplerInputs, prepare
 from .scores import log_weight_of, scores_of
@@ -71,7 +72,7 @@ def _judge(vae: Any, weight: Weight) -> AutogradLogWeight:
     """log w of finished latents, through ComfyUI's own decoding; no gradient is asked for."""
 
     def log_w(latents: Tensor) -> Tensor:
-        return log_weight_of(weight, scores_of(weight, channels_first(vae.decode(latents))))
+        return log_weight_of(weight, scores_of(weight, channels_first(decoded(vae, latents))))
 
     return AutogradLogWeight(log_w, weight.name)
 
