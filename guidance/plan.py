@@ -16,6 +16,7 @@ from .ve import NoiseScaling, ve_view
 # A backward pass in forwards: the denoiser once more, its blocks again while autograd goes back
 # through them, and the gradients of the inputs, which are as many products as a forward.
 BACKWARD = 3.0
+LEAST_ALPHA = 0.01  # a shift of a hundredth of what the weight asks for is not seen
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,11 @@ class Plan:
     def total_backwards(self) -> int:
         """Backward passes through the denoiser over the run."""
         return int(self.model_backwards.sum())
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether next to nothing of the weight arrives: alpha is tiny wherever it acts."""
+        return not self.start_calls and float(self.alpha.max()) < LEAST_ALPHA
 
     @property
     def relative_cost(self) -> float:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 
 import torch
+from torch import Tensor
 
 from .contracts import Denoiser, LogWeight, check_finite_model, checked_value_and_grad
-from .finite_difference import DifferenceStep, jacobian_vector_product
+from .finite_difference import DifferenceStep, jacobian_vector_product, rms
 from .methods.base import Step
 from .shapes import Latents, PerSample
 from .ve import per_sample
@@ -20,6 +21,7 @@ def score_std(
     sigma_ve: PerSample,
     difference: DifferenceStep,
     step: Step | None = None,
+    distilled: Tensor | None = None,
 ) -> float:
     """Standard deviation of a score over the samples that a run would draw without guidance.
 
@@ -32,6 +34,9 @@ def score_std(
     moves by one standard deviation. Scores bend over that distance, so what is taken is how far
     the score really moves, [s(D + delta) - s(D - delta)] / 2. Not in the paper.
 
+    A distilled model leaves no posterior; its image moves with the noise, by
+    delta = sigma J g / |g| for one standard deviation of the noise along g.
+
     Args:
         denoiser: D.
         score: the score as a log-weight of strength 1.
@@ -39,6 +44,7 @@ def score_std(
         sigma_ve: [B].
         difference: the finite difference.
         step: where in the run this is; None for an evaluation on its own.
+        distilled: [B] whether D is a finished image; None where it is not.
 
     Raises:
         WeightError: the score broke its contract.
@@ -51,7 +57,13 @@ def score_std(
     check_finite_model(jg, sigma_ve)
     shift = per_sample(sigma_ve.float() ** 2, x) * jg
     e = (g.float() * shift).flatten(1).sum(dim=1).clamp(min=0)  # rounding can make it negative
-    delta = shift * per_sample(torch.where(e > 0, e.clamp(min=1e-30).rsqrt(), 0.0), x)
+    length = torch.where(e > 0, e.clamp(min=1e-30).rsqrt(), 0.0)
+    if distilled is not None:
+        norm = rms(g) * math.sqrt(g[0].numel()) * sigma_ve.float()
+        length = torch.where(distilled, 1 / norm.clamp(min=1e-30), length)
+    delta = shift * per_sample(length, x)
     within = (score(denoised + delta) - score(denoised - delta)).double() / 2
-    between = values.double().var().item() if values.shape[0] > 1 else 0.0
+    # Without posteriors the two parts are one and the same.
+    has_two = values.shape[0] > 1 and (distilled is None or not bool(distilled.all()))
+    between = values.double().var().item() if has_two else 0.0
     return math.sqrt(between + within.square().mean().item())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from ..guidance import (
     LAGS,
+    Balanced,
     CachedGradient,
     DifferenceStep,
     FreeDoM,
@@ -33,6 +34,7 @@ from ..guidance import (
     VEView,
     WeightError,
     ancestral_keep,
+    plan,
     score_std,
     time_travel,
     ve_view,
@@ -50,6 +52,7 @@ from .guiders import Evaluate, ServedGuider, calls_wrappers, never_acted
 from .lookahead import SamplerRun, look_ahead
 from .memory import GIGABYTE, back_on_device, patchers_of_a_run
 from .models import load
+from .page import notice
 
 
 def difference_step(model: Any) -> DifferenceStep:
@@ -70,14 +73,14 @@ class Run(SamplerRun):
 
     Attributes:
         region: where the weight acts, [1, 1, h, w]; None for everywhere.
-        ancestral: whether the sampler's steps draw from the posterior of the next noise level.
+        draws_noise: whether a shift has to fit the noise that the sampler's steps draw.
         cached: of log_weight; its gradient may serve several evaluations.
         method: bound to the run once it begins.
         networks: what a gradient has to pass, where the method goes through the model.
     """
 
     region: Tensor | None
-    ancestral: bool
+    draws_noise: bool
     cached: CachedGradient
     method: Method
     networks: list[nn.Module]
@@ -88,7 +91,7 @@ class Run(SamplerRun):
         Flow models have an ancestral step of their own.
         """
         exploding = bool((view.sigma_ve == timestep.float()).all())
-        if not (self.ancestral and exploding):
+        if not (self.draws_noise and exploding):
             return 1.0
         return ancestral_keep(self.sigmas, float(timestep.flatten()[0]))
 
@@ -110,13 +113,46 @@ class Run(SamplerRun):
 
 # The samplers of first order whose step is the exact posterior of the next noise level given D.
 ANCESTRAL = ("sample_euler_ancestral", "sample_ddpm")
+# What draws fresh noise of the next noise level around D leaves as much of a shift.
+REDRAWING = (*ANCESTRAL, "sample_lcm")
 
 
-def is_ancestral(sampler: Any) -> bool:
+def is_ancestral(sampler: Any, names: Sequence[str] = ANCESTRAL) -> bool:
     """Whether a sampler is one of these, with its noise as it should be."""
     name = getattr(getattr(sampler, "sampler_function", None), "__name__", "")
     settings = getattr(sampler, "extra_options", {})
-    return name in ANCESTRAL and all(settings.get(key, 1) == 1 for key in ("eta", "s_noise"))
+    return name in names and all(settings.get(key, 1) == 1 for key in ("eta", "s_noise"))
+
+
+def in_steps(method: Method, steps: int, cfg: float) -> Method:
+    """The method for a run of so many steps, at this scale of classifier-free guidance."""
+    if not isinstance(method, Balanced):
+        return method
+    return method.in_steps(steps, 1 if cfg == 1 else 2)
+
+
+def scale_of(guider: Any) -> float:
+    """The scale of classifier-free guidance; 0 of a guider that combines branches in its own way.
+
+    ComfyUI evaluates one branch alone where it is 1.
+    """
+    own = type(guider).predict_noise is not comfy.samplers.CFGGuider.predict_noise
+    return 0.0 if own else float(guider.cfg)
+
+
+def warn_if_idle(run: Run) -> None:
+    """Say before a run that its method will leave the image as it is."""
+    if not isinstance(run.method, LAGS):
+        return
+    scaling = run.guider.inner_model.model_sampling.noise_scaling
+    made = plan(run.method, run.sigmas.detach().float().cpu(), scaling)
+    if made.is_idle:
+        notice(
+            f"{run.method.name} changes next to nothing in these {len(made.sigma)} steps: its "
+            f"alpha is {float(made.alpha.max()):.1e} at most, at sigma "
+            f"{float(made.sigma_ve.min()):.3g}. Few steps stay at high noise, where only mode "
+            "'balanced' acts; a lower uncertainty coefficient c, or more steps, serve too."
+        )
 
 
 CACHES_AND_GUIDANCE = (
@@ -278,20 +314,21 @@ class Guidance:
             kept=latent_image,
             mask=denoise_mask,
             region=_region(self.weight, noise),
-            ancestral=is_ancestral(executor.class_obj),
+            draws_noise=is_ancestral(executor.class_obj, REDRAWING),
             log_weight=log_weight,
             cached=CachedGradient(log_weight, self.method.reuse),
-            method=self.method,
+            method=in_steps(self.method, len(sigmas) - 1, scale_of(guider)),
             trace=self.trace,
             networks=networks_of(guider) if self.method.through_model else [],
         )
         self.trace.clear()
+        warn_if_idle(run)
         if self.method.through_model:
             _make_room(guider, log_weight, noise.shape)
         if self.method.tilts_start and bool(noise.any()):  # no noise: another sampler's run goes on
             full = executor.class_obj.max_denoise(guider, sigmas)
             noise = self._tilted(noise, run, options, full)
-        run.method = self.method.bind(run)
+        run.method = run.method.bind(run)
         extra_args = {**extra_args, "model_options": {**options, self.key: run}}
         served = guider if calls_wrappers(guider) else ServedGuider(guider, self._around(guider))
         samples = executor(
@@ -323,7 +360,7 @@ class Guidance:
 
     def _tilted(self, noise: Tensor, run: Run, options: dict[str, Any], full: bool) -> Tensor:
         """The initial noise drawn from w p: moved so that the sampler's first x is."""
-        guider, method = run.guider, self.method
+        guider, method = run.guider, run.method
         scaling = guider.inner_model.model_sampling.noise_scaling
         sigma = run.sigmas[0]
         timestep = sigma.expand(noise.shape[0])
@@ -337,6 +374,7 @@ class Guidance:
         )
         step = Step(own=at.own)
         with at_step(lambda: 1, len(run.sigmas) - 1):
+            run.method = method = method.told(at, at.x_ve, view.sigma_ve, step)
             log_weight = self._log_weight(run, at, step)
             computed = run.cached.computed
             moved, record = method.tilted_start(at, log_weight, at.x_ve, view.sigma_ve, step)
@@ -364,7 +402,8 @@ class Guidance:
                 alone = Weight.of(term.reward, 1.0)
                 scores[i] = CachedGradient(self._decoded(alone, run.guider), self.method.reuse)
                 score_here = _under_masks(scores[i], run, at)
-                deviations[i] = score_std(at, score_here, x, sigma, self.difference, step)
+                of_score = (at, score_here, x, sigma, self.difference, step)
+                deviations[i] = score_std(*of_score, getattr(run.method, "distilled", None))
         weight = self.weight.measured(deviations)
         run.log_weight = self._decoded(weight, run.guider)
         run.cached = CachedGradient(run.log_weight, self.method.reuse)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..contracts import Denoiser, LogWeight, check_finite_model, checked_value_and_grad
+from ..distilled import FEW_STEPS, gives_finished_images
 from ..finite_difference import rms
 from ..shapes import Latents, PerSample
 from ..step_correction import step_correction
@@ -37,8 +38,9 @@ class Balanced(LAGS):
             where an approximation around the denoised sample ends; None for no limit.
         fits_step: whether the shift is made to fit the step's kernel, see ``step_correction``.
         tilts_start: as for ``Method``.
-        distilled: [B] whether the model gives finished images, see ``gives_finished_images``; None
-            where it gives posterior means.
+        may_be_distilled: whether to ask at the start if the model gives finished images; a few
+            steps without classifier-free guidance are how such models are run.
+        distilled: [B] the answer, see ``gives_finished_images``; None where nobody asked.
 
     The others as for ``LAGS``.
     """
@@ -46,6 +48,7 @@ class Balanced(LAGS):
     max_deviations: float | None = None
     fits_step: bool = True
     tilts_start: bool = True
+    may_be_distilled: bool = False
     distilled: Tensor | None = None
     name = "LAGS, balanced"
 
@@ -95,6 +98,20 @@ class Balanced(LAGS):
             reach = torch.where(self.distilled, of_noise, reach)
         return (self.max_deviations / reach.clamp(min=1e-30)).clamp(max=1)
 
+    def in_steps(self, steps: int, branches: int) -> Balanced:
+        """The method for a run of so many steps, with so many branches of guidance."""
+        return replace(self, may_be_distilled=steps <= FEW_STEPS and branches == 1)
+
+    def told(
+        self, denoiser: Denoiser, x: Latents, sigma_ve: PerSample, step: Step | None = None
+    ) -> Balanced:
+        """The method after it has asked, if it is to; arguments as for ``tilted_start``."""
+        if not self.may_be_distilled:
+            return self
+        denoised = (step or Step()).denoise(denoiser, x, sigma_ve)
+        answer = gives_finished_images(denoiser, x, sigma_ve, denoised, self.difference)
+        return replace(self, distilled=answer)
+
     def tilted_start(
         self,
         denoiser: Denoiser,
@@ -121,6 +138,8 @@ class Balanced(LAGS):
         step = step or Step()
         step.is_start = True
         moved, record = self(denoiser, log_weight, x, sigma_ve, step)
+        if self.distilled is not None:
+            record = replace(record, model_calls=record.model_calls + 1)  # that ``told`` made
         return (moved if record.active else x), record
 
     def start_cost(self, sigma_ve: PerSample) -> StartCost:
@@ -128,4 +147,5 @@ class Balanced(LAGS):
         cost = self.cost(sigma_ve)
         if not cost.is_guided:
             return StartCost()
-        return StartCost(1 + cost.takes_second, int(cost.takes_second), 1, 2 * cost.values)
+        calls = 1 + cost.takes_second + self.may_be_distilled
+        return StartCost(calls, int(cost.takes_second), 1, 2 * cost.values)
