@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -19,6 +21,17 @@ def channels_first(image: Tensor) -> Tensor:
         )
     with torch.inference_mode(False):
         return image.detach().clone().float()[..., :3].movedim(-1, 1)
+
+
+def without_frame(latents: Tensor) -> Tensor:
+    """Latents [B, C, h, w] of still images, also of those in a video's shape [B, C, 1, h, w]."""
+    return latents[:, :, 0] if latents.ndim == 5 else latents
+
+
+def decoded(vae: Any, latents: Tensor) -> Tensor:
+    """ComfyUI's own decoding of still images as an IMAGE [B, H, W, C], also in a video's shape."""
+    images: Tensor = vae.decode(latents)
+    return images[:, 0] if images.ndim == 5 else images
 
 
 def single_mask(mask: Tensor) -> Tensor:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import comfy.model_management as mm
@@ -15,7 +17,7 @@ from ..guidance import MMSOLD, PrincipalSpace, effective_size, log_shares
 from ..rewards import Weight
 from .adapters import as_weight
 from .checks import check_connected, check_latent, filled
-from .images import channels_first
+from .images import channels_first, decoded
 from .scores import scores_of, with_strengths
 
 FEWEST = 8  # images, in effect, below which there is nothing to learn from
@@ -55,10 +57,10 @@ def new_images(
     return _outputs(made, latents is not None, vae)
 
 
-def _in_chunks(run: Any, batch: Tensor) -> Tensor:
+def _in_chunks(run: Callable[[Tensor], Tensor], batch: Tensor, rows: int = CHUNK) -> Tensor:
     """A VAE's encode or decode over a batch, with looks at the stop button."""
     parts = []
-    for part in batch.split(CHUNK):
+    for part in batch.split(rows):
         mm.throw_exception_if_processing_interrupted()
         parts.append(run(part))
     return torch.cat(parts)
@@ -129,7 +131,8 @@ def _given(images: Tensor | None, latents: dict[str, Any] | None, vae: Any) -> T
         pictures = channels_first(images).movedim(1, -1)
         if vae is None:
             return pictures
-        samples = _in_chunks(vae.encode, pictures)
+        # A video's VAE would take several images for the frames of one film.
+        samples = _in_chunks(vae.encode, pictures, 1 if vae.latent_dim == 3 else CHUNK)
     check_latent(samples)
     return samples
 
@@ -140,7 +143,7 @@ def _shown(images: Tensor | None, data: Tensor, vae: Any) -> Tensor:
         return images
     if vae is None:
         raise ValueError("The weight judges images: connect the VAE that decodes the latents.")
-    return _in_chunks(vae.decode, data)
+    return _in_chunks(partial(decoded, vae), data)
 
 
 def _outputs(made: Tensor, from_latents: bool, vae: Any) -> tuple[Any, Any]:
@@ -152,4 +155,4 @@ def _outputs(made: Tensor, from_latents: bool, vae: Any) -> tuple[Any, Any]:
     if vae is None:
         blocked = "MM-SOLD Sampler has only latents: connect a VAE, or use its LATENT output."
         return ExecutionBlocker(blocked), {"samples": made}
-    return _in_chunks(vae.decode, made), {"samples": made}
+    return _in_chunks(partial(decoded, vae), made), {"samples": made}
