@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from .contracts import LogWeight
 from .shapes import Latents, PerSample
@@ -56,8 +57,9 @@ class CachedGradient:
         """Note log w and v at a sample, for when it is the next one asked for."""
         self.last, self._served = (denoised, log_w, v), 0
 
-    def _serves(self, before: Latents, denoised: Latents) -> bool:
+    def _serves(self, before: Tensor, denoised: Tensor) -> bool:
         """Whether what is cached answers for a sample: at first only for its own."""
         if self._served == 0:
             return torch.equal(before, denoised)
-        return self._served < self.every
+        # A sampler that enlarges the samples on its way has no use for one of another size.
+        return self._served < self.every and before.shape == denoised.shape

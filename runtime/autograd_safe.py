@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
+import comfy.model_management as mm
 import torch
 from torch import Tensor, nn
 
@@ -16,12 +17,16 @@ def autograd_safe(model: nn.Module) -> Iterator[None]:
     ComfyUI loads models in inference mode, and autograd refuses to save such weights. Layers made
     by ComfyUI get a weight function that hands out a copy: that hook is also the last step after
     casting, offloading and dequantising, so no copy is a view of a buffer that ComfyUI reuses.
-    Other parameters and buffers that are inference tensors are swapped for copies.
+    Other parameters and buffers that are inference tensors are swapped for copies. Newer ComfyUI
+    has kernels without a derivative (rotary embeddings), and a switch for plain ones instead.
 
     Args:
         model: for example a VAE's ``first_stage_model``; loaded already.
     """
     with ExitStack() as undo:
+        if hasattr(mm, "in_training"):
+            undo.callback(setattr, mm, "in_training", mm.in_training)
+            mm.in_training = True
         for module in model.modules():
             if hasattr(module, "weight_function"):
                 append_to_weights(module, Tensor.clone, undo)

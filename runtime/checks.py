@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..rewards import Weight
 
 MOST_LEVELS = 1_000_000  # that 10000 steps at denoise 0.01 come from
+IMAGES = {2, 3}  # dimensions of an image's latents: height and width, and one frame
+# What a decoder enlarges by, where ComfyUI's format says another number: the x4 upscaler's, and the
+# previewer of Stable Cascade's first stage.
+ENLARGED = {"SD_X4": 4, "SC_Prior": 8}
 NO_VAE = "This VAE is empty: the checkpoint has none. Load one with Load VAE and connect it."
 
 
@@ -59,19 +64,26 @@ def _is_written(value: Any) -> bool:
 
 
 def check_vae(vae: Any, model: Any) -> None:
-    """Refuse a VAE that cannot decode the model's latents.
+    """Refuse a VAE that cannot decode the model's latents into images.
 
     Raises:
-        ValueError: no VAE, a video or audio VAE, or another number of channels or scale.
+        ValueError: no VAE, one for sound, or another number of channels, dimensions or scale.
     """
     if vae is None or getattr(vae, "first_stage_model", None) is None:
         raise ValueError(NO_VAE)
     latent = model.get_model_object("latent_format")
-    if vae.latent_dim != 2 or getattr(latent, "latent_dimensions", 2) != 2:
+    dimensions, name = dimensions_of(latent), type(latent).__name__
+    if not {dimensions, vae.latent_dim} <= IMAGES:
         raise ValueError(
-            "LAGS guides still images; this model or VAE is for video or audio "
-            f"(latent dimensions: model {getattr(latent, 'latent_dimensions', 2)}, "
-            f"VAE {vae.latent_dim}; expected 2)."
+            "LAGS guides still images; this model or VAE is for audio or 3-D shapes "
+            f"(latent dimensions: model {dimensions}, VAE {vae.latent_dim}; expected 2, or 3 for "
+            "images in a video's shape)."
+        )
+    check_colours(getattr(vae, "output_channels", 3))
+    if not _keeps_shape(latent):
+        raise ValueError(
+            f"The latents of this model ({name}) are rearranged before its VAE decodes them, "
+            "which LAGS cannot follow: guide the model that runs before it."
         )
     if vae.latent_channels != latent.latent_channels:
         raise ValueError(
@@ -79,7 +91,12 @@ def check_vae(vae: Any, model: Any) -> None:
             f"{latent.latent_channels}: they are of different families. Connect the VAE that "
             "belongs to the model, for example the third output of Load Checkpoint."
         )
-    scale = getattr(latent, "spacial_downscale_ratio", None)
+    if vae.latent_dim > dimensions:
+        raise ValueError(
+            "The VAE decodes latents in a video's shape and the model makes plain ones: they are "
+            "of different families. Connect the VAE that belongs to the model."
+        )
+    scale = ENLARGED.get(name, getattr(latent, "spacial_downscale_ratio", None))
     if scale is not None and scale != vae.spacial_compression_decode():
         raise ValueError(
             f"The VAE enlarges {vae.spacial_compression_decode()}x and the model expects {scale}x: "
@@ -87,20 +104,59 @@ def check_vae(vae: Any, model: Any) -> None:
         )
 
 
-def check_latent(samples: Tensor) -> None:
-    """Refuse latents that are not a batch of still images.
+def check_colours(channels: int) -> None:
+    """Refuse what a VAE gives if it is no image: it has three colours, or these and alpha.
 
     Raises:
-        ValueError: video, packed or empty latents.
+        ValueError: another number of channels.
     """
-    if getattr(samples, "is_nested", False) or samples.ndim != 4:
-        shape = "nested" if getattr(samples, "is_nested", False) else tuple(samples.shape)
+    if channels not in (3, 4):
         raise ValueError(
-            f"Latents have shape {shape}; LAGS expects [batch, channels, height, width]: still "
-            "images, not video or packed latents."
+            f"The VAE decodes to {channels} channels; expected an image's 3 (red, green, blue), or "
+            "4 with alpha. Connect a VAE for images."
+        )
+
+
+def dimensions_of(latent_format: Any) -> int:
+    """How many dimensions latents have beside batch and channels: 2, or 3 in a video's shape."""
+    return int(getattr(latent_format, "latent_dimensions", 2))
+
+
+def _keeps_shape(latent_format: Any) -> bool:
+    """Whether the VAE's latents are the model's, number by number."""
+    shape = (1, latent_format.latent_channels, *(1,) * dimensions_of(latent_format))
+    return tuple(latent_format.process_out(torch.zeros(shape)).shape) == shape
+
+
+def check_latent(samples: Tensor, model: Any = None) -> None:
+    """Refuse latents that are not a batch of still images; one frame of a video is one.
+
+    Args:
+        samples: [B, C, h, w], or [B, C, 1, h, w] as models in a video's shape have it.
+        model: the MODEL that is to take them, where there is one.
+
+    Raises:
+        ValueError: video, packed or empty latents, or a frame that the model has no place for.
+    """
+    nested = getattr(samples, "is_nested", False)
+    if nested or samples.ndim not in (4, 5) or (samples.ndim == 5 and samples.shape[2] != 1):
+        shape = "nested" if nested else tuple(samples.shape)
+        raise ValueError(
+            f"Latents have shape {shape}; LAGS expects [batch, channels, height, width], or one "
+            "frame, [batch, channels, 1, height, width]: still images, not video or packed "
+            "latents. Where the latents are made, set the length to 1."
         )
     if samples.shape[0] == 0:
         raise ValueError("The latent batch is empty; expected at least one image.")
+    if model is None:
+        return
+    dimensions = dimensions_of(model.get_model_object("latent_format"))
+    if samples.ndim - 2 > dimensions:
+        raise ValueError(
+            f"Latents have shape {tuple(samples.shape)}, an image in a video's shape, and the "
+            f"latents of this model have {dimensions} dimensions: make them with Empty Latent "
+            "Image, or encode the image with the model's own VAE."
+        )
 
 
 def check_denoise(denoise: float, steps: int) -> None:
@@ -115,33 +171,6 @@ def check_denoise(denoise: float, steps: int) -> None:
         raise ValueError(
             f"denoise is {denoise:g}, which makes {steps} steps the last of more than "
             f"{MOST_LEVELS} noise levels. Raise denoise, or set it to 0."
-        )
-
-
-def check_mask(latent: dict[str, Any]) -> None:
-    """Refuse a noise mask that does not belong to the latents: ComfyUI would stretch it silently.
-
-    Raises:
-        ValueError: another aspect ratio than the latents, or a batch that is neither 1 nor theirs.
-    """
-    mask, samples = latent.get("noise_mask"), latent["samples"]
-    if mask is None:
-        return
-    height, width = samples.shape[-2:]
-    mask_height, mask_width = mask.shape[-2:]
-    # A mask comes at the size of the image or of the latents; rounding to latent cells may cost
-    # up to one cell on a side.
-    drift = abs(mask_height / height - mask_width / width) / (mask_height / height)
-    if drift > 1 / min(height, width) + 1e-6:
-        raise ValueError(
-            f"The mask is {mask_width}x{mask_height} and the latents are {width}x{height}: another "
-            "shape. Make the mask from the image that was encoded, or resize it to match."
-        )
-    count = mask.reshape(-1, mask_height, mask_width).shape[0]
-    if count not in (1, samples.shape[0]):
-        raise ValueError(
-            f"There are {count} masks for {samples.shape[0]} images; expected 1 or as many as "
-            "images."
         )
 
 

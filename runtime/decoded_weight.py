@@ -17,6 +17,7 @@ from ..guidance.contracts import is_finite
 from ..rewards import Weight
 from ..rewards.masked import box_of
 from .decoders import Decoder, check_decoded, shrunk, shrunk_size
+from .images import without_frame
 from .memory import GIGABYTE, are_loaded, is_out_of_memory, unless_out_of_memory
 from .models import patchers_of
 
@@ -109,7 +110,7 @@ class DecodedLogWeight:
             torch.cuda.OutOfMemoryError: the decoder does not fit, not even for one image.
         """
         self._back_on_device(denoised.shape)
-        latents = self.decoder.own_latents(denoised.float())
+        latents = without_frame(self.decoder.own_latents(denoised.float()))
         rows = self._rows(latents)
         values = self._try_values(latents, rows)
         if values is None and rows > 1:
@@ -141,10 +142,10 @@ class DecodedLogWeight:
         # formats keep constants that autograd would refuse.
         zero = torch.zeros_like(denoised, dtype=torch.float32)
         slope = self.decoder.own_latents(zero + 1) - self.decoder.own_latents(zero)
-        latents = self.decoder.own_latents(denoised.float())
+        latents = without_frame(self.decoder.own_latents(denoised.float()))
         log_w, grad = self._as_memory_allows(latents)
         self.terms = dict(zip(self.weight.labels, torch.cat(self._by_term, dim=1), strict=True))
-        return log_w.to(denoised.device), grad.to(denoised.device) * slope
+        return log_w.to(denoised.device), grad.to(denoised.device).reshape(slope.shape) * slope
 
     def decoded_size(self, latent_shape: torch.Size) -> tuple[int, int]:
         """Height and width in pixels of what the weight sees."""

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import comfy.latent_formats as formats
 import comfy.model_management as mm
 import folder_paths
 import torch
 from comfy.ldm.modules.diffusionmodules.model import AttnBlock, ResnetBlock, Upsample
+from comfy.ldm.wan.vae import AttentionBlock, Resample, ResidualBlock
 from comfy.taesd.taesd import TAESD
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -24,8 +26,9 @@ from ..guidance.contracts import is_finite
 from ..rewards import Weight
 from ..rewards.checkpoint import fill, read_weights, shape_of
 from .autograd_safe import autograd_safe
-from .checks import check_vae
+from .checks import check_colours, check_vae, dimensions_of
 from .gradient import recomputed
+from .images import without_frame
 from .model_files import ModelFileError
 from .models import patchers_of, shared
 
@@ -46,9 +49,17 @@ TAESD_RECEPTIVE_FIELD = 19
 
 APPROXIMATE = "vae_approx"  # ComfyUI's folder for TAESD
 TAESD_FILES = (".safetensors", ".sft", ".pth", ".pt")  # best first
+TAESD_FORMATS = {  # on whose latents each of its decoders was trained
+    "taesd_decoder": formats.SD15,
+    "taesdxl_decoder": formats.SDXL,
+    "taesd3_decoder": formats.SD3,
+    "taef1_decoder": formats.Flux,
+    "taef2_decoder": formats.Flux2,
+}
 TAESD_PAGE = "https://github.com/madebyollin/taesd"
 FLUX2_CHANNELS, FLUX2_PACKED = 32, 128  # what its decoder works on; what the model makes
-BLOCKS = (ResnetBlock, AttnBlock, Upsample)
+# Of the decoders of Stable Diffusion and Flux, and of Wan and Qwen-Image.
+BLOCKS = (ResnetBlock, AttnBlock, Upsample, ResidualBlock, AttentionBlock, Resample)
 HALF_OVERFLOWS = (
     "Many VAEs of SD and SDXL leave the range of float16: start ComfyUI with --bf16-vae or "
     "--fp32-vae, load a VAE that was fixed for it (sdxl-vae-fp16-fix), or choose another decoder "
@@ -99,6 +110,13 @@ class Decoder(Protocol):
         """[B, C, h, w] -> [B, 3, H, W] about 0..1, float32, not clamped.
 
         Without the clamp a pixel that has left the range keeps its gradient back.
+        """
+
+    def check(self) -> None:
+        """Refuse what gives no image, before a run; loaded already.
+
+        Raises:
+            ValueError: another number of channels.
         """
 
     def differentiable(self, sparing: bool) -> AbstractContextManager[Any]:
@@ -176,10 +194,22 @@ class VAEDecoder(Decoder):
         return self.vae.vae_dtype
 
     def images(self, latents: Tensor) -> Tensor:
+        return self._decoded(latents)[:, :3].float() * self.gain + self.offset  # without alpha
+
+    def check(self) -> None:
+        """As a decoder, by a small image: a VAE's object says what its encoder takes in."""
+        self._decoded(torch.zeros(1, self.vae.latent_channels, 8, 8))
+
+    def _decoded(self, latents: Tensor) -> Tensor:
+        """What the network makes of latents: colours, and alpha where there is one."""
         on_device = getattr(mm, "cuda_device_context", nullcontext)
+        if self.vae.latent_dim == 3:
+            latents = latents.unsqueeze(2)  # one frame
         with on_device(self.device):
             decoded = self.net.decode(latents.to(self.device, self.vae.vae_dtype))  # type: ignore[operator]
-        return decoded.float() * self.gain + self.offset
+        image = without_frame(decoded)
+        check_colours(image.shape[1])
+        return image
 
     @contextmanager
     def differentiable(self, sparing: bool) -> Iterator[None]:
@@ -191,7 +221,8 @@ class VAEDecoder(Decoder):
     def bytes_per_image(self, height: int, width: int, sparing: bool) -> float:
         if self.is_small:
             return _taesd_bytes(height * width * self.cell**2, self.dtype)
-        shape = (1, self.vae.latent_channels, height, width)
+        frame = (1,) * (self.vae.latent_dim - 2)
+        shape = (1, self.vae.latent_channels, *frame, height, width)
         decoding = float(self.vae.memory_used_decode(shape, self.dtype))
         return decoding * (VAE_RECOMPUTED if sparing and self.blocks else VAE_KEPT)
 
@@ -277,12 +308,13 @@ class LatentRGBDecoder(Decoder):
 
 
 def decoded(vae: Any, latents: Tensor) -> Tensor:
-    """An IMAGE of latents by ComfyUI's own decoding, as VAE Decode makes it.
+    """An IMAGE [B, H, W, C] of latents by ComfyUI's own decoding, as VAE Decode makes it.
 
     Raises:
         DecoderError: the VAE overflowed.
     """
     images: Tensor = vae.decode(latents)
+    images = images[:, 0] if images.ndim == 5 else images  # one frame
     check_decoded(VAEDecoder(vae, torch.Tensor.clone), "an image", images, latents)
     return images
 
@@ -349,7 +381,7 @@ def choose(
     bundled = getattr(latent_format, "lags_small_decoder", None)
     if bundled is not None:
         return TAESDDecoder(shared(read_bundled, bundled, "float32"), own.cell)
-    name = getattr(latent_format, "taesd_decoder_name", None)
+    name = taesd_of(latent_format)
     if decoder == "auto":
         if name is None:
             return own
@@ -362,7 +394,7 @@ def choose(
 def _taesd(name: str | None, latent_format: Any) -> TAESDDecoder:
     if name is None:
         raise ValueError(
-            f"decoder is 'taesd', and there is none for the latents of this model "
+            f"decoder is 'taesd', and none is trained for the latents of this model "
             f"({type(latent_format).__name__}): choose 'vae' or 'auto'."
         )
     path = taesd_file(name)
@@ -377,6 +409,24 @@ def _taesd(name: str | None, latent_format: Any) -> TAESDDecoder:
             f"{_where_to_get(name)}"
         )
     return TAESDDecoder(net, getattr(latent_format, "spacial_downscale_ratio", 8))
+
+
+def taesd_of(latent_format: Any) -> str | None:
+    """Name of the TAESD decoder trained on latents of this format; None where there is none.
+
+    Formats may share a file's name, for previews, that have another mean or scale (Playground
+    v2.5 and SDXL).
+    """
+    name = getattr(latent_format, "taesd_decoder_name", None)
+    trained = TAESD_FORMATS.get(name)
+    if trained is None or dimensions_of(latent_format) != 2:
+        return None
+    zero = torch.zeros(1, latent_format.latent_channels, 1, 1)
+    ends = (
+        (own.process_out(zero), own.process_out(zero + 1)) for own in (latent_format, trained())
+    )
+    same = (torch.allclose(ours, theirs) for ours, theirs in zip(*ends, strict=True))
+    return name if all(same) else None
 
 
 def taesd_file(name: str) -> Path | None:

@@ -110,7 +110,7 @@ def _members(modules: nn.Module) -> Iterator[nn.Module]:
 def _recomputing(forward: Callable[..., Any], copy_inputs: bool) -> Callable[..., Any]:
     """A block's forward that is run again in the backward pass, on what it was given at first."""
     if not copy_inputs:
-        return _checkpointed(forward)
+        return lambda *args: (forward if _counts(args) else _checkpointed(forward))(*args)
 
     def run(*args: Any, **kwargs: Any) -> Any:
         # ComfyUI counts blocks in a dictionary that goes through all of them, which patches read,
@@ -124,6 +124,14 @@ def _recomputing(forward: Callable[..., Any], copy_inputs: bool) -> Callable[...
         return forward(*args, **kwargs)
 
     return run
+
+
+def _counts(args: tuple[Any, ...]) -> bool:
+    """Whether a block is given lists: Wan's of ComfyUI 0.8.0 count their way through the network.
+
+    A second pass would find the count at its end, so such a block keeps its inner tensors.
+    """
+    return any(isinstance(value, list) for value in args)
 
 
 def _checkpointed(forward: Callable[..., Any]) -> Callable[..., Any]:

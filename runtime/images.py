@@ -21,6 +21,11 @@ def channels_first(image: Tensor) -> Tensor:
         return image.detach().clone().float()[..., :3].movedim(-1, 1)
 
 
+def without_frame(latents: Tensor) -> Tensor:
+    """Latents [B, C, h, w] of still images, also of those in a video's shape [B, C, 1, h, w]."""
+    return latents[:, :, 0] if latents.ndim == 5 else latents
+
+
 def single_mask(mask: Tensor) -> Tensor:
     """A MASK as [H, W].
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -57,10 +58,10 @@ def new_images(
     return _outputs(made, latents is not None, vae)
 
 
-def _in_chunks(run: Any, batch: Tensor) -> Tensor:
+def _in_chunks(run: Callable[[Tensor], Tensor], batch: Tensor, rows: int = CHUNK) -> Tensor:
     """A VAE's encode or decode over a batch, with looks at the stop button."""
     parts = []
-    for part in batch.split(CHUNK):
+    for part in batch.split(rows):
         mm.throw_exception_if_processing_interrupted()
         parts.append(run(part))
     return torch.cat(parts)
@@ -131,7 +132,8 @@ def _given(images: Tensor | None, latents: dict[str, Any] | None, vae: Any) -> T
         pictures = channels_first(images).movedim(1, -1)
         if vae is None:
             return pictures
-        samples = _in_chunks(vae.encode, pictures)
+        # A video's VAE would take several images for the frames of one film.
+        samples = _in_chunks(vae.encode, pictures, 1 if vae.latent_dim == 3 else CHUNK)
     check_latent(samples)
     return samples
 
@@ -154,4 +156,4 @@ def _outputs(made: Tensor, from_latents: bool, vae: Any) -> tuple[Any, Any]:
     if vae is None:
         blocked = "MM-SOLD Sampler has only latents: connect a VAE, or use its LATENT output."
         return ExecutionBlocker(blocked), {"samples": made}
-    return _in_chunks(vae.decode, made), {"samples": made}
+    return _in_chunks(partial(decoded, vae), made), {"samples": made}

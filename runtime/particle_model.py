@@ -161,7 +161,7 @@ class Inpainting:
 
     def times(self, copies: int) -> Inpainting:
         """For that many particles of every image, in the images' order again and again."""
-        around = (copies, 1, 1, 1)
+        around = (copies, *(1,) * (self.noise.ndim - 1))
         mask = None if self.mask is None else self.mask.repeat(around)
         return Inpainting(self.noise.repeat(around), self.kept.repeat(around), mask)
 

@@ -219,7 +219,7 @@ class ParticleRun:
         disable_pbar: bool = False,
     ) -> Tensor:
         """In place of a sampler's run: the chosen particles [G K, ...], model space."""
-        check_latent(noise)
+        check_latent(noise, guider.model_patcher)
         sampling = guider.inner_model.model_sampling
         chain, levels = chain_of(self.sampler_name, sampling), Levels.of(sampling, sigmas)
         noise = noise.float()
@@ -270,6 +270,7 @@ class ParticleRun:
                 )
             # As if for more images: the backward pass of one takes the memory of several.
             load_together(guider, log_weight, torch.Size((round(copies * shape[0]), *shape[1:])))
+            self.decoder.check()
             own = max(copies * own, shape[0] * log_weight.bytes_per_image(shape))
         if self.choices.particles_at_once:
             return self.choices.particles_at_once

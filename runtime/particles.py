@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from comfy.utils import repeat_to_batch_size
+
 from ..guidance.particles import PRESETS, Particles
 from ..rewards import Weight
 from .checks import without_gradient
@@ -67,9 +69,10 @@ def _arranged(latent: dict[str, Any], copies: int) -> dict[str, Any]:
         return latent
     latent = dict(latent)
     latent.pop("batch_index", None)
-    mask = latent.get("noise_mask")
-    if mask is not None and len(mask) > 1:
-        latent["noise_mask"] = mask.repeat_interleave(copies, 0)
+    mask, images = latent.get("noise_mask"), len(latent["samples"]) // copies
+    if mask is not None and latent["samples"].ndim == 4:  # else ComfyUI takes masks for frames
+        rows = repeat_to_batch_size(mask.reshape(-1, 1, *mask.shape[-2:]), images)
+        latent["noise_mask"] = rows.repeat_interleave(copies, 0)
     return latent
 
 

@@ -15,7 +15,7 @@ from ..guidance import (
     plan,
     preset,
 )
-from ..guidance.ve import NoiseScaling
+from ..guidance.ve import NoiseScaling, per_sample
 from .checks import numbers
 from .options import Options
 from .run import difference_step
@@ -45,7 +45,7 @@ def planned(
 
 def _variance_exploding(sigma: Tensor, noise: Tensor, latent: Tensor) -> Tensor:
     """The forward process of SD and SDXL, for SIGMAS without a model."""
-    return latent + sigma.reshape(-1, 1, 1, 1) * noise
+    return latent + per_sample(sigma, noise) * noise
 
 
 def other_schedules(text: str) -> dict[str, Schedule]:

@@ -290,7 +290,7 @@ class Guidance:
         Raises:
             ValueError: latents that are no still images, or no step was guided that should be.
         """
-        check_latent(noise)
+        check_latent(noise, guider.model_patcher)
         self.runs += 1
         options = extra_args["model_options"]
         if self.method.through_model:
@@ -306,6 +306,7 @@ class Guidance:
         log_weight = self._decoded(self.weight, guider)
         announce(log_weight, noise.shape)
         load_together(guider, log_weight, noise.shape)
+        self.decoder.check()
         run = Run(
             guider=guider,
             sigmas=sigmas,
@@ -431,6 +432,8 @@ class Guidance:
         if self._compares(run, view):
             options = without_caches(options)
         back_on_device(guider, x.shape)
+        if run.region is not None and run.region.shape[-2:] != x.shape[-2:]:
+            run.region = _region(self.weight, x)  # the sampler has enlarged the latents
         at = self._evaluations(run, executor, guider, x, timestep, view, options, seed)
         step = Step(keep=run.keep(timestep, view), own=at.own)
         with at_step(lambda: run.step_number(timestep), len(run.sigmas) - 1):

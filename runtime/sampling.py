@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass, replace
 from typing import Any
 
+import comfy.sample
 from comfy.samplers import KSampler
 from torch import Tensor
 
@@ -14,7 +16,7 @@ from nodes import common_ksampler
 from ..guidance import Trace
 from ..rewards import Weight
 from .adapters import as_weight
-from .checks import check_connected, check_denoise, check_latent, check_mask, filled
+from .checks import check_connected, check_denoise, check_latent, filled
 from .last_model import remember
 from .options import GuidanceInputs, guided
 from .page import watcher
@@ -70,8 +72,7 @@ def prepare(
     check_connected(**filled(options=inputs.options, method=inputs.method))
     check_denoise(inputs.denoise, inputs.steps)
     if not plain:
-        check_latent(inputs.latent_image["samples"])
-        check_mask(inputs.latent_image)
+        check_latent(inputs.latent_image["samples"], inputs.model)
     weight = as_weight(inputs.weight)
     if trace is not None:
         trace.label, trace.watcher = f"{trace.label}, {weight.name}", watcher(node)
@@ -100,6 +101,18 @@ def sample_as_ksampler(inputs: KSamplerInputs) -> dict[str, Any]:
         force_full_denoise=inputs.return_with_leftover_noise == "disable",
     )
     return latent
+
+
+def begun_as_ksampler(model: Any, latent: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
+    """(latents at the model's channels and size, the LATENT without what said its size before).
+
+    As ``common_ksampler`` begins; what an empty LATENT says of itself goes by names that
+    ComfyUI's own function takes, none in 0.8.0.
+    """
+    named = inspect.signature(comfy.sample.fix_empty_latent_channels).parameters
+    said = {name: latent[name] for name in named if name in latent}
+    samples = comfy.sample.fix_empty_latent_channels(model, latent["samples"], **said)
+    return samples, {name: value for name, value in latent.items() if name not in said}
 
 
 def ksampler_levels(model: Any, steps: int, sampler: str, scheduler: str, denoise: float) -> Tensor:

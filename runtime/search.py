@@ -14,9 +14,10 @@ from torch import Tensor
 
 from ..guidance import AutogradLogWeight, Found, zero_order_search
 from ..rewards import Weight
+from .checks import check_colours, check_vae
 from .decoders import decoded
 from .images import channels_first
-from .sampling import SamplerInputs, prepare
+from .sampling import SamplerInputs, begun_as_ksampler, prepare
 from .scores import log_weight_of, scores_of
 
 SEEDS = 2**64
@@ -43,7 +44,9 @@ def search(
             "set it by hand (automatic 0)."
         )
     model, latent = inputs.model, inputs.latent_image
-    start = comfy.sample.fix_empty_latent_channels(model, latent["samples"])
+    check_vae(inputs.vae, model)
+    start, left = begun_as_ksampler(model, latent)
+    _check_decoding(inputs.vae, start)
     preview = latent_preview.prepare_callback(model, inputs.steps)
 
     def sample(noise: Tensor) -> Tensor:
@@ -65,7 +68,7 @@ def search(
     found = zero_order_search(
         sample, _judge(inputs.vae, weight), fresh, rounds, neighbours, around, inputs.steps
     )
-    return {**latent, "samples": found.samples}, found.log_w.tolist(), _in_words(found, radius)
+    return {**left, "samples": found.samples}, found.log_w.tolist(), _in_words(found, radius)
 
 
 def _judge(vae: Any, weight: Weight) -> AutogradLogWeight:
@@ -75,6 +78,15 @@ def _judge(vae: Any, weight: Weight) -> AutogradLogWeight:
         return log_weight_of(weight, scores_of(weight, channels_first(decoded(vae, latents))))
 
     return AutogradLogWeight(log_w, weight.name)
+
+
+def _check_decoding(vae: Any, latents: Tensor) -> None:
+    """Refuse a VAE that gives no image, by a small one and before all the runs.
+
+    Raises:
+        ValueError: another number of channels.
+    """
+    check_colours(decoded(vae, latents[:1, ..., :8, :8]).shape[-1])
 
 
 def _draws(latent: Tensor, seed: int, indices: Any) -> Callable[[], Tensor]:

@@ -98,6 +98,12 @@ class LiDAR(Method):
         if self.lookahead is None:
             raise ValueError("LiDAR was not bound to a run: it has no lookahead samples.")
         samples, log_w = (part.to(x.device, torch.float32) for part in self.lookahead.of(sample))
+        if samples.shape[1:] != x.shape:
+            raise ValueError(
+                f"The sampler changed its samples from {tuple(samples.shape[1:])} to "
+                f"{tuple(x.shape)} during the run, and LiDAR's lookahead samples have the first "
+                "size: take a sampler that keeps the size, or LAGS without a method."
+            )
         # -|x - x_i|^2 / 2 about the denoised sample, without the part that all share: what is left
         # is small, where |x|^2 of a whole latent is beyond float32's digits.
         away = (samples - denoised).flatten(1)

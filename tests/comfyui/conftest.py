@@ -224,6 +224,16 @@ def kl_vae() -> Any:
 
 
 @pytest.fixture(scope="session")
+def qwen() -> Any:
+    """A narrow Qwen-Image with its VAE (comfyui_support.tiny.TinyModel): a video's shape."""
+    import torch
+    from comfyui_support import tiny
+
+    with torch.inference_mode():
+        return tiny.make_qwen()
+
+
+@pytest.fixture(scope="session")
 def controlnet_sd15(tiny_files: dict[str, str]) -> Any:
     return _control_net(tiny_files["controlnet_sd15"])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import comfy.model_sampling as ms
@@ -146,6 +147,12 @@ def flow_of(model: Any) -> Any:
     flow = model.clone()
     flow.add_object_patch("model_sampling", Flow(model.model.model_config))
     return flow
+
+
+def vae_like(vae: Any, **changes: Any) -> Any:
+    """A VAE object with other attributes."""
+    known = {name: getattr(vae, name) for name in dir(vae) if not name.startswith("__")}
+    return SimpleNamespace(**{**known, **changes})
 
 
 def rms(difference: Tensor) -> float:

@@ -6,10 +6,11 @@ import logging
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import comfy.latent_formats
+import comfy.latent_formats as formats
 import comfy.model_management as mm
 import folder_paths
 import latent_preview
@@ -18,9 +19,11 @@ import pytest
 import torch
 from comfy.taesd.taesd import TAESD
 from comfyui_support import tiny
-from comfyui_support.guided import Case, options, spied, state_of
+from comfyui_support.executing import run_node
+from comfyui_support.guided import Case, counted, options, spied, state_of, vae_like
 from comfyui_support.weighing import case_of, demo_case
 from lags_pack.benchmarks._memory import saved_bytes
+from lags_pack.nodes.samplers.search import LAGSSearchSampler
 from lags_pack.rewards import ColourReward, FrequencyReward, Reward, Weight
 from lags_pack.rewards.checkpoint import CheckpointError
 from lags_pack.rewards.masked import masked
@@ -34,7 +37,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 HUE = Weight.of(ColourReward("hue"), 20.0)
-SD15 = comfy.latent_formats.SD15
+SD15 = formats.SD15
 Decoded = list[tuple[str, int]]  # by what, and at which height
 
 
@@ -192,6 +195,42 @@ def test_out_of_memory_is_tried_once_more_and_then_said(kl_vae, monkeypatch, att
     assert attempts == [(2, False), (1, True)]
 
 
+# ---- a VAE with alpha -------------------------------------------------------------------------
+
+
+def test_the_first_three_channels_are_the_image(kl_vae):
+    with torch.inference_mode():
+        alpha = tiny.make_kl_vae(colours=4)
+        assert alpha.decode(latents(1)).shape[-1] == 4
+    plain, with_alpha = (DecodedLogWeight(loaded("vae", vae), HUE) for vae in (kl_vae, alpha))
+    for ours, theirs in zip(
+        with_alpha.value_and_grad(latents()), plain.value_and_grad(latents()), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("colours", [1, 2, 5])
+def test_another_number_of_channels_is_refused_before_the_run(sd15, colours):
+    """The VAE's object says 3 all the same: that is what its encoder takes."""
+    with torch.inference_mode():
+        vae = tiny.make_kl_vae(colours=colours)
+    case = case_of(sd15, 1)
+    model, calls = counted(case.model)
+    searched = partial(run_node, LAGSSearchSampler, rounds=1, neighbours=1, radius=0.0)
+    inputs = {"vae": vae, "model": model}
+    for run in (
+        case.lags,
+        case.advanced,
+        case.particles,
+        partial(searched, weight=HUE, **case.settings),
+    ):
+        with pytest.raises(ValueError, match=f"decodes to {colours} channels; expected.* 3"):
+            run(**inputs)
+    assert not calls
+    with pytest.raises(ValueError, match="decodes to 2 channels"):
+        case.lags(vae=vae_like(case.vae, output_channels=2))  # as a VAE for sound says
+
+
 # ---- TAESD ------------------------------------------------------------------------------------
 
 
@@ -243,14 +282,14 @@ class Wide(SD15):
     latent_channels = 16
 
 
-PLAIN = comfy.latent_formats.LatentFormat
+PLAIN = formats.LatentFormat
 
 
 @pytest.mark.parametrize(
     ("name", "latent_format", "said"),
     [
         ("taesd", Wide, "4 latent channels and the model makes 16"),
-        ("taesd", PLAIN, "there is none.*LatentFormat"),
+        ("taesd", PLAIN, "none is trained.*LatentFormat"),
         ("latent-rgb", PLAIN, "LatentFormat.*choose"),
     ],
 )
@@ -264,7 +303,7 @@ def test_latents_that_a_decoder_cannot_take_are_refused(
 # ---- latent-rgb -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("latent_format", [SD15(), comfy.latent_formats.SDXL()])
+@pytest.mark.parametrize("latent_format", [SD15(), formats.SDXL()])
 def test_latent_rgb_is_comfyuis_preview(kl_vae, latent_format):
     preview = latent_preview.Latent2RGBPreviewer(
         latent_format.latent_rgb_factors, latent_format.latent_rgb_factors_bias
@@ -282,6 +321,41 @@ def test_latent_rgb_is_comfyuis_preview(kl_vae, latent_format):
 
 def test_auto_takes_taesd_where_its_file_is(kl_vae, taesd_there):
     assert isinstance(choose("auto", kl_vae), TAESDDecoder)
+
+
+SPACES = [
+    *(formats.SD15, formats.SDXL, formats.SD3, formats.Flux),
+    *(formats.SDXL_Playground_2_5, formats.Wan21, formats.HunyuanVideo, formats.Flux2),
+]
+
+
+@pytest.mark.parametrize("latent_format", SPACES)
+def test_taesd_shows_latents_of_the_space_it_was_trained_in_alone(
+    kl_vae, approximate, latent_format
+):
+    """Formats whose latents have another mean or scale may share its file's name, for previews."""
+    name = latent_format().taesd_decoder_name
+    shapes = TAESD(latent_channels=latent_format.latent_channels).taesd_decoder.state_dict()
+    save_file(tiny._random_weights(shapes, 5), approximate / f"{name}.safetensors")
+    ours = name is not None and latent_format not in (
+        *(formats.SDXL_Playground_2_5, formats.Wan21, formats.HunyuanVideo),
+    )
+    chosen = choose("auto", kl_vae, latent_format())
+    assert isinstance(chosen, TAESDDecoder if ours else VAEDecoder)
+    if not ours:
+        with pytest.raises(ValueError, match=f"none is trained.*{latent_format.__name__}"):
+            choose("taesd", kl_vae, latent_format())
+
+
+class Rescaled(SD15):
+    """Another pack's format with a scale of its own."""
+
+    def __init__(self) -> None:
+        super().__init__(scale_factor=0.2)
+
+
+def test_a_format_of_another_pack_counts_by_its_own_scale(kl_vae, taesd_there):
+    assert isinstance(choose("auto", kl_vae, Rescaled()), VAEDecoder)
 
 
 def test_auto_says_once_that_it_takes_the_vae(kl_vae, approximate, caplog):

@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
 import torch
 from comfy.nested_tensor import NestedTensor
 from comfyui_support.executing import run_node
-from comfyui_support.guided import Case, options, rms
+from comfyui_support.guided import Case, options, rms, vae_like
 from comfyui_support.weighing import case_of, demo_case
 from lags_pack.guidance import WeightError
 from lags_pack.nodes.weights.simple import LAGSWeightColor, LAGSWeightFrequency
@@ -40,11 +39,6 @@ def refused(case) -> Callable[..., str]:
     return run
 
 
-def vae_like(vae: Any, **changes: Any) -> Any:
-    known = {name: getattr(vae, name) for name in dir(vae) if not name.startswith("__")}
-    return SimpleNamespace(**{**known, **changes})
-
-
 def test_vae_of_another_family(refused):
     message = refused(vae=demo_case(1).vae)
     assert "decodes 3 latent channels" in message and "makes 4" in message
@@ -70,19 +64,43 @@ def test_no_vae_and_a_video_vae(refused, case):
         ({"samples": torch.zeros(1, 4, 3, 8, 8)}, "(1, 4, 3, 8, 8)"),
         ({"samples": torch.zeros(0, 4, 8, 8)}, "empty"),
         ({"samples": NestedTensor([torch.zeros(1, 4, 8, 8)] * 2)}, "nested"),
-        ({"noise_mask": torch.ones(1, 64, 32)}, "32x64"),
-        ({"noise_mask": torch.ones(1, 1, 8, 16)}, "16x8"),
-        ({"noise_mask": torch.ones(3, 64, 64)}, "3 masks for 1"),
     ],
 )
-def test_latents_and_masks(refused, latent, word):
+def test_latents(refused, latent, word):
     assert word in refused(latent_image={"samples": torch.zeros(1, 4, 8, 8), **latent})
 
 
-@pytest.mark.parametrize("mask", [torch.ones(1, 64, 64), torch.ones(64, 64), torch.ones(1, 8, 8)])
-def test_masks_that_fit_are_taken(case, mask):
-    done, _ = case.lags(latent_image={"samples": torch.zeros(1, 4, 8, 8), "noise_mask": mask})
-    assert torch.isfinite(done).all()
+LEFT, RIGHT = (
+    torch.tensor(row).repeat_interleave(32).repeat(32, 1) for row in ([1.0, 0], [0, 1.0])
+)
+
+
+@pytest.mark.parametrize(
+    ("mask", "where"),
+    [
+        (LEFT[:, ::2], "LLL"),  # of the latents' shape
+        (LEFT, "LLL"),
+        (LEFT[None, :16], "LLL"),
+        (torch.stack([LEFT, RIGHT]), "LRL"),
+        (torch.stack([LEFT, RIGHT, RIGHT, LEFT])[:, None], "LRR"),
+    ],
+)
+@pytest.mark.parametrize("sampler", ["lags", "particles"])
+def test_masks_of_any_count_and_shape_are_ksamplers(case, mask, where, sampler):
+    """One after the other and again from the first, stretched: whatever KSampler makes of them."""
+    given = {"samples": torch.ones(3, 4, 8, 8), "noise_mask": mask}
+    ways = {"latent_image": given, "sampler_name": "euler_ancestral"}
+    for done in (getattr(case, sampler)(**ways), case.ksampler(**ways)):
+        samples = done[0] if isinstance(done, tuple) else done
+        moved = (samples - 1).abs().amax(dim=1) > 1e-4
+        halves = zip(moved[..., :4], moved[..., 4:], strict=True)
+        assert "".join(where_painted(*half) for half in halves) == where
+
+
+def where_painted(left: Tensor, right: Tensor) -> str:
+    """L or R where all of that half of an image was painted, and nothing of the other."""
+    assert bool(left.all()) != bool(right.all()) and bool(left.any()) != bool(right.any())
+    return "L" if bool(left.all()) else "R"
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

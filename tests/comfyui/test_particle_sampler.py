@@ -31,6 +31,7 @@ from lags_pack.runtime.options import Options
 from lags_pack.runtime.page import summary
 from lags_pack.runtime.page_plan import schedule
 from lags_pack.runtime.particle_model import SAMPLERS, Inpainting, Levels, ParticleModel
+from lags_pack.runtime.particles import _arranged
 from torch import Tensor
 
 EACH = on("demo", "sd15", "sdxl")
@@ -225,6 +226,20 @@ def test_rows_in_one_evaluation(case, method, at_once):
         handle.remove()
     all_at_once = ran(case, method=method, cfg=1.0, particles_at_once=9)
     torch.testing.assert_close(few.samples, all_at_once.samples, rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.parametrize(
+    ("masks", "order"), [(1, "000000"), (2, "001100"), (3, "001122"), (5, "001122")]
+)
+@pytest.mark.parametrize("flat", [True, False])
+def test_the_masks_that_come_out_are_those_of_the_images(masks, order, flat):
+    """KSampler repeats masks over the batch: each particle has the mask of its image."""
+    mask = torch.arange(float(masks)).reshape(-1, 1, 1).expand(masks, 4, 4)
+    given = mask[0] if masks == 1 and flat else mask if flat else mask[:, None]
+    latent = {"samples": torch.zeros(6, 4, 4, 4), "noise_mask": given, "batch_index": [0, 1, 2]}
+    out = _arranged(latent, 2)
+    assert out["noise_mask"].shape == (6, 1, 4, 4) and "batch_index" not in out
+    assert "".join(f"{value:g}" for value in out["noise_mask"][:, 0, 0, 0].tolist()) == order
 
 
 @on("demo")

@@ -76,6 +76,22 @@ def test_mask_part_of_the_steps_and_a_weight_without_gradient(case):
     assert torch.isfinite(torch.tensor(searched(case, weight=black)[1])).all()
 
 
+@pytest.mark.parametrize("side", [None, 4, 8, 16])
+def test_empty_latents_begin_at_the_size_that_ksampler_gives_them(case, side):
+    """What an empty LATENT says of its scale is used once, where this ComfyUI knows of it."""
+    latent = {"samples": torch.zeros(2, 4, 8, 8), "downscale_ratio_temporal": 1}
+    if side is not None:
+        latent["downscale_ratio_spacial"] = side
+    drawn, _, _ = searched(case, rounds=0, latent_image=latent, steps=2)
+    assert torch.equal(drawn, case.ksampler(latent_image=latent, steps=2))
+    inputs = {"model": case.model, "vae": case.vae, "weight": RED, **WIDGETS, **case.settings}
+    ours = run_node(LAGSSearchSampler, **{**inputs, "latent_image": latent, "rounds": 0})[0]
+    (theirs,) = run_node(
+        nodes.KSampler, model=case.model, **{**case.settings, "latent_image": latent}
+    )
+    assert set(ours) == set(theirs)
+
+
 def test_refused_and_interrupted(case):
     with pytest.raises(ValueError, match="automatic strength"):
         searched(case, weight=Weight.of(ColourReward("hue"), 1.0, spread=2.0))

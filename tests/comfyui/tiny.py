@@ -101,15 +101,60 @@ def make_lora(path: Path, rank: int = 4, seed: int = 3) -> None:
     _save(path, weights)
 
 
-def make_kl_vae(seed: int = 4) -> Any:
-    """A small AutoencoderKL, the class of the real SD VAE, as a ComfyUI VAE object."""
+def make_kl_vae(seed: int = 4, colours: int = 3) -> Any:
+    """A small AutoencoderKL, the class of the real SD VAE, as a ComfyUI VAE object.
+
+    `colours` is how many channels it decodes to; the first ones are the same for any number.
+    """
     import comfy.sd
     from comfy.ldm.models.autoencoder import AutoencoderKL
 
     params = {"ddconfig": _KL, "embed_dim": 4}
     with torch.device("meta"):
         shapes = AutoencoderKL(**params).state_dict()
-    return comfy.sd.VAE(sd=_random_weights(shapes, seed), config={"params": params})
+    weights = _random_weights(shapes, seed)
+    for name in ("weight", "bias"):
+        last = weights[f"decoder.conv_out.{name}"]
+        weights[f"decoder.conv_out.{name}"] = torch.cat([last, last])[:colours]
+    params = {**params, "ddconfig": {**_KL, "out_ch": colours}}
+    return comfy.sd.VAE(sd=weights, config={"params": params})
+
+
+def make_wan_vae(seed: int = 6, width: int = 8) -> Any:
+    """A narrow VAE of Wan 2.1 and Qwen-Image: 16 channels, 8x, latents in a video's shape."""
+    import comfy.sd
+    from comfy.ldm.wan.vae import WanVAE
+
+    with torch.device("meta"):
+        shapes = WanVAE(
+            width, 16, num_res_blocks=2, temperal_downsample=[False, True, True]
+        ).state_dict()
+    weights = _random_weights(shapes, seed)
+    for key, value in weights.items():
+        if key.endswith("gamma"):
+            value.fill_(1.0)
+    weights["decoder.head.2.weight"] *= 0.2  # images between black and white
+    return comfy.sd.VAE(sd=weights)
+
+
+def make_qwen(seed: int = 7, width: int = 32) -> TinyModel:
+    """A narrow Qwen-Image of one block, a flow model with latents in a video's shape."""
+    import comfy.model_management as mm
+    import comfy.supported_models
+    from comfy.model_patcher import ModelPatcher
+
+    sizes = {
+        **{"num_layers": 1, "attention_head_dim": 16, "num_attention_heads": 2},
+        **{"joint_attention_dim": width, "axes_dims_rope": (4, 6, 6)},
+    }
+    config = comfy.supported_models.QwenImage({"image_model": "qwen_image", **sizes})
+    config.set_inference_dtype(torch.float32, None)
+    model = config.get_model({})
+    network = model.diffusion_model
+    network.load_state_dict(_random_weights(network.state_dict(), seed))
+    patcher = ModelPatcher(model, mm.get_torch_device(), mm.unet_offload_device())
+    positive, negative = (make_conditioning(width, None, number) for number in (1, 2))
+    return TinyModel("qwen", patcher, make_wan_vae(), positive, negative)
 
 
 def make_conditioning(width: int, pooled: int | None = None, seed: int = 0) -> Conditioning:

@@ -89,3 +89,15 @@ def test_the_plan_counts_what_is_left() -> None:
     for every, gradients in ((1, 11), (2, 6), (4, 3), (20, 1)):
         made = plan(replace(paper, reuse=every), levels, exploding)
         assert made.weight_calls == gradients
+
+
+def test_a_sample_of_another_size_gets_a_gradient_of_its_own() -> None:
+    """Samplers that enlarge the samples during a run ask for one in between."""
+
+    def brightness(x: Tensor) -> Tensor:
+        return x.sin().sum(dim=(1, 2, 3))
+
+    cached = CachedGradient(AutogradLogWeight(brightness, "brightness"), 4)
+    for size in (2, 2, 3, 3):
+        assert cached.value_and_grad(torch.ones(1, 1, size, size))[1].shape == (1, 1, size, size)
+    assert cached.computed == 2

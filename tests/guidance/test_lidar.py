@@ -157,6 +157,8 @@ def test_weights_of_zero_and_refusals() -> None:
             Lookahead(points, bad)
     with pytest.raises(ValueError, match="was not bound to a run"):
         LiDAR()(lambda x, s: x, WEIGHT, torch.zeros(2, 3), sigmas(2, 30.0))
+    with pytest.raises(ValueError, match=r"from \(3,\) to \(4,\).*keeps the size"):
+        method(lambda x, s: x, WEIGHT, torch.zeros(2, 4), sigmas(2, 30.0))
     with pytest.raises(ValueError, match="scale is -1"):
         LiDAR(scale=-1.0)
     broken = AutogradLogWeight(lambda x: x.sum(dim=1) * math.nan, "broken")
