@@ -6,7 +6,24 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 import torch
+from comfy.cli_args import args
 from torch import Tensor, nn
+
+COMPILER = "disable_comfy_compiler"  # ComfyUI 0.34 and later read it at every call of a model
+
+
+@contextmanager
+def without_compiler() -> Iterator[None]:
+    """ComfyUI's own compiler off inside, where there is one: it keeps no graph for a gradient."""
+    before = getattr(args, COMPILER, None)
+    if before is None:
+        yield
+        return
+    setattr(args, COMPILER, True)
+    try:
+        yield
+    finally:
+        setattr(args, COMPILER, before)
 
 
 @contextmanager
@@ -22,6 +39,7 @@ def autograd_safe(model: nn.Module) -> Iterator[None]:
         model: for example a VAE's ``first_stage_model``; loaded already.
     """
     with ExitStack() as undo:
+        undo.enter_context(without_compiler())
         for module in model.modules():
             if hasattr(module, "weight_function"):
                 append_to_weights(module, Tensor.clone, undo)
