@@ -7,7 +7,24 @@ from contextlib import ExitStack, contextmanager
 
 import comfy.model_management as mm
 import torch
+from comfy.cli_args import args
 from torch import Tensor, nn
+
+COMPILER = "disable_comfy_compiler"  # ComfyUI 0.34 and later read it at every call of a model
+
+
+@contextmanager
+def without_compiler() -> Iterator[None]:
+    """ComfyUI's own compiler off inside, where there is one: it keeps no graph for a gradient."""
+    before = getattr(args, COMPILER, None)
+    if before is None:
+        yield
+        return
+    setattr(args, COMPILER, True)
+    try:
+        yield
+    finally:
+        setattr(args, COMPILER, before)
 
 
 @contextmanager
@@ -27,6 +44,7 @@ def autograd_safe(model: nn.Module) -> Iterator[None]:
         if hasattr(mm, "in_training"):
             undo.callback(setattr, mm, "in_training", mm.in_training)
             mm.in_training = True
+        undo.enter_context(without_compiler())
         for module in model.modules():
             if hasattr(module, "weight_function"):
                 append_to_weights(module, Tensor.clone, undo)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..guidance import VEView, per_sample, scaled_vjp
 from ..guidance.finite_difference import rms
 from .caches import without_caches
-from .gradient import differentiable, gradient_bytes
+from .gradient import followed, gradient_bytes
 from .memory import GIGABYTE, is_out_of_memory, make_room, no_room_for_model, unless_out_of_memory
 from .rng_snapshot import Snapshot
 
@@ -193,7 +193,7 @@ class DifferentiableEvaluations(Evaluations):
         """(D(x), the map from v to J^T v, to be called once).
 
         Raises:
-            ValueError: something on the way keeps tensors that autograd refuses.
+            ValueError: autograd cannot follow something on the way.
             torch.cuda.OutOfMemoryError: it does not fit.
         """
         mm.throw_exception_if_processing_interrupted()
@@ -214,18 +214,12 @@ class DifferentiableEvaluations(Evaluations):
     def _followed(self) -> Iterator[None]:
         """Inside it autograd follows the networks; they are as before after it."""
         try:
-            with torch.inference_mode(False), torch.enable_grad(), differentiable(self.networks):
+            with followed(self.networks, "DPS and FreeDoM", "take LAGS without a method, or LiDAR"):
                 yield
-        except RuntimeError as error:
+        except Exception as error:
             if is_out_of_memory(error):
                 raise self._no_room() from error
-            if "nference tensor" not in str(error):
-                raise
-            raise ValueError(
-                "Something on this model cannot be differentiated (a patch of another node, most "
-                "likely), and DPS and FreeDoM need the gradient through the model. Remove the "
-                f"patch, or take LAGS without a method, or LiDAR. PyTorch said: {error}"
-            ) from error
+            raise
 
     def _no_room(self) -> torch.cuda.OutOfMemoryError:
         guider, shape = self.guider, self.x.shape

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from traceback import walk_tb
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
 from .autograd_safe import append_to_weights, autograd_safe
-from .memory import patchers_of_a_run
+from .memory import is_out_of_memory, patchers_of_a_run
 
 LISTS = (nn.ModuleList, nn.Sequential)
 # Memory of forward and backward with the blocks recomputed, as a multiple of ComfyUI's estimate for
@@ -37,6 +38,44 @@ def differentiable(networks: list[nn.Module]) -> Iterator[None]:
             stack.enter_context(frozen(network))
             stack.enter_context(recomputed(blocks(network), copy_inputs=True))
         yield
+
+
+@contextmanager
+def followed(networks: list[nn.Module], who: str, instead: str) -> Iterator[None]:
+    """``differentiable`` with autograd on, and in words what it cannot follow.
+
+    Args:
+        networks: as there.
+        who: goes back through them, in words.
+        instead: what needs no such gradient, in words.
+
+    Raises:
+        ValueError: something on the way keeps tensors that autograd refuses, or is compiled.
+    """
+    try:
+        with torch.inference_mode(False), torch.enable_grad(), differentiable(networks):
+            yield
+    except Exception as error:
+        if is_out_of_memory(error) or not _is_autograds(error):
+            raise
+        raise ValueError(
+            "Something on this model cannot be differentiated (a compiled model: TorchCompileModel "
+            "or another use of torch.compile; or a patch of another node), and "
+            f"{who} need the gradient through the model. Remove that node, or {instead}. It said: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+
+
+COMPILERS = ("torch._dynamo", "torch._inductor", "torch._functorch")
+REFUSALS = ("nference tensor", "does not require grad", "inplace operation", "backward")
+
+
+def _is_autograds(error: Exception) -> bool:
+    """Whether an error is of going backward or of a compiler, not of the evaluation itself."""
+    if any(word in str(error) for word in REFUSALS):
+        return True
+    frames = [frame.f_globals.get("__name__", "") for frame, _ in walk_tb(error.__traceback__)]
+    return "torch.autograd" in frames or type(error).__module__.startswith(COMPILERS)
 
 
 def networks_of(guider: Any) -> list[nn.Module]:

@@ -15,13 +15,18 @@ from comfy.samplers import KSamplerX0Inpaint
 from torch import Tensor
 
 from ..guidance import Ancestral, Chain, LogWeight, per_sample, scaled_vjp, ve_view
+from ..guidance.particles import PRESETS
 from ..guidance.ve import SMALLEST_SIGNAL
 from .caches import without_caches
-from .gradient import differentiable, networks_of
+from .gradient import followed, networks_of
 from .memory import back_on_device, make_room, no_room_for_model, unless_out_of_memory
 
 # Samplers whose every step is one Gaussian around a mean that the model's answer there decides.
 SAMPLERS = ("euler_ancestral", "ddpm", "lcm")
+WITHOUT_GRADIENT = (
+    "the particle methods " + ", ".join(name for name, one in PRESETS.items() if one.needs_vjp),
+    "choose method 'lags', 'smc' or 'fk'",
+)
 
 
 @dataclass(frozen=True)
@@ -198,23 +203,22 @@ class ParticleModel:
         return self.in_parts(lambda part: self._evaluate(part, sigma_ve), x)
 
     def vjp(self, x: Tensor, sigma_ve: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-        """(D(x), the map from v to J^T v).
+        """(D(x), the map from v to J^T v, which raises ValueError where autograd cannot follow).
 
         The map computes D again: what autograd keeps is then of a few particles, and is gone before
         the next ones' turn, however many there are.
         """
 
         def pull(v: Tensor) -> Tensor:
-            with differentiable(networks_of(self.guider)):
+            with followed(networks_of(self.guider), *WITHOUT_GRADIENT):
                 return self.in_parts(lambda *part: self._pull(*part, sigma_ve), x, v)
 
         return self(x, sigma_ve), pull
 
     def _pull(self, x: Tensor, v: Tensor, sigma_ve: Tensor) -> Tensor:
         """J^T v of some particles of every image."""
-        with torch.inference_mode(False), torch.enable_grad():
-            leaf = x.detach().clone().requires_grad_()
-            return scaled_vjp(self._evaluate(leaf, sigma_ve), leaf, v)
+        leaf = x.detach().clone().requires_grad_()
+        return scaled_vjp(self._evaluate(leaf, sigma_ve), leaf, v)
 
     def in_parts(self, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
         """A function of some particles of every image, over all of them [G N, ...].
