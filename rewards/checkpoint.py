@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 Weights = dict[str, Tensor]
 TORCH_FILES = {".pt", ".pth", ".bin", ".ckpt"}
+BESIDE = {".json", ".txt", ".model"}  # configurations, processors, tokenizers
 # A large model's parts: name, number, how many, suffix.
 SHARD = re.compile(r"^(.*)-(\d{5})-of-(\d{5})(\.\w+)$")
 WRAPPERS = ("state_dict", "model", "module")  # what published files wrap their weights in
@@ -79,6 +80,17 @@ def parts_of(path: Path) -> list[Path]:
             ".bin with nothing but tensors."
         )
     return parts
+
+
+def signature(path: Path) -> tuple[tuple[str, int, int], ...]:
+    """What tells that a model on disk has changed: its parts, and what is read beside it.
+
+    Raises:
+        CheckpointError: as for ``parts_of``.
+    """
+    beside = [file for file in path.parent.iterdir() if file.suffix.lower() in BESIDE]
+    states = ((file.name, file.stat()) for file in (*parts_of(path), *sorted(beside)))
+    return tuple((name, state.st_mtime_ns, state.st_size) for name, state in states)
 
 
 def _is_safetensors(path: Path) -> bool:

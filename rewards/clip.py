@@ -273,14 +273,16 @@ def _preprocessing(path: Path, image_size: int) -> Preprocessing:
 
 
 def _tokenizer(path: Path, fallback: Path | None) -> Any:
-    from transformers import CLIPTokenizer
+    from transformers import CLIPTokenizer, CLIPTokenizerFast
 
     for folder in (path.parent, fallback):
         if folder is not None and (folder / "vocab.json").is_file():
             return CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
+        if folder is not None and (folder / "tokenizer.json").is_file():
+            return CLIPTokenizerFast.from_pretrained(str(folder), local_files_only=True)
     raise CheckpointError(
-        f"There is no CLIP tokenizer beside {path}: put vocab.json and merges.txt from the model's "
-        "page into the same folder."
+        f"There is no CLIP tokenizer beside {path}: put vocab.json and merges.txt, or "
+        "tokenizer.json, from the model's page into the same folder."
     )
 
 

@@ -14,7 +14,7 @@ import comfy.sd1_clip
 import folder_paths
 
 from ..rewards.base import Published
-from ..rewards.checkpoint import SHARD, CheckpointError, parts_of, read_shapes
+from ..rewards.checkpoint import SHARD, CheckpointError, read_shapes, signature
 from ..rewards.layouts import Layout, Shapes, layout_of
 
 FOLDER = "weight_functions"
@@ -118,7 +118,7 @@ class ModelFile:
 
     def _why_not(self, name: str, layouts: tuple[Layout, ...], fault: Fault) -> str:
         path = self._located(name)
-        shapes = _shapes(*_state(path))
+        shapes = _shapes(path, signature(path))
         layout = layout_of(shapes)
         if layout not in layouts:
             return layout.name if layout else "of an unknown kind"
@@ -182,14 +182,8 @@ def _is_first(name: str) -> bool:
     return part is None or int(part[2]) == 1
 
 
-def _state(path: Path) -> tuple[Path, tuple[tuple[int, int], ...]]:
-    """A model's path, and what tells that it has changed."""
-    states = [part.stat() for part in parts_of(path)]
-    return path, tuple((state.st_mtime_ns, state.st_size) for state in states)
-
-
 @functools.lru_cache(maxsize=256)
-def _shapes(path: Path, _: tuple[tuple[int, int], ...]) -> Shapes:
+def _shapes(path: Path, _: tuple[tuple[str, int, int], ...]) -> Shapes:
     return read_shapes(path)
 
 
@@ -216,8 +210,11 @@ def _checked(path: Path) -> Path:
     roots = [root for paths, _ in folder_paths.folder_names_and_paths.values() for root in paths]
     target = path.resolve()
     if not any(target.is_relative_to(Path(root).resolve()) for root in roots):
+        folder = target.parent
+        if folder.name == "blobs":  # a Hugging Face cache: the names are links beside that folder
+            folder = folder.parent
         raise ModelFileError(
             f"{path} is a link to {target}, outside of ComfyUI's model folders. Move the file, or "
-            "name its folder in extra_model_paths.yaml."
+            f"name the folder {folder} in extra_model_paths.yaml under {FOLDER}."
         )
     return path

@@ -46,7 +46,7 @@ from ..rewards.layouts import (
 )
 from ..rewards.reference import reference_encoder, reference_features
 from . import models
-from .checks import numbers
+from .checks import numbers, with_commas
 from .images import channels_first
 from .model_files import BUNDLED, Fault, ModelFile, tokenizer_folder
 
@@ -259,7 +259,7 @@ def class_reward(file: str, precision: str, goal: dict[str, Any], plain: Tensor 
         ModelFileError: the file is missing.
     """
     model = models.shared(classifier, FILES["classifier"].path(file), precision)
-    classes = class_numbers(model.names, goal["classes"])
+    classes = class_numbers(model.names, with_commas(goal["classes"]))
     if goal["goal"] != GOALS[2]:
         return ClassReward(model, classes, away=goal["goal"] == GOALS[1])
     rates = numbers(goal["rates"], "rates") or measured_rates(model, classes, plain)

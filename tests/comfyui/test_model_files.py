@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -367,6 +368,39 @@ def test_a_link_out_of_the_registered_folders_is_refused(folders, put, as_folder
         (link / outside.name).symlink_to(outside)
     with pytest.raises(ModelFileError, match=f"link to {outside}, outside.*extra_model_paths"):
         ANY.path("link/secret.safetensors")
+
+
+def test_the_folder_named_for_a_hugging_face_cache_is_one_that_works(folders, put):
+    """There the names are links into a folder beside theirs, whose files have none."""
+    repository = folders / "hub" / "models--openai--clip"
+    blob = put("hub/models--openai--clip/blobs/0123abcd")
+    snapshot = repository / "snapshots" / "r1"
+    snapshot.mkdir(parents=True)
+    (snapshot / "model.safetensors").symlink_to(blob)
+    (folders / FOLDER / "clip").symlink_to(snapshot)
+    with pytest.raises(ModelFileError, match="name the folder") as caught:
+        ANY.path("clip/model.safetensors")
+    named = re.search(r"name the folder (\S+) in extra_model_paths.yaml", str(caught.value))[1]
+    assert named == str(repository)
+    folder_paths.add_model_folder_path(FOLDER, named)
+    assert ANY.path("clip/model.safetensors").resolve() == blob
+    assert "snapshots/r1/model.safetensors" in ANY.choices()
+    assert ANY.path("snapshots/r1/model.safetensors").resolve() == blob
+
+
+def test_of_a_model_in_parts_the_first_is_offered(folders, put):
+    """It stands for all of them, under the name of the whole."""
+    path = reward_files.clip_folder(folders / FOLDER / "clip-vit-large-patch14")
+    weights = load_file(path)
+    for number, part in ((1, clip.VISION), (2, (*clip.TEXT, "logit_scale"))):
+        kept = {key: value for key, value in weights.items() if key.startswith(part)}
+        reward_files.save(path.with_name(f"model-{number:05}-of-00002.safetensors"), kept)
+    expected = scores(load_weight("CLIP score"), noise(1))
+    path.unlink()
+    first = "clip-vit-large-patch14/model-00001-of-00002.safetensors"
+    assert FILES["style"].choices() == ["auto", first]
+    assert FILES["CLIP score"].path("auto") == folders / FOLDER / first
+    torch.testing.assert_close(scores(load_weight("CLIP score"), noise(1)), expected)
 
 
 @pytest.mark.parametrize("home", ["text_encoders", FOLDER])

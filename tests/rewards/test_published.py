@@ -634,6 +634,19 @@ def test_a_missing_tokenizer_is_told_and_a_fallback_folder_is_used(tmp_path: Pat
     assert torch.equal(clip.text_encoder(path, torch.float32, fallback)(prompt), expected)
 
 
+def test_a_folder_with_only_tokenizer_json_has_its_tokenizer(tmp_path: Path) -> None:
+    """As newer releases of transformers save it."""
+    from transformers import CLIPTokenizerFast
+
+    path, prompt = reward_files.pickscore(tmp_path), "a red cat, 2 dogs"
+    expected = clip.text_encoder(path, torch.float32)(prompt)
+    CLIPTokenizerFast.from_pretrained(str(path.parent)).save_pretrained(path.parent)
+    for name in ("vocab.json", "merges.txt"):
+        path.with_name(name).unlink(missing_ok=True)
+    assert path.with_name("tokenizer.json").is_file()
+    assert torch.equal(clip.text_encoder(path, torch.float32)(prompt), expected)
+
+
 def test_the_tokenizer_beside_the_file_comes_first(tmp_path: Path) -> None:
     path = reward_files.pickscore(tmp_path)
     expected = clip.text_encoder(path, torch.float32)("a cat")
