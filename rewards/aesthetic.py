@@ -11,16 +11,25 @@ from torch.nn import functional as F
 from .base import Published
 from .checkpoint import CheckpointError, Weights, fill, read_weights, shape_of
 from .encoders import EncoderReward, ImageEncoder
+from .layouts import HEAD, LINEAR_HEAD, expect
 
 
 class AestheticHead(nn.Module):
     """The published head: five linear layers with nothing between them but dropout.
 
     Its keys are ``layers.0``, ``2``, ``4``, ``6`` and ``7``; the others were dropouts.
+
+    Args:
+        width: number of features that it reads.
+        linear: whether it is one layer, as in LAION's first version.
     """
 
-    def __init__(self, width: int = 768) -> None:
+    def __init__(self, width: int = 768, linear: bool = False) -> None:
         super().__init__()
+        self.width = width
+        if linear:
+            self.layers = nn.Sequential(nn.Linear(width, 1))
+            return
         self.layers = nn.Sequential(
             nn.Linear(width, 1024),
             nn.Identity(),
@@ -44,14 +53,19 @@ def aesthetic_head(path: Path, dtype: torch.dtype = torch.float32) -> AestheticH
     Raises:
         CheckpointError: the file is damaged or holds something else.
     """
-    return head_from(read_weights(path), path)
+    weights = read_weights(path)
+    expect(weights, path, (HEAD, LINEAR_HEAD), f"LAION's head, {Aesthetic.published.file}")
+    return head_from(weights, path)
 
 
 def head_from(weights: Weights, path: Path) -> AestheticHead:
     """The head from its weights; the path is for errors."""
+    linear = weights.keys() == {"weight", "bias"}
+    if linear:
+        weights = {f"layers.0.{key}": value for key, value in weights.items()}
     width = shape_of(weights, "layers.0.weight", 2, path)[1]
     with torch.device("meta"):
-        head = AestheticHead(width)
+        head = AestheticHead(width, linear)
     fill(head, weights, path, torch.float32)
     return head
 
@@ -81,11 +95,11 @@ class Aesthetic(EncoderReward):
     )
 
     def __init__(self, encoder: ImageEncoder, head: AestheticHead) -> None:
-        width = head.layers[0].in_features
-        if width != encoder.width:
+        if head.width != encoder.width:
             raise CheckpointError(
-                f"The aesthetic head reads {width} features and this CLIP gives {encoder.width}: "
-                "choose OpenAI's CLIP ViT-L/14."
+                f"The aesthetic head reads {head.width} features and this CLIP gives "
+                f"{encoder.width}: choose the CLIP that it was trained on, OpenAI's CLIP ViT-L/14 "
+                "or, for a head with b_16 or b_32 in its name, ViT-B/16 or ViT-B/32."
             )
         super().__init__(encoder, head)
         self.head = head

@@ -5,18 +5,22 @@ from __future__ import annotations
 import fnmatch
 import json
 import math
+import re
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 Weights = dict[str, Tensor]
 TORCH_FILES = {".pt", ".pth", ".bin", ".ckpt"}
+BESIDE = {".json", ".txt", ".model"}  # configurations, processors, tokenizers
+# A large model's parts: name, number, how many, suffix.
+SHARD = re.compile(r"^(.*)-(\d{5})-of-(\d{5})(\.\w+)$")
 WRAPPERS = ("state_dict", "model", "module")  # what published files wrap their weights in
 
 
@@ -30,24 +34,77 @@ def read_weights(path: Path) -> Weights:
     Raises:
         CheckpointError: no such file, an unknown kind, damaged, or holding more than tensors.
     """
-    if not path.is_file():
-        raise CheckpointError(f"There is no file {path}: choose one that is there, or download it.")
-    if path.stat().st_size == 0:
-        raise CheckpointError(f"{path} is empty (0 bytes): download it again.")
-    if path.suffix in (".safetensors", ".sft"):
-        return _read_safetensors(path)
-    if path.suffix in TORCH_FILES:
-        return _read_torch(path)
-    raise CheckpointError(
-        f"{path} is a {path.suffix or 'nameless'} file; expected .safetensors, or .pt / .pth / "
-        ".bin with nothing but tensors."
-    )
+    weights: Weights = {}
+    for part in parts_of(path):
+        weights |= _read_safetensors(part) if _is_safetensors(part) else _read_torch(part)
+    return weights
 
 
-def _read_safetensors(path: Path) -> Weights:
+def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Keys and shapes of a file, without its numbers.
+
+    Raises:
+        CheckpointError: as for ``read_weights``.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    for part in parts_of(path):
+        if _is_safetensors(part):
+            shapes |= _read_safetensors(part, _header)
+        else:
+            shapes |= {key: tuple(value.shape) for key, value in _read_torch(part).items()}
+    return shapes
+
+
+def parts_of(path: Path) -> list[Path]:
+    """The files of a model that is stored in several, of which any may be named; or the one.
+
+    Raises:
+        CheckpointError: one of them is not there, empty, or of an unknown kind.
+    """
+    found, parts = SHARD.search(path.name), [path]
+    if found:
+        begin, _, count, suffix = found.groups()
+        names = (f"{begin}-{i:05}-of-{count}{suffix}" for i in range(1, int(count) + 1))
+        parts = [path.with_name(name) for name in names]
+    for part in parts:
+        if not part.is_file():
+            more = f" The model has {len(parts)} parts." if found else ""
+            raise CheckpointError(
+                f"There is no file {part}: choose one that is there, or download it.{more}"
+            )
+        if part.stat().st_size == 0:
+            raise CheckpointError(f"{part} is empty (0 bytes): download it again.")
+    if not _is_safetensors(path) and path.suffix.lower() not in TORCH_FILES:
+        raise CheckpointError(
+            f"{path} is a {path.suffix or 'nameless'} file; expected .safetensors, or .pt / .pth / "
+            ".bin with nothing but tensors."
+        )
+    return parts
+
+
+def signature(path: Path) -> tuple[tuple[str, int, int], ...]:
+    """What tells that a model on disk has changed: its parts, and what is read beside it.
+
+    Raises:
+        CheckpointError: as for ``parts_of``.
+    """
+    beside = [file for file in path.parent.iterdir() if file.suffix.lower() in BESIDE]
+    states = ((file.name, file.stat()) for file in (*parts_of(path), *sorted(beside)))
+    return tuple((name, state.st_mtime_ns, state.st_size) for name, state in states)
+
+
+def _is_safetensors(path: Path) -> bool:
+    return path.suffix.lower() in (".safetensors", ".sft")
+
+
+def _header(path: Path) -> dict[str, tuple[int, ...]]:
+    with safe_open(path, "pt") as file:
+        return {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+
+
+def _read_safetensors(path: Path, read: Callable[[Path], Any] = load_file) -> Any:
     try:
-        weights: Weights = load_file(path)
-        return weights
+        return read(path)
     except (SafetensorError, ValueError, KeyError) as error:
         raise CheckpointError(
             f"{path} is damaged or no safetensors file ({error}): download it again."
@@ -55,6 +112,12 @@ def _read_safetensors(path: Path) -> Weights:
 
 
 def _read_torch(path: Path) -> Weights:
+    if _is_program(path):
+        raise CheckpointError(
+            f"{path} is a TorchScript program, as OpenAI publishes its CLIPs; expected tensors. "
+            "Programs are not run: get the file of the same model for transformers, a "
+            ".safetensors."
+        )
     try:
         mapped = zipfile.is_zipfile(path)  # torch's format since 1.6; older ones must be read whole
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
@@ -76,6 +139,15 @@ def _read_torch(path: Path) -> Weights:
             "tensors; expected named tensors only."
         )
     return named
+
+
+def _is_program(path: Path) -> bool:
+    """Whether a file is what torch.jit saves."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    except Exception:  # no archive, or a damaged one: who reads it says so
+        return False
 
 
 def check_finite(weights: Weights, path: Path) -> None:

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from .checkpoint import (
     CheckpointError,
     Weights,
+    below,
     check_finite,
     count_below,
     fill,
@@ -33,12 +34,14 @@ from .encoders import (
     recompute,
     warn_if_cut,
 )
+from .layouts import CLIP, CLIP_IMAGE, CLIP_L, CLIP_TRUNK, IMAGES, TEXTS, expect
 from .preprocessing import CLIP_MEAN, CLIP_STD, Preprocessing, from_processor_config
 
 POSITION_IDS = "*.position_ids"  # a count that older files carry along
 VISION, TEXT = ("vision_model.", "visual_projection."), ("text_model.", "text_projection.")
 # What tells the sizes of an open_clip file, and the number of its dimensions.
-OPEN_CLIP_SIZES = {"visual.conv1.weight": 4, "visual.positional_embedding": 2, "text_projection": 2}
+OPEN_CLIP_SIZES = {"visual.conv1.weight": 4, "visual.positional_embedding": 2, "visual.proj": 2}
+OPEN_CLIP_SIZES["text_projection"] = 2  # of a whole CLIP
 INSTALL_OPEN_CLIP = (
     "This file is in open_clip's layout, and the package open_clip_torch is not installed. Install "
     "it with the Python that runs ComfyUI: pip install open_clip_torch"
@@ -89,16 +92,18 @@ def image_encoder(path: Path, dtype: torch.dtype) -> ImageEncoder:
     """The image side of a CLIP file, into the space it shares with texts.
 
     Args:
-        path: a CLIPModel or CLIPVisionModelWithProjection of transformers, or an open_clip model; a
-            ``config.json``, ``preprocessor_config.json`` or ``open_clip_config.json`` in the same
-            folder is read, and needed only for sizes that were never published.
+        path: a CLIPModel or CLIPVisionModelWithProjection of transformers, or an open_clip model or
+            its image side; a ``config.json``, ``preprocessor_config.json`` or
+            ``open_clip_config.json`` in the same folder is read, and needed only for sizes that
+            were never published.
         dtype: precision of the network.
 
     Raises:
         CheckpointError: the file is damaged or holds something else.
         ImportError: it needs open_clip, which is not installed.
     """
-    weights = read_weights(path)
+    weights = _prefixed(read_weights(path))
+    expect(weights, path, IMAGES, f"a CLIP's image side with its projection, such as {CLIP_L}")
     if is_open_clip(weights):
         return _open_clip_image_encoder(path, weights, dtype)
     from transformers import CLIPVisionModelWithProjection
@@ -127,6 +132,7 @@ def text_encoder(path: Path, dtype: torch.dtype, tokenizer: Path | None = None) 
         CheckpointError, ImportError: as for the image side; or there is no tokenizer.
     """
     weights = read_weights(path)
+    expect(weights, path, TEXTS, f"a CLIP with its text side, such as {CLIP_L}")
     if is_open_clip(weights):
         net = _open_clip_model(path, weights, dtype)
         net.visual = nn.Identity()  # so that its memory is free
@@ -151,6 +157,7 @@ def early_layers(path: Path, dtype: torch.dtype, layers: int = 3) -> ImageEncode
             f"{path} is in open_clip's layout; expected a CLIP vision model of transformers, for "
             "example ComfyUI's clip_vision files."
         )
+    expect(weights, path, (CLIP, CLIP_IMAGE, CLIP_TRUNK), f"a CLIP's image side, such as {CLIP_L}")
     from transformers import CLIPVisionModel
 
     vision, both = _side(weights, path, VISION)
@@ -217,8 +224,9 @@ def _vision_shapes(weights: Weights, path: Path) -> dict[str, Any]:
     )
     shapes = vision_shapes(weights, patch, positions, 2, path)
     inner = shape_of(weights, prefix + "encoder.layers.0.mlp.fc1.weight", 2, path)[0]
-    projection = shape_of(weights, "visual_projection.weight", 2, path)[0]
-    width = shapes["hidden_size"]
+    width = projection = shapes["hidden_size"]
+    if "visual_projection.weight" in weights:  # a style needs none
+        projection = shape_of(weights, "visual_projection.weight", 2, path)[0]
     if width not in (768, 1024, 1280, 1664):
         raise CheckpointError(
             f"{path} is a CLIP of width {width}, which is no published size: put its config.json "
@@ -265,14 +273,16 @@ def _preprocessing(path: Path, image_size: int) -> Preprocessing:
 
 
 def _tokenizer(path: Path, fallback: Path | None) -> Any:
-    from transformers import CLIPTokenizer
+    from transformers import CLIPTokenizer, CLIPTokenizerFast
 
     for folder in (path.parent, fallback):
         if folder is not None and (folder / "vocab.json").is_file():
             return CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
+        if folder is not None and (folder / "tokenizer.json").is_file():
+            return CLIPTokenizerFast.from_pretrained(str(folder), local_files_only=True)
     raise CheckpointError(
-        f"There is no CLIP tokenizer beside {path}: put vocab.json and merges.txt from the model's "
-        "page into the same folder."
+        f"There is no CLIP tokenizer beside {path}: put vocab.json and merges.txt, or "
+        "tokenizer.json, from the model's page into the same folder."
     )
 
 
@@ -288,8 +298,7 @@ def _open_clip() -> Any:
 
 
 def _open_clip_image_encoder(path: Path, weights: Weights, dtype: torch.dtype) -> ImageEncoder:
-    net = _open_clip_model(path, weights, dtype)
-    visual: nn.Module = net.visual  # type: ignore[assignment]
+    visual = _open_clip_visual(path, weights, dtype)
     if is_large(visual):
         visual.set_grad_checkpointing(True)  # type: ignore[operator]
     look = read_json(path.parent / "open_clip_config.json").get("preprocess_cfg", {})
@@ -323,13 +332,39 @@ def _open_clip_model(path: Path, weights: Weights, dtype: torch.dtype) -> nn.Mod
     return net
 
 
+def _open_clip_visual(path: Path, weights: Weights, dtype: torch.dtype) -> nn.Module:
+    """The image side; of a file that holds nothing else, or another text side, too."""
+    if "text_projection" in weights:
+        visual: Any = _open_clip_model(path, weights, dtype).visual
+        return visual  # type: ignore[no-any-return]
+    open_clip = _open_clip()
+    config = _open_clip_config(path, weights)
+    with torch.device("meta"):
+        text = {"width": 8, "heads": 1, "layers": 1, "vocab_size": 8}
+        net = open_clip.CLIP(
+            config["embed_dim"],
+            config["vision_cfg"],
+            text,
+            quick_gelu=config.get("quick_gelu", False),
+        )
+    fill(net.visual, below(weights, "visual."), path, dtype)
+    return net.visual  # type: ignore[no-any-return]
+
+
+def _prefixed(weights: Weights) -> Weights:
+    """The weights, of an image side that was saved by itself under the names it has in a whole."""
+    bare = "conv1.weight" in weights and "class_embedding" in weights
+    return {f"visual.{key}": value for key, value in weights.items()} if bare else weights
+
+
 def _open_clip_config(path: Path, weights: Weights) -> dict[str, Any]:
     """The architecture named beside the file, or the published one that has these shapes."""
     beside = read_json(path.parent / "open_clip_config.json").get("model_cfg")
     if beside:
         return dict(beside)
     for key, dimensions in OPEN_CLIP_SIZES.items():
-        shape_of(weights, key, dimensions, path)
+        if key != "text_projection" or key in weights:
+            shape_of(weights, key, dimensions, path)
     open_clip = _open_clip()
     for name in sorted(open_clip.list_models()):
         config = open_clip.get_model_config(name)
@@ -345,7 +380,7 @@ def _fits(config: dict[str, Any], weights: Weights) -> bool:
     vision, text = config["vision_cfg"], config["text_cfg"]
     if "width" not in vision or "hf_model_name" in text or not isinstance(vision["layers"], int):
         return False
-    patch, projection = weights["visual.conv1.weight"], weights["text_projection"]
+    patch, projection = weights["visual.conv1.weight"], weights["visual.proj"]
     positions = weights["visual.positional_embedding"].shape[0]
     grid = (vision["image_size"] // vision["patch_size"]) if "patch_size" in vision else 0
     return (
@@ -353,9 +388,16 @@ def _fits(config: dict[str, Any], weights: Weights) -> bool:
         and patch.shape[-1] == vision.get("patch_size")
         and positions == grid * grid + 1
         and count_below(weights, "visual.transformer.resblocks.") == vision["layers"]
-        and projection.shape == (text["width"], config["embed_dim"])
-        and count_below(weights, "transformer.resblocks.") == text["layers"]
+        and projection.shape == (vision["width"], config["embed_dim"])
+        and _fits_text(text, weights)
     )
+
+
+def _fits_text(text: dict[str, Any], weights: Weights) -> bool:
+    if "text_projection" not in weights:
+        return True
+    layers = count_below(weights, "transformer.resblocks.")
+    return (weights["text_projection"].shape[0], layers) == (text["width"], text["layers"])
 
 
 # ---- scores -----------------------------------------------------------------------------------

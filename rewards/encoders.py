@@ -211,7 +211,21 @@ def from_transformers(
         if bars:
             transformers.logging.enable_progress_bar()
     shapes = [str(key[0] if isinstance(key, tuple) else key) for key in found["mismatched_keys"]]
-    missing = set(found["missing_keys"]) - set(shapes)
-    refuse_misfits(path, missing, found["unexpected_keys"], shapes)
+    computed = _computed(net)  # some releases of transformers save them, others do not
+    missing = set(found["missing_keys"]) - set(shapes) - computed
+    refuse_misfits(path, missing, set(found["unexpected_keys"]) - computed, shapes)
     module: nn.Module = net.to(dtype)
     return module.requires_grad_(False).eval()
+
+
+def _computed(net: nn.Module) -> set[str]:
+    """Names of buffers that a network makes by itself, such as indices of positions.
+
+    Not those beside a running mean, which are learned.
+    """
+    return {
+        f"{name}.{key}" if name else key
+        for name, part in net.named_modules()
+        for key, _ in part.named_buffers(recurse=False)
+        if not hasattr(part, "running_mean")
+    }

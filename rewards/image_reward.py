@@ -28,6 +28,7 @@ from .checkpoint import (
     without,
 )
 from .encoders import ImageEncoder, from_transformers, warn_if_cut
+from .layouts import IMAGE_REWARD, expect
 from .preprocessing import Preprocessing
 
 LENGTH = 35  # tokens that its authors read of a prompt
@@ -105,7 +106,9 @@ def image_reward_model(path: Path, dtype: torch.dtype) -> ImageRewardModel:
     from transformers import BlipVisionModel
     from transformers.models.blip.modeling_blip_text import BlipTextModel
 
-    weights = without(read_weights(path), UNUSED)
+    weights = read_weights(path)
+    expect(weights, path, (IMAGE_REWARD,), f"{ImageReward.published.file} of its authors' page")
+    weights = without(weights, UNUSED)
     refuse_misfits(path, (), [k for k in weights if not k.startswith((VISION, TEXT, HEAD))])
     vision = {_renamed(key): value for key, value in below(weights, VISION).items()}
     text = below(weights, TEXT)

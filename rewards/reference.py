@@ -18,6 +18,7 @@ from .checkpoint import (
 )
 from .clip import CosineReward, image_encoder
 from .encoders import EncoderReward, ImageEncoder, described, from_transformers
+from .layouts import CLIP_L, DINO, DINOV2, IMAGES, expect
 from .pixels import root
 from .preprocessing import IMAGENET_MEAN, IMAGENET_STD, from_processor_config
 
@@ -29,6 +30,9 @@ def reference_encoder(path: Path, dtype: torch.dtype) -> ImageEncoder:
         CheckpointError: the file is damaged or holds neither.
     """
     weights = read_weights(path)
+    expect(
+        weights, path, (DINOV2, *IMAGES), f"a DINOv2, such as {DINO}, or a CLIP, such as {CLIP_L}"
+    )
     if any(key.endswith("layer_scale1.lambda1") for key in weights):
         return _dinov2(path, weights, dtype)
     return image_encoder(path, dtype)

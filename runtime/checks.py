@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..rewards import Weight
 
+COMMAS = str.maketrans("，、；", ",,,")  # noqa: RUF001 - full width, and for lists
 MOST_LEVELS = 1_000_000  # that 10000 steps at denoise 0.01 come from
 IMAGES = {2, 3}  # dimensions of an image's latents: height and width, and one frame
 # What a decoder enlarges by, where ComfyUI's format says another number: the x4 upscaler's, and the
@@ -179,13 +180,19 @@ def without_gradient(weight: Weight) -> str:
     return ", ".join(term.reward.name for term in weight.terms if not term.reward.differentiable)
 
 
+def with_commas(text: str) -> str:
+    """A list with plain commas between its entries, as Chinese and Japanese keyboards do not."""
+    return text.translate(COMMAS)
+
+
 def numbers(text: str, name: str) -> list[float]:
-    """'1, 2, 0.5' -> numbers.
+    """'1, 2, 0.5' -> numbers; semicolons count as commas.
 
     Raises:
         ValueError: something else stands there.
     """
     try:
-        return [float(part) for part in text.replace(";", ",").split(",") if part.strip()]
+        parts = with_commas(text).replace(";", ",").split(",")
+        return [float(part) for part in parts if part.strip()]
     except ValueError as error:
         raise ValueError(f"{name} are {text!r}; expected numbers separated by commas.") from error

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import fnmatch
+import functools
 import logging
 import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -12,6 +14,8 @@ import comfy.sd1_clip
 import folder_paths
 
 from ..rewards.base import Published
+from ..rewards.checkpoint import SHARD, CheckpointError, read_shapes, signature
+from ..rewards.layouts import Layout, Shapes, layout_of
 
 FOLDER = "weight_functions"
 BUNDLED = "lags_demo"  # ComfyUI's name for the folder of weights that come with the pack
@@ -38,6 +42,10 @@ def register_folder() -> None:
         logging.warning("LAGS: %s could not be made (%s).", folder, error)
 
 
+# Why a file cannot serve, by its choice, path and shapes; "" where it can.
+Fault = Callable[[str, Path, Shapes], str]
+
+
 @dataclass(frozen=True)
 class ModelFile:
     """A file that a weight needs.
@@ -45,14 +53,17 @@ class ModelFile:
     Attributes:
         what: in words, for errors.
         published: where it comes from; None where any model of a kind will do.
-        patterns: shell patterns of its usual names, in lower case, best first.
+        patterns: shell patterns of its usual names, in lower case, best first. They are of names
+            below a folder; one that begins with a borrowed folder's name is of that folder's.
         folders: ComfyUI's folders to look into beside weight_functions.
+        layouts: kinds of files that can serve.
     """
 
     what: str
     published: Published | None = None
     patterns: tuple[str, ...] = ()
     folders: tuple[str, ...] = ()
+    layouts: tuple[Layout, ...] = ()
 
     def choices(self) -> list[str]:
         """What the widget offers: names below weight_functions, others with their folder's name."""
@@ -61,15 +72,24 @@ class ModelFile:
             names += [f"{folder}/{name}" for name in _names(folder)]
         return [AUTO, *names] if self.patterns else names or [AUTO]
 
-    def path(self, choice: str) -> Path:
+    def path(
+        self, choice: str, layouts: tuple[Layout, ...] = (), fault: Fault = lambda *_: ""
+    ) -> Path:
         """The file of a choice.
+
+        Args:
+            choice: of the widget.
+            layouts: kinds of files that can serve this time, for auto; () is all of this weight's.
+            fault: what else auto is to look at.
 
         Raises:
             ModelFileError: it is not there, or lies outside of the registered folders.
         """
-        name = self._usual() if choice == AUTO else choice
-        if name is None:
-            raise ModelFileError(self._missing(""))
+        if choice != AUTO:
+            return self._located(choice)
+        return self._located(self._usual(layouts or self.layouts, fault))
+
+    def _located(self, name: str) -> Path:
         first, _, rest = name.partition("/")
         borrowed = [(first, rest)] if first in self.folders else []
         for folder, inner in (*borrowed, (FOLDER, name)):
@@ -78,16 +98,56 @@ class ModelFile:
                 return path
         raise ModelFileError(self._missing(name))
 
-    def _usual(self) -> str | None:
+    def _usual(self, layouts: tuple[Layout, ...], fault: Fault) -> str:
+        """The choice that auto stands for: the first usual name whose file can serve.
+
+        A file that cannot be read is taken where none can serve: its reader says what is wrong.
+        """
+        fit, unread, passed = [], [], []
+        for name in self._named():
+            try:
+                why = self._why_not(name, layouts, fault)
+            except (CheckpointError, ModelFileError):
+                unread.append(name)
+                continue
+            passed.append(f"{name} ({why})") if why else fit.append(name)
+        if not fit and not unread:
+            raise ModelFileError(self._missing("", passed))
+        self._tell(fit or unread, passed)
+        return (fit or unread)[0]
+
+    def _why_not(self, name: str, layouts: tuple[Layout, ...], fault: Fault) -> str:
+        path = self._located(name)
+        shapes = _shapes(path, signature(path))
+        layout = layout_of(shapes)
+        if layout not in layouts:
+            return layout.name if layout else "of an unknown kind"
+        return fault(name, path, shapes)
+
+    def _named(self) -> Iterator[str]:
+        """Choices with a usual name, the best first."""
         own = f"{BUNDLED}/"  # a small model of ours never stands for a published one
         names = [name for name in self.choices()[1:] if not name.startswith(own)]
-        for pattern in self.patterns:
-            for name in names:
-                if fnmatch.fnmatchcase(name.lower(), pattern):
-                    return name
-        return None
+        named = (name for pattern in self.patterns for name in names if self._fits(name, pattern))
+        return iter(dict.fromkeys(named))
 
-    def _missing(self, name: str) -> str:
+    def _fits(self, name: str, pattern: str) -> bool:
+        folder, _, inner = name.partition("/")
+        if folder in self.folders and not pattern.startswith(f"{folder}/"):
+            name = inner
+        return fnmatch.fnmatchcase(SHARD.sub(r"\1\4", name).lower(), pattern)
+
+    def _tell(self, fit: list[str], passed: list[str]) -> None:
+        """Say what auto took, where there was a choice."""
+        also = f" {', '.join(fit[1:])} would serve too." if fit[1:] else ""
+        rest = f" Passed over: {', '.join(passed)}." if passed else ""
+        if also or rest:
+            logging.info(
+                "LAGS: auto took %s for %s, the first of its usual names that can serve.%s%s",
+                *(fit[0], self.what, also, rest),
+            )
+
+    def _missing(self, name: str, passed: list[str] | None = None) -> str:
         place = ", ".join(folder_paths.get_folder_paths(FOLDER))
         asked = f"There is no file {name!r} for" if name else "No file was found for"
         if self.published is None:
@@ -96,8 +156,9 @@ class ModelFile:
                 "config.json and model.safetensors), then press R to refresh and choose it."
             )
         source = self.published
+        rest = f" None of these can serve: {', '.join(passed)}." if passed else ""
         return (
-            f"{asked} {self.what}. Download {PurePosixPath(source.file).name} "
+            f"{asked} {self.what}.{rest} Download {PurePosixPath(source.file).name} "
             f"({source.gigabytes:g} GB) from {source.page} and save it as {source.file} in {place}."
         )
 
@@ -112,7 +173,18 @@ def _names(folder: str) -> list[str]:
     if folder not in folder_paths.folder_names_and_paths:
         return []
     found = (name.replace("\\", "/") for name in folder_paths.get_filename_list(folder))
-    return sorted(name for name in found if name.lower().endswith(SUFFIXES))
+    return sorted(name for name in found if name.lower().endswith(SUFFIXES) and _is_first(name))
+
+
+def _is_first(name: str) -> bool:
+    """Whether a file is not the second or a later part of a model: the first stands for all."""
+    part = SHARD.search(name)
+    return part is None or int(part[2]) == 1
+
+
+@functools.lru_cache(maxsize=256)
+def _shapes(path: Path, _: tuple[tuple[str, int, int], ...]) -> Shapes:
+    return read_shapes(path)
 
 
 def _inside(folder: str, name: str) -> Path | None:
@@ -138,8 +210,11 @@ def _checked(path: Path) -> Path:
     roots = [root for paths, _ in folder_paths.folder_names_and_paths.values() for root in paths]
     target = path.resolve()
     if not any(target.is_relative_to(Path(root).resolve()) for root in roots):
+        folder = target.parent
+        if folder.name == "blobs":  # a Hugging Face cache: the names are links beside that folder
+            folder = folder.parent
         raise ModelFileError(
             f"{path} is a link to {target}, outside of ComfyUI's model folders. Move the file, or "
-            "name its folder in extra_model_paths.yaml."
+            f"name the folder {folder} in extra_model_paths.yaml under {FOLDER}."
         )
     return path

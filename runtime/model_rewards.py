@@ -30,46 +30,84 @@ from ..rewards.classifier import GOALS, Classifier, among, class_numbers, classi
 from ..rewards.clip import TextEncoder, early_layers, image_encoder, text_encoder
 from ..rewards.hps import hps_encoder
 from ..rewards.image_reward import image_reward_model
+from ..rewards.layouts import (
+    CLIP,
+    CLIP_IMAGE,
+    CLIP_TRUNK,
+    DINOV2,
+    HEAD,
+    IMAGE_REWARD,
+    IMAGES,
+    LINEAR_HEAD,
+    OPEN_CLIP,
+    WHOLE,
+    Shapes,
+    image_features,
+)
 from ..rewards.reference import reference_encoder, reference_features
 from . import models
-from .checks import numbers
+from .checks import numbers, with_commas
 from .images import channels_first
-from .model_files import BUNDLED, ModelFile, tokenizer_folder
+from .model_files import BUNDLED, Fault, ModelFile, tokenizer_folder
 
 CLIP_L = ("*clip-vit-large-patch14/model.safetensors", "*clip-vit-large-patch14.safetensors")
 CLIP_L += ("*clip_vision_l*.safetensors", "*clip-vit-l-14*.safetensors")
+ANY_CLIP = (*CLIP_L, "*clip*.safetensors", "clip_vision/*")
 ENCODER = ClipScore.published
 FILES = {
     "PickScore": ModelFile(
-        "PickScore", PickScore.published, ("*pickscore*.safetensors",), (BUNDLED,)
+        "PickScore", PickScore.published, ("*pickscore*.safetensors",), (BUNDLED,), WHOLE
     ),
-    "HPSv2.1": ModelFile("HPSv2.1", HPSv21.published, ("*hps*v2.1*.safetensors", "*hps*v2.1*.pt")),
-    "HPSv2": ModelFile("HPSv2", HPSv2.published, ("*hps_v2_*.safetensors", "*hps_v2_*.pt")),
+    "HPSv2.1": ModelFile(
+        "HPSv2.1",
+        HPSv21.published,
+        ("*hps*v2.1*.safetensors", "*hps*v2.1*.pt"),
+        layouts=(OPEN_CLIP,),
+    ),
+    "HPSv2": ModelFile(
+        "HPSv2",
+        HPSv2.published,
+        ("*hps_v2_*.safetensors", "*hps_v2_*.pt"),
+        layouts=(OPEN_CLIP,),
+    ),
     "ImageReward": ModelFile(
-        "ImageReward", ImageReward.published, ("*imagereward*.safetensors", "*imagereward*.pt")
+        "ImageReward",
+        ImageReward.published,
+        ("*imagereward*.safetensors", "*imagereward*.pt"),
+        layouts=(IMAGE_REWARD,),
     ),
     "CLIP score": ModelFile(
         "the CLIP score",
         ClipScore.published,
-        (*CLIP_L, "*clip*/model.safetensors"),
+        (*CLIP_L, "*clip*/model.safetensors", "clip_vision/*"),
         ("clip_vision", BUNDLED),
+        WHOLE,
     ),
     "aesthetic": ModelFile(
         "the aesthetic score",
         Aesthetic.published,
-        ("*ava1-l14-linearmse*.safetensors", "*ava1-l14-linearmse*.pth"),
+        (
+            *("*ava1-l14-linearmse*.safetensors", "*ava1-l14-linearmse*.pth"),
+            *("*sa_0_4_vit_l_14_linear*.safetensors", "*sa_0_4_vit_l_14_linear*.pth"),
+        ),
+        layouts=(HEAD, LINEAR_HEAD),
     ),
-    "aesthetic CLIP": ModelFile("CLIP ViT-L/14", ENCODER, CLIP_L, ("clip_vision",)),
+    "aesthetic CLIP": ModelFile("CLIP ViT-L/14", ENCODER, CLIP_L, ("clip_vision",), IMAGES),
     "text side": ModelFile("CLIP's text side", folders=("text_encoders",)),
     "classifier": ModelFile("an image classifier", folders=(BUNDLED,)),
     "content": ModelFile(
         "a CLIP or DINOv2",
         ENCODER,
-        ("*dinov2*/model.safetensors", "*dino*.safetensors", *CLIP_L, "*clip*.safetensors"),
+        ("*dinov2*/model.safetensors", "*dino*.safetensors", *ANY_CLIP),
         ("clip_vision",),
+        (DINOV2, *IMAGES),
     ),
-    "style": ModelFile("a CLIP", ENCODER, (*CLIP_L, "*clip*.safetensors"), ("clip_vision",)),
+    "style": ModelFile(
+        "a CLIP", ENCODER, ANY_CLIP, ("clip_vision",), (CLIP, CLIP_IMAGE, CLIP_TRUNK)
+    ),
 }
+# Trainings of CLIP's sizes by others: their features are of other spaces.
+NOT_OPENAI = ("laion", "datacomp", "commonpool", "metaclip", "dfn", "openclip", "open_clip")
 SAME_FILE = "same file"
 
 
@@ -111,11 +149,14 @@ def image_reward(chosen: dict[str, Any]) -> Reward:
 
 def clip_score(chosen: dict[str, Any]) -> Reward:
     """CLIP score for a prompt, of one file with both sides or one for each."""
-    path = FILES["CLIP score"].path(chosen["file"])
-    other = chosen["text_file"]
-    text = path if other == SAME_FILE else FILES["text side"].path(other)
+    files, other = FILES["CLIP score"], chosen["text_file"]
+    if other == SAME_FILE:
+        path = files.path(chosen["file"])
+        features = encode_prompt(path, chosen)
+    else:
+        features = encode_prompt(FILES["text side"].path(other), chosen)
+        path = files.path(chosen["file"], IMAGES, of_width(features.shape[1]))
     encoder = models.shared(image_encoder, path, chosen["precision"])
-    features = encode_prompt(text, chosen)
     if features.shape[1] != encoder.width:
         raise ValueError(
             f"The image side gives {encoder.width} features and the text side "
@@ -124,10 +165,31 @@ def clip_score(chosen: dict[str, Any]) -> Reward:
     return ClipScore(encoder, features)
 
 
+def of_width(width: int) -> Fault:
+    """What auto looks at where a CLIP must give a number of features."""
+
+    def fault(name: str, path: Path, shapes: Shapes) -> str:
+        found = image_features(shapes)
+        return "" if found == width else f"gives {found} features, not {width}"
+
+    return fault
+
+
+def of_openai(width: int) -> Fault:
+    """The same where it must be OpenAI's own, which neither keys nor shapes tell."""
+
+    def fault(name: str, path: Path, shapes: Shapes) -> str:
+        if any(word in name.lower() for word in NOT_OPENAI):
+            return "not OpenAI's, by its name"
+        return of_width(width)(name, path, shapes)
+
+    return fault
+
+
 def aesthetic(chosen: dict[str, Any]) -> Reward:
     """The LAION aesthetic score."""
     head = models.shared(aesthetic_head, FILES["aesthetic"].path(chosen["file"]), "float32")
-    path = FILES["aesthetic CLIP"].path(chosen["clip"])
+    path = FILES["aesthetic CLIP"].path(chosen["clip"], fault=of_openai(head.width))
     return Aesthetic(models.shared(image_encoder, path, chosen["precision"]), head)
 
 
@@ -197,7 +259,7 @@ def class_reward(file: str, precision: str, goal: dict[str, Any], plain: Tensor 
         ModelFileError: the file is missing.
     """
     model = models.shared(classifier, FILES["classifier"].path(file), precision)
-    classes = class_numbers(model.names, goal["classes"])
+    classes = class_numbers(model.names, with_commas(goal["classes"]))
     if goal["goal"] != GOALS[2]:
         return ClassReward(model, classes, away=goal["goal"] == GOALS[1])
     rates = numbers(goal["rates"], "rates") or measured_rates(model, classes, plain)

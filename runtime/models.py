@@ -13,6 +13,8 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import nn
 
+from ..rewards.checkpoint import signature
+
 Module = TypeVar("Module", bound=nn.Module)
 PRECISIONS = ("auto", "float32", "float16", "bfloat16")
 
@@ -42,11 +44,11 @@ def shared(build: Callable[[Path, torch.dtype], Module], path: Path, precision: 
 
     Args:
         build: (path, dtype) -> module.
-        path: the file; when it has changed on disk, it is read again.
+        path: the file; when it or what lies beside it has changed on disk, it is read again.
         precision: one of ``PRECISIONS``; auto is what suits the device.
     """
-    dtype, state = dtype_of(precision), path.stat()
-    key = (build.__module__, build.__qualname__, str(path), state.st_mtime_ns, state.st_size, dtype)
+    dtype = dtype_of(precision)
+    key = (build.__module__, build.__qualname__, str(path), signature(path), dtype)
     model = _models.get(key)
     if model is None:
         mm.throw_exception_if_processing_interrupted()

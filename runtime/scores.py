@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -48,7 +49,26 @@ def with_strengths(weight: Weight, scores: Tensor) -> Weight:
         raise ValueError(
             "An automatic strength needs at least two images to compare. Set a strength by hand."
         )
-    return weight.measured(dict(enumerate(scores.double().std(dim=1).tolist())))
+    spread = [row[row.isfinite()].std().item() for row in scores.double()]
+    return weight.measured(dict(enumerate(spread)))
+
+
+def ranked(log_w: Tensor, name: str) -> list[int]:
+    """Numbers of the images by log w, best first; those without a number last, which is said.
+
+    Args:
+        log_w: [B].
+        name: of the weight.
+    """
+    broken = log_w.isnan() | (log_w == torch.inf)
+    if broken.any():
+        logging.warning(
+            "LAGS: weight '%s' gives no finite score for image %s of %d: ranked last.%s",
+            *(name, ", ".join(map(str, broken.nonzero().flatten().tolist())), len(log_w)),
+            " Look at these images, and run the weight's network in float32.",
+        )
+    kept = torch.where(broken, -torch.inf, log_w).tolist()
+    return sorted(range(len(kept)), key=lambda i: (bool(broken[i]), -kept[i]))
 
 
 def table(weight: Weight, scores: Tensor, log_w: Tensor, order: Sequence[int]) -> str:
@@ -57,7 +77,10 @@ def table(weight: Weight, scores: Tensor, log_w: Tensor, order: Sequence[int]) -
     for label, term, values in zip(weight.labels, weight.terms, scores, strict=True):
         columns[label] = values
         if term.reward.preference_scale is not None:
-            columns[f"{label} preferred"] = (term.reward.preference_scale * values).softmax(dim=0)
+            logits = (term.reward.preference_scale * values).masked_fill(
+                ~values.isfinite(), -torch.inf
+            )
+            columns[f"{label} preferred"] = logits.softmax(dim=0)
     columns["log w"] = log_w
     rows = [["rank", "image", *columns]]
     for rank, i in enumerate(order, 1):
@@ -70,7 +93,7 @@ def table(weight: Weight, scores: Tensor, log_w: Tensor, order: Sequence[int]) -
 def thumbnails(images: Tensor, order: Sequence[int], scores: Sequence[float]) -> list[Any]:
     """The best images and their scores for the page, best first; the images as files."""
     best = list(order[:SHOWN])
-    small = channels_first(images[best])
+    small = channels_first(images[best]).nan_to_num()
     factor = THUMBNAIL / max(small.shape[-2:])
     if factor < 1:
         size = [max(1, round(side * factor)) for side in small.shape[-2:]]

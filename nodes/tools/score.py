@@ -11,7 +11,7 @@ from ...rewards import Weight
 from ...runtime.adapters import as_weight
 from ...runtime.checks import check_connected
 from ...runtime.images import channels_first
-from ...runtime.scores import log_weight_of, scores_of, table, thumbnails, with_strengths
+from ...runtime.scores import log_weight_of, ranked, scores_of, table, thumbnails, with_strengths
 from ..inputs import dial
 from ..sockets import CATEGORY, WeightSocket
 
@@ -63,7 +63,7 @@ class LAGSScoreImages(io.ComfyNode):
         scores = scores_of(weight, channels_first(images))
         weight = with_strengths(weight, scores)
         log_w = log_weight_of(weight, scores)
-        order: list[int] = log_w.argsort(descending=True, stable=True).tolist()
+        order = ranked(log_w, weight.name)
         text = table(weight, scores, log_w, order)
         chosen = order[:top_k] if top_k else order
         given: list[Any] = (scores[0] if len(scores) == 1 else log_w).tolist()

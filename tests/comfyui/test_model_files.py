@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,14 +16,23 @@ from comfyui_support.weighing import load_weight, noise, reference, scores
 from lags_pack.nodes.weights.load_weight import LAGSLoadWeight
 from lags_pack.rewards import clip
 from lags_pack.rewards.checkpoint import CheckpointError
-from lags_pack.runtime.model_files import FOLDER, ModelFile, ModelFileError, register_folder
-from lags_pack.runtime.model_rewards import FILES
+from lags_pack.rewards.layouts import IMAGES
+from lags_pack.runtime.model_files import (
+    BUNDLED,
+    FOLDER,
+    ModelFile,
+    ModelFileError,
+    register_folder,
+)
+from lags_pack.runtime.model_rewards import FILES, of_openai, of_width
+from lags_pack.tests import reward_files
 from lags_pack.tests.reward_files import Payload
 from safetensors.torch import load_file, save_file
 
 Put = Callable[[str], Path]
 PUBLISHED = [name for name, file in FILES.items() if file.published]
 L14 = "clip-vit-large-patch14/model.safetensors"
+OWN = "lags_demo/green/model.safetensors"
 ANY = ModelFile("anything", folders=("clip_vision", "text_encoders"))
 
 
@@ -63,7 +73,7 @@ def test_a_folder_that_cannot_be_made_is_no_disaster(tmp_path, monkeypatch, capl
     monkeypatch.setattr(folder_paths, "filename_list_cache", {})
     register_folder()
     assert "could not be made" in caplog.text
-    assert FILES["PickScore"].choices() == ["auto"]
+    assert FILES["PickScore"].choices() == ["auto", OWN]
 
 
 # ---- the usual names --------------------------------------------------------------------------
@@ -112,10 +122,10 @@ def test_choices_are_weight_files_with_their_folders_name(folders, put):
     put("clip_vision/v.safetensors")
     put("text_encoders/t.safetensors")
     own = ["a.PT", "b/model.safetensors", "c.sft", "d.pth", "e.bin"]
-    assert FILES["PickScore"].choices() == ["auto", *own]
+    assert FILES["PickScore"].choices() == ["auto", *own, OWN]
     assert FILES["style"].choices() == ["auto", *own, "clip_vision/v.safetensors"]
     assert FILES["text side"].choices() == [*own, "text_encoders/t.safetensors"]
-    assert FILES["classifier"].choices() == [*own, "lags_demo/green/model.safetensors"]
+    assert FILES["classifier"].choices() == [*own, OWN]
     assert FILES["style"].path("clip_vision/v.safetensors") == folders / "clip_vision/v.safetensors"
 
 
@@ -130,9 +140,172 @@ def test_a_new_file_is_offered_without_a_restart(folders, put):
         option = LAGSLoadWeight.INPUT_TYPES()["required"]["reward"][1]["options"][0]
         return option["inputs"]["required"]["file"][1]["options"]
 
-    assert offered() == ["auto"]
+    assert offered() == ["auto", OWN]
     put(f"{FOLDER}/new/model.safetensors")
-    assert offered() == ["auto", "new/model.safetensors"]
+    assert offered() == ["auto", "new/model.safetensors", OWN]
+
+
+# ---- what auto takes --------------------------------------------------------------------------
+
+
+def write(path: Path, keys: dict[str, tuple[int, ...]]) -> Path:
+    """A small random file with these keys and shapes."""
+    reward_files.save(path, {key: torch.randn(shape) for key, shape in keys.items()})
+    return path
+
+
+def clip_file(path: Path, *sides: str) -> Path:
+    """A small CLIP of transformers, or the parts of it that begin so, and nothing beside it."""
+    weights = reward_files.clip_model().state_dict()
+    kept = {k: v for k, v in weights.items() if not sides or k.startswith(sides)}
+    reward_files.save(path, kept)
+    return path
+
+
+SIGLIP = {
+    "vision_model.embeddings.patch_embedding.weight": (8, 3, 4, 4),
+    "vision_model.embeddings.patch_embedding.bias": (8,),
+    "vision_model.encoder.layers.0.layer_norm1.weight": (8,),
+    "vision_model.head.probe": (1, 1, 8),
+}
+BAGEL_VAE = {"encoder.conv_in.weight": (8, 3, 3, 3), "decoder.conv_in.weight": (8, 4, 3, 3)}
+HUGE = "CLIP-ViT-H-14-laion2B-s32B-b79K.safetensors"
+
+
+@pytest.mark.parametrize("kind", ["content", "style"])
+def test_auto_passes_over_a_siglip(folders, kind):
+    """Its usual name has 'clip' in it."""
+    write(folders / "clip_vision/sigclip_vision_patch14_384.safetensors", SIGLIP)
+    with pytest.raises(ModelFileError, match=r"sigclip_vision_patch14_384.safetensors \(a SigLIP"):
+        FILES[kind].path("auto")
+    good = clip_file(folders / "clip_vision" / HUGE, *clip.VISION)
+    assert FILES[kind].path("auto") == good
+
+
+def test_auto_matches_names_without_a_borrowed_folders(folders, caplog):
+    """A VAE that lies in clip_vision is no CLIP, and is not read as one."""
+    write(folders / "clip_vision/bagel/ae.safetensors", BAGEL_VAE)
+    good = clip_file(folders / "clip_vision" / HUGE, *clip.VISION)
+    with caplog.at_level("INFO"):
+        assert FILES["content"].path("auto") == good
+    assert f"auto took clip_vision/{HUGE} for a CLIP" in caplog.text
+    assert "Passed over: clip_vision/bagel/ae.safetensors (a VAE)" in caplog.text
+
+
+def test_a_borrowed_folders_name_is_no_part_of_a_usual_name(folders):
+    """A file of any name in clip_vision is taken too, but after those that are named so."""
+    other = clip_file(folders / "clip_vision/SD1.5/model.safetensors", *clip.VISION)
+    assert FILES["content"].path("auto") == FILES["style"].path("auto") == other
+    named = clip_file(folders / "clip_vision/zz_clip_h.safetensors", *clip.VISION)
+    assert FILES["content"].path("auto") == FILES["style"].path("auto") == named
+
+
+def test_auto_prefers_a_whole_clip_where_the_text_is_of_the_same_file(folders):
+    """The image side alone is taken where the text side is another file."""
+    alone = clip_file(folders / "clip_vision/clip_vision_l.safetensors", *clip.VISION)
+    whole = reward_files.clip_folder(folders / FOLDER / "clip-vit-base-patch32")
+    reward_files.clip_folder(folders / "text_encoders/clip_l")
+    shutil.copy(whole.parent / "config.json", alone.parent)
+    assert FILES["CLIP score"].path("auto") == whole
+    assert torch.isfinite(scores(load_weight("CLIP score"), noise(1))).all()
+    whole.unlink()
+    apart = load_weight("CLIP score", text_file="text_encoders/clip_l/model.safetensors")
+    assert torch.isfinite(scores(apart, noise(1))).all()
+    with pytest.raises(ModelFileError, match=r"clip_vision_l.safetensors \(the image side"):
+        load_weight("CLIP score")
+
+
+def test_auto_takes_the_image_side_that_fits_the_text(folders):
+    """By the number of features that both give."""
+    small = reward_files.clip_vision(folders / "clip_vision")
+    wide = {k: (9, 8) if "projection" in k else s for k, s in CLIP_VISION_L.items()}
+    write(folders / "clip_vision/clip_vision_l.safetensors", wide)
+    reward_files.clip_folder(folders / "text_encoders/clip_l")
+    apart = load_weight("CLIP score", text_file="text_encoders/clip_l/model.safetensors")
+    assert torch.isfinite(scores(apart, noise(1))).all()
+    assert FILES["CLIP score"].path("auto", IMAGES, of_width(24)) == small
+
+
+CLIP_VISION_L = {
+    "vision_model.embeddings.class_embedding": (8,),
+    "vision_model.encoder.layers.0.layer_norm1.weight": (8,),
+    "visual_projection.weight": (24, 8),
+}
+
+
+@pytest.mark.parametrize(
+    "laion", ["CLIP-ViT-L-14-laion2B-s32B-b82K", "CLIP-ViT-L-14-DataComp.XL-s13B-b90K"]
+)
+def test_auto_never_reads_the_aesthetic_head_with_another_training(folders, laion):
+    """The same keys and shapes, but of another space: only the name tells."""
+    reward_files.aesthetic(folders / FOLDER)
+    reward_files.clip_folder(folders / FOLDER / laion)
+    clip_file(folders / "clip_vision" / f"{laion}.safetensors", *clip.VISION)
+    with pytest.raises(ModelFileError, match=r"not OpenAI's, by its name.*Download model"):
+        load_weight("aesthetic")
+    good = reward_files.clip_folder(folders / FOLDER / "zz" / "clip-vit-large-patch14")
+    assert torch.isfinite(scores(load_weight("aesthetic"), noise(1))).all()
+    assert FILES["aesthetic CLIP"].path("auto", fault=of_openai(24)) == good
+
+
+def test_auto_takes_the_clip_as_wide_as_the_aesthetic_head(folders):
+    reward_files.aesthetic(folders / FOLDER, width=9)
+    write(folders / "clip_vision/clip_vision_l.safetensors", CLIP_VISION_L)
+    with pytest.raises(ModelFileError, match="gives 24 features, not 9"):
+        load_weight("aesthetic")
+
+
+def test_style_takes_an_image_side_without_its_projection(folders):
+    path = reward_files.clip_vision(folders / "clip_vision" / "clip")
+    whole = scores(reference(noise(1), "style"), noise(2))
+    weights = load_file(path)
+    del weights["visual_projection.weight"]
+    save_file(weights, path)
+    assert torch.equal(scores(reference(noise(1), "style"), noise(2)), whole)
+    with pytest.raises(ModelFileError, match="without its projection"):
+        FILES["content"].path("auto")
+
+
+def test_auto_says_what_else_would_serve(folders, caplog):
+    for name in ("a", "b"):
+        clip_file(folders / f"clip_vision/clip_{name}.safetensors", *clip.VISION)
+    with caplog.at_level("INFO"):
+        assert FILES["style"].path("auto").name == "clip_a.safetensors"
+    assert "auto took clip_vision/clip_a.safetensors for a CLIP, the first" in caplog.text
+    assert "clip_vision/clip_b.safetensors would serve too" in caplog.text
+    caplog.clear()
+    (folders / "clip_vision/clip_b.safetensors").unlink()
+    assert FILES["style"].path("auto").name == "clip_a.safetensors"
+    assert caplog.text == "", "nothing to choose, nothing to say"
+
+
+def test_auto_takes_a_damaged_file_only_where_no_other_can_serve(folders, put):
+    """It may be what is wanted, and its reader says what is wrong with it."""
+    damaged = put(f"{FOLDER}/PickScore_v1/model.safetensors")
+    assert FILES["PickScore"].path("auto") == damaged
+    good = reward_files.clip_folder(folders / FOLDER / "pickscore_zz")
+    assert FILES["PickScore"].path("auto") == good
+
+
+def test_auto_looks_again_at_a_file_that_has_changed(folders):
+    path = write(folders / "clip_vision/clip.safetensors", SIGLIP)
+    with pytest.raises(ModelFileError):
+        FILES["content"].path("auto")
+    clip_file(path, *clip.VISION)
+    assert FILES["content"].path("auto") == path
+
+
+def test_auto_takes_none_of_the_packs_own(folders, monkeypatch):
+    """However well it would serve: it stands for no published file."""
+    own = folders / "own"
+    reward_files.clip_folder(own / "clip-vit-large-patch14")
+    reward_files.clip_folder(own / "pickscore")
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, BUNDLED, ([str(own)], set()))
+    monkeypatch.setattr(folder_paths, "filename_list_cache", {})
+    for kind in ("PickScore", "CLIP score"):
+        with pytest.raises(ModelFileError, match="No file was found"):
+            FILES[kind].path("auto")
+    assert FILES["PickScore"].path("lags_demo/pickscore/model.safetensors").is_file()
 
 
 # ---- what is missing --------------------------------------------------------------------------
@@ -197,6 +370,39 @@ def test_a_link_out_of_the_registered_folders_is_refused(folders, put, as_folder
         ANY.path("link/secret.safetensors")
 
 
+def test_the_folder_named_for_a_hugging_face_cache_is_one_that_works(folders, put):
+    """There the names are links into a folder beside theirs, whose files have none."""
+    repository = folders / "hub" / "models--openai--clip"
+    blob = put("hub/models--openai--clip/blobs/0123abcd")
+    snapshot = repository / "snapshots" / "r1"
+    snapshot.mkdir(parents=True)
+    (snapshot / "model.safetensors").symlink_to(blob)
+    (folders / FOLDER / "clip").symlink_to(snapshot)
+    with pytest.raises(ModelFileError, match="name the folder") as caught:
+        ANY.path("clip/model.safetensors")
+    named = re.search(r"name the folder (\S+) in extra_model_paths.yaml", str(caught.value))[1]
+    assert named == str(repository)
+    folder_paths.add_model_folder_path(FOLDER, named)
+    assert ANY.path("clip/model.safetensors").resolve() == blob
+    assert "snapshots/r1/model.safetensors" in ANY.choices()
+    assert ANY.path("snapshots/r1/model.safetensors").resolve() == blob
+
+
+def test_of_a_model_in_parts_the_first_is_offered(folders, put):
+    """It stands for all of them, under the name of the whole."""
+    path = reward_files.clip_folder(folders / FOLDER / "clip-vit-large-patch14")
+    weights = load_file(path)
+    for number, part in ((1, clip.VISION), (2, (*clip.TEXT, "logit_scale"))):
+        kept = {key: value for key, value in weights.items() if key.startswith(part)}
+        reward_files.save(path.with_name(f"model-{number:05}-of-00002.safetensors"), kept)
+    expected = scores(load_weight("CLIP score"), noise(1))
+    path.unlink()
+    first = "clip-vit-large-patch14/model-00001-of-00002.safetensors"
+    assert FILES["style"].choices() == ["auto", first]
+    assert FILES["CLIP score"].path("auto") == folders / FOLDER / first
+    torch.testing.assert_close(scores(load_weight("CLIP score"), noise(1)), expected)
+
+
 @pytest.mark.parametrize("home", ["text_encoders", FOLDER])
 def test_a_link_to_a_registered_folder_is_taken(folders, put, home):
     target = put(f"{home}/there/real.safetensors")
@@ -218,7 +424,9 @@ def test_extra_model_paths(folders, put, comfy_root):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     module.load_extra_path_config(str(settings))
-    assert FILES["PickScore"].choices() == ["auto", "PickScore_v1/model.safetensors", first.name]
+    assert FILES["PickScore"].choices() == [
+        *("auto", "PickScore_v1/model.safetensors", first.name, OWN)
+    ]
     assert FILES["PickScore"].path("auto") == extra
     assert ANY.path("both.safetensors") == first
     with pytest.raises(ModelFileError, match=f"{folders / FOLDER}, {folders}/disk/lags"):

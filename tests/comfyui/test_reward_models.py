@@ -88,6 +88,35 @@ def test_a_changed_file_is_read_again(alone):
     assert not torch.allclose(scores(after, noise(2)), scores(before, noise(2)))
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("preprocessor_config.json", "config.json", "tokenizer_config.json", "merges.txt"),
+        "model.safetensors.index.json",
+    ],
+)
+def test_what_lies_beside_the_weights_counts(alone, name):
+    """A file that is put there later, or corrected; the sizes of this model need its config."""
+    beside = alone.with_name(name)
+    whole = beside.read_bytes() if beside.is_file() else b"{}"
+    beside.write_bytes(whole + b"\n\n") if name == "config.json" else beside.unlink(missing_ok=True)
+    plain = models.shared(clip.early_layers, alone, "float32")
+    assert models.shared(clip.early_layers, alone, "float32") is plain
+    beside.write_bytes(whole)
+    added = models.shared(clip.early_layers, alone, "float32")
+    assert added is not plain
+    beside.write_bytes(whole + b"\n")
+    assert models.shared(clip.early_layers, alone, "float32") is not added
+
+
+def test_a_corrected_preprocessor_changes_the_score(alone):
+    before = scores(load_weight("PickScore"), noise(2))
+    look = json.loads(alone.with_name("preprocessor_config.json").read_text("utf-8"))
+    look["image_mean"] = [0.9, 0.1, 0.1]
+    reward_files.write_json(alone.with_name("preprocessor_config.json"), look)
+    assert not torch.allclose(scores(load_weight("PickScore"), noise(2)), before)
+
+
 def test_a_loaded_model_outlives_its_weight(alone, reads):
     """A prompt that is edited over and over reads no file again."""
     for prompt in ("a cat", "a black cat", "a black cat on a sofa"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,51 @@ def test_equal_pictures_keep_their_order():
     images = noise(1).expand(4, -1, -1, -1).contiguous()
     rows = rows_of(judge(images, BRIGHT)[1])
     assert [int(row["image"]) for row in rows] == [0, 1, 2, 3]
+
+
+class Half(PickScore):
+    """Brightness as a preference; images above a half have no score."""
+
+    def __init__(self, broken: float) -> None:
+        self.broken, self.name = broken, "half"
+
+    def __call__(self, images: Tensor) -> Tensor:
+        mean = images.mean(dim=(1, 2, 3))
+        return torch.where(mean > 0.5, self.broken, mean)
+
+
+@pytest.mark.parametrize("broken", [math.nan, math.inf])
+def test_an_image_without_a_score_is_last_and_that_is_said(broken, caplog):
+    images = torch.tensor([0.1, 0.9, 0.3, 0.8, 0.2]).view(5, 1, 1, 1).expand(-1, 8, 8, 3)
+    top, text, best, given = judge(images, Weight.of(Half(broken), 2.0), 3)
+    order = [2, 4, 0, 1, 3]
+    assert torch.equal(top, images[order[:3]]) and best == 2
+    rows = rows_of(text)
+    assert [int(row["image"]) for row in rows] == order
+    assert rows[3]["half"] == rows[4]["half"] == f"{broken}"
+    assert not math.isfinite(given[1]) and given[2] == pytest.approx(0.3)
+    assert "weight 'half' gives no finite score for image 1, 3 of 5: ranked last" in caplog.text
+    caplog.clear()
+    judge(images[::2], Weight.of(Half(broken), 2.0))
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize("broken", [math.nan, math.inf])
+def test_an_image_without_a_score_leaves_the_others_theirs(broken):
+    """Their probability of preference, and an automatic strength."""
+    images = torch.tensor([0.1, 0.9, 0.3]).view(3, 1, 1, 1).expand(-1, 8, 8, 3)
+    weight = Weight.of(Half(broken), 1.0, 2.0)
+    with_it, without = (rows_of(judge(part, weight)[1]) for part in (images, images[::2]))
+    for column in ("half", "half preferred", "log w"):
+        assert [row[column] for row in with_it[:2]] == [row[column] for row in without]
+    assert float(with_it[2]["half preferred"]) == 0
+
+
+def test_an_image_of_nan_is_shown_and_ranked_last():
+    images = noise(3)
+    images[0] = math.nan
+    ranked, _, best, _ = judge(images, BRIGHT)
+    assert best != 0 and ranked[2].isnan().all() and not ranked[:2].isnan().any()
 
 
 def test_negative_strength_ranks_the_other_way():

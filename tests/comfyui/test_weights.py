@@ -187,6 +187,18 @@ def test_balance_by_rates(log_p):
     torch.testing.assert_close(scores(weight, image)[0], expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("comma", ["，", "、 ", "；"])  # noqa: RUF001
+def test_lists_are_separated_by_the_commas_of_other_keyboards_too(comma, weight_files):
+    def listed(comma: str) -> Weight:
+        lists = {"classes": "red, blue", "rates": "0.8, 0.2", "targets": "1, 3"}
+        weight = classify(**{name: text.replace(", ", comma) for name, text in lists.items()})
+        return combine(weight, weight, exponents=f"1{comma}0.5")
+
+    image = noise(3)
+    assert torch.equal(scores(listed(comma), image), scores(listed(", "), image))
+    assert listed(comma).strengths == listed(", ").strengths
+
+
 def test_balance_measures_the_rates(log_p):
     plain, image = noise(11, seed=7), noise(3)
     weight = classify(plain, classes="red, green")

@@ -28,6 +28,7 @@ WEIGHTS = {
 }
 TORCH = [".pt", ".pth", ".bin", ".ckpt"]
 SAFE = [".safetensors", ".sft"]
+CAPITALS = [".PT", ".SAFETENSORS"]
 
 
 def assert_weights(found: dict[str, Tensor]) -> None:
@@ -203,10 +204,10 @@ def test_anything_but_named_tensors_is_refused(content: object, fault: str, tmp_
 # ---- good files -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("suffix", TORCH + SAFE)
+@pytest.mark.parametrize("suffix", TORCH + SAFE + CAPITALS)
 def test_good_files_are_read_in_every_format_and_wrapper(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"model{suffix}"
-    if suffix in SAFE:
+    if suffix.lower() in SAFE:
         save_file(WEIGHTS, path)
         assert_weights(read_weights(path))
         return

@@ -223,3 +223,50 @@ def test_also_after_an_error(bars: bool, fake: Fake, error: type[BaseException])
     with pytest.raises(error):
         fake.load()
     assert loudness() == (transformers.logging.INFO, bars)
+
+
+# ---- buffers --------------------------------------------------------------------------------
+
+
+def swin() -> Any:
+    """A small Swin, whose table of positions is computed."""
+    from transformers import SwinConfig, SwinForImageClassification
+
+    sizes = {"image_size": 32, "patch_size": 4, "embed_dim": 8, "window_size": 4}
+    net = SwinForImageClassification(SwinConfig(**sizes, depths=[1, 1], num_heads=[1, 2]))
+    reward_files.sharpen(net, 9)
+    return net.eval()
+
+
+@pytest.mark.parametrize("saved", [False, True], ids=["transformers 5", "transformers 4"])
+def test_buffers_that_a_network_computes_may_be_in_a_file_or_not(
+    saved: bool, tmp_path: Path
+) -> None:
+    """As each release writes it, read by the one that is installed."""
+    net, pixels = swin(), pictures(2, 32, 32)
+    buffers = dict(net.named_buffers())
+    assert len(buffers) == 2 and all("relative_position_index" in name for name in buffers)
+    weights = {k: v.clone() for k, v in net.state_dict().items() if k not in buffers}
+    if saved:
+        weights |= {key: value.clone() for key, value in buffers.items()}
+    with torch.no_grad():
+        expected = net(pixels).logits
+        read = from_transformers(type(net), net.config, weights, tmp_path / "swin", torch.float32)
+        torch.testing.assert_close(read(pixels).logits, expected)
+    for key, buffer in read.named_buffers():
+        assert torch.equal(buffer, buffers[key])
+    weights.pop("classifier.bias")
+    with pytest.raises(CheckpointError, match="missing: classifier.bias"):
+        from_transformers(type(net), net.config, weights, tmp_path / "swin", torch.float32)
+
+
+def test_buffers_that_were_learned_are_missed(tmp_path: Path) -> None:
+    """The means of a BatchNorm."""
+    from transformers import ResNetConfig, ResNetModel
+
+    net = ResNetModel(ResNetConfig(embedding_size=4, hidden_sizes=[4], depths=[1]))
+    weights = net.state_dict()
+    name = next(key for key in weights if key.endswith("running_mean"))
+    del weights[name]
+    with pytest.raises(CheckpointError, match=f"missing: {name}"):
+        from_transformers(ResNetModel, net.config, weights, tmp_path / "resnet", torch.float32)
