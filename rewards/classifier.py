@@ -63,6 +63,7 @@ def classifier(path: Path, dtype: torch.dtype) -> Classifier:
             "weight_functions."
         )
     config = described(_KnownConfig, settings, path)
+    config.num_labels = len(config.id2label)  # PVT's counts 1000, whatever the file says
     weights = read_weights(path)
     # timm_wrapper: its configuration may name further files to load, unsafe ones too.
     known = type(config) in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
@@ -118,7 +119,9 @@ def _try(model: Classifier, path: Path) -> None:
     Raises:
         CheckpointError: the network fails on an image, or gives other than one logit a class.
     """
-    side: Any = getattr(model.net.config, "image_size", None)
+    config: Any = model.net.config
+    side = getattr(getattr(config, "vision_config", config), "image_size", None)
+    side = side[0] if isinstance(side, list | tuple) and len(set(side)) == 1 else side
     fault = _fault(model)
     if fault and isinstance(side, int) and not read_settings(path.parent):
         model.preprocessing, first = model.preprocessing.at(side), model.preprocessing

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from lags_pack.rewards import BalanceReward, ClassReward
 from lags_pack.rewards.checkpoint import CheckpointError
 from lags_pack.rewards.classifier import Classifier, among, class_numbers, classifier
@@ -258,6 +259,42 @@ def test_without_a_processor_s_file_the_network_s_own_size_is_taken(tmp_path: Pa
     bare = classifier(path, torch.float32)
     assert bare.preprocessing == plain.preprocessing
     assert torch.equal(bare(pictures()), plain(pictures()))
+
+
+SMALL = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+SMALL |= {"num_attention_heads": 2, "patch_size": 8}
+PYRAMID = {"hidden_sizes": [8, 16, 16, 16], "depths": [1] * 4, "num_attention_heads": [1, 2, 2, 2]}
+KINDS: dict[str, tuple[str, dict[str, Any], str, str]] = {
+    # model, configuration, processor, and what is said; "": it serves
+    "PVT": ("Pvt", {**PYRAMID, "image_size": 32}, "Pvt", ""),
+    "list": ("ViT", {**SMALL, "image_size": [32, 32]}, "", ""),
+    "nested": ("Siglip", {"vision_config": {**SMALL, "image_size": 32}}, "", ""),
+    "tuples": ("ViT", {**SMALL, "image_size": 32, "return_dict": False}, "ViT", ""),
+    "oblong": ("ViT", {**SMALL, "image_size": [32, 16]}, "ViT", r"of \[32, 16\] pixels; it fails"),
+    "grey": ("ViT", {**SMALL, "image_size": 32, "num_channels": 1}, "ViT", "Expected 1 but got 3"),
+    "ImageGPT": ("ImageGPT", {"n_embd": 16, "n_layer": 1, "n_head": 2}, "ViT", "input_ids"),
+    "NaFlex": ("Siglip2", {"vision_config": {**SMALL, "num_patches": 16}}, "ViT", "it fails on"),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_what_fails_on_an_image_fails_at_loading_in_words(name: str, tmp_path: Path) -> None:
+    family, settings, processor, said = KINDS[name]
+    config = getattr(transformers, f"{family}Config")(**settings)
+    config.num_labels = 3
+    net = getattr(transformers, f"{family}ForImageClassification")(config)
+    path = tmp_path / "model.safetensors"
+    net.save_pretrained(tmp_path)
+    altered(path, id2label={"0": "a", "1": "b", "2": "c"})
+    if processor:
+        look = {"image_processor_type": f"{processor}ImageProcessor"}
+        look["size"] = {"height": 32, "width": 32}
+        reward_files.write_json(tmp_path / "preprocessor_config.json", look)
+    if not said:
+        assert ClassReward(classifier(path, torch.float16).float(), [1])(pictures()).shape == (3,)
+        return
+    with pytest.raises(CheckpointError, match=f"{path} holds a {family}For.*{said}.*or choose an"):
+        classifier(path, torch.float32)
 
 
 def test_rates_and_targets_have_any_scale(model: Classifier) -> None:
