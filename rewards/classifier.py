@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from textwrap import shorten
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -12,9 +13,10 @@ from torch.nn import functional as F
 
 from .checkpoint import CheckpointError, read_json, read_weights
 from .encoders import EncoderReward, ImageEncoder, described, from_transformers
-from .preprocessing import from_processor_config
+from .processors import preprocessing_beside, read_settings
 
 GOALS = ("towards", "away", "balance")
+MULTI_LABEL = "multi_label_classification"
 
 
 class _KnownConfig:
@@ -29,9 +31,16 @@ class _KnownConfig:
 
 
 class Classifier(ImageEncoder):
-    """Images -> logits of named classes."""
+    """Images -> logits of named classes.
+
+    Attributes:
+        names: of the classes.
+        kind: what the logits are of: ``exclusive`` classes (softmax), ``independent`` ones, such as
+            tags (sigmoid), or ``values``, by regression.
+    """
 
     names: tuple[str, ...]
+    kind: Literal["exclusive", "independent", "values"] = "exclusive"
 
 
 def classifier(path: Path, dtype: torch.dtype) -> Classifier:
@@ -39,7 +48,7 @@ def classifier(path: Path, dtype: torch.dtype) -> Classifier:
 
     Args:
         path: model.safetensors; config.json must lie beside it, and preprocessor_config.json is
-            read where it does.
+            read where it does; else the defaults of its class are taken.
         dtype: precision of the network.
 
     Raises:
@@ -54,6 +63,7 @@ def classifier(path: Path, dtype: torch.dtype) -> Classifier:
             "weight_functions."
         )
     config = described(_KnownConfig, settings, path)
+    config.num_labels = len(config.id2label)  # PVT's counts 1000, whatever the file says
     weights = read_weights(path)
     # timm_wrapper: its configuration may name further files to load, unsafe ones too.
     known = type(config) in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
@@ -62,21 +72,80 @@ def classifier(path: Path, dtype: torch.dtype) -> Classifier:
             f"{path.parent} holds a {settings.get('model_type')}; expected an image classifier of "
             "transformers (ViT, ConvNeXt, Swin, DINOv2 ...)."
         )
+    names = _class_names(config, path)
     kinds = MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING[type(config)]
     kinds = kinds if isinstance(kinds, tuple) else (kinds,)
     named = {kind.__name__: kind for kind in kinds}
     kind = named.get((settings.get("architectures") or [""])[0], kinds[0])
-    net = from_transformers(kind, config, weights, path, dtype)
-    size = getattr(config, "image_size", 224)
-    preprocessing = from_processor_config(
-        read_json(path.parent / "preprocessor_config.json"),
-        size if isinstance(size, int) else size[0],
-    )
-    model = Classifier(
-        net, lambda net, pixels: net(pixel_values=pixels).logits, preprocessing, config.num_labels
-    )
-    model.names = tuple(str(config.id2label[i]) for i in range(config.num_labels))
-    return model
+    net = from_transformers(kind, config, weights, path, torch.float32)
+    look = preprocessing_beside(path, config.model_type)
+    model = Classifier(net, lambda net, pixels: net(pixel_values=pixels).logits, look, len(names))
+    model.names, model.kind = names, _kind(config)
+    _try(model, path)
+    return model.to(dtype)
+
+
+def _class_names(config: Any, path: Path) -> tuple[str, ...]:
+    """The names in order.
+
+    Raises:
+        CheckpointError: there is none for some number.
+    """
+    names, count = config.id2label, config.num_labels
+    strays = [i for i in range(count) if i not in names]
+    if strays or not count:
+        raise CheckpointError(
+            f"{path.parent / 'config.json'} names {count} classes in id2label, with none for "
+            f"{', '.join(map(str, strays[:8])) or 'number 0'}: number them from 0 without holes, "
+            "one for each output of the network."
+        )
+    return tuple(str(names[i]) for i in range(count))
+
+
+def _kind(config: Any) -> Any:
+    """As transformers' own pipeline reads the logits; one that is no regression is a sigmoid's."""
+    if config.problem_type == "regression":
+        return "values"
+    one = config.num_labels == 1
+    return "independent" if one or config.problem_type == MULTI_LABEL else "exclusive"
+
+
+def _try(model: Classifier, path: Path) -> None:
+    """One grey image, so that what cannot work is told when the file is loaded.
+
+    Without a processor's file, a network that does not read images of its class's default size is
+    given images of its own.
+
+    Raises:
+        CheckpointError: the network fails on an image, or gives other than one logit a class.
+    """
+    config: Any = model.net.config
+    side = getattr(getattr(config, "vision_config", config), "image_size", None)
+    side = side[0] if isinstance(side, list | tuple) and len(set(side)) == 1 else side
+    fault = _fault(model)
+    if fault and isinstance(side, int) and not read_settings(path.parent):
+        model.preprocessing, first = model.preprocessing.at(side), model.preprocessing
+        fault = fault if _fault(model) else ""
+        model.preprocessing = first if fault else model.preprocessing
+    if fault:
+        raise CheckpointError(
+            f"{path} holds a {type(model.net).__name__}, whose configuration reads images of "
+            f"{side} pixels; it fails on one of {model.preprocessing.size}, as its processor makes "
+            f"them ({fault}). Put the config.json and preprocessor_config.json of its own page "
+            "beside it, or choose another classifier, for example a ViT, ConvNeXt, Swin or DINOv2."
+        )
+
+
+def _fault(model: Classifier) -> str:
+    """What happens to a grey image, if it is not a logit for each class."""
+    side = model.preprocessing.size
+    try:
+        with torch.no_grad():
+            logits = model(torch.full((1, 3, side, side), 0.5))
+    except Exception as error:  # which one, differs by model and release
+        return shorten(f"{type(error).__name__}: {error}", 200)
+    wanted = (1, len(model.names))
+    return "" if logits.shape == wanted else f"gives {tuple(logits.shape)}, not {wanted}"
 
 
 def class_numbers(names: Sequence[str], wanted: str) -> list[int]:
@@ -116,7 +185,9 @@ def class_numbers(names: Sequence[str], wanted: str) -> list[int]:
 class ClassReward(EncoderReward):
     """log p(classes | image), or log(1 - p) to be rid of them.
 
-    With strength 1, w p is the model's own distribution given the class, by Bayes' rule.
+    With strength 1, w p is the model's own distribution given the class, by Bayes' rule. Of classes
+    that do not exclude each other, p is that of at least one, as if they were independent; of
+    regression, the score is the sum of the values themselves, or minus it.
 
     Args:
         model: the classifier.
@@ -131,7 +202,10 @@ class ClassReward(EncoderReward):
     def __init__(self, model: Classifier, classes: Sequence[int], away: bool = False) -> None:
         super().__init__(model)
         self.model, self.classes, self.away = model, list(dict.fromkeys(classes)), away
-        if not 0 < len(self.classes) < len(model.names):
+        if model.kind == "values":
+            self.scale = "the classifier's own value, by regression"
+        most = len(model.names) - (model.kind == "exclusive")
+        if not 0 < len(self.classes) <= most:
             raise ValueError(
                 f"{len(self.classes)} of {len(model.names)} classes are chosen; expected some, but "
                 "not all: then the probability is 1 for every image."
@@ -141,9 +215,19 @@ class ClassReward(EncoderReward):
 
     def __call__(self, images: Tensor) -> Tensor:
         """Score [B] of images [B, 3, H, W] in 0..1."""
-        log_p = F.log_softmax(self.model(images), dim=1)
-        rest = [i for i in range(log_p.shape[1]) if i not in self.classes]
-        return log_p[:, rest if self.away else self.classes].logsumexp(dim=1)
+        logits: Tensor = self.model(images)
+        if self.model.kind == "exclusive":
+            rest = [i for i in range(logits.shape[1]) if i not in self.classes]
+            log_p = F.log_softmax(logits, dim=1)
+            return log_p[:, rest if self.away else self.classes].logsumexp(dim=1)
+        chosen = logits[:, self.classes]
+        if self.model.kind == "values":
+            return -chosen.sum(dim=1) if self.away else chosen.sum(dim=1)
+        absent = F.logsigmoid(-chosen)
+        if self.away:
+            return absent.sum(dim=1)
+        before = absent.cumsum(dim=1) - absent  # that none of those before is there
+        return (F.logsigmoid(chosen) + before).logsumexp(dim=1)
 
 
 class BalanceReward(EncoderReward):
@@ -159,7 +243,8 @@ class BalanceReward(EncoderReward):
         targets: how often w p is to draw each; None for equally often.
 
     Raises:
-        ValueError: fewer than two classes, or rates or targets that do not fit them.
+        ValueError: fewer than two classes, rates or targets that do not fit them, or classes that
+            do not exclude each other.
     """
 
     scale = "natural logarithm of an importance weight"
@@ -175,6 +260,7 @@ class BalanceReward(EncoderReward):
     ) -> None:
         if len(classes) < 2:
             raise ValueError(f"There is {len(classes)} class to balance; expected at least two.")
+        _check_exclusive(model)
         targets = [1.0] * len(classes) if targets is None else targets
         self.ratios = _shares(targets, classes, "targets") / _shares(rates, classes, "rates")
         super().__init__(model)
@@ -188,8 +274,22 @@ class BalanceReward(EncoderReward):
 
 
 def among(model: Classifier, images: Tensor, classes: Sequence[int]) -> Tensor:
-    """log p(class | image, one of the classes) [B, len(classes)]."""
+    """log p(class | image, one of the classes) [B, len(classes)].
+
+    Raises:
+        ValueError: the classes do not exclude each other.
+    """
+    _check_exclusive(model)
     return F.log_softmax(model(images)[:, list(classes)], dim=1)
+
+
+def _check_exclusive(model: Classifier) -> None:
+    if model.kind != "exclusive":
+        raise ValueError(
+            f"This classifier's classes are {model.kind} (problem_type and the number of classes "
+            "in its config.json): an image can be of several or of none, so there are no shares to "
+            "balance. Choose towards or away, or a classifier whose classes exclude each other."
+        )
 
 
 def _shares(values: Sequence[float], classes: Sequence[int], name: str) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +34,15 @@ from .encoders import (
     warn_if_cut,
 )
 from .layouts import CLIP, CLIP_IMAGE, CLIP_L, CLIP_TRUNK, IMAGES, TEXTS, expect
-from .preprocessing import CLIP_MEAN, CLIP_STD, Preprocessing, from_processor_config
+from .preprocessing import CLIP_MEAN, CLIP_STD, Preprocessing
+from .processors import preprocessing_beside, read_settings
 
 POSITION_IDS = "*.position_ids"  # a count that older files carry along
 VISION, TEXT = ("vision_model.", "visual_projection."), ("text_model.", "text_projection.")
 # What tells the sizes of an open_clip file, and the number of its dimensions.
 OPEN_CLIP_SIZES = {"visual.conv1.weight": 4, "visual.positional_embedding": 2, "visual.proj": 2}
 OPEN_CLIP_SIZES["text_projection"] = 2  # of a whole CLIP
+OPEN_CLIP_FITS = {"shortest": "crop", "longest": "pad", "squash": "squash"}  # its resize_mode
 INSTALL_OPEN_CLIP = (
     "This file is in open_clip's layout, and the package open_clip_torch is not installed. Install "
     "it with the Python that runs ComfyUI: pip install open_clip_torch"
@@ -268,8 +269,15 @@ def _logit_scale(weights: Weights, path: Path) -> float | None:
 
 
 def _preprocessing(path: Path, image_size: int) -> Preprocessing:
-    config = read_json(path.parent / "preprocessor_config.json")
-    return replace(from_processor_config(config, image_size), size=image_size)
+    if not read_settings(path.parent):  # as in ComfyUI's clip_vision: all CLIPs have the same
+        return Preprocessing(image_size, crop_rounds_down=True)
+    look = preprocessing_beside(path, "clip")
+    if look.size != image_size:
+        raise CheckpointError(
+            f"The preprocessor_config.json beside {path} makes images of {look.size} pixels, and "
+            f"the network reads {image_size}: put the one of its own page there."
+        )
+    return look
 
 
 def _tokenizer(path: Path, fallback: Path | None) -> Any:
@@ -301,16 +309,37 @@ def _open_clip_image_encoder(path: Path, weights: Weights, dtype: torch.dtype) -
     visual = _open_clip_visual(path, weights, dtype)
     if is_large(visual):
         visual.set_grad_checkpointing(True)  # type: ignore[operator]
-    look = read_json(path.parent / "open_clip_config.json").get("preprocess_cfg", {})
-    size: Any = visual.image_size
-    preprocessing = Preprocessing(
-        size if isinstance(size, int) else size[0],
+    look, width = _open_clip_preprocessing(path, visual), int(visual.output_dim)  # type: ignore[arg-type]
+    return ImageEncoder(
+        visual, lambda net, pixels: net(pixels), look, width, _logit_scale(weights, path)
+    )
+
+
+def _open_clip_preprocessing(path: Path, visual: Any) -> Preprocessing:
+    """What open_clip's own transform of these settings does to images; its size is the network's.
+
+    Raises:
+        CheckpointError: a setting that open_clip has not, or that a ``Preprocessing`` has not.
+    """
+    file = path.parent / "open_clip_config.json"
+    look = read_json(file).get("preprocess_cfg") or {}
+    sizes = {visual.image_size} if isinstance(visual.image_size, int) else {*visual.image_size}
+    wanted = {
+        "resize_mode": (look.get("resize_mode", "shortest"), tuple(OPEN_CLIP_FITS)),
+        "interpolation": (look.get("interpolation", "bicubic"), ("bicubic", "bilinear")),
+        "mode": (look.get("mode", "RGB"), ("RGB",)),
+        "fill_color": (look.get("fill_color", 0), (0,)),
+        "number of lengths of the network's sides": (len(sizes), (1,)),
+    }
+    for name, (value, known) in wanted.items():
+        if value not in known:
+            raise CheckpointError(f"{file} has {name} {value!r}; expected one of {known}.")
+    return Preprocessing(
+        sizes.pop(),
+        fit=OPEN_CLIP_FITS[wanted["resize_mode"][0]],  # type: ignore[arg-type]
         mean=tuple(look.get("mean", CLIP_MEAN)),
         std=tuple(look.get("std", CLIP_STD)),
-    )
-    width = int(visual.output_dim)  # type: ignore[arg-type]
-    return ImageEncoder(
-        visual, lambda net, pixels: net(pixels), preprocessing, width, _logit_scale(weights, path)
+        interpolation=wanted["interpolation"][0],
     )
 
 

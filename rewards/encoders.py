@@ -188,6 +188,7 @@ def from_transformers(
     # A configuration describes a network; which code runs it is not for a downloaded file to say.
     config._attn_implementation = None
     config.__dict__.pop("quantization_config", None)
+    config.return_dict = True
     config.dtype = torch.float32  # until the end, whatever the file says
     level = transformers.logging.get_verbosity()
     bars = transformers.logging.is_progress_bar_enabled()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -13,11 +13,6 @@ CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-# Processors of transformers that take a size of one number for the short side; the others take it
-# for both sides.
-BY_SHORT_SIDE = ("CLIP", "ConvNext", "Bit", "MobileNet", "PoolFormer")
-# Those with rules that no file states (blue first, normalised twice, a factor on the size).
-UNLIKE_OTHERS = ("EfficientNet", "Levit", "LeViT", "PPLCNet", "MobileViT", "MobileVit")
 
 
 @dataclass(frozen=True)
@@ -65,6 +60,11 @@ class Preprocessing:
         std = torch.tensor(self.std, device=images.device).view(3, 1, 1)
         return (images - mean) / std
 
+    def at(self, side: int) -> Preprocessing:
+        """The same for a network of another size."""
+        short = self.short_side and round(self.short_side * side / self.size)
+        return replace(self, size=side, short_side=short)
+
     def _resize(self, images: Tensor, height: int, width: int) -> Tensor:
         # Along rows, then columns, as PIL does: what overshoots is cut after each.
         for shape in ((images.shape[-2], width), (height, width)):
@@ -76,8 +76,11 @@ class Preprocessing:
         return images
 
     def _crop(self, images: Tensor) -> Tensor:
-        top, left = (self._margin(side - self.size) for side in images.shape[-2:])
-        return images[..., top : top + self.size, left : left + self.size]
+        """The middle; where it is larger than the image, with black around."""
+        height, width = images.shape[-2:]
+        top, left = self._margin(height - self.size), self._margin(width - self.size)
+        right, bottom = (self.size - width + left, self.size - height + top)
+        return F.pad(images, (-left, right, -top, bottom))
 
     def _margin(self, excess: int) -> int:
         return excess // 2 if self.crop_rounds_down else round(excess / 2)
@@ -109,57 +112,6 @@ def clamp_outward(images: Tensor) -> Tensor:
     """
     result: Tensor = _ClampOutward.apply(images)  # type: ignore[no-untyped-call]
     return result
-
-
-def from_processor_config(config: dict[str, Any], fallback: int) -> Preprocessing:
-    """The preprocessing that a published ``preprocessor_config.json`` describes.
-
-    Args:
-        config: the file's content; {} gives CLIP's preprocessing.
-        fallback: side in pixels where the file names none: the model's own.
-
-    Raises:
-        ValueError: a resize rule that is none of short side, both sides, long side.
-    """
-    size, crop = config.get("size") or {}, config.get("crop_size") or {}
-    kind = config.get("image_processor_type") or config.get("feature_extractor_type") or "CLIP"
-    if kind.startswith(UNLIKE_OTHERS):
-        raise ValueError(
-            f"The model's images are prepared by {kind}, which follows rules of its own: choose "
-            "another classifier, for example a ViT, ConvNeXt, Swin or DINOv2."
-        )
-    if isinstance(size, int):
-        sides = ("shortest_edge",) if kind.startswith(BY_SHORT_SIDE) else ("height", "width")
-        size = dict.fromkeys(sides, size)
-    crop = crop if isinstance(crop, int) else crop.get("height")
-    look: dict[str, Any] = {
-        "mean": tuple(config.get("image_mean") or CLIP_MEAN),
-        "std": tuple(config.get("image_std") or CLIP_STD),
-        "interpolation": "bilinear" if config.get("resample", 3) == 2 else "bicubic",
-        "crop_rounds_down": True,
-    }
-    if "shortest_edge" in size:
-        edge = int(size["shortest_edge"])
-        if "crop_pct" in config:  # ConvNeXt: one side given, resized larger and cropped to it
-            share = config["crop_pct"] or 224 / 256
-            if edge < 384:
-                return Preprocessing(edge, short_side=int(edge / share), **look)
-            return Preprocessing(edge, fit="squash", **look)
-        side = int(crop) if crop and config.get("do_center_crop", True) else edge
-        return Preprocessing(side, short_side=edge, **look)
-    if "height" in size:
-        if size["height"] != size.get("width"):
-            raise ValueError(f"The model reads images of size {size}; expected a square.")
-        edge = int(size["height"])
-        if config.get("do_center_crop") and crop:
-            return Preprocessing(int(crop), fit="squash", short_side=edge, **look)
-        return Preprocessing(edge, fit="squash", **look)
-    if size:
-        raise ValueError(
-            f"The model's preprocessor resizes to {size}; expected 'shortest_edge', or 'height' "
-            "and 'width'."
-        )
-    return Preprocessing(fallback, **look)
 
 
 def grey_levels(images: Tensor) -> Tensor:

@@ -20,7 +20,8 @@ from .clip import CosineReward, image_encoder
 from .encoders import EncoderReward, ImageEncoder, described, from_transformers
 from .layouts import CLIP_L, DINO, DINOV2, IMAGES, expect
 from .pixels import root
-from .preprocessing import IMAGENET_MEAN, IMAGENET_STD, from_processor_config
+from .preprocessing import IMAGENET_MEAN, IMAGENET_STD
+from .processors import from_settings, preprocessing_beside, read_settings
 
 
 def reference_encoder(path: Path, dtype: torch.dtype) -> ImageEncoder:
@@ -48,15 +49,16 @@ def _dinov2(path: Path, weights: Weights, dtype: torch.dtype) -> ImageEncoder:
         config = Dinov2Config(**_dinov2_shapes(weights, path))
     net = from_transformers(Dinov2Model, config, weights, path, dtype)
     published = {
+        "image_processor_type": "BitImageProcessor",
         "size": {"shortest_edge": 256},
-        "crop_size": {"height": 224},
+        "crop_size": {"height": 224, "width": 224},
         "image_mean": IMAGENET_MEAN,
         "image_std": IMAGENET_STD,
     }
-    settings = read_json(path.parent / "preprocessor_config.json") or published
-    look, width = from_processor_config(settings, 224), config.hidden_size
+    found = read_settings(path.parent)
+    look = preprocessing_beside(path, "dinov2") if found else from_settings(published, "dinov2")
     return ImageEncoder(
-        net, lambda net, pixels: net(pixel_values=pixels).pooler_output, look, width
+        net, lambda net, pixels: net(pixel_values=pixels).pooler_output, look, config.hidden_size
     )
 
 

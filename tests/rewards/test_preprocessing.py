@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ import pytest
 import torch
 import transformers
 from lags_pack.rewards import ClassReward, ReferenceReward, Reward
+from lags_pack.rewards import processors as lags_processors
+from lags_pack.rewards.checkpoint import CheckpointError
 from lags_pack.rewards.classifier import classifier
 from lags_pack.rewards.clip import image_encoder
 from lags_pack.rewards.encoders import ImageEncoder
@@ -23,8 +26,8 @@ from lags_pack.rewards.preprocessing import (
     CLIP_STD,
     Preprocessing,
     clamp_outward,
-    from_processor_config,
 )
+from lags_pack.rewards.processors import from_settings, preprocessing_beside
 from lags_pack.rewards.reference import reference_encoder, reference_features
 from lags_pack.tests import reward_files
 from PIL import Image
@@ -110,19 +113,22 @@ def check_equal(ours: Tensor, expected: Tensor) -> None:
 
 # ---- published processors -------------------------------------------------------------------
 
-CLIP = {"image_mean": list(CLIP_MEAN), "image_std": list(CLIP_STD), "resample": 3}
-EDGE = {"do_center_crop": True, "crop_size": {"height": 224, "width": 224}}
 # Family and preprocessor_config.json, as their pages have or had them.
 PUBLISHED: dict[str, tuple[str, dict[str, Any]]] = json.loads(
     Path(__file__).with_name("processors.json").read_text("utf-8")
 )
 
 
+# A model whose processor each family is.
+MODELS = {"CLIP": "clip", "ViT": "vit", "ConvNext": "convnext", "Bit": "dinov2", "DeiT": "deit"}
+MODELS |= {"Beit": "beit", "MobileNetV2": "mobilenet_v2"}
+
+
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_pixels_are_those_of_the_published_processor(name: str) -> None:
     """Noise of tall pictures aside: what overshoots in it depends on the release of Pillow."""
     family, config = PUBLISHED[name]
-    ours, found = from_processor_config(config, 1), processors(family, config)
+    ours, found = from_settings(config, MODELS[family]), processors(family, config)
     assert found
     for processor in found:
         for size in ((300, 300), (301, 402), (402, 301), (100, 151), (400, 40)):
@@ -139,7 +145,7 @@ def test_reads_what_the_installed_transformers_writes(name: str, tmp_path: Path)
         processor.save_pretrained(tmp_path / str(number))
         file = tmp_path / str(number) / "preprocessor_config.json"
         written = json.loads(file.read_text(encoding="utf-8"))
-        assert from_processor_config(written, 1) == from_processor_config(config, 1)
+        assert from_settings(written, "") == from_settings(config, MODELS[family])
 
 
 # Tall ones of CLIP: test_tall_pictures.
@@ -152,7 +158,7 @@ def test_every_size(make: Make, family: str, height: int, width: int) -> None:
     """ViT's is bilinear: nothing overshoots, and which of rows and columns is first is the same."""
     config = PUBLISHED[family][1]
     for processor in processors(family, config):
-        ours = from_processor_config(config, 1)(tensor(make(height, width)))
+        ours = from_settings(config, MODELS[family])(tensor(make(height, width)))
         check_equal(ours, theirs(processor, make(height, width)))
 
 
@@ -161,6 +167,58 @@ def test_open_clip(make: Make, height: int, width: int) -> None:
     transform = open_clip.image_transform(224, is_train=False)
     ours = Preprocessing(224)(tensor(make(height, width)))
     check_equal(ours, transform(make(height, width))[None])
+
+
+OPEN_CLIP_SETTINGS = {
+    "squash": {"resize_mode": "squash", "mean": [0.5] * 3, "std": [0.5] * 3},
+    "longest": {"resize_mode": "longest", "interpolation": "bilinear"},
+    "shortest": {"resize_mode": "shortest", "interpolation": "bilinear", "size": 64},
+    "random": {"resize_mode": "squash", "interpolation": "bicubic", "fill_color": 0, "mode": "RGB"},
+    "none": {},
+}
+
+
+def open_clip_file(folder: Path, settings: dict[str, Any]) -> Path:
+    path = reward_files.hps(folder)
+    config = {"model_cfg": reward_files.OPEN_CLIP, "preprocess_cfg": settings}
+    reward_files.write_json(folder / "open_clip_config.json", config)
+    return path
+
+
+@pytest.mark.parametrize("name", OPEN_CLIP_SETTINGS)
+def test_settings_of_open_clip(name: str, tmp_path: Path) -> None:
+    settings = OPEN_CLIP_SETTINGS[name]
+    see = image_encoder(open_clip_file(tmp_path, settings), torch.float32).preprocessing
+    known = open_clip.transform.PreprocessCfg(**settings | {"size": 32})
+    transform = open_clip.transform.image_transform_v2(known, is_train=False)
+    for size in ((60, 60), (120, 161), (161, 120), (20, 31)):
+        check_equal(see(tensor(smooth(*size))), transform(smooth(*size))[None])
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"resize_mode": "tile"}, "resize_mode 'tile'; expected one of .*'squash'"),
+        ({"interpolation": "lanczos"}, "interpolation 'lanczos'; expected one of .*'bilinear'"),
+        ({"resize_mode": "longest", "fill_color": 128}, "fill_color 128; expected one of"),
+        ({"mode": "L"}, "mode 'L'; expected one of"),
+    ],
+)
+def test_what_open_clip_has_not_is_refused(
+    settings: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(CheckpointError, match=f"open_clip_config.json has {said}"):
+        image_encoder(open_clip_file(tmp_path, settings), torch.float32)
+
+
+def test_a_clip_whose_processor_has_another_size_is_refused(tmp_path: Path) -> None:
+    path = reward_files.clip_folder(tmp_path)
+    settings = reward_files.CLIP_PROCESSOR | {"crop_size": 48, "size": 48}
+    reward_files.write_json(tmp_path / "preprocessor_config.json", settings)
+    with pytest.raises(
+        CheckpointError, match="makes images of 48 pixels, and the network reads 32"
+    ):
+        image_encoder(path, torch.float32)
 
 
 @pytest.mark.parametrize(("height", "width"), TALL)
@@ -248,49 +306,143 @@ def test_score_of_a_network(make_file, reward_of, see, tmp_path: Path) -> None:
     check_scores(reward_of(path), seen_by(see, path) if isinstance(see, str) else see)
 
 
-# ---- reading preprocessor_config.json -------------------------------------------------------
+# ---- settings ---------------------------------------------------------------------------------
+
+# A class without its ending, and what its file has beside the class. Smooth images, in grey levels:
+# a normalised pixel is as large as rescale_factor and image_std make it.
+SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
+    "all defaults": ("ViT", {}),
+    "CLIP's defaults": ("CLIP", {}),
+    "ConvNeXt's defaults": ("ConvNext", {}),
+    "BEiT's defaults": ("Beit", {}),
+    "Pvt's defaults": ("Pvt", {}),
+    "PoolFormer's defaults": ("PoolFormer", {}),
+    "no mean and std": ("ViT", {"size": 64}),
+    "one number for all channels": ("ViT", {"image_mean": 0.3, "image_std": 0.2}),
+    "not normalised": ("ViT", {"do_normalize": False, "image_mean": [0.1] * 3}),
+    "not rescaled": ("ViT", {"do_rescale": False}),
+    "neither": ("ViT", {"do_rescale": False, "do_normalize": False}),
+    "from -1 to 1 by the factor": ("Beit", {"rescale_factor": 1 / 127.5, "do_normalize": False}),
+    "another factor": ("ConvNext", {"rescale_factor": 1 / 127.5, "size": 224}),
+    "bilinear": ("CLIP", {"resample": 2}),
+    "bicubic": ("ViT", {"resample": 3}),
+    "numbers for both sides": ("Siglip", {"size": {"height": 96, "width": 96}}),
+    "both sides, and a crop": ("Beit", {"size": 96, "crop_size": 64, "do_center_crop": True}),
+    "both sides of CLIP": ("CLIP", {"size": {"height": 300, "width": 300}}),
+    "a crop with black around": ("CLIP", {"size": 200, "crop_size": 224}),
+    "an odd margin": ("Bit", {"size": 225, "crop_size": {"height": 224, "width": 224}}),
+    "ConvNeXt without its share": ("ConvNext", {"size": {"shortest_edge": 224}}),
+    "ConvNeXt, all of it": ("ConvNext", {"size": {"shortest_edge": 224}, "crop_pct": 1.0}),
+    "PoolFormer's share": ("PoolFormer", {"size": 224, "crop_pct": 0.95}),
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_every_setting_is_the_processor_s(name: str) -> None:
+    family, settings = SETTINGS[name]
+    for ending in ("ImageProcessor", "ImageProcessorFast", "FeatureExtractor"):
+        key = "feature_extractor_type" if ending[0] == "F" else "image_processor_type"
+        ours = from_settings({key: family + ending, **settings}, "")
+        (processor, *_) = processors(family, settings, PUBLISHED_ONES[::-1])
+        level = torch.tensor(ours.std).max() * 255
+        for size in ((300, 300), (120, 161), (161, 120)):
+            expected = theirs(processor, smooth(*size))
+            seen = ours(tensor(smooth(*size)))
+            assert seen.shape == expected.shape
+            assert (seen - expected).abs().max() * level < 1.5
+
+
+@pytest.mark.parametrize("model", ["vit", "convnext", "dinov2", "deit", "swin", "resnet", "beit"])
+def test_without_a_file_the_class_s_defaults_are_taken_and_that_is_said(
+    model: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "model.safetensors"
+    ours = preprocessing_beside(file, model)
+    assert f"no preprocessor_config.json beside {file}" in caplog.text and model in caplog.text
+    kind = transformers.models.auto.image_processing_auto.IMAGE_PROCESSOR_MAPPING_NAMES[model]
+    kind = kind["torchvision"] if isinstance(kind, dict) else kind[0]
+    for processor in processors(kind.removesuffix("ImageProcessor"), {}):
+        check_equal(ours(tensor(smooth(120, 161))), theirs(processor, smooth(120, 161)))
+
+
+def test_settings_may_lie_in_a_processor_s_file(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As transformers 5 writes the processor of a model that reads texts too."""
+    settings = {"image_processor_type": "CLIPImageProcessor", "size": 48, "crop_size": 32}
+    reward_files.write_json(tmp_path / "processor_config.json", {"image_processor": settings})
+    found = preprocessing_beside(tmp_path / "model.safetensors", "clip")
+    assert found == Preprocessing(32, short_side=48, crop_rounds_down=True)
+    assert not caplog.records
 
 
 @pytest.mark.parametrize(
-    ("kind", "fit"),
-    [("", "crop"), ("CLIP", "crop"), ("ConvNext", "crop"), ("ViT", "squash"), ("Beit", "squash")],
+    ("kind", "fit"), [("CLIP", "crop"), ("ConvNext", "crop"), ("ViT", "squash"), ("Beit", "squash")]
 )
 def test_a_size_of_one_number_means_what_its_processor_takes_it_for(kind: str, fit: str) -> None:
-    for suffix in ("FeatureExtractor", "ImageProcessor", "ImageProcessorFast"):
-        config = {"size": 96, "image_processor_type": kind + suffix} if kind else {"size": 96}
-        found = from_processor_config(config, 1)
+    """Named by the file, or by the model that it lies beside."""
+    for settings in ({"image_processor_type": f"{kind}ImageProcessor"}, {}):
+        found = from_settings({"size": 96, "crop_size": 96, **settings}, MODELS[kind])
         assert (found.size, found.fit) == (96, fit)
 
 
-def test_without_a_centre_crop_the_short_side_is_the_size() -> None:
-    """And without a config it is CLIP's at the model's size."""
-    assert from_processor_config({}, 336) == Preprocessing(336, crop_rounds_down=True)
-    config = {**CLIP, **EDGE, "size": {"shortest_edge": 256}}
-    assert from_processor_config(config, 1).size == 224
-    ours = from_processor_config(config | {"do_center_crop": False}, 1)
-    assert (ours.size, ours.fit, ours.short_side) == (256, "crop", 256)
-    for processor in processors("CLIP", config | {"do_center_crop": False}):
-        check_equal(ours(tensor(noise(300, 300))), theirs(processor, noise(300, 300)))
+SQUARE_ONLY = "expected the same square of every image: do_resize true, a square size"
+OWN_RULES = "follows rules of its own: ours would be .* grey levels off. Choose another model"
+REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
+    "no resize": ("ViT", {"do_resize": False}, rf"150 x 211 or 211 x 150 pixels.*{SQUARE_ONLY}"),
+    "no crop": ("CLIP", {"size": 64, "do_center_crop": False}, rf"64 x 90 or.*{SQUARE_ONLY}"),
+    "oblong": ("ViT", {"size": {"height": 64, "width": 32}}, rf"64 x 32 pixels.*{SQUARE_ONLY}"),
+    "oblong crop": ("CLIP", {"crop_size": {"height": 9, "width": 8}}, rf"9 x 8.*{SQUARE_ONLY}"),
+    "longest": ("CLIP", {"size": {"longest_edge": 64}}, "prepares no image by CLIPImageProcessor"),
+    "short and long": (
+        *("CLIP", {"size": {"shortest_edge": 300, "longest_edge": 310}, "crop_size": 64}),
+        r"resizes to \{.*expected 'shortest_edge', or 'height' and 'width'",
+    ),
+    "lanczos": ("ViT", {"resample": 1}, "ViTImageProcessor has resample 1; expected 2 .*3"),
+    "nothing": ("ViT", {"size": 0}, "prepares no image by ViTImageProcessor"),
+    "enormous": ("ViT", {"size": 10**6}, "'width': 1000000}, above 4096 pixels"),
+    "a word": ("ViT", {"image_mean": "grey"}, "prepares no image by ViTImageProcessor"),
+    "no deviation": ("ViT", {"image_std": [0.0] * 3}, OWN_RULES),
+    "EfficientNet": ("EfficientNet", {"resample": 3}, OWN_RULES),
+    "LeViT": ("Levit", {}, OWN_RULES),
+    "MobileViT": ("MobileViT", {}, OWN_RULES),
+    "Perceiver": ("Perceiver", {}, OWN_RULES),
+    "ImageGPT": ("ImageGPT", {}, "prepares no image by ImageGPTImageProcessor"),
+    "NaFlex": ("Siglip2", {}, "does not make one image of an image. Choose another model"),
+    "unknown": ("Future", {}, "by FutureImageProcessor .*no such class"),
+}
 
 
-RULE = r"resizes to \{.*expected 'shortest_edge', or 'height'"
-SQUARED = {"size": {"height": 224, "width": 224}}
+@pytest.mark.parametrize("name", REFUSED)
+def test_another_rule_is_refused_by_the_file_s_name(name: str, tmp_path: Path) -> None:
+    family, settings, said = REFUSED[name]
+    settings = {"image_processor_type": family + "ImageProcessor", **settings}
+    reward_files.write_json(tmp_path / "preprocessor_config.json", settings)
+    with pytest.raises(CheckpointError, match=f"preprocessor_config.json: .*{said}"):
+        preprocessing_beside(tmp_path / "model.safetensors", "vit")
 
 
-@pytest.mark.parametrize(
-    ("config", "said"),
-    [
-        ({"size": {"longest_edge": 224}}, RULE),
-        ({"size": {"max_height": 9, "max_width": 9}}, RULE),
-        ({"size": {"width": 224}}, RULE),
-        ({"size": {"height": 224, "width": 112}}, "'height': 224, 'width': 112.*expected a square"),
-        ({"image_processor_type": "EfficientNetImageProcessor", **SQUARED}, "EfficientNetImagePro"),
-        ({"feature_extractor_type": "LevitFeatureExtractor", **SQUARED}, "LevitFeatureExtractor"),
-    ],
-)
-def test_another_rule_of_resizing_is_refused(config: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
-        from_processor_config(config, 224)
+def test_a_class_that_is_no_processor_is_not_made(tmp_path: Path) -> None:
+    for name in ("AutoModel", "pipeline", "Trainer", "utils"):
+        with pytest.raises(ValueError, match=f"by {name} .*no such class"):
+            from_settings({"image_processor_type": name}, "vit")
+    with pytest.raises(CheckpointError, match="no image processor of its own for 'hgnet_v2': put"):
+        preprocessing_beside(tmp_path / "model.safetensors", "hgnet_v2")
+
+
+@pytest.mark.parametrize("crop_rounds_down", [True, False])
+def test_half_a_pixel_of_another_crop_would_be_seen(
+    crop_rounds_down: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the comparison with the processor is for: an odd margin cut to the other side."""
+
+    def other(*args: Any, **settings: Any) -> Preprocessing:
+        return Preprocessing(*args, **settings | {"crop_rounds_down": crop_rounds_down})
+
+    monkeypatch.setattr(lags_processors, "Preprocessing", other)
+    settings = {"image_processor_type": "CLIPImageProcessor", "size": 224}
+    with nullcontext() if crop_rounds_down else pytest.raises(ValueError, match=OWN_RULES):
+        from_settings(settings, "clip")
 
 
 # ---- clamping -------------------------------------------------------------------------------
