@@ -7,6 +7,9 @@ demo and benchmarks run.
 import sys
 
 if __package__ and "comfy.model_management" in sys.modules:
+    from .runtime.internals import probe
+
+    probe()  # before the imports that a change would break
     from .nodes import LAGSExtension
 
     async def comfy_entrypoint() -> "LAGSExtension":
