@@ -9,8 +9,10 @@ import sys
 if __package__ and "comfy.model_management" in sys.modules:
     from .runtime.internals import probe
 
-    probe()  # before the imports that a change would break
-    from .nodes import LAGSExtension
+    try:
+        from .nodes import LAGSExtension
+    finally:
+        probe()  # where an import failed, too: it says what ComfyUI has changed
 
     async def comfy_entrypoint() -> "LAGSExtension":
         """ComfyUI's way in."""

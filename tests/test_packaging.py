@@ -260,7 +260,7 @@ def test_every_week_the_newest_release_and_master_are_tried_as_the_supported_one
 
 
 def test_the_registry_is_told_what_is_new() -> None:
-    script = published.script(".github/changelog.py")
+    script = published.script("tests/changelog.py")
     text = (ROOT / "CHANGELOG.md").read_text("utf-8")
     entry = script.newest(text)
     assert entry.startswith("### ") and entry in text and "\n## " not in entry
