@@ -7,7 +7,12 @@ demo and benchmarks run.
 import sys
 
 if __package__ and "comfy.model_management" in sys.modules:
-    from .nodes import LAGSExtension
+    from .runtime.internals import probe
+
+    try:
+        from .nodes import LAGSExtension
+    finally:
+        probe()  # where an import failed, too: it says what ComfyUI has changed
 
     async def comfy_entrypoint() -> "LAGSExtension":
         """ComfyUI's way in."""

@@ -9,12 +9,11 @@ from traceback import walk_tb
 from typing import Any
 
 import torch
-from comfy.sampler_helpers import estimate_memory
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
 from .autograd_safe import append_to_weights, autograd_safe
-from .memory import is_out_of_memory, patchers_of_a_run
+from .memory import forward_bytes, is_out_of_memory, patchers_of_a_run
 
 LISTS = (nn.ModuleList, nn.Sequential)
 # Memory of forward and backward with the blocks recomputed, as a multiple of ComfyUI's estimate for
@@ -87,8 +86,7 @@ def networks_of(guider: Any) -> list[nn.Module]:
 
 def gradient_bytes(guider: Any, shape: torch.Size) -> float:
     """Memory that the gradient of a batch through the model takes, weights not counted."""
-    forward, _ = estimate_memory(guider.model_patcher, shape, guider.conds)
-    return KEPT * float(forward)
+    return KEPT * forward_bytes(guider, shape)
 
 
 @contextmanager

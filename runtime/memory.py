@@ -53,11 +53,15 @@ def patchers_of_a_run(guider: Any) -> list[Any]:
     return [model, *helpers, *([] if second is None else [second])]
 
 
+def forward_bytes(guider: Any, shape: torch.Size) -> float:
+    """Memory that an evaluation of a batch takes beside the weights, by ComfyUI's own estimate."""
+    return float(estimate_memory(guider.model_patcher, shape, guider.conds)[0])
+
+
 def back_on_device(guider: Any, shape: torch.Size) -> None:
     """Load the model again where another node has moved it off between two evaluations."""
     if not are_loaded([guider.model_patcher]):
-        needed, _ = estimate_memory(guider.model_patcher, shape, guider.conds)
-        mm.load_models_gpu(patchers_of_a_run(guider), memory_required=needed)
+        mm.load_models_gpu(patchers_of_a_run(guider), memory_required=forward_bytes(guider, shape))
 
 
 def no_room_for_model(guider: Any, shape: torch.Size, remedy: str) -> torch.cuda.OutOfMemoryError:
@@ -68,7 +72,7 @@ def no_room_for_model(guider: Any, shape: torch.Size, remedy: str) -> torch.cuda
         shape: of what was to be evaluated.
         remedy: what takes less, in a sentence.
     """
-    needed, _ = estimate_memory(guider.model_patcher, shape, guider.conds)
+    needed = forward_bytes(guider, shape)
     free = mm.get_free_memory(guider.model_patcher.load_device)
     return torch.cuda.OutOfMemoryError(
         f"The diffusion model does not fit into memory: for {shape[0]} images at once it needs "

@@ -11,7 +11,6 @@ from typing import Any
 import comfy.model_management as mm
 import torch
 from comfy.patcher_extension import WrappersMP
-from comfy.sampler_helpers import estimate_memory
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -39,7 +38,7 @@ from .checks import check_latent
 from .decoded_weight import DecodedLogWeight
 from .decoders import decoder_of
 from .gradient import KEPT
-from .memory import GIGABYTE
+from .memory import GIGABYTE, forward_bytes
 from .options import Options
 from .particle_model import (
     Inpainting,
@@ -256,7 +255,7 @@ class ParticleRun:
     def _loaded(self, guider: Any, shape: torch.Size) -> int:
         """Load what the run needs beside the model; how many particles to evaluate at once."""
         self.trace.clear()
-        own, _ = estimate_memory(guider.model_patcher, shape, guider.conds)
+        own = forward_bytes(guider, shape)
         copies = 1.0
         if not self.weight.is_off:
             log_weight = self._decoded(self.weight, guider)

@@ -15,7 +15,6 @@ import comfy.samplers
 import torch
 from comfy.model_sampling import CONST
 from comfy.patcher_extension import WrapperExecutor, WrappersMP
-from comfy.sampler_helpers import estimate_memory
 from torch import Tensor, nn
 
 from ..guidance import (
@@ -50,7 +49,7 @@ from .evaluations import DifferentiableEvaluations, Evaluations
 from .gradient import gradient_bytes, networks_of
 from .guiders import Evaluate, ServedGuider, calls_wrappers, never_acted
 from .lookahead import SamplerRun, look_ahead
-from .memory import GIGABYTE, back_on_device, patchers_of_a_run
+from .memory import GIGABYTE, back_on_device, forward_bytes, patchers_of_a_run
 from .models import load
 from .page import notice
 
@@ -518,7 +517,7 @@ def load_together(guider: Any, log_weight: DecodedLogWeight, shape: torch.Size) 
     """
     model, decoder = guider.model_patcher, log_weight.decoder
     weight_bytes = log_weight.bytes_per_image(shape)
-    own, _ = estimate_memory(model, shape, guider.conds)
+    own = forward_bytes(guider, shape)
     beside = patchers_of_a_run(guider)
     if decoder.device != model.load_device:  # a VAE on the CPU takes nothing from the GPU
         mm.load_models_gpu([*decoder.patchers], memory_required=weight_bytes)

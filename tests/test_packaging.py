@@ -34,6 +34,7 @@ COMFYUI_BRINGS |= {"aiohttp", "tqdm"}
 # For HPS only, with an error that says how to get it; and for the tests, which check shapes by it.
 OPTIONAL = {"open_clip", "jaxtyping"}
 HELP = ROOT / "web" / "docs"
+RUNS = ["tests.yml", "weekly.yml"]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 
 
@@ -177,7 +178,8 @@ def test_version_and_publisher_are_stated_once_and_the_version_heads_the_changel
     assert versions == sorted(versions, key=lambda v: [int(n) for n in v.split(".")], reverse=True)
     sections = set(re.findall(r"^### (.+)$", text, re.MULTILINE))
     assert sections <= {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
-    assert [name for name in PYTHON if "__version__" in source(name)] == []
+    stated = [name for name in PYTHON if re.search(r"^__version__", source(name), re.MULTILINE)]
+    assert stated == []
     lines = (ROOT / "pyproject.toml").read_text("utf-8").splitlines()
     stated = [line for line in lines if COMFY["PublisherId"] in line and not line.startswith("#")]
     assert stated == [f'PublisherId = "{COMFY["PublisherId"]}"']
@@ -203,7 +205,7 @@ def steps(content: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def test_the_promised_workflows_are_there_and_lint_runs_what_developers_run() -> None:
-    assert [path.name for path in WORKFLOWS] == ["lint.yml", "publish.yml", "tests.yml"]
+    assert [path.name for path in WORKFLOWS] == ["lint.yml", "publish.yml", *RUNS]
     assert "python dev.py lint" in [step.get("run") for step in steps(workflow("lint.yml"))]
 
 
@@ -232,6 +234,49 @@ def test_the_matrix_is_the_supported_one(dev: ModuleType) -> None:
     settings = jobs["comfyui"]["env"].keys()
     assert {"COMFYUI_PATH", "COMFYUI_PYTHON"} <= settings
     assert all(name in dev.__doc__ for name in settings)
+
+
+def test_windows_and_macos_run_the_demo_and_the_tests_without_comfyui() -> None:
+    job = workflow("tests.yml")["jobs"]["systems"]
+    assert job["runs-on"] == "${{ matrix.system }}" and "env" not in job
+    assert job["strategy"]["matrix"] == {"system": ["windows-latest", "macos-latest"]}
+    commands = [step["run"] for step in job["steps"] if "run" in step]
+    assert commands == ["python dev.py demo", "python dev.py test"]
+
+
+def test_every_week_the_newest_release_and_master_are_tried_as_the_supported_ones_are() -> None:
+    content = workflow("weekly.yml")
+    (when,) = content["on"]["schedule"]
+    assert re.fullmatch(r"\d+ \d+ \* \* \d", when["cron"])
+    job = content["jobs"]["comfyui"]
+    assert job["strategy"]["matrix"] == {"comfyui": ["newest", "master"]}
+    assert job["env"] == workflow("tests.yml")["jobs"]["comfyui"]["env"]
+    (comfyui,) = [s["with"] for s in job["steps"] if "repository" in s.get("with", {})]
+    assert comfyui["repository"] == "Comfy-Org/ComfyUI"
+    assert comfyui["ref"] == "${{ steps.newest.outputs.ref || matrix.comfyui }}"
+    (asked,) = [step for step in job["steps"] if step.get("id") == "newest"]
+    assert asked["if"] == "matrix.comfyui == 'newest'" and "--sort=-version" in asked["run"]
+    assert job["steps"][-1]["run"] == "python dev.py test tests/comfyui"
+
+
+def test_the_registry_is_told_what_is_new() -> None:
+    script = published.script("tests/changelog.py")
+    text = (ROOT / "CHANGELOG.md").read_text("utf-8")
+    entry = script.newest(text)
+    assert entry.startswith("### ") and entry in text and "\n## " not in entry
+    assert script.newest("# C\n\n## [2.0.0]\n\nnew\n\n## [1.0.0]\n\nold\n") == "new"
+    name, *lines, end = script.variable(entry).splitlines()
+    assert name == f"COMFY_NODE_CHANGELOG<<{end}" and "\n".join(lines) == entry
+    for wrong in ("# C\n", "# C\n\n## [1.0.0]\n", "# C\n\n## [2.0.0]\n## [1.0.0]\nold"):
+        with pytest.raises(ValueError, match="no entry"):
+            script.newest(wrong)
+    with pytest.raises(ValueError, match="reword"):
+        script.variable(f"new\n{script.END}")
+    listed = steps(workflow("publish.yml"))
+    told = [i for i, step in enumerate(listed) if "changelog.py" in step.get("run", "")]
+    action = [i for i, step in enumerate(listed) if "publish-node-action" in step.get("uses", "")]
+    assert told[0] == action[0] - 1 and "GITHUB_ENV" in listed[told[0]]["run"]
+    assert listed[told[0]]["if"] == listed[action[0]]["if"]
 
 
 def test_publishing_follows_a_new_version_with_the_token() -> None:

@@ -46,6 +46,9 @@ SHARED = {
     *("logging.setLoggerClass", "atexit.register", "gc.disable"),
 }
 UNDONE = {"catch_warnings", "fork_rng"}  # a `with` that puts back what is changed inside
+# ComfyUI's own switch of its compiler, off while a gradient passes and then as it was: a test of
+# tests/comfyui/test_backward.py holds it to that.
+PUT_BACK = {"runtime/autograd_safe.py": {"setattr on comfy.cli_args.args"}}
 REGISTRY = "S102,S307"  # what the registry's action looks for
 
 
@@ -170,7 +173,7 @@ def faults(tree: ast.Module) -> list[str]:
 @pytest.mark.parametrize("name", PYTHON)
 def test_a_published_file_does_nothing_forbidden_and_can_be_read(name: str) -> None:
     """No obfuscation: plain text in lines of a usual length, no escapes that hide letters."""
-    assert faults(tree(name)) == []
+    assert set(faults(tree(name))) == PUT_BACK.get(name, set())
     text = source(name)
     assert max(map(len, text.splitlines()), default=0) < 200
     assert not re.search(r"(\\x[0-9a-fA-F]{2}){8}|[A-Za-z0-9+/=]{90}", text)
