@@ -88,7 +88,8 @@ def signature(path: Path) -> tuple[tuple[str, int, int], ...]:
     Raises:
         CheckpointError: as for ``parts_of``.
     """
-    beside = [file for file in path.parent.iterdir() if file.suffix.lower() in BESIDE]
+    near = (file for file in path.parent.iterdir() if file.suffix.lower() in BESIDE)
+    beside = [file for file in near if file.is_file()]
     states = ((file.name, file.stat()) for file in (*parts_of(path), *sorted(beside)))
     return tuple((name, state.st_mtime_ns, state.st_size) for name, state in states)
 

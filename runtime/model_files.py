@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import comfy.sd1_clip
 import folder_paths
@@ -88,6 +89,16 @@ class ModelFile:
         if choice != AUTO:
             return self._located(choice)
         return self._located(self._usual(layouts or self.layouts, fault))
+
+    def signature(self, choice: str) -> list[Any]:
+        """What tells that a choice's file has changed, or that auto may take another; JSON."""
+        found: list[Any] = []
+        for name in self._named() if choice == AUTO else [choice]:
+            try:
+                found.append([name, signature(self._located(name))])
+            except (CheckpointError, ModelFileError, OSError):
+                found.append([name])  # the run says what is wrong
+        return found
 
     def _located(self, name: str) -> Path:
         first, _, rest = name.partition("/")

@@ -111,6 +111,19 @@ NOT_OPENAI = ("laion", "datacomp", "commonpool", "metaclip", "dfn", "openclip", 
 SAME_FILE = "same file"
 
 
+def signatures(chosen: Any, *choices: tuple[str, str]) -> list[Any]:
+    """What tells that chosen files have changed on disk: ComfyUI keeps what a node put out.
+
+    Args:
+        chosen: a node's widgets; anything else where they are not known yet.
+        choices: a kind of file, and the widget that names one.
+    """
+    if not isinstance(chosen, dict):
+        return []
+    known = [(kind, chosen.get(widget)) for kind, widget in choices if kind in FILES]
+    return [FILES[kind].signature(choice) for kind, choice in known if isinstance(choice, str)]
+
+
 def prompt_encoder(path: Path, dtype: torch.dtype) -> TextEncoder:
     """A CLIP's text side, with ComfyUI's tokenizer where the file has none beside it."""
     return text_encoder(path, dtype, tokenizer_folder())

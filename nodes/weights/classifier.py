@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...rewards import ClassReward, Weight
 from ...runtime.checks import check_chosen, check_connected, filled
-from ...runtime.model_rewards import class_reward
+from ...runtime.model_rewards import class_reward, signatures
 from ..inputs import file_input, precision_input, strength_inputs, weight_output
 from ..sockets import CATEGORY
 
@@ -67,6 +67,11 @@ class LAGSWeightClassifier(io.ComfyNode):
             ],
             outputs=[weight_output()],
         )
+
+    @classmethod
+    def fingerprint_inputs(cls, **widgets: Any) -> Any:
+        """Another value when a file has changed on disk."""
+        return signatures(widgets, ("classifier", "file"))
 
     @classmethod
     def execute(

@@ -21,7 +21,7 @@ from ...rewards import (
 )
 from ...rewards.symmetry import AXES
 from ...runtime.checks import check_chosen
-from ...runtime.model_rewards import FILES, MAKERS, SAME_FILE
+from ...runtime.model_rewards import FILES, MAKERS, SAME_FILE, signatures
 from ..inputs import file_input, precision_input, reward_option, strength_input, weight_output
 from ..sockets import CATEGORY
 
@@ -47,6 +47,13 @@ class LAGSLoadWeight(io.ComfyNode):
             ],
             outputs=[weight_output()],
         )
+
+    @classmethod
+    def fingerprint_inputs(cls, reward: Any = None, **_: Any) -> Any:
+        """Another value when a file has changed on disk."""
+        own = reward.get("reward", "") if isinstance(reward, dict) else ""
+        others = ("aesthetic CLIP", "clip"), ("text side", "text_file")
+        return signatures(reward, (own, "file"), *others)
 
     @classmethod
     def execute(cls, reward: dict[str, Any]) -> io.NodeOutput:

@@ -10,7 +10,7 @@ from torch import Tensor
 from ...rewards import ReferenceReward, Reward, StyleReward, Weight
 from ...runtime.checks import check_chosen, check_connected
 from ...runtime.images import channels_first
-from ...runtime.model_rewards import LIKE
+from ...runtime.model_rewards import LIKE, signatures
 from ..inputs import file_input, precision_input, reward_option, weight_output
 from ..sockets import CATEGORY
 
@@ -44,6 +44,12 @@ class LAGSWeightReference(io.ComfyNode):
             ],
             outputs=[weight_output()],
         )
+
+    @classmethod
+    def fingerprint_inputs(cls, like: Any = None, **_: Any) -> Any:
+        """Another value when a file has changed on disk."""
+        own = like.get("like", "") if isinstance(like, dict) else ""
+        return signatures(like, (own, "file"))
 
     @classmethod
     def execute(cls, image: Tensor, like: dict[str, Any]) -> io.NodeOutput:

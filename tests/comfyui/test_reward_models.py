@@ -18,9 +18,9 @@ import comfy.model_management as mm
 import folder_paths
 import pytest
 import torch
-from comfyui_support.executing import run_node
+from comfyui_support.executing import Executor, run_node
 from comfyui_support.guided import spied
-from comfyui_support.weighing import case_of, load_weight, noise, reference, scores
+from comfyui_support.weighing import VIT, case_of, load_weight, noise, reference, scores
 from lags_pack.nodes import NODES
 from lags_pack.nodes.tools.score import LAGSScoreImages
 from lags_pack.rewards import Weight, clip
@@ -115,6 +115,46 @@ def test_a_corrected_preprocessor_changes_the_score(alone):
     look["image_mean"] = [0.9, 0.1, 0.1]
     reward_files.write_json(alone.with_name("preprocessor_config.json"), look)
     assert not torch.allclose(scores(load_weight("PickScore"), noise(2)), before)
+
+
+USUAL = {"precision": "auto", "strength": 1.0, "auto_nats": 0.0}
+PICK = "PickScore_v1/model.safetensors"
+OF_FILES = {
+    "LAGSLoadWeight": ("reward", {"reward": "PickScore", "prompt": "a cat", "file": "auto"}),
+    "LAGSWeightReference": ("like", {"like": "content", "file": PICK}),
+    "LAGSWeightClassifier": ("", {"file": VIT, "goal": "towards", "goal.classes": "red"}),
+}
+
+
+@pytest.mark.parametrize("node", OF_FILES)
+def test_comfyui_runs_a_weight_again_when_a_file_has_changed(alone, node, monkeypatch):
+    """It keeps what a node put out, by the node's widgets."""
+    reward_files.classifier(alone.parents[1])
+    executed, (group, own) = Executor(monkeypatch), OF_FILES[node]
+    chosen = {name if name == group else f"{group}.{name}": own[name] for name in own}
+    usual = {f"{group}.{name}": value for name, value in USUAL.items()}
+    inputs = {name.lstrip("."): value for name, value in (chosen | usual).items()}
+    if node == "LAGSWeightReference":
+        inputs["image"] = ["1", 0]
+    picture = {"width": 32, "height": 32, "batch_size": 1, "color": 0x804020}
+    prompt = {
+        "1": {"class_type": "EmptyImage", "inputs": picture},
+        "2": {"class_type": node, "inputs": inputs},
+        "3": {"class_type": "LAGSScoreImages", "inputs": {"images": ["1", 0], "top_k": 0}},
+    }
+    prompt["3"]["inputs"]["weight"] = ["2", 0]
+
+    def weight() -> Weight:
+        assert executed(json.loads(json.dumps(prompt))), executed.error
+        return executed.outputs("2")[0][0]
+
+    first = weight()
+    assert weight() is first
+    for beside in alone.parents[1].glob("*/preprocessor_config.json"):
+        look = json.loads(beside.read_text("utf-8"))
+        reward_files.write_json(beside, look | {"image_mean": [0.9, 0.1, 0.1]})
+    second = weight()
+    assert second is not first and weight() is second
 
 
 def test_a_loaded_model_outlives_its_weight(alone, reads):
