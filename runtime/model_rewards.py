@@ -35,6 +35,7 @@ from . import models
 from .checks import numbers
 from .images import channels_first
 from .model_files import BUNDLED, ModelFile, tokenizer_folder
+from .prompts import plain_prompt
 
 CLIP_L = ("*clip-vit-large-patch14/model.safetensors", "*clip-vit-large-patch14.safetensors")
 CLIP_L += ("*clip_vision_l*.safetensors", "*clip-vit-l-14*.safetensors")
@@ -83,7 +84,7 @@ def encode_prompt(path: Path, chosen: dict[str, Any]) -> Tensor:
     encoder = models.shared(prompt_encoder, path, chosen["precision"])
     models.load([encoder])
     with torch.inference_mode(False), torch.no_grad():
-        features: Tensor = encoder(chosen["prompt"])
+        features: Tensor = encoder(plain_prompt(chosen["prompt"]))
     return features
 
 
@@ -106,7 +107,7 @@ def image_reward(chosen: dict[str, Any]) -> Reward:
     """ImageReward for a prompt; BERT's vocabulary lies beside its file."""
     path = FILES["ImageReward"].path(chosen["file"])
     model = models.shared(image_reward_model, path, chosen["precision"])
-    return ImageReward(model, path.parent / "vocab.txt", chosen["prompt"])
+    return ImageReward(model, path.parent / "vocab.txt", plain_prompt(chosen["prompt"]))
 
 
 def clip_score(chosen: dict[str, Any]) -> Reward:
