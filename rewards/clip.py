@@ -340,8 +340,8 @@ def _open_clip_preprocessing(path: Path, visual: Any) -> Preprocessing:
     return Preprocessing(
         sizes.pop(),
         fit=OPEN_CLIP_FITS[wanted["resize_mode"][0]],  # type: ignore[arg-type]
-        mean=tuple(look.get("mean", CLIP_MEAN)),
-        std=tuple(look.get("std", CLIP_STD)),
+        mean=tuple(look.get("mean") or CLIP_MEAN),
+        std=tuple(look.get("std") or CLIP_STD),
         interpolation=wanted["interpolation"][0],
     )
 
