@@ -63,7 +63,9 @@ def classifier(path: Path, dtype: torch.dtype) -> Classifier:
             "weight_functions."
         )
     config = described(_KnownConfig, settings, path)
-    config.num_labels = len(config.id2label)  # PVT's counts 1000, whatever the file says
+    if settings.get("id2label"):  # PVT's has 1000 classes, whatever the file says
+        config.id2label = {int(number): name for number, name in settings["id2label"].items()}
+        config.num_labels = len(config.id2label)
     weights = read_weights(path)
     # timm_wrapper: its configuration may name further files to load, unsafe ones too.
     known = type(config) in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING

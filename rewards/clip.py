@@ -39,6 +39,7 @@ from .processors import preprocessing_beside, read_settings
 
 POSITION_IDS = "*.position_ids"  # a count that older files carry along
 VISION, TEXT = ("vision_model.", "visual_projection."), ("text_model.", "text_projection.")
+PROJECTION = "text_projection.weight"
 # What tells the sizes of an open_clip file, and the number of its dimensions.
 OPEN_CLIP_SIZES = {"visual.conv1.weight": 4, "visual.positional_embedding": 2, "visual.proj": 2}
 OPEN_CLIP_SIZES["text_projection"] = 2  # of a whole CLIP
@@ -139,6 +140,15 @@ def text_encoder(path: Path, dtype: torch.dtype, tokenizer: Path | None = None) 
         net.visual = nn.Identity()  # so that its memory is free
         length = int(net.context_length)  # type: ignore[arg-type]
         return _OpenClipText(net, _open_clip().SimpleTokenizer(), length)
+    if "text_model.final_layer_norm.weight" in weights and PROJECTION not in weights:
+        raise CheckpointError(
+            f"{path} is a CLIP's text side as image models use it, without {PROJECTION}, which "
+            "leads to the space that texts share with images; clip_l.safetensors never has it, so "
+            "another download will not help. The whole CLIP has it: model.safetensors of "
+            "https://huggingface.co/openai/clip-vit-large-patch14 (choose it for both sides), and "
+            "so do text encoders saved with their projection, such as SDXL's text_encoder_2 (for "
+            "ViT-bigG)."
+        )
     from transformers import CLIPTextModelWithProjection
 
     mine, both = _side(weights, path, TEXT)
@@ -247,13 +257,15 @@ def _text_shapes(weights: Weights, path: Path) -> dict[str, Any]:
     if not any(key.startswith(TEXT) for key in weights):
         return {}
     words, width = shape_of(weights, embedding, 2, path)
+    places = shape_of(weights, "text_model.embeddings.position_embedding.weight", 2, path)[0]
     return {
+        "max_position_embeddings": places,
         "vocab_size": words,
         "hidden_size": width,
         "intermediate_size": 4 * width,
         "num_hidden_layers": count_below(weights, "text_model.encoder.layers."),
         "num_attention_heads": width // 64,
-        "projection_dim": shape_of(weights, "text_projection.weight", 2, path)[0],
+        "projection_dim": shape_of(weights, PROJECTION, 2, path)[0],
     }
 
 
@@ -337,8 +349,8 @@ def _open_clip_preprocessing(path: Path, visual: Any) -> Preprocessing:
     return Preprocessing(
         sizes.pop(),
         fit=OPEN_CLIP_FITS[wanted["resize_mode"][0]],  # type: ignore[arg-type]
-        mean=tuple(look.get("mean", CLIP_MEAN)),
-        std=tuple(look.get("std", CLIP_STD)),
+        mean=tuple(look.get("mean") or CLIP_MEAN),
+        std=tuple(look.get("std") or CLIP_STD),
         interpolation=wanted["interpolation"][0],
     )
 

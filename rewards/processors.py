@@ -33,7 +33,8 @@ INSTEAD = "Choose another model, for example a ViT, ConvNeXt, Swin, CLIP or DINO
 
 def read_settings(folder: Path) -> dict[str, Any]:
     """What a folder says of its image processor, in either of transformers' layouts; else {}."""
-    return read_json(folder / FILE) or read_json(folder / NESTED).get("image_processor") or {}
+    nested = read_json(folder / NESTED).get("image_processor")
+    return read_json(folder / FILE) or (nested if isinstance(nested, dict) else {})
 
 
 def preprocessing_beside(path: Path, model_type: str) -> Preprocessing:

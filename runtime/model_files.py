@@ -58,6 +58,7 @@ class ModelFile:
             below a folder; one that begins with a borrowed folder's name is of that folder's.
         folders: ComfyUI's folders to look into beside weight_functions.
         layouts: kinds of files that can serve.
+        bundled: the folder of what comes with the pack for it; only asked for by name.
     """
 
     what: str
@@ -65,12 +66,16 @@ class ModelFile:
     patterns: tuple[str, ...] = ()
     folders: tuple[str, ...] = ()
     layouts: tuple[Layout, ...] = ()
+    bundled: str = ""
 
     def choices(self) -> list[str]:
         """What the widget offers: names below weight_functions, others with their folder's name."""
         names = _names(FOLDER)
         for folder in self.folders:
             names += [f"{folder}/{name}" for name in _names(folder)]
+        if self.bundled:
+            found = (name for name in _names(BUNDLED) if name.startswith(f"{self.bundled}/"))
+            names += [f"{BUNDLED}/{name}" for name in found]
         return [AUTO, *names] if self.patterns else names or [AUTO]
 
     def path(
@@ -102,7 +107,8 @@ class ModelFile:
 
     def _located(self, name: str) -> Path:
         first, _, rest = name.partition("/")
-        borrowed = [(first, rest)] if first in self.folders else []
+        known = (*self.folders, BUNDLED) if self.bundled else self.folders
+        borrowed = [(first, rest)] if first in known else []
         for folder, inner in (*borrowed, (FOLDER, name)):
             path = _inside(folder, inner)
             if path is not None:

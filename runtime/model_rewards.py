@@ -48,7 +48,8 @@ from ..rewards.reference import reference_encoder, reference_features
 from . import models
 from .checks import numbers, with_commas
 from .images import channels_first
-from .model_files import BUNDLED, Fault, ModelFile, tokenizer_folder
+from .model_files import Fault, ModelFile, tokenizer_folder
+from .prompts import plain_prompt
 
 CLIP_L = ("*clip-vit-large-patch14/model.safetensors", "*clip-vit-large-patch14.safetensors")
 CLIP_L += ("*clip_vision_l*.safetensors", "*clip-vit-l-14*.safetensors")
@@ -56,7 +57,11 @@ ANY_CLIP = (*CLIP_L, "*clip*.safetensors", "clip_vision/*")
 ENCODER = ClipScore.published
 FILES = {
     "PickScore": ModelFile(
-        "PickScore", PickScore.published, ("*pickscore*.safetensors",), (BUNDLED,), WHOLE
+        "PickScore",
+        PickScore.published,
+        ("*pickscore*.safetensors",),
+        layouts=WHOLE,
+        bundled="scenes_pickscore",
     ),
     "HPSv2.1": ModelFile(
         "HPSv2.1",
@@ -80,8 +85,9 @@ FILES = {
         "the CLIP score",
         ClipScore.published,
         (*CLIP_L, "*clip*/model.safetensors", "clip_vision/*"),
-        ("clip_vision", BUNDLED),
+        ("clip_vision",),
         WHOLE,
+        bundled="scenes_clip",
     ),
     "aesthetic": ModelFile(
         "the aesthetic score",
@@ -94,7 +100,7 @@ FILES = {
     ),
     "aesthetic CLIP": ModelFile("CLIP ViT-L/14", ENCODER, CLIP_L, ("clip_vision",), IMAGES),
     "text side": ModelFile("CLIP's text side", folders=("text_encoders",)),
-    "classifier": ModelFile("an image classifier", folders=(BUNDLED,)),
+    "classifier": ModelFile("an image classifier", bundled="green"),
     "content": ModelFile(
         "a CLIP or DINOv2",
         ENCODER,
@@ -134,7 +140,7 @@ def encode_prompt(path: Path, chosen: dict[str, Any]) -> Tensor:
     encoder = models.shared(prompt_encoder, path, chosen["precision"])
     models.load([encoder])
     with torch.inference_mode(False), torch.no_grad():
-        features: Tensor = encoder(chosen["prompt"])
+        features: Tensor = encoder(plain_prompt(chosen["prompt"]))
     return features
 
 
@@ -157,7 +163,7 @@ def image_reward(chosen: dict[str, Any]) -> Reward:
     """ImageReward for a prompt; BERT's vocabulary lies beside its file."""
     path = FILES["ImageReward"].path(chosen["file"])
     model = models.shared(image_reward_model, path, chosen["precision"])
-    return ImageReward(model, path.parent / "vocab.txt", chosen["prompt"])
+    return ImageReward(model, path.parent / "vocab.txt", plain_prompt(chosen["prompt"]))
 
 
 def clip_score(chosen: dict[str, Any]) -> Reward:

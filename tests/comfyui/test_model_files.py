@@ -73,7 +73,7 @@ def test_a_folder_that_cannot_be_made_is_no_disaster(tmp_path, monkeypatch, capl
     monkeypatch.setattr(folder_paths, "filename_list_cache", {})
     register_folder()
     assert "could not be made" in caplog.text
-    assert FILES["PickScore"].choices() == ["auto", OWN]
+    assert FILES["PickScore"].choices() == ["auto"]
 
 
 # ---- the usual names --------------------------------------------------------------------------
@@ -122,7 +122,7 @@ def test_choices_are_weight_files_with_their_folders_name(folders, put):
     put("clip_vision/v.safetensors")
     put("text_encoders/t.safetensors")
     own = ["a.PT", "b/model.safetensors", "c.sft", "d.pth", "e.bin"]
-    assert FILES["PickScore"].choices() == ["auto", *own, OWN]
+    assert FILES["PickScore"].choices() == ["auto", *own]
     assert FILES["style"].choices() == ["auto", *own, "clip_vision/v.safetensors"]
     assert FILES["text side"].choices() == [*own, "text_encoders/t.safetensors"]
     assert FILES["classifier"].choices() == [*own, OWN]
@@ -140,9 +140,9 @@ def test_a_new_file_is_offered_without_a_restart(folders, put):
         option = LAGSLoadWeight.INPUT_TYPES()["required"]["reward"][1]["options"][0]
         return option["inputs"]["required"]["file"][1]["options"]
 
-    assert offered() == ["auto", OWN]
+    assert offered() == ["auto"]
     put(f"{FOLDER}/new/model.safetensors")
-    assert offered() == ["auto", "new/model.safetensors", OWN]
+    assert offered() == ["auto", "new/model.safetensors"]
 
 
 # ---- what auto takes --------------------------------------------------------------------------
@@ -298,14 +298,14 @@ def test_auto_looks_again_at_a_file_that_has_changed(folders):
 def test_auto_takes_none_of_the_packs_own(folders, monkeypatch):
     """However well it would serve: it stands for no published file."""
     own = folders / "own"
-    reward_files.clip_folder(own / "clip-vit-large-patch14")
-    reward_files.clip_folder(own / "pickscore")
+    for name in ("scenes_clip", "scenes_pickscore"):
+        reward_files.clip_folder(own / name)
     monkeypatch.setitem(folder_paths.folder_names_and_paths, BUNDLED, ([str(own)], set()))
     monkeypatch.setattr(folder_paths, "filename_list_cache", {})
     for kind in ("PickScore", "CLIP score"):
         with pytest.raises(ModelFileError, match="No file was found"):
             FILES[kind].path("auto")
-    assert FILES["PickScore"].path("lags_demo/pickscore/model.safetensors").is_file()
+    assert FILES["PickScore"].path("lags_demo/scenes_pickscore/model.safetensors").is_file()
 
 
 # ---- what is missing --------------------------------------------------------------------------
@@ -424,9 +424,7 @@ def test_extra_model_paths(folders, put, comfy_root):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     module.load_extra_path_config(str(settings))
-    assert FILES["PickScore"].choices() == [
-        *("auto", "PickScore_v1/model.safetensors", first.name, OWN)
-    ]
+    assert FILES["PickScore"].choices() == [*("auto", "PickScore_v1/model.safetensors", first.name)]
     assert FILES["PickScore"].path("auto") == extra
     assert ANY.path("both.safetensors") == first
     with pytest.raises(ModelFileError, match=f"{folders / FOLDER}, {folders}/disk/lags"):

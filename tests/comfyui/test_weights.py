@@ -24,6 +24,7 @@ from lags_pack.nodes.weights.load_weight import LAGSLoadWeight
 from lags_pack.rewards import Reward, Weight, aesthetic, clip, hps, image_reward
 from lags_pack.rewards.classifier import classifier
 from lags_pack.runtime.model_rewards import MAKERS
+from lags_pack.runtime.prompts import plain_prompt
 from lags_pack.tests.reward_files import LABELS
 from torch import Tensor
 
@@ -106,6 +107,35 @@ def test_the_prompt_counts(weight_files, name):
     cat, dog, nothing = (scores(load_weight(name, prompt=p), image) for p in prompts)
     assert not torch.allclose(cat, dog) and not torch.allclose(cat, nothing)
     assert torch.isfinite(nothing).all()
+
+
+@pytest.mark.parametrize(
+    ("written", "plain"),
+    [
+        ("a (red:1.3) cat", "a red cat"),
+        ("a ((red)) cat, (on a (blue:0.5) sofa:1.2)", "a red cat, on a blue sofa"),
+        ("a red cat embedding:easynegative", "a red cat"),
+        ("embedding:style, a (red cat) embedding:more:1.1", "a red cat"),
+        (r"a \(red\) cat", "a (red) cat"),
+        ("a red cat :) 16:9", "a red cat :) 16:9"),
+        ("a cat (unclosed", "a cat (unclosed"),
+        ("  spaces stay ", "  spaces stay "),
+        ("", ""),
+    ],
+)
+def test_emphasis_and_embeddings_are_left_out_and_that_is_said(written, plain, caplog):
+    assert plain_prompt(written) == plain
+    told = [text for _, _, text in caplog.record_tuples if "no emphasis and no embeddings" in text]
+    assert len(told) == (written != plain) and all(repr(plain) in text for text in told)
+
+
+@pytest.mark.parametrize("name", ["PickScore", "HPSv2.1", "ImageReward", "CLIP score"])
+def test_every_reward_reads_the_plain_prompt(weight_files, name):
+    image = noise(2)
+    emphasis, plain = (
+        scores(load_weight(name, prompt=prompt), image) for prompt in ("a (red:1.3) cat", PROMPT)
+    )
+    assert torch.equal(emphasis, plain)
 
 
 def test_axis_of_symmetry():

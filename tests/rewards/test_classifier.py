@@ -199,7 +199,7 @@ def test_a_regression_s_score_is_its_value(tmp_path: Path) -> None:
 def test_certain_tags_give_finite_scores_and_slopes(tmp_path: Path) -> None:
     path = giving(tmp_path, [-300.0, -200.0, 300.0], MULTI)
     weights = load_file(path)
-    weights["classifier.weight"] = torch.ones(3, reward_files.WIDTH)
+    weights["classifier.weight"] = torch.linspace(-1, 1, 3 * reward_files.WIDTH).view(3, -1).sin()
     reward_files.save(path, weights)
     model = classifier(path, torch.float32)
     for classes in ([0], [0, 1], [2], [0, 1, 2]):

@@ -431,7 +431,7 @@ def test_a_class_that_is_no_processor_is_not_made(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("crop_rounds_down", [True, False])
-def test_half_a_pixel_of_another_crop_would_be_seen(
+def test_a_crop_one_pixel_beside_would_be_seen(
     crop_rounds_down: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the comparison with the processor is for: an odd margin cut to the other side."""

@@ -287,6 +287,32 @@ def test_clip_text_without_a_config(
     assert built(lambda: CLIPTextModelWithProjection(config)) == text
     assert (config.num_attention_heads, config.hidden_act) == (heads, activation)
     assert config.eos_token_id == 2
+    assert config.max_position_embeddings == 77
+
+
+def test_a_clip_of_longer_texts_reads_all_of_them(tmp_path: Path, caplog: Any) -> None:
+    """Its positions are counted in the file, here 248; a head is 64 wide."""
+    from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+
+    sizes = {"hidden_size": 64, "intermediate_size": 256, "num_attention_heads": 1}
+    config = CLIPTextConfig(**reward_files.CLIP_TEXT | sizes, max_position_embeddings=248)
+    net = CLIPTextModelWithProjection(config)
+    reward_files.sharpen(net, 0)
+    path = tmp_path / "model.safetensors"
+    reward_files.save(path, net.state_dict())
+    reward_files.clip_tokenizer(tmp_path)
+    encoder = clip.text_encoder(path, torch.float32)
+    few, many = encoder("a " * 75 + "b " * 5), encoder("a " * 75 + "b " * 100)
+    assert "tokens;" not in caplog.text and not torch.allclose(few, many)
+    encoder("a " * 300)
+    assert "has 302 tokens; this model reads the first 248." in caplog.text
+
+
+def test_a_text_side_without_projection_says_which_files_have_one(tmp_path: Path) -> None:
+    path = altered(reward_files.clip_folder(tmp_path), lambda weights: weights.pop(clip.PROJECTION))
+    said = "without text_projection.weight.*clip_l.safetensors never.*clip-vit-large-patch14 .*bigG"
+    message = refusal(lambda file, dtype: clip.text_encoder(file, dtype), path)
+    assert re.search(said, message) and "download it again" not in message
 
 
 @pytest.mark.parametrize(
