@@ -61,6 +61,13 @@ class DifferenceStep:
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{name} step is {value}; expected a finite number above 0.")
 
+    def share(self, v: Latents, sigma_ve: PerSample) -> PerSample:
+        """How much of the full step is taken, [B]: all of it, or what ``max_step`` leaves."""
+        if not self.full:
+            return torch.ones_like(sigma_ve, dtype=torch.float32)
+        length = sigma_ve.float() * rms(v) * math.sqrt(v[0].numel())
+        return (self.max_step / length.clamp(min=1e-30)).clamp(max=1)
+
     @property
     def is_half(self) -> bool:
         """Whether the denoiser computes in less than float32."""
@@ -88,9 +95,7 @@ class DifferenceStep:
             return torch.full_like(sigma_ve, self.absolute, dtype=torch.float32)
         norm = rms(v)
         if self.full:
-            length = norm * math.sqrt(v[0].numel())
-            longest = self.max_step * sigma_ve.float() / length.clamp(min=1e-30)
-            return torch.where(norm > 0, torch.minimum(sigma_ve.float() ** 2, longest), 0.0)
+            return torch.where(norm > 0, sigma_ve.float() ** 2 * self.share(v, sigma_ve), 0.0)
         scale = self._relative(sigma_ve) * sigma_ve.float().clamp(min=SMALLEST_SCALE)
         # A vanishing gradient may take a shorter step: the full one would leave float32.
         return torch.where(norm > 0, scale / norm.clamp(min=1e-30), 0.0)

@@ -134,12 +134,6 @@ def text_encoder(path: Path, dtype: torch.dtype, tokenizer: Path | None = None) 
         CheckpointError, ImportError: as for the image side; or there is no tokenizer.
     """
     weights = read_weights(path)
-    expect(weights, path, TEXTS, f"a CLIP with its text side, such as {CLIP_L}")
-    if is_open_clip(weights):
-        net = _open_clip_model(path, weights, dtype)
-        net.visual = nn.Identity()  # so that its memory is free
-        length = int(net.context_length)  # type: ignore[arg-type]
-        return _OpenClipText(net, _open_clip().SimpleTokenizer(), length)
     if "text_model.final_layer_norm.weight" in weights and PROJECTION not in weights:
         raise CheckpointError(
             f"{path} is a CLIP's text side as image models use it, without {PROJECTION}, which "
@@ -149,6 +143,12 @@ def text_encoder(path: Path, dtype: torch.dtype, tokenizer: Path | None = None) 
             "so do text encoders saved with their projection, such as SDXL's text_encoder_2 (for "
             "ViT-bigG)."
         )
+    expect(weights, path, TEXTS, f"a CLIP with its text side, such as {CLIP_L}")
+    if is_open_clip(weights):
+        net = _open_clip_model(path, weights, dtype)
+        net.visual = nn.Identity()  # so that its memory is free
+        length = int(net.context_length)  # type: ignore[arg-type]
+        return _OpenClipText(net, _open_clip().SimpleTokenizer(), length)
     from transformers import CLIPTextModelWithProjection
 
     mine, both = _side(weights, path, TEXT)

@@ -11,6 +11,7 @@ from comfy.cli_args import args
 from torch import Tensor, nn
 
 COMPILER = "disable_comfy_compiler"  # ComfyUI 0.34 and later read it at every call of a model
+TRAINING = "in_training"  # 0.33 and later: rotary embeddings take plain operations then
 
 
 @contextmanager
@@ -28,6 +29,20 @@ def without_compiler() -> Iterator[None]:
 
 
 @contextmanager
+def as_in_training() -> Iterator[None]:
+    """ComfyUI's kernels without a derivative off inside, where it has a switch for that."""
+    before = getattr(mm, TRAINING, None)
+    if before is None:
+        yield
+        return
+    setattr(mm, TRAINING, True)
+    try:
+        yield
+    finally:
+        setattr(mm, TRAINING, before)
+
+
+@contextmanager
 def autograd_safe(model: nn.Module) -> Iterator[None]:
     """Let autograd run through ``model`` inside the block; everything is as before after it.
 
@@ -41,10 +56,8 @@ def autograd_safe(model: nn.Module) -> Iterator[None]:
         model: for example a VAE's ``first_stage_model``; loaded already.
     """
     with ExitStack() as undo:
-        if hasattr(mm, "in_training"):
-            undo.callback(setattr, mm, "in_training", mm.in_training)
-            mm.in_training = True
         undo.enter_context(without_compiler())
+        undo.enter_context(as_in_training())
         for module in model.modules():
             if hasattr(module, "weight_function"):
                 append_to_weights(module, Tensor.clone, undo)

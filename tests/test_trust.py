@@ -46,9 +46,14 @@ SHARED = {
     *("logging.setLoggerClass", "atexit.register", "gc.disable"),
 }
 UNDONE = {"catch_warnings", "fork_rng"}  # a `with` that puts back what is changed inside
-# ComfyUI's own switch of its compiler, off while a gradient passes and then as it was: a test of
-# tests/comfyui/test_backward.py holds it to that.
-PUT_BACK = {"runtime/autograd_safe.py": {"setattr on comfy.cli_args.args"}}
+# ComfyUI's own switches of its compiler and of kernels without a derivative, set while a gradient
+# passes and then as they were: a test of tests/comfyui/test_backward.py holds them to that.
+PUT_BACK = {
+    "runtime/autograd_safe.py": {
+        "setattr on comfy.cli_args.args",
+        "setattr on comfy.model_management",
+    }
+}
 REGISTRY = "S102,S307"  # what the registry's action looks for
 
 

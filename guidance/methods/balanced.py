@@ -66,28 +66,29 @@ class Balanced(LAGS):
         log_w, v = checked_value_and_grad(log_weight, denoised, sigma_ve)
         jv = self.jacobian_product(denoiser, x, sigma_ve, v, step)
         full_shift = times_sigma2(sigma_ve, jv)
-        within = per_sample(self._limit(v, full_shift, sigma_ve), x) * full_shift
-        gain = self.measure(log_weight, denoised, log_w, v, within, sigma_ve, step.is_start)
+        # alpha goes by the shift that the second evaluation has seen.
+        seen = per_sample(self.difference.share(v, sigma_ve), x) * full_shift
+        gain = self.measure(log_weight, denoised, log_w, v, seen, sigma_ve, step.is_start)
         alpha = self.schedule.alpha(sigma_ve, gain) * step.cost.active
-        factor = alpha
+        factor = torch.minimum(alpha, self._limit(v, full_shift, sigma_ve))
         if self.fits_step and not step.is_start:
             expected = predicted_gain(v, full_shift)
             fit = (step.keep, sigma_ve, expected, full_shift, self.distilled)
-            factor = alpha * step_correction(*fit)
-        shift = self.limited(per_sample(factor, x) * within, denoised)
+            factor = factor * step_correction(*fit)
+        shift = self.limited(per_sample(factor, x) * full_shift, denoised)
         if step.is_start:
             step.cost = replace(step.cost, values=2 * step.cost.values)
         onto = x if step.is_start else denoised
         return finish(denoised, shift, sigma_ve, step, log_w, gain, alpha, onto)
 
     def _limit(self, v: Latents, full_shift: Latents, sigma_ve: PerSample) -> PerSample:
-        """How much of the full shift is within ``max_deviations``: [B] in 0..1.
+        """The factor that leaves ``max_deviations`` of the full shift, [B].
 
         A tilt by v moves the posterior's mean by sqrt(<v, full shift>) of its standard deviations.
         A distilled model leaves no posterior: it is the noise that is moved, by |sigma J v|.
         """
         if self.max_deviations is None:
-            return torch.ones_like(sigma_ve, dtype=torch.float32)
+            return torch.full_like(sigma_ve, torch.inf, dtype=torch.float32)
         size, length, count = rms(v), rms(full_shift), full_shift[0].numel()
         unit = per_sample(size.clamp(min=1e-30), v), per_sample(length.clamp(min=1e-30), v)
         cosine = (v / unit[0] * (full_shift / unit[1])).flatten(1).mean(dim=1)
@@ -96,7 +97,7 @@ class Balanced(LAGS):
         if self.distilled is not None:
             of_noise = length * math.sqrt(count) / sigma_ve.float()
             reach = torch.where(self.distilled, of_noise, reach)
-        return (self.max_deviations / reach.clamp(min=1e-30)).clamp(max=1)
+        return self.max_deviations / reach.clamp(min=1e-30)
 
     def in_steps(self, steps: int, branches: int) -> Balanced:
         """The method for a run of so many steps, with so many branches of guidance."""

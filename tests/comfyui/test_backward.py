@@ -15,6 +15,7 @@ from comfyui_support.faults import RIVALS, leftovers
 from comfyui_support.guided import Case
 from comfyui_support.weighing import case_of
 from lags_pack.guidance.particles import PRESETS
+from lags_pack.runtime.autograd_safe import autograd_safe
 from torch import Tensor
 
 BACKWARD = [name for name, preset in PRESETS.items() if preset.needs_vjp]
@@ -132,3 +133,12 @@ def test_comfyuis_own_compiler_is_off_where_a_gradient_passes_and_then_as_it_was
 
 def switch() -> bool:
     return comfy.cli_args.args.disable_comfy_compiler
+
+
+@pytest.mark.parametrize("usual", [False, True])
+def test_kernels_without_a_derivative_are_off_and_then_as_they_were(monkeypatch, usual):
+    monkeypatch.setattr(mm, "in_training", usual, raising=False)
+    with pytest.raises(ZeroDivisionError), autograd_safe(torch.nn.Linear(1, 1)):
+        assert mm.in_training
+        raise ZeroDivisionError
+    assert mm.in_training is usual
