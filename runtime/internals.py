@@ -17,8 +17,9 @@ TESTED = "0.8.0 to 0.33.0"
 NAMES = {
     "comfy.cli_args": "args",
     "comfy.k_diffusion.sampling": "default_noise_sampler get_sigmas_karras",
-    "comfy.latent_formats": "LatentFormat",
+    "comfy.latent_formats": "Flux Flux2 LatentFormat SD15 SD3 SDXL",
     "comfy.ldm.modules.diffusionmodules.model": "AttnBlock ResnetBlock Upsample",
+    "comfy.ldm.wan.vae": "AttentionBlock Resample ResidualBlock",
     "comfy.model_base": "BaseModel ModelType.EDM ModelType.V_PREDICTION",
     "comfy.model_management": (
         "InterruptProcessingException OOM_EXCEPTION current_loaded_models free_memory "
@@ -34,12 +35,15 @@ NAMES = {
     ),
     "comfy.sample": "fix_empty_latent_channels prepare_noise sample",
     "comfy.sampler_helpers": "estimate_memory",
-    "comfy.samplers": "CFGGuider KSAMPLER KSampler KSamplerX0Inpaint calc_cond_batch ksampler",
+    "comfy.samplers": (
+        "CFGGuider CFGGuider.predict_noise KSAMPLER KSampler KSamplerX0Inpaint calc_cond_batch "
+        "ksampler"
+    ),
     "comfy.sd": "CLIP VAE",
     "comfy.sd1_clip": "ClipTokenWeightEncoder escape_important token_weights unescape_important",
     "comfy.supported_models_base": "BASE",
     "comfy.taesd.taesd": "TAESD",
-    "comfy.utils": "ProgressBar",
+    "comfy.utils": "ProgressBar repeat_to_batch_size",
     "comfy_execution.graph_utils": "ExecutionBlocker",
     "folder_paths": (
         "add_model_folder_path folder_names_and_paths "
