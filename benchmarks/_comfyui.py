@@ -160,6 +160,7 @@ def _made(name: str, family: str) -> tuple[Any, list[Tensor]]:
         vae_dtype=HALF,
         device=torch.device("meta"),
         patcher=None,
+        latent_dim=2,
         process_output=lambda image: (image + 1) / 2,
         spacial_compression_decode=lambda: 8,
     )

@@ -135,8 +135,9 @@ def scale_of(guider: Any) -> float:
 
     ComfyUI evaluates one branch alone where it is 1.
     """
-    own = type(guider).predict_noise is not comfy.samplers.CFGGuider.predict_noise
-    return 0.0 if own else float(guider.cfg)
+    combines = getattr(type(guider), "predict_noise", None)
+    usual = combines is comfy.samplers.CFGGuider.predict_noise
+    return float(guider.cfg) if usual else 0.0
 
 
 def warn_if_idle(run: Run) -> None:

@@ -66,7 +66,8 @@ def case(request, plain, sdxl) -> Case:
 @pytest.mark.parametrize("mode", ["paper", "balanced"])
 def test_plan_is_what_the_run_does(case, mode, scheduler):
     _, sigmas, text = drawn(model=case.model, mode=mode, scheduler=scheduler)
-    _, trace = case.lags(mode=mode, scheduler=scheduler)
+    # The visualizer has no cfg and plans for two branches, which ask about no distilled model.
+    _, trace = case.lags(mode=mode, scheduler=scheduler, cfg=2.0)
     made = plans.planned(case.model, sigmas, mode, 10.0, 3.0, None)
     # A flow model's first level has no signal: that evaluation is plain, and not in the trace.
     planned = [(s, a) for s, a in zip(made.sigma_ve, made.active, strict=True) if s < 999]
