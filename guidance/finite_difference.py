@@ -42,10 +42,9 @@ class DifferenceStep:
             everywhere this is exact, whatever p is: the posterior of x0 at x, times exp(v . x0), is
             the posterior at x + sigma_ve^2 v. Nor is rounding divided by a small step: its error in
             the shift is no more than D's own. Not in the paper.
-        max_step: greatest length of a full step in standard deviations of the noise. A network
-            knows nothing of what lies further (the noise of an image of SD at 512 pixels is 128 of
-            them long). sigma_ve v is 1 to 10 of them long for sensible weights, and far longer
-            where a zero-terminal-SNR model starts: there the step is shorter, J v what it says.
+        max_step: greatest length of a full step in standard deviations of the noise: the length of
+            sigma_ve v. A network knows nothing of what lies further (the noise of an image of SD
+            at 512 pixels is 128 of them long), and sensible weights take 1 to 10.
     """
 
     relative: float | None = None
@@ -61,12 +60,12 @@ class DifferenceStep:
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{name} step is {value}; expected a finite number above 0.")
 
-    def share(self, v: Latents, sigma_ve: PerSample) -> PerSample:
-        """How much of the full step is taken, [B]: all of it, or what ``max_step`` leaves."""
+    def within_max_step(self, v: Latents, sigma_ve: PerSample) -> Latents:
+        """v, shortened per sample where sigma_ve^2 v would be longer than ``max_step``."""
         if not self.full:
-            return torch.ones_like(sigma_ve, dtype=torch.float32)
+            return v
         length = sigma_ve.float() * rms(v) * math.sqrt(v[0].numel())
-        return (self.max_step / length.clamp(min=1e-30)).clamp(max=1)
+        return v.float() * per_sample((self.max_step / length.clamp(min=1e-30)).clamp(max=1), v)
 
     @property
     def is_half(self) -> bool:
@@ -95,7 +94,7 @@ class DifferenceStep:
             return torch.full_like(sigma_ve, self.absolute, dtype=torch.float32)
         norm = rms(v)
         if self.full:
-            return torch.where(norm > 0, sigma_ve.float() ** 2 * self.share(v, sigma_ve), 0.0)
+            return torch.where(norm > 0, sigma_ve.float() ** 2, 0.0)
         scale = self._relative(sigma_ve) * sigma_ve.float().clamp(min=SMALLEST_SCALE)
         # A vanishing gradient may take a shorter step: the full one would leave float32.
         return torch.where(norm > 0, scale / norm.clamp(min=1e-30), 0.0)

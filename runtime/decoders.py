@@ -198,7 +198,8 @@ class VAEDecoder(Decoder):
 
     def check(self) -> None:
         """As a decoder, by a small image: a VAE's object says what its encoder takes in."""
-        self._decoded(torch.zeros(1, self.vae.latent_channels, 8, 8))
+        if not self.is_small:  # TAESD has three channels
+            self._decoded(torch.zeros(1, self.vae.latent_channels, 8, 8))
 
     def _decoded(self, latents: Tensor) -> Tensor:
         """What the network makes of latents: colours, and alpha where there is one."""

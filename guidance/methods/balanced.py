@@ -64,16 +64,17 @@ class Balanced(LAGS):
         denoised = step.denoise(denoiser, x, sigma_ve)
         check_finite_model(denoised, sigma_ve)
         log_w, v = checked_value_and_grad(log_weight, denoised, sigma_ve)
-        jv = self.jacobian_product(denoiser, x, sigma_ve, v, step)
+        bounded = self.difference.within_max_step(v, sigma_ve)
+        jv = self.jacobian_product(denoiser, x, sigma_ve, bounded, step)
         full_shift = times_sigma2(sigma_ve, jv)
-        # alpha goes by the shift that the second evaluation has seen.
-        seen = per_sample(self.difference.share(v, sigma_ve), x) * full_shift
-        gain = self.measure(log_weight, denoised, log_w, v, seen, sigma_ve, step.is_start)
+        gain = self.measure(log_weight, denoised, log_w, v, full_shift, sigma_ve, step.is_start)
         alpha = self.schedule.alpha(sigma_ve, gain) * step.cost.active
-        factor = torch.minimum(alpha, self._limit(v, full_shift, sigma_ve))
+        factor = alpha
+        if self.max_deviations is not None:
+            reach = self._deviations(bounded, full_shift, sigma_ve).clamp(min=1e-30)
+            factor = torch.minimum(factor, self.max_deviations / reach)
         if self.fits_step and not step.is_start:
-            expected = predicted_gain(v, full_shift)
-            fit = (step.keep, sigma_ve, expected, full_shift, self.distilled)
+            fit = (step.keep, sigma_ve, gain.predicted, full_shift, self.distilled)
             factor = factor * step_correction(*fit)
         shift = self.limited(per_sample(factor, x) * full_shift, denoised)
         if step.is_start:
@@ -81,23 +82,17 @@ class Balanced(LAGS):
         onto = x if step.is_start else denoised
         return finish(denoised, shift, sigma_ve, step, log_w, gain, alpha, onto)
 
-    def _limit(self, v: Latents, full_shift: Latents, sigma_ve: PerSample) -> PerSample:
-        """The factor that leaves ``max_deviations`` of the full shift, [B].
+    def _deviations(self, v: Latents, full_shift: Latents, sigma_ve: PerSample) -> PerSample:
+        """How many standard deviations a tilt by v moves the mean of what is tilted, [B].
 
-        A tilt by v moves the posterior's mean by sqrt(<v, full shift>) of its standard deviations.
-        A distilled model leaves no posterior: it is the noise that is moved, by |sigma J v|.
+        Of the posterior it is sqrt(<v, full shift>); of the noise, where a distilled model leaves
+        no posterior, the length of sigma J v.
         """
-        if self.max_deviations is None:
-            return torch.full_like(sigma_ve, torch.inf, dtype=torch.float32)
-        size, length, count = rms(v), rms(full_shift), full_shift[0].numel()
-        unit = per_sample(size.clamp(min=1e-30), v), per_sample(length.clamp(min=1e-30), v)
-        cosine = (v / unit[0] * (full_shift / unit[1])).flatten(1).mean(dim=1)
-        # Factor by factor: the product of two large gradients would leave float32.
-        reach = cosine.clamp(min=0).sqrt() * size.sqrt() * length.sqrt() * math.sqrt(count)
-        if self.distilled is not None:
-            of_noise = length * math.sqrt(count) / sigma_ve.float()
-            reach = torch.where(self.distilled, of_noise, reach)
-        return self.max_deviations / reach.clamp(min=1e-30)
+        of_posterior = predicted_gain(v, full_shift).clamp(min=0).sqrt()
+        if self.distilled is None:
+            return of_posterior
+        of_noise = rms(full_shift) * math.sqrt(full_shift[0].numel()) / sigma_ve.float()
+        return torch.where(self.distilled, of_noise, of_posterior)
 
     def in_steps(self, steps: int, branches: int) -> Balanced:
         """The method for a run of so many steps, with so many branches of guidance."""

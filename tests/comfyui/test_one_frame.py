@@ -21,8 +21,7 @@ from lags_pack.nodes.samplers.particles import LAGSParticleSampler
 from lags_pack.nodes.samplers.search import LAGSSearchSampler
 from lags_pack.rewards import Weight
 from lags_pack.runtime.decoded_weight import DecodedLogWeight
-from lags_pack.runtime.decoders import Decoding, decoder_of
-from lags_pack.runtime.images import decoded
+from lags_pack.runtime.decoders import Decoding, decoded, decoder_of
 from lags_pack.runtime.models import load
 from torch import Tensor
 

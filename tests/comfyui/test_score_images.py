@@ -99,7 +99,7 @@ def test_an_image_without_a_score_is_last_and_that_is_said(broken, caplog):
     assert "weight 'half' gives no finite score for image 1, 3 of 5: ranked last" in caplog.text
     caplog.clear()
     judge(images[::2], Weight.of(Half(broken), 2.0))
-    assert caplog.text == ""
+    assert "LAGS" not in caplog.text
 
 
 @pytest.mark.parametrize("broken", [math.nan, math.inf])
