@@ -17,7 +17,6 @@ from .page import finite, page_server
 from .particle_model import Levels, chain_of
 from .particle_run import Choices
 from .plans import curve
-from .run import in_steps
 from .sampling import ksampler_levels
 
 PATH = "/lags/schedule"
@@ -75,9 +74,8 @@ def schedule(asked: dict[str, Any]) -> dict[str, Any]:
     elif other:
         method = connected(other).bind(PlannedRun(torch.cat([sigmas[sigmas > 0], torch.zeros(1)])))
     scaling = sampling.model_sampling.noise_scaling
-    cfg = float(asked.get("cfg", 2.0))
-    branches = 1 if cfg == 1 else 2
-    method = in_steps(method, int((sigmas > 0).sum()), cfg)
+    branches = 1 if float(asked.get("cfg", 2.0)) == 1 else 2
+    method = method.in_steps(int((sigmas > 0).sum()), branches)
     adds_noise = asked.get("add_noise") != "disable"
     score_std = float(asked.get("nats", 3.0))
     made = plan(method, sigmas, scaling, score_std, branches, adds_noise)

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from ..guidance import (
     LAGS,
-    Balanced,
     CachedGradient,
     DifferenceStep,
     FreeDoM,
@@ -123,21 +122,14 @@ def is_ancestral(sampler: Any, names: Sequence[str] = ANCESTRAL) -> bool:
     return name in names and all(settings.get(key, 1) == 1 for key in ("eta", "s_noise"))
 
 
-def in_steps(method: Method, steps: int, cfg: float) -> Method:
-    """The method for a run of so many steps, at this scale of classifier-free guidance."""
-    if not isinstance(method, Balanced):
-        return method
-    return method.in_steps(steps, 1 if cfg == 1 else 2)
+def branches_of(guider: Any) -> int:
+    """How many branches a guider's evaluation has: ComfyUI takes one alone where cfg is 1.
 
-
-def scale_of(guider: Any) -> float:
-    """The scale of classifier-free guidance; 0 of a guider that combines branches in its own way.
-
-    ComfyUI evaluates one branch alone where it is 1.
+    A guider that combines branches in its own way has more.
     """
     combines = getattr(type(guider), "predict_noise", None)
     usual = combines is comfy.samplers.CFGGuider.predict_noise
-    return float(guider.cfg) if usual else 0.0
+    return 1 if usual and guider.cfg == 1 else 2
 
 
 def warn_if_idle(run: Run) -> None:
@@ -318,7 +310,7 @@ class Guidance:
             draws_noise=is_ancestral(executor.class_obj, REDRAWING),
             log_weight=log_weight,
             cached=CachedGradient(log_weight, self.method.reuse),
-            method=in_steps(self.method, len(sigmas) - 1, scale_of(guider)),
+            method=self.method.in_steps(len(sigmas) - 1, branches_of(guider)),
             trace=self.trace,
             networks=networks_of(guider) if self.method.through_model else [],
         )
@@ -404,7 +396,7 @@ class Guidance:
                 scores[i] = CachedGradient(self._decoded(alone, run.guider), self.method.reuse)
                 score_here = _under_masks(scores[i], run, at)
                 of_score = (at, score_here, x, sigma, self.difference, step)
-                deviations[i] = score_std(*of_score, getattr(run.method, "distilled", None))
+                deviations[i] = score_std(*of_score, run.method.distilled)
         weight = self.weight.measured(deviations)
         run.log_weight = self._decoded(weight, run.guider)
         run.cached = CachedGradient(run.log_weight, self.method.reuse)

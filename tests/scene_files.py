@@ -24,17 +24,22 @@ from lags_pack.demo.scenes.vae import SceneVAE
 from torch import nn
 
 
-def random_scenes(place: Path) -> Scenes:
-    """The model's files and the scorers' folders, with random weights."""
+def random_model(place: Path) -> None:
+    """The model's three files, with random weights."""
     torch.manual_seed(3)
     unet = SceneUNet()
     for value in unet.parameters():
         if not value.any():  # layers that begin at zero
             nn.init.normal_(value, std=0.02)
     save_half(SceneVAE().state_dict(), place / VAE_FILE)
-    save_half(small_decoder().state_dict(), place / SMALL_DECODER_FILE)
     for file, weights in split_weights(unet, SceneTextEncoder()).items():
         save_half(weights, place / file)
+
+
+def random_scenes(place: Path) -> Scenes:
+    """The model's files, those of its small decoders, and the scorers' folders."""
+    random_model(place)
+    save_half(small_decoder().state_dict(), place / SMALL_DECODER_FILE)
     table = {"factors": torch.rand(4, 3).tolist(), "bias": [0.1, 0.2, 0.3]}
     (place / LATENT_RGB_FILE).write_text(json.dumps(table), encoding="utf-8")
     for name in ("scenes_clip", "scenes_pickscore"):

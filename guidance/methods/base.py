@@ -128,6 +128,7 @@ class Method(ABC):
         tilts_start: whether it also draws the run's initial noise from w p.
         reuse: evaluations that one gradient of log w serves; who runs the sampler wraps the weight
             in a ``CachedGradient``.
+        distilled: [B] whether the model was found to give finished images; None where nobody asked.
     """
 
     name: str
@@ -137,6 +138,7 @@ class Method(ABC):
     own_sampler: bool = False
     tilts_start: bool = False
     reuse: int = 1
+    distilled: Tensor | None = None
 
     def __call__(
         self,
@@ -174,6 +176,10 @@ class Method(ABC):
     ) -> Guided:
         """The guided denoised sample; as above, at noise levels of which some are guided."""
         raise NotImplementedError
+
+    def in_steps(self, steps: int, branches: int) -> Method:
+        """The method for a run of so many steps, with so many branches of guidance."""
+        return self
 
     def bind(self, run: Run) -> Method:
         """The method for one run, with what it needs to know of it."""

@@ -8,21 +8,17 @@ from pathlib import Path
 import pytest
 import torch
 from lags_pack.demo.scenes.diffusion import (
-    VAE_FILE,
     SceneDenoiser,
     encode_prompts,
     load_text_encoder,
     load_unet,
     load_vae,
-    split_weights,
     training_sigmas,
 )
-from lags_pack.demo.scenes.text import TOKENS, SceneTextEncoder
-from lags_pack.demo.scenes.training.trainer import save_half
-from lags_pack.demo.scenes.unet import SceneUNet
-from lags_pack.demo.scenes.vae import SceneVAE
+from lags_pack.demo.scenes.text import TOKENS
 from lags_pack.runtime import scene_model
-from torch import Tensor, nn
+from lags_pack.tests.scene_files import random_model
+from torch import Tensor
 
 import nodes
 
@@ -33,14 +29,7 @@ PROMPT = "a cat and a balloon, blue background"
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The model's three files, with random weights."""
     place = tmp_path_factory.mktemp("scenes")
-    torch.manual_seed(3)
-    unet = SceneUNet()
-    for value in unet.parameters():
-        if not value.any():  # layers that begin at zero
-            nn.init.normal_(value, std=0.02)
-    save_half(SceneVAE().state_dict(), place / VAE_FILE)
-    for file, weights in split_weights(unet, SceneTextEncoder()).items():
-        save_half(weights, place / file)
+    random_model(place)
     return place
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..diffusion import load_vae
+from ..diffusion import VAE_FILE, load_vae
 from ..vae import SceneVAE
 from .sprites import load_sprites
 from .trainer import Plan, Trainer, save_half
@@ -51,6 +51,6 @@ def main(options: argparse.Namespace) -> None:
     if not options.report:
         trainer.run(loss)
     assert isinstance(trainer.averaged, SceneVAE)  # noqa: S101
-    save_half(trainer.averaged.state_dict(), options.cache / "vae.safetensors")
+    save_half(trainer.averaged.state_dict(), options.cache / VAE_FILE)
     value = report(trainer.averaged, sprites, options.cache / "decoder" / "round_trip.png")
     print(f"step {trainer.step}: PSNR {value:.2f} dB on held-out scenes")

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ...weights import read_weights
 from ..compose import Labels, draw, random_labels
-from ..diffusion import load_vae
+from ..diffusion import VAE_FILE, load_vae
 from ..vae import SceneVAE
 from .sprites import load_sprites
 from .trainer import write
@@ -56,7 +56,7 @@ def export_vae(cache: Path, sprites: Tensor) -> Path:
     vae.load_state_dict(read_weights(cache / "vae" / "average.safetensors"))
     generator = torch.Generator().manual_seed(FIRST_SEED - 1)
     normalise(vae, draw(random_labels(512, generator), sprites, generator))
-    path = cache / "vae.safetensors"
+    path = cache / VAE_FILE
     write({name: value.half() for name, value in vae.state_dict().items()}, path)
     return path
 
@@ -83,7 +83,7 @@ def load_latents(cache: Path) -> Encoded:
     """
     from safetensors import safe_open
 
-    mark = fingerprint(cache / "vae.safetensors")
+    mark = fingerprint(cache / VAE_FILE)
     latents, labels = [], []
     for path in sorted((cache / "latents").glob("*.safetensors")):
         with safe_open(path, framework="pt") as file:
@@ -120,10 +120,10 @@ def is_current(path: Path, mark: str) -> bool:
 def main(options: argparse.Namespace) -> None:
     """Write ``--steps`` chunks of 2,048 scenes; those that are there are left."""
     sprites = load_sprites(options.cache)
-    if not (options.cache / "vae.safetensors").is_file():
+    if not (options.cache / VAE_FILE).is_file():
         export_vae(options.cache, sprites)
     vae = load_vae(options.cache).to(memory_format=torch.channels_last)
-    mark = fingerprint(options.cache / "vae.safetensors")
+    mark = fingerprint(options.cache / VAE_FILE)
     chunks = options.steps or 60
     for index in range(chunks):
         path = options.cache / "latents" / f"{index:04d}.safetensors"
