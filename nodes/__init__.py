@@ -17,6 +17,7 @@ from .samplers.mmsold import LAGSMMSOLD
 from .samplers.particles import LAGSParticleSampler
 from .samplers.search import LAGSSearchSampler
 from .tools.demo import LAGSDemoModel
+from .tools.demo_text import LAGSDemoTextModel
 from .tools.options import LAGSOptions
 from .tools.schedule import LAGSScheduleVisualizer
 from .tools.score import LAGSScoreImages
@@ -57,6 +58,7 @@ NODES: list[type[io.ComfyNode]] = [
     LAGSMMSOLD,
     *METHODS,
     LAGSDemoModel,
+    LAGSDemoTextModel,
 ]
 
 
