@@ -420,7 +420,7 @@ def pytest_main(arguments: Sequence[str]) -> int:
 def demo(arguments: Sequence[str]) -> int:
     """Plain sampling beside LAGS on the bundled model; in ComfyUI where COMFYUI_PATH names one."""
     if not os.environ.get("COMFYUI_PATH"):
-        return in_environment("demo.run", *arguments)
+        return in_environment("benchmarks.demo", *arguments)
     comfyui = locate_comfyui()
     say(f"running the bundled workflow in {comfyui}")
     return comfyui.run("_module", "demo.comfy", *arguments)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..demo.scenes.captions import random_captions
+from ..demo.scenes.captions import NAMING_COLOUR, caption
 from ..demo.scenes.compose import Labels, random_labels
 from ..demo.scenes.diffusion import (
     FOLDER,
@@ -24,13 +24,14 @@ from ..demo.scenes.diffusion import (
     load_vae,
     training_sigmas,
 )
+from ..demo.scenes.scorers import SCORERS, load_encoders
+from ..demo.scenes.subjects import held_out_pair
 from ..guidance import AutogradLogWeight, DifferenceStep, score_std
-from ..rewards import ClipScore, PickScore, Weight
-from ..rewards.clip import CosineReward, image_encoder, text_encoder
+from ..rewards import Weight
+from ..rewards.clip import CosineReward, ImageEncoder, TextEncoder
 from ._family import Task
 from ._judge import Judge, Real, log_fulfilled, targets
 
-SCORERS = FOLDER.parent / "weight_functions"
 HARD_EVERY = 3  # one prompt in three asks for a combination that training never drew
 SEED = 17  # of the prompts
 BATCH = 32  # images that VAE and judge look at together
@@ -42,7 +43,7 @@ class Prompt(NamedTuple):
     Attributes:
         text: as the user writes it.
         labels: what the judge looks for, of one scene.
-        is_hard: whether training never drew this combination.
+        is_hard: whether training never drew these two subjects together.
     """
 
     text: str
@@ -51,13 +52,18 @@ class Prompt(NamedTuple):
 
 
 def prompts(count: int) -> list[Prompt]:
-    """The first so many prompts; every third one is hard."""
+    """The first so many prompts; every third one is hard. All name a background."""
     generator = torch.Generator().manual_seed(SEED)
     found = []
     for number in range(count):
         is_hard = number % HARD_EVERY == HARD_EVERY - 1
         labels = random_labels(1, generator, held_out=is_hard)
-        found.append(Prompt(random_captions(labels, generator)[0], labels, is_hard))
+        first, second, colour = (int(part) for part in labels)
+        while is_hard and (second < 0 or not held_out_pair(first, second)):
+            labels = random_labels(1, generator, held_out=True)
+            first, second, colour = (int(part) for part in labels)
+        wording = number % len(NAMING_COLOUR)
+        found.append(Prompt(caption(first, second, colour, wording), labels, is_hard))
     return found
 
 
@@ -89,10 +95,13 @@ class Scenes:
     Attributes:
         folder: of its weights.
         scorers: folder of the scorers' folders.
+        half: whether the small decoder and its gradient are computed in bfloat16: faster where the
+            processor has instructions for that, slower where it has not.
     """
 
     folder: Path = FOLDER
     scorers: Path = SCORERS
+    half: bool = False
 
     @cached_property
     def unet(self) -> nn.Module:
@@ -121,18 +130,15 @@ class Scenes:
 
     def scorer(self, kind: type[CosineReward], prompt: str) -> CosineReward:
         """One of the bundled scorers, for a prompt."""
+        if kind not in self._encoders:
+            self._encoders[kind] = load_encoders(kind, self.scorers)
         image, text = self._encoders[kind]
         with torch.no_grad():
             return kind(image, text(prompt))
 
     @cached_property
-    def _encoders(self) -> dict[type[CosineReward], tuple[nn.Module, nn.Module]]:
-        names = {ClipScore: "scenes_clip", PickScore: "scenes_pickscore"}
-        paths = {kind: self.scorers / name / "model.safetensors" for kind, name in names.items()}
-        return {
-            kind: tuple(make(path, torch.float32) for make in (image_encoder, text_encoder))
-            for kind, path in paths.items()
-        }
+    def _encoders(self) -> dict[type[CosineReward], tuple[ImageEncoder, TextEncoder]]:
+        return {}
 
     def task(
         self,
@@ -146,8 +152,7 @@ class Scenes:
         sigmas = training_sigmas()
 
         def log_w(latents: Tensor) -> Tensor:
-            look = decode or (lambda z: images_of(self.small_decoder, z))
-            return weight(look(latents))
+            return weight((decode or self.small_images)(latents))
 
         return Task(
             self.denoiser(prompt, cfg),
@@ -157,6 +162,11 @@ class Scenes:
             float(sigmas[-1]),
             steps,
         )
+
+    def small_images(self, latents: Tensor) -> Tensor:
+        """[B, 3, 128, 128], about 0..1, by the small decoder, float32."""
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.half):
+            return images_of(self.small_decoder, latents).float()
 
     @torch.no_grad()
     def images(self, latents: Tensor) -> Tensor:
@@ -183,12 +193,14 @@ class Seen(NamedTuple):
 
     Attributes:
         log_fulfilled: [B] log probability that all that was asked for is there.
+        subject: [B] whether the clearest subject is one asked for.
         fulfilled: [B] whether every subject asked for, and the colour, is what it sees.
         broken: [B] whether no subject is as clear as in 99 % of real scenes.
         features: [B, F], for distances.
     """
 
     log_fulfilled: Tensor
+    subject: Tensor
     fulfilled: Tensor
     broken: Tensor
     features: Tensor
@@ -202,8 +214,11 @@ def look(judge: Judge, real: Real, images: Tensor, labels: Labels) -> Seen:
     wanted = targets(labels).bool()
     shown = ((verdict.subjects > 0) | ~wanted).all(dim=1)
     fulfilled = shown & (verdict.colours.argmax(dim=1) == labels.colour)
-    broken = verdict.subjects.amax(dim=1) < real.least
-    return Seen(log_fulfilled(verdict, labels), fulfilled.float(), broken.float(), verdict.features)
+    clearest, which = verdict.subjects.max(dim=1, keepdim=True)
+    subject = wanted.expand_as(verdict.subjects).gather(1, which)[:, 0]
+    broken = clearest[:, 0] < real.least
+    flags = (flag.float() for flag in (subject, fulfilled, broken))
+    return Seen(log_fulfilled(verdict, labels), *flags, verdict.features)
 
 
 def frechet_distance(features: Tensor, mean: Tensor, covariance: Tensor) -> float:

@@ -71,11 +71,10 @@ def decoders(scenes: Scenes) -> dict[str, Callable[[Tensor], Tensor]]:
     table = json.loads((scenes.folder / LATENT_RGB_FILE).read_text("utf-8"))
     factors, bias = torch.tensor(table["factors"]), torch.tensor(table["bias"]).view(3, 1, 1)
 
-    def small(latents: Tensor) -> Tensor:
-        return images_of(scenes.small_decoder, latents)
-
     def halved(latents: Tensor) -> Tensor:
-        return small(F.interpolate(latents, scale_factor=0.5, mode="bilinear", antialias=True))
+        return scenes.small_images(
+            F.interpolate(latents, scale_factor=0.5, mode="bilinear", antialias=True)
+        )
 
     def linear(latents: Tensor) -> Tensor:
         return (torch.einsum("bchw,cr->brhw", latents, factors) + bias + 1) / 2
@@ -83,7 +82,7 @@ def decoders(scenes: Scenes) -> dict[str, Callable[[Tensor], Tensor]]:
     def whole(latents: Tensor) -> Tensor:
         return images_of(scenes.vae.decode, latents)
 
-    ways = (small, whole, linear, halved)
+    ways = (scenes.small_images, whole, linear, halved)
     return dict(zip(DECODERS, ways, strict=True))
 
 

@@ -254,6 +254,7 @@ class Measured(NamedTuple):
 
     score: Tensor
     log_fulfilled: Tensor
+    subject: Tensor
     fulfilled: Tensor
     broken: Tensor
     features: Tensor  # [P, G, F]
@@ -267,7 +268,7 @@ def measured(bench: Bench, asked: Sequence[Prompt], kept: Sequence[Kept]) -> Mea
         with torch.no_grad():
             score = bench.scenes.scorer(PickScore, prompt.text)(images)
         seen = look(bench.judge, bench.real, images, prompt.labels)
-        columns.append((score, *seen[:3], seen.features @ bench.real.directions))
+        columns.append((score, *seen[:4], seen.features @ bench.real.directions))
     return Measured(*(torch.stack(column) for column in zip(*columns, strict=True)))
 
 
@@ -295,6 +296,7 @@ def row(
         "score +-": error(found.score.mean(dim=1)),
         "judge": float(found.log_fulfilled.mean()),
         "judge +-": error(found.log_fulfilled.mean(dim=1)),
+        "subject %": 100 * float(found.subject[~hard].mean()) if not bool(hard.all()) else None,
         "fulfilled %": 100 * float(share.mean()),
         "fulfilled +-": 100 * error(share),
         "hard %": 100 * float(share[hard].mean()) if bool(hard.any()) else None,
@@ -353,13 +355,16 @@ def main(arguments: list[str]) -> None:
     options.add_argument("--methods", nargs="+", default=list(RUNS), help="some, by name")
     options.add_argument("--nats", type=float, nargs="*", default=[1.0, 2.0, 3.0])
     options.add_argument("--swept", type=int, default=12, help="prompts of the sweeps; 0 is none")
+    options.add_argument("--half", action="store_true", help="small decoder in bfloat16")
     options.add_argument("--keep", type=Path, help="folder for what was drawn, for a later run")
     options.add_argument("--plot", type=Path, help="draw the frontier into this PNG file")
     choice = options.parse_args(arguments)
     _check(options, choice)
     torch.set_num_threads(min(2, torch.get_num_threads()))
     looks = load_judge(), load_real()
-    bench = Bench(Scenes(), *looks, choice.seeds, choice.steps, choice.cfg, choice.keep)
+    bench = Bench(
+        Scenes(half=choice.half), *looks, choice.seeds, choice.steps, choice.cfg, choice.keep
+    )
     chosen = settings(choice.methods, choice.nats, choice.swept > 0)
     rows = rows_of(bench, prompts(choice.prompts), chosen, choice.swept)
     report(rows, choice.json)

@@ -19,11 +19,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..rewards import ColourReward
+from ..rewards import ClipScore, Reward
 from .comfy_server import Server
-from .run import ROOT, save_rows
+from .pictures import Row, save_rows
+from .scenes.scorers import load_scorer
 from .workflow import branches, to_prompt
 
+ROOT = Path(__file__).resolve().parents[1]
 WORKFLOW = ROOT / "workflows" / "quickstart_demo.json"
 
 
@@ -73,17 +75,17 @@ def run_workflow(server: Server, out: Path, timeout: float) -> None:
         pictures = torch.stack([to_tensor(image) for image in images])
         print(f"{name:10} {float(reward(pictures).mean()):10.4f} {seconds(entry):8.2f}", flush=True)
         save(images, name, out)
-        rows.append((name, pictures))
-    save_rows(rows, out / "side_by_side.png", zoom=1)
+        rows.append(Row(name, pictures))
+    save_rows(rows, out / "side_by_side.png")
     print(f"Same seeds, one row per branch: {out / 'side_by_side.png'}")
     print(f"All pictures: {out}")
 
 
-def reward_of(prompt: dict[str, Any]) -> ColourReward:
-    """The score that the workflow's colour weight asks for."""
-    (weight,) = [node for node in prompt.values() if node["class_type"] == "LAGSWeightColor"]
-    inputs = weight["inputs"]
-    return ColourReward(inputs["attribute"], inputs["hue"], inputs["colour"])
+def reward_of(prompt: dict[str, Any]) -> Reward:
+    """The CLIP score that the workflow's weight asks for."""
+    (weight,) = [node for node in prompt.values() if node["class_type"] == "LAGSLoadWeight"]
+    source, _ = weight["inputs"]["reward.prompt"]
+    return load_scorer(ClipScore, prompt[source]["inputs"]["value"])
 
 
 def shortened(prompt: dict[str, Any]) -> dict[str, Any]:

@@ -152,7 +152,7 @@ GOOD = page("LAGSWeightColor").read_text("utf-8")
         ("images/colour.webp", "images/color.webp", "no image images/color.webp"),
         ("images/colour.webp", "../images/colour.webp", "no image ../images/colour.webp"),
         ("![The node", "[The node", "no image"),
-        ("`quickstart_demo`", "`quick_demo`", "no template quick_demo"),
+        ("`colour_demo`", "`quick_demo`", "no template quick_demo"),
         ("\n## Outputs\n", "\n### Outputs\n", "has sections"),
         ("- **Nothing happens?**", "- Nothing happens?", "fewer than two remedies"),
         ("rewards/colour.py.", "[there](rewards/colour.py).", "link to rewards/colour.py"),

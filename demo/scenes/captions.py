@@ -6,6 +6,7 @@ import torch
 
 from .compose import Labels
 from .subjects import COLOUR_WORDS, WORDS
+from .text import VOCABULARY, split_words
 
 # {s}, {t}: subjects; {as}, {at}: with their article; {c}, {ac}: the background's colour
 ONE = (
@@ -28,6 +29,7 @@ TWO = (
     "{as} beside {at} against {ac} background",
     "{as} and {at}",
 )
+NAMING_COLOUR = range(len(ONE) - 1)  # the last wording leaves the background open
 
 
 def with_article(word: str) -> str:
@@ -58,3 +60,21 @@ def random_captions(labels: Labels, generator: torch.Generator) -> list[str]:
             first, second = second, first
         captions.append(caption(first, second, colour, index))
     return captions
+
+
+def read_labels(prompt: str) -> Labels:
+    """What one prompt asks for: one or two subjects and a background.
+
+    Raises:
+        ValueError: it names none or more, or no colour.
+    """
+    words = [VOCABULARY[number] for number in split_words(prompt)[0]]
+    subjects = [WORDS.index(word) for word in words if word in WORDS]
+    colours = [COLOUR_WORDS.index(word) for word in words if word in COLOUR_WORDS]
+    if len(subjects) not in (1, 2) or len(colours) != 1:
+        raise ValueError(
+            f"The prompt {prompt!r} names {len(subjects)} subjects and {len(colours)} colours; "
+            "expected one or two subjects and the colour of the background, such as "
+            f"{caption(0, 2, 5)!r}."
+        )
+    return Labels(*(torch.tensor([part]) for part in (*[*subjects, -1][:2], colours[0])))

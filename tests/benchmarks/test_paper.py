@@ -27,6 +27,7 @@ from lags_pack.benchmarks.paper import (
     rows_of,
     settings,
 )
+from lags_pack.demo.scenes.captions import read_labels
 from lags_pack.demo.scenes.compose import allowed_combinations
 from lags_pack.demo.scenes.diffusion import SceneDenoiser
 from lags_pack.demo.scenes.text import split_words
@@ -57,7 +58,7 @@ def bench(scenes: Scenes, judge: tuple[Judge, Real]) -> Bench:
     return Bench(scenes, *judge, seeds=2, steps=STEPS, cfg=5.0)
 
 
-def test_every_third_prompt_is_of_a_combination_that_training_never_drew() -> None:
+def test_every_third_prompt_is_of_two_subjects_that_training_never_drew_together() -> None:
     on, beside = allowed_combinations()
     for number, prompt in enumerate(prompts(12)):
         first, second, colour = (int(column) for column in prompt.labels)
@@ -65,7 +66,9 @@ def test_every_third_prompt_is_of_a_combination_that_training_never_drew() -> No
         if second >= 0:
             seen &= bool(on[second, colour] & beside[first, second])
         assert prompt.is_hard == (number % 3 == 2) == (not seen)
+        assert not prompt.is_hard or (second >= 0 and not bool(beside[first, second]))
         assert not split_words(prompt.text)[1]
+        assert read_labels(prompt.text) == prompt.labels, "the judge looks for what is asked for"
     assert [one.text for one in prompts(5)] == [one.text for one in prompts(12)[:5]]
 
 
@@ -191,3 +194,9 @@ def test_frechet_distance_of_normal_laws() -> None:
 def test_pairwise_distance() -> None:
     points = torch.tensor([[0.0, 0.0], [3.0, 4.0], [0.0, 8.0]])
     assert pairwise_distance(points) == pytest.approx((5 + 8 + 5) / 3)
+
+
+def test_a_prompt_without_subject_or_colour_is_refused() -> None:
+    for text in ("on a blue background", "a cat", "a cat, a dog and a fox on red", "blue and red"):
+        with pytest.raises(ValueError, match="expected one or two subjects and the colour"):
+            read_labels(text)

@@ -168,11 +168,11 @@ def _read_workflow() -> Any:
 
 
 def open_quickstart(page: Any, steps: int = 8) -> Any:
-    """Open the quickstart, shortened: node 5 is our sampler, 3 its weight, 9 works on its picture.
+    """Open the colour graph, shortened: node 5 is our sampler, 3 its weight, 9 scales its image.
 
     Every call makes another seed, so that nothing is cached.
     """
-    page.load(read_workflow("quickstart_demo"))
+    page.load(read_workflow("colour_demo"))
     page.dial(2, "batch_size", 2)
     page.dial(4, "steps", 1)
     page.dial(5, "steps", steps)

@@ -53,7 +53,7 @@ def language(request, asked):
 
 
 def open_help(page, read_workflow, heading):
-    page.load(read_workflow("quickstart_demo"))
+    page.load(read_workflow("colour_demo"))
     page.wait(OPEN, [NODE, heading], seconds=60)
     page.wait(LOADED, seconds=40)
     return page.evaluate(SEEN)

@@ -97,7 +97,7 @@ def files_below(folder: Path) -> set[str]:
 
 def run_quickstart(server: Server, info: dict[str, Any]) -> dict[str, list[Any]]:
     """Run the whole of the bundled workflow; the images that each of its nodes has saved."""
-    file = server.base / "custom_nodes" / NAME / "workflows" / "quickstart_demo.json"
+    file = server.base / "custom_nodes" / NAME / "workflows" / "colour_demo.json"
     prompt = to_prompt(json.loads(file.read_text("utf-8")), info)
     outputs = server.queue(prompt, timeout=300)["outputs"]
     saving = [key for key, node in prompt.items() if node["class_type"] == "SaveImage"]

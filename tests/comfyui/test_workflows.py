@@ -56,14 +56,14 @@ def faults(info, folders) -> Callable[[dict[str, Any]], list[str]]:
 
 
 @pytest.fixture(scope="module")
-def quickstart(info) -> dict[str, Any]:
-    return to_prompt(load("quickstart_demo"), info)
+def coloured(info) -> dict[str, Any]:
+    return to_prompt(load("colour_demo"), info)
 
 
 @pytest.fixture(scope="module")
-def guided(quickstart) -> dict[str, Any]:
-    """The branch of the quickstart with guidance."""
-    return branches(quickstart)["guided"]
+def guided(coloured) -> dict[str, Any]:
+    """The branch of the colour graph with guidance."""
+    return branches(coloured)["guided"]
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ def wait_for(reached: Callable[[], bool], what: str, timeout: float) -> None:
 
 def test_there_are_the_promised_workflows():
     promised = {f"{base}_{name}" for base in ("sd15", "sdxl") for name in ("colour", *MADE)}
-    promised |= {"quickstart_demo", "combine_demo", "particles_demo", "methods_demo"}
+    promised |= {"quickstart_demo", "colour_demo", "combine_demo", "particles_demo", "methods_demo"}
     promised |= {"fairness_demo", "frequency_demo", "mmsold_demo"}
     assert {file.stem for file in FILES} == promised
 
@@ -135,7 +135,7 @@ def test_workflow_has_a_small_picture_and_says_nothing_of_the_machine(file):
     ],
 )
 def test_the_check_finds_faults(spoil, said, faults):
-    workflow = load("quickstart_demo")
+    workflow = load("colour_demo")
     spoil(node_of(workflow, "LAGSKSampler"))
     check_said(faults(workflow), said)
 
@@ -166,12 +166,12 @@ def test_the_check_looks_into_choices_and_growing_lists(kind, key, value, said, 
     check_said(faults(workflow), said)
 
 
-def test_conversion_leaves_muted_nodes_out(info, quickstart):
-    workflow = load("quickstart_demo")
+def test_conversion_leaves_muted_nodes_out(info, coloured):
+    workflow = load("colour_demo")
     weight = node_of(workflow, "LAGSWeightColor")
     weight["mode"] = 2
     prompt = to_prompt(workflow, info)
-    assert quickstart.keys() - prompt.keys() == {str(weight["id"])}
+    assert coloured.keys() - prompt.keys() == {str(weight["id"])}
     (sampler,) = [node for node in prompt.values() if node["class_type"] == "LAGSKSampler"]
     assert "weight" not in sampler["inputs"]
 
@@ -205,7 +205,7 @@ def test_the_check_misses_downloads_and_pictures(faults, info, folders, tmp_path
     for name in ("v1-5-pruned-emaonly-fp16.safetensors", "PickScore_v1.safetensors"):
         check_said(found, f"{name} has no download")
     alone = tmp_path / "alone.json"
-    alone.write_text(json.dumps(load("quickstart_demo")), encoding="utf-8")
+    alone.write_text(json.dumps(load("colour_demo")), encoding="utf-8")
     assert file_faults(alone, info, folders) == ["alone.json: there is no alone.jpg"]
 
 
@@ -220,8 +220,8 @@ def scores_of(server, prompt: dict[str, Any], *rewards: Any) -> dict[str, torch.
     return scores
 
 
-def test_quickstart_over_http(server, quickstart):
-    scores = scores_of(server, quickstart, ColourReward("hue", 240.0))
+def test_colour_over_http(server, coloured):
+    scores = scores_of(server, coloured, ColourReward("hue", 240.0))
     assert (scores["guided"] > scores["plain"] + 0.01).all(), scores
 
 
@@ -245,9 +245,25 @@ def test_combined_weights_show_their_scores(server, combined):
         assert np.allclose(log_w, 50 * symmetry + 60 * colour, atol=0.01)
 
 
-def test_whole_quickstart_runs_as_one_prompt(server, quickstart):
-    entry = server.queue(changed(quickstart, "LAGSDemoModel", batch_size=2), timeout=300)
+def test_a_whole_graph_runs_as_one_prompt(server, coloured):
+    entry = server.queue(changed(coloured, "LAGSDemoModel", batch_size=2), timeout=300)
     assert len(server.pictures(entry)) == 4
+
+
+def test_quickstart_shows_a_higher_score_under_every_image(server, info):
+    """Guided by the CLIP score: each seed's image scores higher than its plain one, on average."""
+    prompt = to_prompt(load("quickstart_demo"), info)
+    entry = server.queue(prompt, timeout=300)
+    shown = {}
+    for key, node in prompt.items():
+        if node["class_type"] == "LAGSScoreImages":
+            judged = entry["outputs"][key]["lags_scores"]
+            shown[node["inputs"]["images"][0]] = np.mean([one["score"] for one in judged])
+            assert len(judged) == 4
+    decoders = [key for key, node in prompt.items() if node["class_type"] == "VAEDecode"]
+    plain, guided = sorted(shown, key=int)
+    assert [plain, guided] == sorted(decoders, key=int)
+    assert shown[guided] > shown[plain] + 0.01
 
 
 def test_demo_reports_a_higher_score_and_writes_the_pictures(server, tmp_path, capsys):
@@ -255,7 +271,7 @@ def test_demo_reports_a_higher_score_and_writes_the_pictures(server, tmp_path, c
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     scores = {line[0]: float(line[1]) for line in lines if line[0] in ("plain", "guided")}
     assert scores["guided"] > scores["plain"] + 0.01
-    assert len(list(tmp_path.glob("plain_*.png"))) == len(list(tmp_path.glob("guided_*.png"))) == 16
+    assert len(list(tmp_path.glob("plain_*.png"))) == len(list(tmp_path.glob("guided_*.png"))) == 4
     assert (tmp_path / "side_by_side.png").is_file()
 
 

@@ -19,6 +19,7 @@ OURS = "LAGS"  # what the ids of our nodes begin with
 CHOICE, GROWING = "COMFY_DYNAMICCOMBO_V3", "COMFY_AUTOGROW_V3"  # inputs that bring others
 WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", CHOICE}
 FILES = {"file", "text_file", "clip"}  # lists of what the user has
+MOVED = {"quickstart_demo": "colour_demo"}  # where a graph lies since another has its name
 NOTES = ("Note", "MarkdownNote")  # a page's own nodes, free to be rewritten
 
 Description = dict[str, Any]
@@ -107,7 +108,8 @@ def breaks(old: Description, new: Description) -> list[str]:
         if name not in new["workflows"]:
             found.append(f"workflow {name} is gone")
             continue
-        lost = _lost(nodes, new["workflows"][name])
+        there = (new["workflows"].get(place, []) for place in (name, MOVED.get(name, name)))
+        lost = min((_lost(nodes, graph) for graph in there), key=len)
         found += [f"workflow {name}: no {kind} with {count} values" for kind, count in lost]
     return found
 

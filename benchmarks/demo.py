@@ -1,0 +1,97 @@
+"""The demo: a prompt drawn plainly and with LAGS, the same seeds, as a table and an image.
+
+``python3 dev.py demo`` needs neither a GPU nor a download: model and scorers come with the pack.
+The weight is the bundled CLIP score of the prompt. Below each image stands how sure the judge is
+that everything asked for is there; nothing is guided by the judge.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from time import perf_counter
+
+import torch
+
+from ..demo.pictures import Row, plot_schedules, save_rows
+from ..demo.scenes.captions import read_labels
+from ..guidance import MODES, Trace, plan, preset
+from ..rewards import ClipScore, Weight
+from ._family import Task, run_guided
+from ._judge import load_judge, log_fulfilled
+from ._scenes import Scenes, deviation
+from .paper import PLAIN, RUNS
+
+ROOT = Path(__file__).resolve().parents[1]
+SLIGHT = 0.02  # mean change of a colour, of 1: less is hardly seen
+
+
+def main(arguments: list[str]) -> None:
+    """Draw, print the table, write the images, and say where they are."""
+    choice = _options(arguments)
+    choice.out.mkdir(parents=True, exist_ok=True)
+    scenes, judge = Scenes(), load_judge()
+    reward = scenes.scorer(ClipScore, choice.prompt)
+
+    def task(nats: float) -> Task:
+        weight = Weight.of(reward, nats)
+        return scenes.task(choice.prompt, weight, choice.cfg, choice.steps)
+
+    nats = choice.nats / deviation(task(1.0), choice.seed, choice.images)
+    print(f"{choice.prompt}\nWeight: CLIP score, automatic strength {choice.nats:g} ({nats:.0f})")
+    print("method    CLIP score  judge   change  model calls  gradients  seconds")
+    rows: list[Row] = []
+    for name in (PLAIN, *MODES):
+        start, trace = perf_counter(), Trace()
+        if name == PLAIN:
+            latents = RUNS[PLAIN](task(nats), choice.images, choice.seed)
+        else:
+            sigmas = task(nats).sigmas(choice.steps)
+            latents, trace = run_guided(
+                task(nats), preset(name), sigmas, choice.images, choice.seed
+            )
+        seconds, images = perf_counter() - start, scenes.images(latents)
+        sure = log_fulfilled(judge(images), choice.labels).exp()
+        rows.append(Row(name, images, [f"{value:.0%}" for value in sure.tolist()]))
+        change = float((images - rows[0].images).abs().mean())
+        calls = trace.model_calls or choice.steps
+        with torch.no_grad():
+            score = float(reward(images).mean())
+        print(
+            f"{name:9} {score:10.4f} {float(sure.mean()):6.0%} {change:8.3f} {calls:12d} "
+            f"{trace.weight_calls:10d} {seconds:8.1f}"
+            + (f"  {acts_late(name, task(nats))}" if name != PLAIN and change < SLIGHT else ""),
+            flush=True,
+        )
+    side_by_side, schedule = choice.out / "demo.png", choice.out / "schedule.png"
+    save_rows(rows, side_by_side)
+    plot_schedules(task(nats).sigmas(choice.steps), schedule)
+    print(f"Same seeds, one row per method, the judge's probability below: {side_by_side}")
+    print(f"What each schedule does at every noise level: {schedule}")
+
+
+def acts_late(mode: str, task: Task) -> str:
+    """Why a mode changes little: from which noise level on it guides with half of its strength."""
+    made = plan(preset(mode), task.sigmas(task.steps), lambda sigma, noise, x: x + sigma * noise)
+    half = made.sigma_ve[made.alpha >= made.alpha.max() / 2][0]
+    return (
+        f"changes little: it guides from noise level {half:.2f} on, of {made.sigma_ve[0]:.1f}, "
+        "where the subjects are decided"
+    )
+
+
+def _options(arguments: list[str]) -> argparse.Namespace:
+    options = argparse.ArgumentParser(prog="dev.py demo", description=__doc__)
+    options.add_argument("--prompt", default="a cat and a balloon on a blue background")
+    options.add_argument("--nats", type=float, default=2.0, help="automatic strength")
+    options.add_argument("--images", type=int, default=6)
+    options.add_argument("--steps", type=int, default=25)
+    options.add_argument("--cfg", type=float, default=3.0)
+    options.add_argument("--seed", type=int, default=1)
+    options.add_argument("--out", type=Path, default=ROOT / "output")
+    choice = options.parse_args(arguments)
+    try:
+        choice.labels = read_labels(choice.prompt)
+    except ValueError as error:
+        options.error(str(error))
+    return choice
