@@ -275,6 +275,15 @@ def run_guided(
 
 
 @torch.no_grad()
+def run_plain(task: Task, groups: int, seed: int) -> Tensor:
+    """Plain images [G, ...] from the noise that ``run_guided`` takes."""
+    draw, sigmas = _noises(task, groups, seed), task.sigmas(task.steps)
+    return time_travel(
+        task.denoiser, draw() * sigmas[0], sigmas, [1] * task.steps, lambda like: draw()
+    )
+
+
+@torch.no_grad()
 def _plain(task: Task, noise: Tensor, generator: torch.Generator) -> Tensor:
     """Plain images from unit noise."""
     sigmas = task.sigmas(task.steps)

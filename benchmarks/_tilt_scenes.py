@@ -19,9 +19,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..demo.scenes.diffusion import LATENT_RGB_FILE
-from ..guidance import Method, preset, time_travel
+from ..guidance import Method, preset
 from ..rewards import ClipScore, ColourReward, PickScore, Reward, Weight
-from ._family import Task, run_guided
+from ._family import Task, run_guided, run_plain
 from ._judge import Judge, load_judge
 from ._scenes import BATCH, Scenes, images_of
 from ._tilting import Cell, Plain
@@ -91,14 +91,10 @@ def latents_of(task: Task, count: int, method: Method | None = None) -> Tensor:
     parts = []
     for number, start in enumerate(range(0, count, BATCH)):
         groups = min(BATCH, count - start)
-        sigmas = task.sigmas(task.steps)
-        if method is not None:
-            parts.append(run_guided(task, method, sigmas, groups, number)[0])
-            continue
-        generator = torch.Generator().manual_seed(number)
-        x = torch.randn(groups, *task.shape, generator=generator) * sigmas[0]
-        noise = lambda like, g=generator: torch.randn(like.shape, generator=g)  # noqa: E731
-        parts.append(time_travel(task.denoiser, x, sigmas, [1] * task.steps, noise))
+        if method is None:
+            parts.append(run_plain(task, groups, number))
+        else:
+            parts.append(run_guided(task, method, task.sigmas(task.steps), groups, number)[0])
     return torch.cat(parts)
 
 

@@ -1,8 +1,8 @@
 """The demo: a prompt drawn plainly and with LAGS, the same seeds, as a table and an image.
 
 ``python3 dev.py demo`` needs neither a GPU nor a download: model and scorers come with the pack.
-The weight is the bundled CLIP score of the prompt. Below each image stands how sure the judge is
-that everything asked for is there; nothing is guided by the judge.
+The weight is the bundled CLIP score of a wish that says more than the prompt. Below each image
+stands how sure the judge is that the wish is fulfilled; nothing is guided by the judge.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from ..demo.pictures import Row, plot_schedules, save_rows
 from ..demo.scenes.captions import read_labels
 from ..guidance import MODES, Trace, plan, preset
 from ..rewards import ClipScore, Weight
-from ._family import Task, run_guided
+from ._family import Task, run_guided, run_plain
 from ._judge import load_judge, log_fulfilled
 from ._scenes import Scenes, deviation
-from .paper import PLAIN, RUNS
 
 ROOT = Path(__file__).resolve().parents[1]
+PLAIN = "plain"
 SLIGHT = 0.02  # mean change of a colour, of 1: less is hardly seen
 
 
@@ -31,20 +31,21 @@ def main(arguments: list[str]) -> None:
     choice = _options(arguments)
     choice.out.mkdir(parents=True, exist_ok=True)
     scenes, judge = Scenes(), load_judge()
-    reward = scenes.scorer(ClipScore, choice.prompt)
+    reward = scenes.scorer(ClipScore, choice.wish)
 
     def task(nats: float) -> Task:
         weight = Weight.of(reward, nats)
         return scenes.task(choice.prompt, weight, choice.cfg, choice.steps)
 
     nats = choice.nats / deviation(task(1.0), choice.seed, choice.images)
-    print(f"{choice.prompt}\nWeight: CLIP score, automatic strength {choice.nats:g} ({nats:.0f})")
+    print(f"Prompt: {choice.prompt}\nWeight: CLIP score of '{choice.wish}', ", end="")
+    print(f"automatic strength {choice.nats:g} ({nats:.0f} nats per unit of score)")
     print("method    CLIP score  judge   change  model calls  gradients  seconds")
     rows: list[Row] = []
     for name in (PLAIN, *MODES):
         start, trace = perf_counter(), Trace()
         if name == PLAIN:
-            latents = RUNS[PLAIN](task(nats), choice.images, choice.seed)
+            latents = run_plain(task(nats), choice.images, choice.seed)
         else:
             sigmas = task(nats).sigmas(choice.steps)
             latents, trace = run_guided(
@@ -82,16 +83,17 @@ def acts_late(mode: str, task: Task) -> str:
 
 def _options(arguments: list[str]) -> argparse.Namespace:
     options = argparse.ArgumentParser(prog="dev.py demo", description=__doc__)
-    options.add_argument("--prompt", default="a cat and a balloon on a blue background")
-    options.add_argument("--nats", type=float, default=2.0, help="automatic strength")
+    options.add_argument("--prompt", default="a cat", help="what the model is asked for")
+    options.add_argument("--wish", default="a cat on a blue background", help="what w favours")
+    options.add_argument("--nats", type=float, default=3.0, help="automatic strength")
     options.add_argument("--images", type=int, default=6)
     options.add_argument("--steps", type=int, default=25)
-    options.add_argument("--cfg", type=float, default=3.0)
+    options.add_argument("--cfg", type=float, default=2.0)
     options.add_argument("--seed", type=int, default=1)
     options.add_argument("--out", type=Path, default=ROOT / "output")
     choice = options.parse_args(arguments)
     try:
-        choice.labels = read_labels(choice.prompt)
+        choice.labels = read_labels(choice.wish)
     except ValueError as error:
         options.error(str(error))
     return choice

@@ -27,7 +27,7 @@ from ..guidance import DPS, FreeDoM, Method, preset
 from ..guidance.methods.lidar import COUNT as LOOKAHEAD
 from ..guidance.particles import best, gather
 from ..rewards import PickScore, Weight
-from ._family import Task, lidar, run_best_of, run_guided, run_particles
+from ._family import Task, lidar, run_best_of, run_guided, run_particles, run_plain
 from ._judge import Judge, Real, load_judge, load_real
 from ._paper_plot import draw
 from ._report import parser, report
@@ -109,7 +109,7 @@ def lags(mode: str, c: float = 10.0) -> Run:
 
 
 RUNS: dict[str, Run] = {
-    PLAIN: best_plain(1),
+    PLAIN: run_plain,
     RULER: lags("paper"),
     "LAGS, balanced": lags("balanced"),
     "LAGS, fast": lags("fast"),

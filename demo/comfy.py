@@ -84,8 +84,7 @@ def run_workflow(server: Server, out: Path, timeout: float) -> None:
 def reward_of(prompt: dict[str, Any]) -> Reward:
     """The CLIP score that the workflow's weight asks for."""
     (weight,) = [node for node in prompt.values() if node["class_type"] == "LAGSLoadWeight"]
-    source, _ = weight["inputs"]["reward.prompt"]
-    return load_scorer(ClipScore, prompt[source]["inputs"]["value"])
+    return load_scorer(ClipScore, weight["inputs"]["reward.prompt"])
 
 
 def shortened(prompt: dict[str, Any]) -> dict[str, Any]:
