@@ -11,6 +11,7 @@ from .checkpoint import CheckpointError, Weights
 
 Shapes = Mapping[str, Sequence[int]]
 CLIP_L = "https://huggingface.co/openai/clip-vit-large-patch14"
+SO400M = "https://huggingface.co/google/siglip-so400m-patch14-384"
 DINO = "https://huggingface.co/facebook/dinov2-base"
 ELSEWHERE = "It belongs to another node."
 CONVERTED = f"There is a version for transformers, such as model.safetensors of {DINO}."
@@ -65,13 +66,22 @@ OPEN_CLIP_BARE = Layout(
     OPEN_CLIP_IMAGE.name, ("conv1.weight", "class_embedding", "transformer.resblocks.*", "proj")
 )
 DINOV2 = Layout("a DINOv2", ("embeddings.cls_token", "encoder.layer.*.layer_scale1.lambda1"))
-SIGLIP = Layout("a SigLIP", ("vision_model.embeddings.patch_embedding.bias", _BLOCKS))
+_SIGLIP = ("vision_model.embeddings.patch_embedding.bias", _BLOCKS)
+SIGLIP = Layout("a SigLIP", (*_SIGLIP, "vision_model.head.probe"))
+SIGLIP_BARE = Layout("a SigLIP", ("embeddings.patch_embedding.bias", "head.probe"))
 HEAD = Layout("LAION's aesthetic head", ("layers.0.weight", "layers.7.weight"))
 LINEAR_HEAD = Layout("one of LAION's first aesthetic heads", ("weight", "bias"))
+
+CLASSIFIER = Layout(
+    "an image classifier of transformers",
+    ("classifier.weight", "*.embeddings.*"),
+    "It belongs to Weight: classifier.",
+)
 
 # What serves where: both sides of a CLIP, the image side alone, the text side alone.
 WHOLE = (CLIP, OPEN_CLIP)
 IMAGES = (*WHOLE, CLIP_IMAGE, OPEN_CLIP_IMAGE, OPEN_CLIP_BARE)
+SIGLIPS = (SIGLIP, SIGLIP_BARE)
 TEXTS = (*WHOLE, CLIP_TEXT, CLIP_WORDS)
 IMAGE_REWARD = Layout("ImageReward", ("blip.visual_encoder.*", "mlp.layers.*"))
 
@@ -92,10 +102,23 @@ LAYOUTS = (
     IMAGE_REWARD,
     Layout("a BLIP", ("vision_model.encoder.layers.*.self_attn.qkv.weight",)),
     Layout("the image side of LLaVA", (_CLASS, "multi_modal_projector.*"), ELSEWHERE),
+    CLASSIFIER,
     CLIP,
     CLIP_IMAGE,
     CLIP_TRUNK,
+    Layout(
+        "a SigLIP 2 that reads images of any shape (NaFlex)",
+        ("vision_model.embeddings.patch_embedding.weight", _BLOCKS),
+        f"Take a SigLIP of a fixed size, such as {SO400M}.",
+        768,  # numbers of a patch of 16 pixels
+    ),
     SIGLIP,
+    SIGLIP_BARE,
+    Layout(
+        "a SigLIP without its pooling head",
+        _SIGLIP,
+        f"The whole one has it: model.safetensors of {SO400M}.",
+    ),
     CLIP_TEXT,
     CLIP_WORDS,
     OPEN_CLIP,
@@ -115,11 +138,6 @@ LAYOUTS = (
         "a vision transformer in the layout of timm or torch hub, such as DINO's first",
         ("blocks.*.attn.qkv.weight", "patch_embed.proj.weight"),
         CONVERTED,
-    ),
-    Layout(
-        "an image classifier of transformers",
-        ("classifier.weight", "*.embeddings.*"),
-        "It belongs to Weight: classifier.",
     ),
     Layout(
         "a vision transformer of transformers, such as DINO's first",
@@ -148,8 +166,8 @@ def image_features(shapes: Shapes) -> int:
     return (*shapes.get("visual.proj", shapes.get("proj", ())), 0, 0)[1]
 
 
-def expect(weights: Weights, path: Path, layouts: Sequence[Layout], expected: str) -> None:
-    """Refuse a file that is known to be something else.
+def expect(weights: Weights, path: Path, layouts: Sequence[Layout], expected: str) -> Layout | None:
+    """What a file is, if it is known; one that is known to be something else is refused.
 
     Args:
         weights: of the file.
@@ -164,3 +182,4 @@ def expect(weights: Weights, path: Path, layouts: Sequence[Layout], expected: st
     if layout is not None and layout not in layouts:
         said = f"{path} is {layout.name}; expected {expected}. {layout.instead}"
         raise CheckpointError(said.rstrip())
+    return layout

@@ -40,6 +40,7 @@ from ..rewards.layouts import (
     IMAGES,
     LINEAR_HEAD,
     OPEN_CLIP,
+    SIGLIPS,
     WHOLE,
     Shapes,
     image_features,
@@ -53,7 +54,8 @@ from .prompts import plain_prompt
 
 CLIP_L = ("*clip-vit-large-patch14/model.safetensors", "*clip-vit-large-patch14.safetensors")
 CLIP_L += ("*clip_vision_l*.safetensors", "*clip-vit-l-14*.safetensors")
-ANY_CLIP = (*CLIP_L, "*clip*.safetensors", "clip_vision/*")
+# Not sigclip, as a SigLIP for ComfyUI is called: it comes after all CLIPs.
+ANY_CLIP = (*CLIP_L, "clip*.safetensors", "*[!g]clip*.safetensors", "clip_vision/*")
 ENCODER = ClipScore.published
 FILES = {
     "PickScore": ModelFile(
@@ -102,11 +104,11 @@ FILES = {
     "text side": ModelFile("CLIP's text side", folders=("text_encoders",)),
     "classifier": ModelFile("an image classifier", bundled="green"),
     "content": ModelFile(
-        "a CLIP or DINOv2",
+        "a CLIP, SigLIP or DINOv2",
         ENCODER,
-        ("*dinov2*/model.safetensors", "*dino*.safetensors", *ANY_CLIP),
+        ("*dinov2*/model.safetensors", "*dino*.safetensors", *ANY_CLIP, "*siglip*.safetensors"),
         ("clip_vision",),
-        (DINOV2, *IMAGES),
+        (DINOV2, *IMAGES, *SIGLIPS),
     ),
     "style": ModelFile(
         "a CLIP", ENCODER, ANY_CLIP, ("clip_vision",), (CLIP, CLIP_IMAGE, CLIP_TRUNK)

@@ -39,7 +39,7 @@ def sharpen(module: nn.Module, seed: int) -> None:
             if weight.ndim >= 2 or name.endswith("class_embedding"):
                 scale = 1 / math.sqrt(weight[0].numel())
                 weight.copy_(torch.randn(weight.shape, generator=generator) * scale)
-            elif name.endswith("bias"):
+            elif name.endswith("bias") and weight.ndim:  # not SigLIP's logit_bias
                 weight.copy_(0.1 * torch.randn(weight.shape, generator=generator))
 
 
@@ -260,6 +260,21 @@ def dinov2(folder: Path, seed: int = 6) -> Path:
     look = {"size": {"shortest_edge": 36}, "crop_size": {"height": SIDE, "width": SIDE}}
     look |= {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225], "resample": 3}
     return _model_folder(folder / "tiny-dinov2", Dinov2Model(Dinov2Config(**VIT)), seed, look)
+
+
+def siglip(folder: Path, seed: int = 10) -> Path:
+    """A SigLIP's folder, both sides, as its page has it; made of a size, without a crop."""
+    from transformers import SiglipConfig, SiglipModel
+
+    sides = {"vision_config": VIT | {"intermediate_size": 48}}
+    text = dict.fromkeys(("num_hidden_layers", "num_attention_heads"), 1)
+    text |= {"vocab_size": 9, "hidden_size": WIDTH, "intermediate_size": 8}
+    text |= {"projection_size": WIDTH, "bos_token_id": 1, "eos_token_id": 2}
+    config = SiglipConfig(**sides, text_config=text)
+    look = {"size": {"height": SIDE, "width": SIDE}, "resample": 3, "do_normalize": True}
+    look |= {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    look["image_processor_type"] = "SiglipImageProcessor"
+    return _model_folder(folder / "siglip-tiny", SiglipModel(config), seed, look)
 
 
 def _model_folder(folder: Path, model: Any, seed: int, look: dict[str, Any]) -> Path:

@@ -125,6 +125,9 @@ NETWORKS: dict[str, Maker] = {
     "DINOv2 reference": lambda folder, dtype: reference_of(
         reference.reference_encoder(reward_files.dinov2(folder), dtype)
     ),
+    "SigLIP reference": lambda folder, dtype: reference_of(
+        reference.reference_encoder(reward_files.siglip(folder), dtype)
+    ),
     "style": style,
     "masked PickScore": lambda *at: rewards.MaskedReward(reading("PickScore")(*at), disc()),
 }

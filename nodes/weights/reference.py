@@ -35,7 +35,11 @@ class LAGSWeightReference(io.ComfyNode):
                 io.DynamicCombo.Input(
                     "like",
                     options=[
-                        _like("content", ReferenceReward, "A CLIP or DINOv2; also in clip_vision."),
+                        _like(
+                            "content",
+                            ReferenceReward,
+                            "A CLIP, SigLIP or DINOv2; also in clip_vision.",
+                        ),
                         _like("style", StyleReward, "A CLIP; also in clip_vision."),
                     ],
                     tooltip="In what the result should be like the reference image. For style use "

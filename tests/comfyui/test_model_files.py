@@ -92,6 +92,10 @@ USUAL = {
     "CLIP score": (L14, "clip-vit-base-patch32/model.safetensors"),
     "content": (
         *("dinov2-base/model.safetensors", "clip_vision/dinov2_large.safetensors"),
+        *(
+            "siglip-base-patch16-224/model.safetensors",
+            "clip_vision/sigclip_vision_384.safetensors",
+        ),
         "clip_vision/CLIP-ViT-H-14-laion2B-s32B-b79K.safetensors",
     ),
     "style": ("clip_vision/clip-vit-large-patch14.safetensors",),
@@ -172,14 +176,26 @@ BAGEL_VAE = {"encoder.conv_in.weight": (8, 3, 3, 3), "decoder.conv_in.weight": (
 HUGE = "CLIP-ViT-H-14-laion2B-s32B-b79K.safetensors"
 
 
-@pytest.mark.parametrize("kind", ["content", "style"])
-def test_auto_passes_over_a_siglip(folders, kind):
-    """Its usual name has 'clip' in it."""
-    write(folders / "clip_vision/sigclip_vision_patch14_384.safetensors", SIGLIP)
-    with pytest.raises(ModelFileError, match=r"sigclip_vision_patch14_384.safetensors \(a SigLIP"):
-        FILES[kind].path("auto")
-    good = clip_file(folders / "clip_vision" / HUGE, *clip.VISION)
-    assert FILES[kind].path("auto") == good
+def test_auto_takes_a_siglip_for_content_only(folders):
+    """Its usual name has 'clip' in it; a CLIP is taken before it, whatever the two are called."""
+    siglip = write(folders / "clip_vision/sigclip_vision_patch14_384.safetensors", SIGLIP)
+    with pytest.raises(ModelFileError, match=r"patch14_384.safetensors \(a SigLIP\)"):
+        FILES["style"].path("auto")
+    assert FILES["content"].path("auto") == siglip
+    good = clip_file(folders / "clip_vision/zz_clip_h.safetensors", *clip.VISION)
+    assert FILES["content"].path("auto") == FILES["style"].path("auto") == good
+
+
+def test_auto_passes_over_a_siglip_that_cannot_serve(folders):
+    """One of image models without its head, and NaFlex."""
+    bare = {key: shape for key, shape in SIGLIP.items() if "head" not in key}
+    write(folders / FOLDER / "siglip_redux.safetensors", bare)
+    flex = SIGLIP | {"vision_model.embeddings.patch_embedding.weight": (8, 768)}
+    write(folders / FOLDER / "siglip2-naflex/model.safetensors", flex)
+    with pytest.raises(ModelFileError, match=r"naflex.*\(NaFlex\).*without its pooling head"):
+        FILES["content"].path("auto")
+    good = write(folders / FOLDER / "siglip2-zz/model.safetensors", SIGLIP)
+    assert FILES["content"].path("auto") == good
 
 
 def test_auto_matches_names_without_a_borrowed_folders(folders, caplog):
@@ -290,9 +306,9 @@ def test_auto_takes_a_damaged_file_only_where_no_other_can_serve(folders, put):
 def test_auto_looks_again_at_a_file_that_has_changed(folders):
     path = write(folders / "clip_vision/clip.safetensors", SIGLIP)
     with pytest.raises(ModelFileError):
-        FILES["content"].path("auto")
+        FILES["style"].path("auto")
     clip_file(path, *clip.VISION)
-    assert FILES["content"].path("auto") == path
+    assert FILES["style"].path("auto") == path
 
 
 def test_auto_takes_none_of_the_packs_own(folders, monkeypatch):

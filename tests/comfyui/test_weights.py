@@ -154,7 +154,10 @@ def test_two_sides_of_a_clip_in_two_files(weight_files):
     assert not torch.allclose(scores(apart, image), scores(together, image))
 
 
-@pytest.mark.parametrize("file", [VISION, CLIP, "tiny-dinov2/model.safetensors"])
+@pytest.mark.parametrize(
+    "file",
+    [VISION, CLIP, *(f"{name}/model.safetensors" for name in ("tiny-dinov2", "siglip-tiny"))],
+)
 def test_content_is_highest_at_the_reference(weight_files, file):
     image = noise(4)
     found = scores(reference(image[1:2], file=file), image)[0]

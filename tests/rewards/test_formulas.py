@@ -397,6 +397,19 @@ def test_a_dinov2_reference(tmp_path: Path) -> None:
     assert reward(images[3:]).item() == pytest.approx(1, abs=1e-5)
 
 
+def test_a_siglip_reference(tmp_path: Path) -> None:
+    """Cosine of the pooled features, which a whole SigLIP compares with its texts'."""
+    from transformers import SiglipModel
+
+    path = reward_files.siglip(tmp_path)
+    model = SiglipModel.from_pretrained(str(path.parent)).eval()
+    with torch.no_grad():
+        seen = model.vision_model(pixel_values=normalised(pictures(4), HALF)).pooler_output
+    encoder = reference_encoder(path, torch.float32)
+    reward = rewards.ReferenceReward(encoder, reference_features(encoder, pictures(4)[3:]))
+    assert_scores(reward, pictures(4)[:3], unit(seen)[:3] @ unit(seen)[3])
+
+
 def test_style(tmp_path: Path) -> None:
     """FreeDoM's energy: Gram matrices of the third block's features without the class token."""
     path, wanted = reward_files.clip_vision(tmp_path), pictures(1, seed=6)

@@ -32,7 +32,18 @@ FOREIGN: dict[str, tuple[str, Shapes]] = {
     "T5": ("T5", {"shared.weight": (4, 4), "encoder.block.0.layer.0.SelfAttention.q.weight": (4,)}),
     "LoRA": ("LoRA", {"lora_unet_down_blocks_0.lora_down.weight": (4, 4)}),
     "BLIP": ("BLIP", {VISION + "class_embedding": (4,), BLOCK + "self_attn.qkv.weight": (12, 4)}),
-    "SigLIP": ("SigLIP", {VISION + "patch_embedding.bias": (4,), BLOCK + "layer_norm1.bias": (4,)}),
+    "SigLIP": (
+        "SigLIP without its pooling head",
+        {VISION + "patch_embedding.bias": (4,), BLOCK + "layer_norm1.bias": (4,)},
+    ),
+    "NaFlex": (
+        "SigLIP 2 that reads images of any shape (NaFlex)",
+        {VISION + "patch_embedding.weight": (4, 768), BLOCK + "layer_norm1.bias": (4,)},
+    ),
+    "SigLIP classifier": (
+        "image classifier of transformers",
+        {VISION + "patch_embedding.bias": (4,), BLOCK + "bias": (4,), "classifier.weight": (2, 4)},
+    ),
     "timm CLIP": ("timm", {"visual.trunk.blocks.0.attn.qkv.weight": (12, 4)}),
     "EVA": ("EVA", {"visual.blocks.0.attn.q_bias": (4,)}),
     "DINOv3": ("DINOv3", {**DINO, "layer.0.layer_scale1.lambda1": (4,)}),
@@ -77,6 +88,7 @@ def test_every_file_of_ours_is_recognised(tmp_path: Path) -> None:
         kinds.CLIP_IMAGE: reward_files.clip_vision(tmp_path / "vision"),
         kinds.OPEN_CLIP: reward_files.hps(tmp_path),
         kinds.DINOV2: reward_files.dinov2(tmp_path),
+        kinds.SIGLIP: reward_files.siglip(tmp_path),
         kinds.HEAD: reward_files.aesthetic(tmp_path),
         kinds.IMAGE_REWARD: reward_files.image_reward(tmp_path),
     }
