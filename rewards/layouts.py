@@ -70,6 +70,11 @@ _SIGLIP = ("vision_model.embeddings.patch_embedding.bias", _BLOCKS)
 SIGLIP = Layout("a SigLIP", (*_SIGLIP, "vision_model.head.probe"))
 SIGLIP_BARE = Layout("a SigLIP", ("embeddings.patch_embedding.bias", "head.probe"))
 HEAD = Layout("LAION's aesthetic head", ("layers.0.weight", "layers.7.weight"))
+SIGLIP_HEAD = Layout(
+    "the aesthetic head of version 2.5, for SigLIP's features",
+    ("scoring_head.0.weight", "scoring_head.8.weight"),
+    "It belongs to Load Weight Function, aesthetic.",
+)
 LINEAR_HEAD = Layout("one of LAION's first aesthetic heads", ("weight", "bias"))
 
 CLASSIFIER = Layout(
@@ -143,12 +148,7 @@ LAYOUTS = (
         "a vision transformer of transformers, such as DINO's first",
         ("*embeddings.cls_token", "*encoder.layer.*"),
     ),
-    Layout(
-        "an aesthetic head for SigLIP's features (version 2.5)",
-        ("*.0.weight", "*.0.bias"),
-        "",
-        1152,
-    ),
+    SIGLIP_HEAD,
     HEAD,
     LINEAR_HEAD,
 )
@@ -164,6 +164,13 @@ def image_features(shapes: Shapes) -> int:
     if _PROJECTION in shapes:
         return shapes[_PROJECTION][0]
     return (*shapes.get("visual.proj", shapes.get("proj", ())), 0, 0)[1]
+
+
+def siglip_sizes(shapes: Shapes) -> tuple[int, ...]:
+    """Of a SigLIP: how many patches it sees, its width, and how many words it knows; 0 for none."""
+    places = "embeddings.position_embedding.weight"
+    sizes = shapes.get(f"vision_model.{places}", shapes.get(places, (0, 0)))
+    return (*sizes, shapes.get("text_model.embeddings.token_embedding.weight", (0,))[0])
 
 
 def expect(weights: Weights, path: Path, layouts: Sequence[Layout], expected: str) -> Layout | None:

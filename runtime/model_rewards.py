@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from ..rewards import (
     SymmetryReward,
 )
 from ..rewards.aesthetic import aesthetic_head
+from ..rewards.base import Published
 from ..rewards.classifier import GOALS, Classifier, among, class_numbers, classifier
 from ..rewards.clip import TextEncoder, early_layers, image_encoder, text_encoder
 from ..rewards.hps import hps_encoder
@@ -40,12 +42,16 @@ from ..rewards.layouts import (
     IMAGES,
     LINEAR_HEAD,
     OPEN_CLIP,
+    SIGLIP_HEAD,
     SIGLIPS,
+    SO400M,
     WHOLE,
     Shapes,
     image_features,
+    siglip_sizes,
 )
 from ..rewards.reference import reference_encoder, reference_features
+from ..rewards.siglip import siglip_encoder
 from . import models
 from .checks import numbers, with_commas
 from .images import channels_first
@@ -97,10 +103,18 @@ FILES = {
         (
             *("*ava1-l14-linearmse*.safetensors", "*ava1-l14-linearmse*.pth"),
             *("*sa_0_4_vit_l_14_linear*.safetensors", "*sa_0_4_vit_l_14_linear*.pth"),
+            *("*aesthetic_predictor_v2_5*.safetensors", "*aesthetic_predictor_v2_5*.pth"),
         ),
-        layouts=(HEAD, LINEAR_HEAD),
+        layouts=(HEAD, LINEAR_HEAD, SIGLIP_HEAD),
     ),
     "aesthetic CLIP": ModelFile("CLIP ViT-L/14", ENCODER, CLIP_L, ("clip_vision",), IMAGES),
+    "aesthetic SigLIP": ModelFile(
+        "SigLIP so400m patch14-384",
+        Published("siglip-so400m-patch14-384/model.safetensors", SO400M, 3.5),
+        ("*siglip-so400m-patch14-384*.safetensors", "*sig*lip*.safetensors", "clip_vision/*"),
+        ("clip_vision",),
+        SIGLIPS,
+    ),
     "text side": ModelFile("CLIP's text side", folders=("text_encoders",)),
     "classifier": ModelFile("an image classifier", bundled="green"),
     "content": ModelFile(
@@ -116,6 +130,7 @@ FILES = {
 }
 # Trainings of CLIP's sizes by others: their features are of other spaces.
 NOT_OPENAI = ("laion", "datacomp", "commonpool", "metaclip", "dfn", "openclip", "open_clip")
+SIGLIP_WORDS = 32000  # in the first SigLIP's vocabulary; the second has 256,000
 SAME_FILE = "same file"
 
 
@@ -207,9 +222,21 @@ def of_openai(width: int) -> Fault:
     return fault
 
 
+def of_so400m(name: str, path: Path, shapes: Shapes) -> str:
+    """What auto looks at where it must be the SigLIP of the aesthetic head's version 2.5."""
+    patches, width, words = siglip_sizes(shapes)
+    if (patches, width) != (729, 1152):
+        return f"sees {patches} patches and gives {width} features, not 729 and 1152"
+    second = words > SIGLIP_WORDS or re.search(r"sigc?lip[-_ ]?v?2(?!\d)", name.lower())
+    return "a SigLIP 2, whose features are of another space" if second else ""
+
+
 def aesthetic(chosen: dict[str, Any]) -> Reward:
-    """The LAION aesthetic score."""
+    """The aesthetic score, of LAION's head or of version 2.5."""
     head = models.shared(aesthetic_head, FILES["aesthetic"].path(chosen["file"]), "float32")
+    if head.reads_siglip:
+        path = FILES["aesthetic SigLIP"].path(chosen["clip"], fault=of_so400m)
+        return Aesthetic(models.shared(siglip_encoder, path, chosen["precision"]), head)
     path = FILES["aesthetic CLIP"].path(chosen["clip"], fault=of_openai(head.width))
     return Aesthetic(models.shared(image_encoder, path, chosen["precision"]), head)
 

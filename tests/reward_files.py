@@ -116,12 +116,21 @@ def hps(folder: Path, version: str = "2.1", seed: int = 2) -> Path:
 
 def aesthetic(folder: Path, seed: int = 3, width: int = SHARED) -> Path:
     """The LAION aesthetic head as published: a torch file of five linear layers."""
+    return _head(folder / "sac+logos+ava1-l14-linearMSE.pth", head_shapes(width), seed)
+
+
+def aesthetic_25(folder: Path, seed: int = 11, width: int = WIDTH) -> Path:
+    """The head of version 2.5 as published: other keys, in bfloat16."""
+    shapes = head_shapes(width, "scoring_head", (0, 2, 4, 6, 8))
+    return _head(folder / "aesthetic_predictor_v2_5.pth", shapes, seed, torch.bfloat16)
+
+
+def _head(path: Path, shapes: Shapes, seed: int, dtype: torch.dtype = torch.float32) -> Path:
     generator, weights = torch.Generator().manual_seed(seed), {}
-    for key, shape in head_shapes(width).items():
+    for key, shape in shapes.items():
         scale = 0.1 if len(shape) == 1 else 1 / math.sqrt(shape[1])
-        weights[key] = scale * torch.randn(shape, generator=generator)
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "sac+logos+ava1-l14-linearMSE.pth"
+        weights[key] = (scale * torch.randn(shape, generator=generator)).to(dtype)
+    path.parent.mkdir(parents=True, exist_ok=True)
     torch.save(weights, path)
     return path
 
@@ -170,10 +179,12 @@ def spelled_out(pattern: str) -> list[str]:
     return [f"{pattern[: found.start()]}{choice}{end}" for choice in choices for end in ends]
 
 
-def head_shapes(width: int) -> Shapes:
+def head_shapes(
+    width: int, name: str = "layers", places: tuple[int, ...] = (0, 2, 4, 6, 7)
+) -> Shapes:
     """Keys and shapes of the five linear layers on features of this width."""
-    sizes = {0: (1024, width), 2: (128, 1024), 4: (64, 128), 6: (16, 64), 7: (1, 16)}
-    return expand({f"layers.{i}.{{weight,bias}}": shape for i, shape in sizes.items()})
+    sizes = zip(places, [(1024, width), (128, 1024), (64, 128), (16, 64), (1, 16)], strict=True)
+    return expand({f"{name}.{i}.{{weight,bias}}": shape for i, shape in sizes})
 
 
 def image_reward_shapes(

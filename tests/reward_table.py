@@ -11,7 +11,16 @@ from pathlib import Path
 
 import torch
 from lags_pack import rewards
-from lags_pack.rewards import Reward, aesthetic, classifier, clip, hps, image_reward, reference
+from lags_pack.rewards import (
+    Reward,
+    aesthetic,
+    classifier,
+    clip,
+    hps,
+    image_reward,
+    reference,
+    siglip,
+)
 from lags_pack.rewards.colour import ATTRIBUTES
 from lags_pack.tests import reward_files
 from torch import Tensor
@@ -92,6 +101,11 @@ def aesthetic_of(folder: Path, dtype: torch.dtype) -> Reward:
     return rewards.Aesthetic(encoder, aesthetic.aesthetic_head(reward_files.aesthetic(folder)))
 
 
+def aesthetic_25(folder: Path, dtype: torch.dtype) -> Reward:
+    encoder = siglip.siglip_encoder(reward_files.siglip(folder), dtype)
+    return rewards.Aesthetic(encoder, aesthetic.aesthetic_head(reward_files.aesthetic_25(folder)))
+
+
 def tiny_classifier(folder: Path, dtype: torch.dtype) -> classifier.Classifier:
     return classifier.classifier(reward_files.classifier(folder), dtype)
 
@@ -116,6 +130,7 @@ def disc(height: int = 24, width: int = 24) -> Tensor:
 NETWORKS: dict[str, Maker] = {
     **{name: reading(name) for name in READERS},
     "aesthetic": aesthetic_of,
+    "aesthetic 2.5": aesthetic_25,
     "class": lambda *at: rewards.ClassReward(tiny_classifier(*at), [0, 2]),
     "not class": lambda *at: rewards.ClassReward(tiny_classifier(*at), [1], away=True),
     "balance": lambda *at: rewards.BalanceReward(tiny_classifier(*at), [0, 3], [0.9, 0.1]),

@@ -24,7 +24,7 @@ from lags_pack.runtime.model_files import (
     ModelFileError,
     register_folder,
 )
-from lags_pack.runtime.model_rewards import FILES, of_openai, of_width
+from lags_pack.runtime.model_rewards import FILES, of_openai, of_so400m, of_width
 from lags_pack.tests import reward_files
 from lags_pack.tests.reward_files import Payload
 from safetensors.torch import load_file, save_file
@@ -87,6 +87,11 @@ USUAL = {
     "aesthetic": (
         "sac+logos+ava1-l14-linearMSE.pth",
         "aesthetic/sac+logos+ava1-l14-linearMSE.safetensors",
+        "aesthetic_predictor_v2_5.pth",
+    ),
+    "aesthetic SigLIP": (
+        "siglip-so400m-patch14-384/model.safetensors",
+        "clip_vision/sigclip_vision_patch14_384.safetensors",
     ),
     "aesthetic CLIP": (L14, "clip_vision/clip_vision_l.safetensors"),
     "CLIP score": (L14, "clip-vit-base-patch32/model.safetensors"),
@@ -269,6 +274,43 @@ def test_auto_takes_the_clip_as_wide_as_the_aesthetic_head(folders):
     write(folders / "clip_vision/clip_vision_l.safetensors", CLIP_VISION_L)
     with pytest.raises(ModelFileError, match="gives 24 features, not 9"):
         load_weight("aesthetic")
+
+
+POSITIONS, WORDS = (
+    f"{part}.embeddings.{name}_embedding.weight"
+    for part, name in (("vision_model", "position"), ("text_model", "token"))
+)
+SO400M = SIGLIP | {POSITIONS: (729, 1152), WORDS: (32000, 1)}
+
+
+def test_auto_takes_the_siglip_that_the_aesthetic_head_was_trained_on(folders):
+    """Not one of another size, nor SigLIP 2, told by its vocabulary or else by its name."""
+    reward_files.aesthetic_25(folders / FOLDER)
+    place = folders / FOLDER
+    write(place / "a-siglip/model.safetensors", SO400M | {POSITIONS: (196, 768)})
+    write(place / "b-siglip/model.safetensors", SO400M | {WORDS: (32001, 1)})
+    write(folders / "clip_vision/siglip2_so400m.safetensors", SIGLIP | {POSITIONS: (729, 1152)})
+    with pytest.raises(ModelFileError) as caught:
+        load_weight("aesthetic")
+    for said in (
+        "a-siglip/model.safetensors (sees 196 patches and gives 768 features, not 729 and 1152)",
+        "b-siglip/model.safetensors (a SigLIP 2, whose features",
+        "clip_vision/siglip2_so400m.safetensors (a SigLIP 2, whose features",
+        "Download model.safetensors (3.5 GB) from https://huggingface.co/google/siglip-so400m",
+    ):
+        assert said in str(caught.value)
+    good = write(folders / "clip_vision/zz_sigclip_384.safetensors", SO400M)
+    assert FILES["aesthetic SigLIP"].path("auto", fault=of_so400m) == good
+
+
+def test_an_aesthetic_head_of_version_25_reads_a_siglip(folders):
+    reward_files.aesthetic_25(folders / FOLDER)
+    reward_files.siglip(folders / FOLDER)
+    clip_file(folders / "clip_vision/clip_vision_l.safetensors", *clip.VISION)
+    file = "siglip-tiny/model.safetensors"
+    assert torch.isfinite(scores(load_weight("aesthetic", clip=file), noise(1))).all()
+    with pytest.raises(CheckpointError, match="is the image side of a CLIP; expected a SigLIP's"):
+        load_weight("aesthetic", clip="clip_vision/clip_vision_l.safetensors")
 
 
 def test_style_takes_an_image_side_without_its_projection(folders):

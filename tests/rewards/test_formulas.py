@@ -16,6 +16,7 @@ from lags_pack.rewards.classifier import Classifier, classifier
 from lags_pack.rewards.hps import hps_encoder
 from lags_pack.rewards.preprocessing import Preprocessing
 from lags_pack.rewards.reference import reference_encoder, reference_features
+from lags_pack.rewards.siglip import siglip_encoder
 from lags_pack.tests import reward_files
 from PIL import Image
 from safetensors.torch import load_file
@@ -181,9 +182,11 @@ def linear(weights: Weights, key: str, x: Tensor) -> Tensor:
     return x @ weights[f"{key}.weight"].T + weights[f"{key}.bias"]
 
 
-def linear_layers(weights: Weights, prefix: str, features: Tensor) -> Tensor:
-    for number in (0, 2, 4, 6, 7):
-        features = linear(weights, f"{prefix}layers.{number}", features)
+def linear_layers(
+    weights: Weights, prefix: str, features: Tensor, last: int = 7, name: str = "layers"
+) -> Tensor:
+    for number in (0, 2, 4, 6, last):
+        features = linear(weights, f"{prefix}{name}.{number}", features)
     return features[:, 0]
 
 
@@ -194,6 +197,16 @@ def test_aesthetic(tmp_path: Path) -> None:
         features = unit(clip_vision_model(vision)(normalised(pictures())).image_embeds)
     expected = linear_layers(torch.load(head, weights_only=True), "", features)
     reward = rewards.Aesthetic(clip.image_encoder(vision, torch.float32), aesthetic_head(head))
+    assert_scores(reward, pictures(), expected)
+
+
+def test_aesthetic_of_version_25(tmp_path: Path) -> None:
+    """Five linear layers on the normalised pooled features of SigLIP; the file is in bfloat16."""
+    path, head = reward_files.siglip(tmp_path), reward_files.aesthetic_25(tmp_path)
+    features = unit(siglip_features(path, pictures()))
+    weights = {key: value.float() for key, value in torch.load(head, weights_only=True).items()}
+    expected = linear_layers(weights, "", features, 8, "scoring_head")
+    reward = rewards.Aesthetic(siglip_encoder(path, torch.float32), aesthetic_head(head))
     assert_scores(reward, pictures(), expected)
 
 
@@ -397,14 +410,19 @@ def test_a_dinov2_reference(tmp_path: Path) -> None:
     assert reward(images[3:]).item() == pytest.approx(1, abs=1e-5)
 
 
-def test_a_siglip_reference(tmp_path: Path) -> None:
-    """Cosine of the pooled features, which a whole SigLIP compares with its texts'."""
+def siglip_features(path: Path, images: Tensor) -> Tensor:
     from transformers import SiglipModel
 
-    path = reward_files.siglip(tmp_path)
     model = SiglipModel.from_pretrained(str(path.parent)).eval()
     with torch.no_grad():
-        seen = model.vision_model(pixel_values=normalised(pictures(4), HALF)).pooler_output
+        seen: Tensor = model.vision_model(pixel_values=normalised(images, HALF)).pooler_output
+    return seen
+
+
+def test_a_siglip_reference(tmp_path: Path) -> None:
+    """Cosine of the pooled features, which a whole SigLIP compares with its texts'."""
+    path = reward_files.siglip(tmp_path)
+    seen = siglip_features(path, pictures(4))
     encoder = reference_encoder(path, torch.float32)
     reward = rewards.ReferenceReward(encoder, reference_features(encoder, pictures(4)[3:]))
     assert_scores(reward, pictures(4)[:3], unit(seen)[:3] @ unit(seen)[3])

@@ -446,6 +446,7 @@ PUBLISHED = {
     "clip_vision": CLIP_VISION["LAION H"][0],
     "hps": HPS,
     "aesthetic": HEAD,
+    "aesthetic_25": reward_files.head_shapes(1152, "scoring_head", (0, 2, 4, 6, 8)),
     "image_reward": IMAGE_REWARD,
     "classifier": VIT,
     "dinov2": dinov2(11, 768),
@@ -497,6 +498,7 @@ NEEDED: dict[str, tuple[Loader, Make, str]] = {
     "ImageReward's text side": (*READ, CROSS),
     "ImageReward's head": (*READ, "mlp.layers.6.bias"),
     "aesthetic": (head, reward_files.aesthetic, "layers.4.weight"),
+    "aesthetic 2.5": (head, reward_files.aesthetic_25, "scoring_head.6.weight"),
     "classifier": (classifier.classifier, reward_files.classifier, "classifier.bias"),
     "DINOv2": (reference.reference_encoder, reward_files.dinov2, "layernorm.weight"),
     "SigLIP": (reference.reference_encoder, reward_files.siglip, "vision_model.head.mlp.fc1.bias"),
@@ -506,6 +508,7 @@ NEEDED: dict[str, tuple[Loader, Make, str]] = {
 def shown(key: str) -> str:
     """A key as messages have it: newer releases of transformers leave one part away."""
     key = re.sub(r"^blip.visual_encoder.blocks.(\d+).attn", r"encoder.layers.\1.self_attn", key)
+    key = key.replace("scoring_head.", "layers.")
     for part in ("blip.text_encoder.", "mlp.", "vision_model."):
         key = key.removeprefix(part)
     return f"(vision_model.)?{key}"
@@ -620,11 +623,14 @@ FITTING = {  # Files that a loader does read: several scores share a network.
     "CLIP text": ("pickscore", "hps"),
     "CLIP first layers": ("pickscore", "clip_vision"),
     "ImageReward's head": ("image_reward",),
-    "aesthetic": ("aesthetic",),
+    "aesthetic": ("aesthetic", "aesthetic_25"),
     "classifier": ("classifier",),
     "DINOv2": ("dinov2", "pickscore", "clip_vision", "hps", "siglip"),
     "SigLIP": ("dinov2", "pickscore", "clip_vision", "hps", "siglip"),
 }
+
+
+NO_FOLDER = ("hps", "aesthetic", "aesthetic_25", "image_reward")
 
 
 @pytest.mark.parametrize("loader", FITTING)
@@ -634,7 +640,7 @@ def test_another_model_s_file_is_refused(loader: str, tmp_path: Path) -> None:
         path = getattr(reward_files, kind)(tmp_path / kind)
         if kind in FITTING[loader]:
             load(path, torch.float32)
-        elif loader == "classifier" and kind in ("hps", "aesthetic", "image_reward"):
+        elif loader == "classifier" and kind in NO_FOLDER:
             assert "no config.json" in refusal(load, path)
         elif (loader, kind) == ("CLIP first layers", "hps"):
             assert "in open_clip's layout; expected a CLIP vision model" in refusal(load, path)
@@ -654,6 +660,9 @@ def test_networks_that_do_not_belong_together_are_refused(tmp_path: Path) -> Non
     path = reward_files.aesthetic(tmp_path, width=768)
     with pytest.raises(CheckpointError, match="reads 768 features and this CLIP gives 24: choose"):
         rewards.Aesthetic(encoder, aesthetic.aesthetic_head(path))
+    newer = aesthetic.aesthetic_head(reward_files.aesthetic_25(tmp_path))
+    with pytest.raises(CheckpointError, match="32 features and this SigLIP gives 24.*so400m"):
+        rewards.Aesthetic(encoder, newer)
 
 
 # ---- what older and wrapped files carry along ---------------------------------------------------
