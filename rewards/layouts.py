@@ -77,6 +77,21 @@ SIGLIP_HEAD = Layout(
 )
 LINEAR_HEAD = Layout("one of LAION's first aesthetic heads", ("weight", "bias"))
 
+# torchvision's: no other network of its has convolutions at these numbers.
+VGG16 = Layout("a VGG16", ("features.24.weight", "features.26.weight"))
+ALEXNET = Layout("an AlexNet", tuple(f"features.{i}.weight" for i in (3, 6, 10)))
+
+
+def head_key(number: int) -> str:
+    """Of the weights that LPIPS has learned for a layer."""
+    return f"lin{number}.model.1.weight"
+
+
+LPIPS = Layout(
+    "LPIPS's heads",
+    (head_key(0), head_key(4)),
+    "They belong to Weight: reference image, perceptual, as heads.",
+)
 CLASSIFIER = Layout(
     "an image classifier of transformers",
     ("classifier.weight", "*.embeddings.*"),
@@ -149,6 +164,10 @@ LAYOUTS = (
         ("*embeddings.cls_token", "*encoder.layer.*"),
     ),
     SIGLIP_HEAD,
+    VGG16,
+    ALEXNET,
+    Layout("another network of torchvision or timm", ("features.*",)),
+    LPIPS,
     HEAD,
     LINEAR_HEAD,
 )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Sequence
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from ..rewards import (
     HPSv21,
     ImageReward,
     JpegSizeReward,
+    PerceptualReward,
     PickScore,
     ReferenceReward,
     Reward,
@@ -33,6 +36,7 @@ from ..rewards.clip import TextEncoder, early_layers, image_encoder, text_encode
 from ..rewards.hps import hps_encoder
 from ..rewards.image_reward import image_reward_model
 from ..rewards.layouts import (
+    ALEXNET,
     CLIP,
     CLIP_IMAGE,
     CLIP_TRUNK,
@@ -41,21 +45,32 @@ from ..rewards.layouts import (
     IMAGE_REWARD,
     IMAGES,
     LINEAR_HEAD,
+    LPIPS,
     OPEN_CLIP,
     SIGLIP_HEAD,
     SIGLIPS,
     SO400M,
+    VGG16,
     WHOLE,
     Shapes,
+    head_key,
     image_features,
     siglip_sizes,
+)
+from ..rewards.perceptual import (
+    PAGE,
+    VGG16_PAGE,
+    Heads,
+    PerceptualEncoder,
+    perceptual_encoder,
+    perceptual_heads,
 )
 from ..rewards.reference import reference_encoder, reference_features
 from ..rewards.siglip import siglip_encoder
 from . import models
 from .checks import numbers, with_commas
 from .images import channels_first
-from .model_files import Fault, ModelFile, tokenizer_folder
+from .model_files import AUTO, Fault, ModelFile, ModelFileError, tokenizer_folder
 from .prompts import plain_prompt
 
 CLIP_L = ("*clip-vit-large-patch14/model.safetensors", "*clip-vit-large-patch14.safetensors")
@@ -127,11 +142,24 @@ FILES = {
     "style": ModelFile(
         "a CLIP", ENCODER, ANY_CLIP, ("clip_vision",), (CLIP, CLIP_IMAGE, CLIP_TRUNK)
     ),
+    "perceptual": ModelFile(
+        "VGG16 or AlexNet",
+        Published("vgg16.tv_in1k/model.safetensors", VGG16_PAGE, 0.55),
+        ("*vgg16*.safetensors", "*vgg16*.pth", "*alexnet*.safetensors", "*alexnet*.pth"),
+        layouts=(VGG16, ALEXNET),
+    ),
+    "LPIPS heads": ModelFile(
+        "LPIPS's heads",
+        Published("lpips/vgg.pth", PAGE, 0.00001),
+        ("*lpips*.safetensors", "*lpips*.pth", "*vgg.pth", "*alex.pth"),
+        layouts=(LPIPS,),
+    ),
 }
 # Trainings of CLIP's sizes by others: their features are of other spaces.
 NOT_OPENAI = ("laion", "datacomp", "commonpool", "metaclip", "dfn", "openclip", "open_clip")
 SIGLIP_WORDS = 32000  # in the first SigLIP's vocabulary; the second has 256,000
 SAME_FILE = "same file"
+UNIT = "unit weights"
 
 
 def signatures(chosen: Any, *choices: tuple[str, str]) -> list[Any]:
@@ -272,7 +300,42 @@ def style(chosen: dict[str, Any], picture: Tensor) -> Reward:
         return StyleReward(encoder, picture)
 
 
-LIKE = {"content": content, "style": style}
+def perceptual(chosen: dict[str, Any], picture: Tensor) -> Reward:
+    """Like an image in every part, as people compare two images."""
+    path = FILES["perceptual"].path(chosen["file"])
+    encoder = models.shared(perceptual_encoder, path, chosen["precision"])
+    heads = heads_for(encoder, chosen["heads"])
+    models.load([encoder])
+    with torch.inference_mode(False):
+        return PerceptualReward(encoder, picture, heads)
+
+
+def heads_for(encoder: PerceptualEncoder, choice: str) -> Heads | None:
+    """LPIPS's heads; None for unit weights, by choice or where auto finds none, which is said."""
+    if choice == UNIT:
+        return None
+    try:
+        path = FILES["LPIPS heads"].path(choice, fault=of_channels(encoder.channels))
+    except ModelFileError as error:
+        if choice != AUTO:
+            raise
+        logging.warning("LAGS: the perceptual weight takes unit weights. %s", error)
+        return None
+    return models.shared(perceptual_heads, path, "float32")
+
+
+def of_channels(channels: Sequence[int]) -> Fault:
+    """What auto looks at where heads must be for layers of these channels."""
+
+    def fault(name: str, path: Path, shapes: Shapes) -> str:
+        keys = takewhile(shapes.__contains__, map(head_key, count()))
+        found = [shapes[key][1] for key in keys]
+        return "" if found == list(channels) else f"for layers of {found} channels"
+
+    return fault
+
+
+LIKE = {"content": content, "style": style, "perceptual": perceptual}
 
 
 def measured_rates(model: Classifier, classes: Sequence[int], plain: Tensor | None) -> list[float]:

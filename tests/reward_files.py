@@ -288,6 +288,75 @@ def siglip(folder: Path, seed: int = 10) -> Path:
     return _model_folder(folder / "siglip-tiny", SiglipModel(config), seed, look)
 
 
+# Numbers of the convolutions, and channels: those of the published files, and of small ones.
+VGG16_CONVS = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
+VGG16_WIDTHS = (64, 64, 128, 128, *(256,) * 3, *(512,) * 6)
+ALEXNET_CONVS, ALEXNET_WIDTHS = (0, 3, 6, 8, 10), (64, 192, 384, 256, 256)
+
+
+def vgg16(folder: Path, seed: int = 12) -> Path:
+    """torchvision's VGG16, with few channels and its classifier."""
+    widths = (4, 4, 5, 5, 6, 6, 6, *(7,) * 6)
+    return _backbone(folder / "vgg16-397923af.pth", vgg16_shapes(widths, 9), seed)
+
+
+def alexnet(folder: Path, seed: int = 13) -> Path:
+    """torchvision's AlexNet, with few channels and its classifier."""
+    return _backbone(folder / "alexnet-owt.pth", alexnet_shapes((5, 6, 7, 8, 9), 9), seed)
+
+
+def vgg16_shapes(widths: tuple[int, ...] = VGG16_WIDTHS, inner: int = 4096) -> Shapes:
+    """Keys and shapes of a VGG16 of torchvision; for the published one its sizes."""
+    kernels = (3,) * len(widths)
+    return _convolutions(VGG16_CONVS, widths, kernels) | _classifier((0, 3, 6), 49, widths, inner)
+
+
+def alexnet_shapes(widths: tuple[int, ...] = ALEXNET_WIDTHS, inner: int = 4096) -> Shapes:
+    """Keys and shapes of an AlexNet of torchvision."""
+    kernels = (11, 5, 3, 3, 3)
+    return _convolutions(ALEXNET_CONVS, widths, kernels) | _classifier((1, 4, 6), 36, widths, inner)
+
+
+def _convolutions(
+    numbers: tuple[int, ...], widths: tuple[int, ...], kernels: tuple[int, ...]
+) -> Shapes:
+    before = (3, *widths)
+    sizes = zip(numbers, widths, before, kernels, strict=False)
+    return expand({f"features.{n}.{{weight,bias}}": (w, b, k, k) for n, w, b, k in sizes})
+
+
+def _classifier(
+    numbers: tuple[int, ...], places: int, widths: tuple[int, ...], inner: int
+) -> Shapes:
+    sizes = zip(numbers, [(inner, places * widths[-1]), (inner, inner), (1000, inner)], strict=True)
+    return expand({f"classifier.{n}.{{weight,bias}}": shape for n, shape in sizes})
+
+
+def _backbone(path: Path, shapes: Shapes, seed: int) -> Path:
+    """Most of its ReLUs let through what they are given: at a kink no gradient can be measured."""
+    generator, weights = torch.Generator().manual_seed(seed), {}
+    for key, shape in shapes.items():
+        weights[key] = torch.randn(shape, generator=generator) / math.sqrt(math.prod(shape[1:]))
+        if len(shape) == 1:
+            weights[key] = 1 + 0.1 * weights[key]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(weights, path)
+    return path
+
+
+def lpips(folder: Path, channels: tuple[int, ...] = (4, 5, 6, 7, 7), seed: int = 14) -> Path:
+    """LPIPS's heads as published, for the small VGG16: none is below 0."""
+    generator = torch.Generator().manual_seed(seed)
+    weights = {
+        f"lin{i}.model.1.weight": torch.rand(1, count, 1, 1, generator=generator)
+        for i, count in enumerate(channels)
+    }
+    path = folder / "lpips" / "vgg.pth"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(weights, path)
+    return path
+
+
 def _model_folder(folder: Path, model: Any, seed: int, look: dict[str, Any]) -> Path:
     """A model in the keys of published files, which newer releases rename, and what it sees."""
     sharpen(model.eval(), seed)

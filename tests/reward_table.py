@@ -18,6 +18,7 @@ from lags_pack.rewards import (
     clip,
     hps,
     image_reward,
+    perceptual,
     reference,
     siglip,
 )
@@ -121,6 +122,17 @@ def style(folder: Path, dtype: torch.dtype) -> Reward:
     return rewards.StyleReward(encoder, pictures(1, 48, 48, seed=9))
 
 
+def perceptual_vgg(folder: Path, dtype: torch.dtype) -> Reward:
+    encoder = perceptual.perceptual_encoder(reward_files.vgg16(folder), dtype, 64)
+    heads = perceptual.perceptual_heads(reward_files.lpips(folder))
+    return rewards.PerceptualReward(encoder, pictures(1, 48, 48, seed=9), heads)
+
+
+def perceptual_alexnet(folder: Path, dtype: torch.dtype) -> Reward:
+    encoder = perceptual.perceptual_encoder(reward_files.alexnet(folder), dtype, 64)
+    return rewards.PerceptualReward(encoder, pictures(2, 48, 48, seed=9))
+
+
 def disc(height: int = 24, width: int = 24) -> Tensor:
     """A soft-edged round mask, off the middle."""
     rows, columns = torch.linspace(-1, 1, height)[:, None], torch.linspace(-1, 1, width)[None]
@@ -144,8 +156,13 @@ NETWORKS: dict[str, Maker] = {
         reference.reference_encoder(reward_files.siglip(folder), dtype)
     ),
     "style": style,
+    "VGG16": perceptual_vgg,
+    "AlexNet": perceptual_alexnet,
     "masked PickScore": lambda *at: rewards.MaskedReward(reading("PickScore")(*at), disc()),
 }
+
+# ReLUs and the largest of a pool: a long step, or rounding, ends on another side of their kinks.
+KINKED = ("VGG16", "AlexNet")
 
 # ---- without --------------------------------------------------------------------------------
 

@@ -24,7 +24,7 @@ from lags_pack.runtime.model_files import (
     ModelFileError,
     register_folder,
 )
-from lags_pack.runtime.model_rewards import FILES, of_openai, of_so400m, of_width
+from lags_pack.runtime.model_rewards import FILES, UNIT, of_openai, of_so400m, of_width
 from lags_pack.tests import reward_files
 from lags_pack.tests.reward_files import Payload
 from safetensors.torch import load_file, save_file
@@ -104,6 +104,11 @@ USUAL = {
         "clip_vision/CLIP-ViT-H-14-laion2B-s32B-b79K.safetensors",
     ),
     "style": ("clip_vision/clip-vit-large-patch14.safetensors",),
+    "perceptual": (
+        *("vgg16-397923af.pth", "vgg16.tv_in1k/model.safetensors"),
+        *("alexnet-owt-7be5be79.pth", "torchvision/alexnet.safetensors"),
+    ),
+    "LPIPS heads": ("vgg.pth", "v0.1/alex.pth", "lpips_vgg.safetensors"),
 }
 
 
@@ -311,6 +316,37 @@ def test_an_aesthetic_head_of_version_25_reads_a_siglip(folders):
     assert torch.isfinite(scores(load_weight("aesthetic", clip=file), noise(1))).all()
     with pytest.raises(CheckpointError, match="is the image side of a CLIP; expected a SigLIP's"):
         load_weight("aesthetic", clip="clip_vision/clip_vision_l.safetensors")
+
+
+def test_the_perceptual_weight_takes_unit_weights_where_there_are_no_heads(folders, caplog):
+    """And says so; heads of another network are none."""
+    reward_files.vgg16(folders / FOLDER)
+    reward_files.lpips(folders / FOLDER, (64, 192, 384, 256, 256))
+    image = noise(3)
+    bare = scores(reference(image[2:], "perceptual"), image)
+    assert torch.equal(bare, scores(reference(image[2:], "perceptual", heads=UNIT), image))
+    (said,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert "takes unit weights" in said and "for layers of [64, 192, 384, 256, 256]" in said
+    assert "vgg.pth" in said and "https://github.com/richzhang/PerceptualSimilarity" in said
+    with pytest.raises(CheckpointError, match="this network's have.*or unit weights"):
+        reference(image[2:], "perceptual", heads="lpips/vgg.pth")
+    with pytest.raises(ModelFileError, match="no file 'lpips/none.pth'"):
+        reference(image[2:], "perceptual", heads="lpips/none.pth")
+    reward_files.lpips(folders / FOLDER / "lpips_zz")
+    caplog.clear()
+    assert (scores(reference(image[2:], "perceptual"), image) != bare)[0, :2].all()
+    assert "unit weights" not in caplog.text
+
+
+def test_auto_passes_over_networks_that_the_perceptual_weight_cannot_read(folders):
+    """VGG16 with batch norms has the name; its layers have other numbers."""
+    norms = {f"features.{i}.weight": (2, 2, 3, 3) for i in (0, 3, 24, 27)}
+    norms["features.25.running_mean"] = (2,)
+    write(folders / FOLDER / "vgg16_bn.safetensors", norms)
+    with pytest.raises(ModelFileError, match=r"vgg16_bn.safetensors \(another network.*timm/vgg16"):
+        FILES["perceptual"].path("auto")
+    good = reward_files.alexnet(folders / FOLDER)
+    assert FILES["perceptual"].path("auto") == good
 
 
 def test_style_takes_an_image_side_without_its_projection(folders):

@@ -14,6 +14,7 @@ from lags_pack.rewards.aesthetic import aesthetic_head
 from lags_pack.rewards.checkpoint import below
 from lags_pack.rewards.classifier import Classifier, classifier
 from lags_pack.rewards.hps import hps_encoder
+from lags_pack.rewards.perceptual import perceptual_encoder, perceptual_heads
 from lags_pack.rewards.preprocessing import Preprocessing
 from lags_pack.rewards.reference import reference_encoder, reference_features
 from lags_pack.rewards.siglip import siglip_encoder
@@ -440,3 +441,48 @@ def test_style(tmp_path: Path) -> None:
     reward = rewards.StyleReward(clip.early_layers(path, torch.float32), wanted)
     assert_scores(reward, pictures(), expected)
     assert reward(wanted).item() == pytest.approx(0, abs=2e-4)
+
+
+# Convolutions (with a ReLU) and pools of the networks; * ends a layer that LPIPS compares.
+VGG16, ALEXNET = "c c* p c c* p c c c* p c c c* p c c c*", "c* p c* p c* c* c*"
+
+
+def lpips_layers(weights: Weights, network: str, images: Tensor) -> list[Tensor]:
+    """As published: of images in -1..1, with LPIPS's own shift and scale."""
+    shift, scale = torch.tensor([[-0.030, -0.088, -0.188], [0.458, 0.448, 0.450]])[..., None, None]
+    x, layers, convolutions = (2 * images - 1 - shift) / scale, [], iter(weights)
+    for part in network.split():
+        if part == "p":
+            x = F.max_pool2d(x, 3 if network is ALEXNET else 2, 2)
+            continue
+        kernel, bias = weights[next(convolutions)], weights[next(convolutions)]
+        stride, padding = {11: (4, 2), 5: (1, 2), 3: (1, 1)}[kernel.shape[-1]]
+        x = F.conv2d(x, kernel, bias, stride, padding).clamp(min=0)
+        layers += [x] if part.endswith("*") else []
+    return layers
+
+
+@pytest.mark.parametrize(
+    ("network", "make"), [(VGG16, reward_files.vgg16), (ALEXNET, reward_files.alexnet)]
+)
+@pytest.mark.parametrize("trained", [True, False])
+def test_perceptual(network: str, make: Any, trained: bool, tmp_path: Path) -> None:
+    """LPIPS: unit vectors' squared differences, weighted by channel, averaged over the places."""
+    path, images = make(tmp_path), pictures(4, 64, 64)
+    weights = torch.load(path, weights_only=True)
+    layers, distances = lpips_layers(weights, network, images), torch.zeros(3)
+    counts = tuple(layer.shape[1] for layer in layers)
+    heads_file = reward_files.lpips(tmp_path, counts)
+    heads = [value[0, :, 0, 0] for value in torch.load(heads_file, weights_only=True).values()]
+    for layer, head in zip(layers, heads, strict=True):
+        lengths = layer.square().sum(dim=1, keepdim=True).sqrt()
+        for i in range(3):
+            difference = (layer / lengths)[i] - (layer / lengths)[3]
+            factor = head if trained else torch.ones_like(head)
+            distances[i] += (difference.square() * factor[:, None, None]).sum(dim=0).mean()
+    encoder = perceptual_encoder(path, torch.float32, 64)
+    reward = rewards.PerceptualReward(
+        encoder, images[3:], perceptual_heads(heads_file) if trained else None
+    )
+    assert_scores(reward, images[:3], -distances)
+    assert reward(images[3:]).item() == pytest.approx(0, abs=1e-6)

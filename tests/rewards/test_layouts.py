@@ -99,6 +99,9 @@ def test_every_file_of_ours_is_recognised(tmp_path: Path) -> None:
         kinds.DINOV2: reward_files.dinov2(tmp_path),
         kinds.SIGLIP: reward_files.siglip(tmp_path),
         kinds.HEAD: reward_files.aesthetic(tmp_path),
+        kinds.VGG16: reward_files.vgg16(tmp_path),
+        kinds.ALEXNET: reward_files.alexnet(tmp_path),
+        kinds.LPIPS: reward_files.lpips(tmp_path),
         kinds.SIGLIP_HEAD: reward_files.aesthetic_25(tmp_path),
         kinds.IMAGE_REWARD: reward_files.image_reward(tmp_path),
     }

@@ -21,6 +21,7 @@ from lags_pack.rewards import aesthetic, classifier, clip, image_reward, referen
 from lags_pack.rewards import siglip as siglip_file
 from lags_pack.rewards.checkpoint import CheckpointError, below, read_weights
 from lags_pack.rewards.hps import hps_encoder
+from lags_pack.rewards.perceptual import perceptual_encoder
 from lags_pack.tests import reward_files
 from lags_pack.tests.reward_files import Shapes, Weights, expand, spelled_out
 from safetensors.torch import save_file
@@ -451,6 +452,8 @@ PUBLISHED = {
     "classifier": VIT,
     "dinov2": dinov2(11, 768),
     "siglip": SIGLIP,
+    "vgg16": reward_files.vgg16_shapes(),
+    "alexnet": reward_files.alexnet_shapes(),
 }
 
 
@@ -502,6 +505,8 @@ NEEDED: dict[str, tuple[Loader, Make, str]] = {
     "classifier": (classifier.classifier, reward_files.classifier, "classifier.bias"),
     "DINOv2": (reference.reference_encoder, reward_files.dinov2, "layernorm.weight"),
     "SigLIP": (reference.reference_encoder, reward_files.siglip, "vision_model.head.mlp.fc1.bias"),
+    "VGG16": (perceptual_encoder, reward_files.vgg16, "features.19.bias"),
+    "AlexNet": (perceptual_encoder, reward_files.alexnet, "features.8.bias"),
 }
 
 
@@ -627,10 +632,11 @@ FITTING = {  # Files that a loader does read: several scores share a network.
     "classifier": ("classifier",),
     "DINOv2": ("dinov2", "pickscore", "clip_vision", "hps", "siglip"),
     "SigLIP": ("dinov2", "pickscore", "clip_vision", "hps", "siglip"),
+    "VGG16": ("vgg16", "alexnet"),
 }
 
 
-NO_FOLDER = ("hps", "aesthetic", "aesthetic_25", "image_reward")
+NO_FOLDER = ("hps", "aesthetic", "aesthetic_25", "image_reward", "vgg16", "alexnet")
 
 
 @pytest.mark.parametrize("loader", FITTING)
