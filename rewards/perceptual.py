@@ -192,7 +192,7 @@ class PerceptualReward(EncoderReward):
     """
 
     name = "perceptual"
-    scale = "minus LPIPS, 0 at best, about -0.7 for unrelated images; about -5 with weights of 1"
+    scale = "minus LPIPS, 0 at best, below -0.5 for unrelated images; 0 to -10 with unit weights"
     working_range = (1.0, 500.0)
     default_strength = 50.0
     strength_source = "none published; automatic is better"
