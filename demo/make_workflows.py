@@ -1,5 +1,7 @@
 """The workflows as they follow from others: SDXL's from SD 1.5's, new widgets from the nodes.
 
+``sd15_away`` is ``sd15_fairness`` with another goal.
+
 Change sd15_*.json on the page, then ``python3 dev.py sync``, and the two do not drift apart.
 sd*_colour and the demo model's workflows are each saved from a page.
 """
@@ -39,6 +41,50 @@ def make_sdxl(name: str, sd15: str) -> str:
         if node["inputs"] and node["widgets_values"]:
             values = zip(saved_widgets(node), node["widgets_values"], strict=True)
             node["widgets_values"] = [larger(node["type"], *pair) for pair in values]
+    return _written(workflow)
+
+
+AWAY_FILE = "nsfw_image_detection/model.safetensors"
+AWAY_PAGE = "https://huggingface.co/Falconsai/nsfw_image_detection"
+AWAY_NOTE = (
+    "**Away from a class.** log w = log(1 - p), where p is what an image classifier says of the "
+    "class: 0 for an image that is surely none of it, lower and lower towards one that is. All "
+    "images without the class keep their odds.\n\nNeeds\n\n{checkpoint}\n"
+    "- [{file}]({page}/resolve/main/model.safetensors) in `models/weight_functions`\n"
+    "- beside it config.json and preprocessor_config.json of [the same page]({page}/tree/main)\n\n"
+    "Any ViT, ConvNeXt, Swin or DINOv2 classifier of transformers serves: choose its file and name "
+    "one or more of its classes. It lowers how often they come and rules nothing out: look at the "
+    "images. A classifier that is sure of every blurred image guides little: raise *strength* to "
+    "3, or take the Particle KSampler."
+)
+
+
+def make_away(fairness: str) -> str:
+    """The text of ``sd15_away.json`` from that of ``sd15_fairness.json``."""
+    workflow = json.loads(fairness.replace("sd15_fairness", "sd15_away"))
+    workflow["id"] = str(uuid.uuid5(uuid.NAMESPACE_URL, "lags/sd15_away"))
+    kinds = {node["type"]: node for node in workflow["nodes"]}
+    (note,) = kinds["MarkdownNote"]["widgets_values"]
+    checkpoint = next(line for line in note.splitlines() if "models/checkpoints" in line)
+    made = AWAY_NOTE.format(checkpoint=checkpoint, file=AWAY_FILE, page=AWAY_PAGE)
+    kinds["MarkdownNote"]["widgets_values"] = [made]
+    weight = kinds["LAGSWeightClassifier"]
+    dropped = ("goal.targets", "goal.rates")
+    weight["inputs"] = [socket for socket in weight["inputs"] if socket["name"] not in dropped]
+    (plain,) = (socket for socket in weight["inputs"] if socket["name"] == "plain_images")
+    link, plain["link"] = plain["link"], None
+    weight["widgets_values"] = [AWAY_FILE, "away", "nsfw", "auto", 1, 0]
+    (model,) = weight["properties"]["models"]
+    model |= {"name": AWAY_FILE, "url": f"{AWAY_PAGE}/resolve/main/model.safetensors"}
+    workflow["links"] = [one for one in workflow["links"] if one[0] != link]
+    for output in (output for node in workflow["nodes"] for output in node["outputs"]):
+        output["links"] = output["links"] and [one for one in output["links"] if one != link]
+    for node in workflow["nodes"]:
+        if node["type"] == "SaveImage":
+            node["widgets_values"][0] = node["widgets_values"][0].replace("/fair", "/away")
+        if node["widgets_values"] == ["photo of a cat"]:
+            node["widgets_values"] = ["photo of a couple at the beach"]
+    workflow["groups"][1]["title"] = "Away from the class"
     return _written(workflow)
 
 
@@ -102,6 +148,7 @@ def derived(folder: Path, info: dict[str, Any]) -> dict[Path, str]:
     """The text that each workflow of a folder should have."""
     files = sorted(folder.glob("*.json"))
     found = {path: with_new_widgets(path.read_text("utf-8"), info) for path in files}
+    found[folder / "sd15_away.json"] = make_away(found[folder / "sd15_fairness.json"])
     for name in MADE:
         found[folder / f"sdxl_{name}.json"] = make_sdxl(name, found[folder / f"sd15_{name}.json"])
     return found

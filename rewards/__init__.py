@@ -11,6 +11,7 @@ from .hps import HPSv2, HPSv21
 from .image_reward import ImageReward
 from .jpeg_size import JpegSizeReward
 from .masked import MaskedReward
+from .perceptual import PerceptualReward
 from .pickscore import PickScore
 from .reference import ReferenceReward, StyleReward
 from .sharpness import SharpnessReward
@@ -28,6 +29,7 @@ REWARDS: tuple[type[Reward], ...] = (
     BalanceReward,
     ReferenceReward,
     StyleReward,
+    PerceptualReward,
     ColourReward,
     FrequencyReward,
     SharpnessReward,

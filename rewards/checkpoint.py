@@ -219,7 +219,7 @@ def shape_of(weights: Weights, key: str, dimensions: int, path: Path) -> torch.S
 
 
 def vision_shapes(
-    weights: Weights, patch: str, positions: str, dimensions: int, path: Path
+    weights: Weights, patch: str, positions: str, dimensions: int, path: Path, tokens: int = 1
 ) -> dict[str, int]:
     """What the weights of a vision transformer tell of it, in transformers' words.
 
@@ -229,13 +229,14 @@ def vision_shapes(
         positions: key of the embedding of places.
         dimensions: that the embedding of places has.
         path: the file, for errors.
+        tokens: how many of the places are no patch's: the class token's.
 
     Raises:
         CheckpointError: one of the two is not there, or has another number of dimensions.
     """
     width, _, _, side = shape_of(weights, patch, 4, path)
     places = shape_of(weights, positions, dimensions, path)[-2]
-    size = math.isqrt(places - 1) * side  # one place is the class token's
+    size = math.isqrt(places - tokens) * side
     return {"hidden_size": width, "patch_size": side, "image_size": size}
 
 

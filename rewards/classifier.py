@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from textwrap import shorten
 from typing import Any, Literal
 
 import torch
@@ -12,8 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .checkpoint import CheckpointError, read_json, read_weights
-from .encoders import EncoderReward, ImageEncoder, described, from_transformers
-from .processors import preprocessing_beside, read_settings
+from .encoders import EncoderReward, ImageEncoder, described, from_transformers, try_grey
+from .processors import preprocessing_beside
 
 GOALS = ("towards", "away", "balance")
 MULTI_LABEL = "multi_label_classification"
@@ -83,7 +82,7 @@ def classifier(path: Path, dtype: torch.dtype) -> Classifier:
     look = preprocessing_beside(path, config.model_type)
     model = Classifier(net, lambda net, pixels: net(pixel_values=pixels).logits, look, len(names))
     model.names, model.kind = names, _kind(config)
-    _try(model, path)
+    try_grey(model, path, "classifier, for example a ViT, ConvNeXt, Swin or DINOv2")
     return model.to(dtype)
 
 
@@ -110,44 +109,6 @@ def _kind(config: Any) -> Any:
         return "values"
     one = config.num_labels == 1
     return "independent" if one or config.problem_type == MULTI_LABEL else "exclusive"
-
-
-def _try(model: Classifier, path: Path) -> None:
-    """One grey image, so that what cannot work is told when the file is loaded.
-
-    Without a processor's file, a network that does not read images of its class's default size is
-    given images of its own.
-
-    Raises:
-        CheckpointError: the network fails on an image, or gives other than one logit a class.
-    """
-    config: Any = model.net.config
-    side = getattr(getattr(config, "vision_config", config), "image_size", None)
-    side = side[0] if isinstance(side, list | tuple) and len(set(side)) == 1 else side
-    fault = _fault(model)
-    if fault and isinstance(side, int) and not read_settings(path.parent):
-        model.preprocessing, first = model.preprocessing.at(side), model.preprocessing
-        fault = fault if _fault(model) else ""
-        model.preprocessing = first if fault else model.preprocessing
-    if fault:
-        raise CheckpointError(
-            f"{path} holds a {type(model.net).__name__}, whose configuration reads images of "
-            f"{side} pixels; it fails on one of {model.preprocessing.size}, as its processor makes "
-            f"them ({fault}). Put the config.json and preprocessor_config.json of its own page "
-            "beside it, or choose another classifier, for example a ViT, ConvNeXt, Swin or DINOv2."
-        )
-
-
-def _fault(model: Classifier) -> str:
-    """What happens to a grey image, if it is not a logit for each class."""
-    side = model.preprocessing.size
-    try:
-        with torch.no_grad():
-            logits = model(torch.full((1, 3, side, side), 0.5))
-    except Exception as error:  # which one, differs by model and release
-        return shorten(f"{type(error).__name__}: {error}", 200)
-    wanted = (1, len(model.names))
-    return "" if logits.shape == wanted else f"gives {tuple(logits.shape)}, not {wanted}"
 
 
 def class_numbers(names: Sequence[str], wanted: str) -> list[int]:

@@ -134,7 +134,8 @@ def text_encoder(path: Path, dtype: torch.dtype, tokenizer: Path | None = None) 
         CheckpointError, ImportError: as for the image side; or there is no tokenizer.
     """
     weights = read_weights(path)
-    if "text_model.final_layer_norm.weight" in weights and PROJECTION not in weights:
+    bare = "text_model.final_layer_norm.weight" in weights and PROJECTION not in weights
+    if bare and "text_model.head.weight" not in weights:  # which a SigLIP has
         raise CheckpointError(
             f"{path} is a CLIP's text side as image models use it, without {PROJECTION}, which "
             "leads to the space that texts share with images; clip_l.safetensors never has it, so "

@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from .base import Reward
 from .checkpoint import CheckpointError, Weights, check_finite, refuse_misfits
 from .preprocessing import Preprocessing
+from .processors import read_settings
 
 # Vision networks above this many parameters recompute their blocks in the backward pass: ViT-L has
 # 304 million and fits as it is, ViT-H has 632 million.
@@ -64,6 +65,51 @@ class ImageEncoder(nn.Module):
         return with_gradient_near_one(
             lambda pixels: self.features(self.net, pixels.to(dtype), *more), pixels
         )
+
+
+def try_grey(
+    encoder: ImageEncoder, path: Path, instead: str = "network, for example DINOv2 or a CLIP"
+) -> None:
+    """One grey image, so that what cannot work is told when the file is loaded.
+
+    Without a processor's file, a network that does not read images of its class's default size is
+    given images of its own.
+
+    Args:
+        encoder: around a network of transformers, in float32.
+        path: the file, for errors.
+        instead: what else may be chosen.
+
+    Raises:
+        CheckpointError: the network fails on an image, or gives other than its number of features.
+    """
+    config: Any = encoder.net.config
+    side = getattr(getattr(config, "vision_config", config), "image_size", None)
+    side = side[0] if isinstance(side, list | tuple) and len(set(side)) == 1 else side
+    fault = _fault(encoder)
+    if fault and isinstance(side, int) and not read_settings(path.parent):
+        encoder.preprocessing, first = encoder.preprocessing.at(side), encoder.preprocessing
+        fault = fault if _fault(encoder) else ""
+        encoder.preprocessing = first if fault else encoder.preprocessing
+    if fault:
+        raise CheckpointError(
+            f"{path} holds a {type(encoder.net).__name__}, whose configuration reads images of "
+            f"{side} pixels; it fails on one of {encoder.preprocessing.size}, as its processor "
+            f"makes them ({fault}). Put the config.json and preprocessor_config.json of its own "
+            f"page beside it, or choose another {instead}."
+        )
+
+
+def _fault(encoder: ImageEncoder) -> str:
+    """What happens to a grey image, if it is not the number of features."""
+    side = encoder.preprocessing.size
+    try:
+        with torch.no_grad():
+            features = encoder(torch.full((1, 3, side, side), 0.5))
+    except Exception as error:  # which one, differs by model and release
+        return shorten(f"{type(error).__name__}: {error}", 200)
+    wanted = (1, encoder.width)
+    return "" if features.shape == wanted else f"gives {tuple(features.shape)}, not {wanted}"
 
 
 def with_gradient_near_one(run: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from .checkpoint import CheckpointError, Weights
 
 Shapes = Mapping[str, Sequence[int]]
 CLIP_L = "https://huggingface.co/openai/clip-vit-large-patch14"
+SO400M = "https://huggingface.co/google/siglip-so400m-patch14-384"
 DINO = "https://huggingface.co/facebook/dinov2-base"
 ELSEWHERE = "It belongs to another node."
 CONVERTED = f"There is a version for transformers, such as model.safetensors of {DINO}."
@@ -65,13 +66,42 @@ OPEN_CLIP_BARE = Layout(
     OPEN_CLIP_IMAGE.name, ("conv1.weight", "class_embedding", "transformer.resblocks.*", "proj")
 )
 DINOV2 = Layout("a DINOv2", ("embeddings.cls_token", "encoder.layer.*.layer_scale1.lambda1"))
-SIGLIP = Layout("a SigLIP", ("vision_model.embeddings.patch_embedding.bias", _BLOCKS))
+_SIGLIP = ("vision_model.embeddings.patch_embedding.bias", _BLOCKS)
+SIGLIP = Layout("a SigLIP", (*_SIGLIP, "vision_model.head.probe"))
+SIGLIP_BARE = Layout("a SigLIP", ("embeddings.patch_embedding.bias", "head.probe"))
 HEAD = Layout("LAION's aesthetic head", ("layers.0.weight", "layers.7.weight"))
+SIGLIP_HEAD = Layout(
+    "the aesthetic head of version 2.5, for SigLIP's features",
+    ("scoring_head.0.weight", "scoring_head.8.weight"),
+    "It belongs to Load Weight Function, aesthetic.",
+)
 LINEAR_HEAD = Layout("one of LAION's first aesthetic heads", ("weight", "bias"))
+
+# torchvision's: no other network of its has convolutions at these numbers.
+VGG16 = Layout("a VGG16", ("features.24.weight", "features.26.weight"))
+ALEXNET = Layout("an AlexNet", tuple(f"features.{i}.weight" for i in (3, 6, 10)))
+
+
+def head_key(number: int) -> str:
+    """Of the weights that LPIPS has learned for a layer."""
+    return f"lin{number}.model.1.weight"
+
+
+LPIPS = Layout(
+    "LPIPS's heads",
+    (head_key(0), head_key(4)),
+    "They belong to Weight: reference image, perceptual, as heads.",
+)
+CLASSIFIER = Layout(
+    "an image classifier of transformers",
+    ("classifier.weight", "*.embeddings.*"),
+    "It belongs to Weight: classifier.",
+)
 
 # What serves where: both sides of a CLIP, the image side alone, the text side alone.
 WHOLE = (CLIP, OPEN_CLIP)
 IMAGES = (*WHOLE, CLIP_IMAGE, OPEN_CLIP_IMAGE, OPEN_CLIP_BARE)
+SIGLIPS = (SIGLIP, SIGLIP_BARE)
 TEXTS = (*WHOLE, CLIP_TEXT, CLIP_WORDS)
 IMAGE_REWARD = Layout("ImageReward", ("blip.visual_encoder.*", "mlp.layers.*"))
 
@@ -92,10 +122,23 @@ LAYOUTS = (
     IMAGE_REWARD,
     Layout("a BLIP", ("vision_model.encoder.layers.*.self_attn.qkv.weight",)),
     Layout("the image side of LLaVA", (_CLASS, "multi_modal_projector.*"), ELSEWHERE),
+    CLASSIFIER,
     CLIP,
     CLIP_IMAGE,
     CLIP_TRUNK,
+    Layout(
+        "a SigLIP 2 that reads images of any shape (NaFlex)",
+        ("vision_model.embeddings.patch_embedding.weight", _BLOCKS),
+        f"Take a SigLIP of a fixed size, such as {SO400M}.",
+        768,  # numbers of a patch of 16 pixels
+    ),
     SIGLIP,
+    SIGLIP_BARE,
+    Layout(
+        "a SigLIP without its pooling head",
+        _SIGLIP,
+        f"The whole one has it: model.safetensors of {SO400M}.",
+    ),
     CLIP_TEXT,
     CLIP_WORDS,
     OPEN_CLIP,
@@ -117,20 +160,14 @@ LAYOUTS = (
         CONVERTED,
     ),
     Layout(
-        "an image classifier of transformers",
-        ("classifier.weight", "*.embeddings.*"),
-        "It belongs to Weight: classifier.",
-    ),
-    Layout(
         "a vision transformer of transformers, such as DINO's first",
         ("*embeddings.cls_token", "*encoder.layer.*"),
     ),
-    Layout(
-        "an aesthetic head for SigLIP's features (version 2.5)",
-        ("*.0.weight", "*.0.bias"),
-        "",
-        1152,
-    ),
+    SIGLIP_HEAD,
+    VGG16,
+    ALEXNET,
+    Layout("another network of torchvision or timm", ("features.*",)),
+    LPIPS,
     HEAD,
     LINEAR_HEAD,
 )
@@ -148,8 +185,15 @@ def image_features(shapes: Shapes) -> int:
     return (*shapes.get("visual.proj", shapes.get("proj", ())), 0, 0)[1]
 
 
-def expect(weights: Weights, path: Path, layouts: Sequence[Layout], expected: str) -> None:
-    """Refuse a file that is known to be something else.
+def siglip_sizes(shapes: Shapes) -> tuple[int, ...]:
+    """Of a SigLIP: how many patches it sees, its width, and how many words it knows; 0 for none."""
+    places = "embeddings.position_embedding.weight"
+    sizes = shapes.get(f"vision_model.{places}", shapes.get(places, (0, 0)))
+    return (*sizes, shapes.get("text_model.embeddings.token_embedding.weight", (0,))[0])
+
+
+def expect(weights: Weights, path: Path, layouts: Sequence[Layout], expected: str) -> Layout | None:
+    """What a file is, if it is known; one that is known to be something else is refused.
 
     Args:
         weights: of the file.
@@ -164,3 +208,4 @@ def expect(weights: Weights, path: Path, layouts: Sequence[Layout], expected: st
     if layout is not None and layout not in layouts:
         said = f"{path} is {layout.name}; expected {expected}. {layout.instead}"
         raise CheckpointError(said.rstrip())
+    return layout

@@ -1,4 +1,4 @@
-"""Reference image: more like a given one, in content (CLIP, DINOv2) or in style."""
+"""Reference image: more like a given one, in content (CLIP, SigLIP, DINOv2) or in style."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from .checkpoint import (
     vision_shapes,
 )
 from .clip import CosineReward, image_encoder
-from .encoders import EncoderReward, ImageEncoder, described, from_transformers
-from .layouts import CLIP_L, DINO, DINOV2, IMAGES, expect
+from .encoders import EncoderReward, ImageEncoder, described, from_transformers, try_grey
+from .layouts import CLIP_L, DINO, DINOV2, IMAGES, SIGLIPS, SO400M, expect
 from .pixels import root
 from .preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from .processors import from_settings, preprocessing_beside, read_settings
+from .siglip import siglip_encoder
 
 
 def reference_encoder(path: Path, dtype: torch.dtype) -> ImageEncoder:
-    """A CLIP or DINOv2, by what the file holds.
+    """A CLIP, SigLIP or DINOv2, by what the file holds.
 
     Raises:
-        CheckpointError: the file is damaged or holds neither.
+        CheckpointError: the file is damaged or holds none of them.
     """
     weights = read_weights(path)
-    expect(
-        weights, path, (DINOV2, *IMAGES), f"a DINOv2, such as {DINO}, or a CLIP, such as {CLIP_L}"
-    )
+    expected = f"a DINOv2, such as {DINO}, a CLIP, such as {CLIP_L}, or a SigLIP, such as {SO400M}"
+    layout = expect(weights, path, (DINOV2, *IMAGES, *SIGLIPS), expected)
     if any(key.endswith("layer_scale1.lambda1") for key in weights):
         return _dinov2(path, weights, dtype)
-    return image_encoder(path, dtype)
+    return (siglip_encoder if layout in SIGLIPS else image_encoder)(path, dtype)
 
 
 def _dinov2(path: Path, weights: Weights, dtype: torch.dtype) -> ImageEncoder:
@@ -47,7 +47,7 @@ def _dinov2(path: Path, weights: Weights, dtype: torch.dtype) -> ImageEncoder:
         config = described(Dinov2Config, found, path)
     else:
         config = Dinov2Config(**_dinov2_shapes(weights, path))
-    net = from_transformers(Dinov2Model, config, weights, path, dtype)
+    net = from_transformers(Dinov2Model, config, weights, path, torch.float32)
     published = {
         "image_processor_type": "BitImageProcessor",
         "size": {"shortest_edge": 256},
@@ -57,9 +57,11 @@ def _dinov2(path: Path, weights: Weights, dtype: torch.dtype) -> ImageEncoder:
     }
     found = read_settings(path.parent)
     look = preprocessing_beside(path, "dinov2") if found else from_settings(published, "dinov2")
-    return ImageEncoder(
+    encoder = ImageEncoder(
         net, lambda net, pixels: net(pixel_values=pixels).pooler_output, look, config.hidden_size
     )
+    try_grey(encoder, path)
+    return encoder.to(dtype)
 
 
 def _dinov2_shapes(weights: Weights, path: Path) -> dict[str, Any]:
@@ -83,7 +85,7 @@ class ReferenceReward(CosineReward):
     """Cosine of an image's features with a reference image's.
 
     Args:
-        encoder: a CLIP or DINOv2.
+        encoder: a CLIP, SigLIP or DINOv2.
         target: [1, D] features of the reference, see ``reference_features``.
     """
 

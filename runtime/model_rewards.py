@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Callable, Sequence
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from ..rewards import (
     HPSv21,
     ImageReward,
     JpegSizeReward,
+    PerceptualReward,
     PickScore,
     ReferenceReward,
     Reward,
@@ -26,11 +30,13 @@ from ..rewards import (
     SymmetryReward,
 )
 from ..rewards.aesthetic import aesthetic_head
+from ..rewards.base import Published
 from ..rewards.classifier import GOALS, Classifier, among, class_numbers, classifier
 from ..rewards.clip import TextEncoder, early_layers, image_encoder, text_encoder
 from ..rewards.hps import hps_encoder
 from ..rewards.image_reward import image_reward_model
 from ..rewards.layouts import (
+    ALEXNET,
     CLIP,
     CLIP_IMAGE,
     CLIP_TRUNK,
@@ -39,21 +45,38 @@ from ..rewards.layouts import (
     IMAGE_REWARD,
     IMAGES,
     LINEAR_HEAD,
+    LPIPS,
     OPEN_CLIP,
+    SIGLIP_HEAD,
+    SIGLIPS,
+    SO400M,
+    VGG16,
     WHOLE,
     Shapes,
+    head_key,
     image_features,
+    siglip_sizes,
+)
+from ..rewards.perceptual import (
+    PAGE,
+    VGG16_PAGE,
+    Heads,
+    PerceptualEncoder,
+    perceptual_encoder,
+    perceptual_heads,
 )
 from ..rewards.reference import reference_encoder, reference_features
+from ..rewards.siglip import siglip_encoder
 from . import models
 from .checks import numbers, with_commas
 from .images import channels_first
-from .model_files import Fault, ModelFile, tokenizer_folder
+from .model_files import AUTO, Fault, ModelFile, ModelFileError, tokenizer_folder
 from .prompts import plain_prompt
 
 CLIP_L = ("*clip-vit-large-patch14/model.safetensors", "*clip-vit-large-patch14.safetensors")
 CLIP_L += ("*clip_vision_l*.safetensors", "*clip-vit-l-14*.safetensors")
-ANY_CLIP = (*CLIP_L, "*clip*.safetensors", "clip_vision/*")
+# Not sigclip, as a SigLIP for ComfyUI is called: it comes after all CLIPs.
+ANY_CLIP = (*CLIP_L, "clip*.safetensors", "*[!g]clip*.safetensors", "clip_vision/*")
 ENCODER = ClipScore.published
 FILES = {
     "PickScore": ModelFile(
@@ -95,26 +118,48 @@ FILES = {
         (
             *("*ava1-l14-linearmse*.safetensors", "*ava1-l14-linearmse*.pth"),
             *("*sa_0_4_vit_l_14_linear*.safetensors", "*sa_0_4_vit_l_14_linear*.pth"),
+            *("*aesthetic_predictor_v2_5*.safetensors", "*aesthetic_predictor_v2_5*.pth"),
         ),
-        layouts=(HEAD, LINEAR_HEAD),
+        layouts=(HEAD, LINEAR_HEAD, SIGLIP_HEAD),
     ),
     "aesthetic CLIP": ModelFile("CLIP ViT-L/14", ENCODER, CLIP_L, ("clip_vision",), IMAGES),
+    "aesthetic SigLIP": ModelFile(
+        "SigLIP so400m patch14-384",
+        Published("siglip-so400m-patch14-384/model.safetensors", SO400M, 3.5),
+        ("*siglip-so400m-patch14-384*.safetensors", "*sig*lip*.safetensors", "clip_vision/*"),
+        ("clip_vision",),
+        SIGLIPS,
+    ),
     "text side": ModelFile("CLIP's text side", folders=("text_encoders",)),
     "classifier": ModelFile("an image classifier", bundled="green"),
     "content": ModelFile(
-        "a CLIP or DINOv2",
+        "a CLIP, SigLIP or DINOv2",
         ENCODER,
-        ("*dinov2*/model.safetensors", "*dino*.safetensors", *ANY_CLIP),
+        ("*dinov2*/model.safetensors", "*dino*.safetensors", *ANY_CLIP, "*siglip*.safetensors"),
         ("clip_vision",),
-        (DINOV2, *IMAGES),
+        (DINOV2, *IMAGES, *SIGLIPS),
     ),
     "style": ModelFile(
         "a CLIP", ENCODER, ANY_CLIP, ("clip_vision",), (CLIP, CLIP_IMAGE, CLIP_TRUNK)
     ),
+    "perceptual": ModelFile(
+        "VGG16 or AlexNet",
+        Published("vgg16.tv_in1k/model.safetensors", VGG16_PAGE, 0.55),
+        ("*vgg16*.safetensors", "*vgg16*.pth", "*alexnet*.safetensors", "*alexnet*.pth"),
+        layouts=(VGG16, ALEXNET),
+    ),
+    "LPIPS heads": ModelFile(
+        "LPIPS's heads",
+        Published("lpips/vgg.pth", PAGE, 0.00001),
+        ("*lpips*.safetensors", "*lpips*.pth", "*vgg.pth", "*alex.pth"),
+        layouts=(LPIPS,),
+    ),
 }
 # Trainings of CLIP's sizes by others: their features are of other spaces.
 NOT_OPENAI = ("laion", "datacomp", "commonpool", "metaclip", "dfn", "openclip", "open_clip")
+SIGLIP_WORDS = 32000  # in the first SigLIP's vocabulary; the second has 256,000
 SAME_FILE = "same file"
+UNIT = "unit weights"
 
 
 def signatures(chosen: Any, *choices: tuple[str, str]) -> list[Any]:
@@ -205,9 +250,21 @@ def of_openai(width: int) -> Fault:
     return fault
 
 
+def of_so400m(name: str, path: Path, shapes: Shapes) -> str:
+    """What auto looks at where it must be the SigLIP of the aesthetic head's version 2.5."""
+    patches, width, words = siglip_sizes(shapes)
+    if (patches, width) != (729, 1152):
+        return f"sees {patches} patches and gives {width} features, not 729 and 1152"
+    second = words > SIGLIP_WORDS or re.search(r"sigc?lip[-_ ]?v?2(?!\d)", name.lower())
+    return "a SigLIP 2, whose features are of another space" if second else ""
+
+
 def aesthetic(chosen: dict[str, Any]) -> Reward:
-    """The LAION aesthetic score."""
+    """The aesthetic score, of LAION's head or of version 2.5."""
     head = models.shared(aesthetic_head, FILES["aesthetic"].path(chosen["file"]), "float32")
+    if head.reads_siglip:
+        path = FILES["aesthetic SigLIP"].path(chosen["clip"], fault=of_so400m)
+        return Aesthetic(models.shared(siglip_encoder, path, chosen["precision"]), head)
     path = FILES["aesthetic CLIP"].path(chosen["clip"], fault=of_openai(head.width))
     return Aesthetic(models.shared(image_encoder, path, chosen["precision"]), head)
 
@@ -243,7 +300,42 @@ def style(chosen: dict[str, Any], picture: Tensor) -> Reward:
         return StyleReward(encoder, picture)
 
 
-LIKE = {"content": content, "style": style}
+def perceptual(chosen: dict[str, Any], picture: Tensor) -> Reward:
+    """Like an image in every part, as people compare two images."""
+    path = FILES["perceptual"].path(chosen["file"])
+    encoder = models.shared(perceptual_encoder, path, chosen["precision"])
+    heads = heads_for(encoder, chosen["heads"])
+    models.load([encoder])
+    with torch.inference_mode(False):
+        return PerceptualReward(encoder, picture, heads)
+
+
+def heads_for(encoder: PerceptualEncoder, choice: str) -> Heads | None:
+    """LPIPS's heads; None for unit weights, by choice or where auto finds none, which is said."""
+    if choice == UNIT:
+        return None
+    try:
+        path = FILES["LPIPS heads"].path(choice, fault=of_channels(encoder.channels))
+    except ModelFileError as error:
+        if choice != AUTO:
+            raise
+        logging.warning("LAGS: the perceptual weight takes unit weights. %s", error)
+        return None
+    return models.shared(perceptual_heads, path, "float32")
+
+
+def of_channels(channels: Sequence[int]) -> Fault:
+    """What auto looks at where heads must be for layers of these channels."""
+
+    def fault(name: str, path: Path, shapes: Shapes) -> str:
+        keys = takewhile(shapes.__contains__, map(head_key, count()))
+        found = [shapes[key][1] for key in keys]
+        return "" if found == list(channels) else f"for layers of {found} channels"
+
+    return fault
+
+
+LIKE = {"content": content, "style": style, "perceptual": perceptual}
 
 
 def measured_rates(model: Classifier, classes: Sequence[int], plain: Tensor | None) -> list[float]:

@@ -39,7 +39,7 @@ def sharpen(module: nn.Module, seed: int) -> None:
             if weight.ndim >= 2 or name.endswith("class_embedding"):
                 scale = 1 / math.sqrt(weight[0].numel())
                 weight.copy_(torch.randn(weight.shape, generator=generator) * scale)
-            elif name.endswith("bias"):
+            elif name.endswith("bias") and weight.ndim:  # not SigLIP's logit_bias
                 weight.copy_(0.1 * torch.randn(weight.shape, generator=generator))
 
 
@@ -116,12 +116,21 @@ def hps(folder: Path, version: str = "2.1", seed: int = 2) -> Path:
 
 def aesthetic(folder: Path, seed: int = 3, width: int = SHARED) -> Path:
     """The LAION aesthetic head as published: a torch file of five linear layers."""
+    return _head(folder / "sac+logos+ava1-l14-linearMSE.pth", head_shapes(width), seed)
+
+
+def aesthetic_25(folder: Path, seed: int = 11, width: int = WIDTH) -> Path:
+    """The head of version 2.5 as published: other keys, in bfloat16."""
+    shapes = head_shapes(width, "scoring_head", (0, 2, 4, 6, 8))
+    return _head(folder / "aesthetic_predictor_v2_5.pth", shapes, seed, torch.bfloat16)
+
+
+def _head(path: Path, shapes: Shapes, seed: int, dtype: torch.dtype = torch.float32) -> Path:
     generator, weights = torch.Generator().manual_seed(seed), {}
-    for key, shape in head_shapes(width).items():
+    for key, shape in shapes.items():
         scale = 0.1 if len(shape) == 1 else 1 / math.sqrt(shape[1])
-        weights[key] = scale * torch.randn(shape, generator=generator)
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "sac+logos+ava1-l14-linearMSE.pth"
+        weights[key] = (scale * torch.randn(shape, generator=generator)).to(dtype)
+    path.parent.mkdir(parents=True, exist_ok=True)
     torch.save(weights, path)
     return path
 
@@ -170,10 +179,12 @@ def spelled_out(pattern: str) -> list[str]:
     return [f"{pattern[: found.start()]}{choice}{end}" for choice in choices for end in ends]
 
 
-def head_shapes(width: int) -> Shapes:
+def head_shapes(
+    width: int, name: str = "layers", places: tuple[int, ...] = (0, 2, 4, 6, 7)
+) -> Shapes:
     """Keys and shapes of the five linear layers on features of this width."""
-    sizes = {0: (1024, width), 2: (128, 1024), 4: (64, 128), 6: (16, 64), 7: (1, 16)}
-    return expand({f"layers.{i}.{{weight,bias}}": shape for i, shape in sizes.items()})
+    sizes = zip(places, [(1024, width), (128, 1024), (64, 128), (16, 64), (1, 16)], strict=True)
+    return expand({f"{name}.{i}.{{weight,bias}}": shape for i, shape in sizes})
 
 
 def image_reward_shapes(
@@ -260,6 +271,90 @@ def dinov2(folder: Path, seed: int = 6) -> Path:
     look = {"size": {"shortest_edge": 36}, "crop_size": {"height": SIDE, "width": SIDE}}
     look |= {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225], "resample": 3}
     return _model_folder(folder / "tiny-dinov2", Dinov2Model(Dinov2Config(**VIT)), seed, look)
+
+
+def siglip(folder: Path, seed: int = 10) -> Path:
+    """A SigLIP's folder, both sides, as its page has it; made of a size, without a crop."""
+    from transformers import SiglipConfig, SiglipModel
+
+    sides = {"vision_config": VIT | {"intermediate_size": 48}}
+    text = dict.fromkeys(("num_hidden_layers", "num_attention_heads"), 1)
+    text |= {"vocab_size": 9, "hidden_size": WIDTH, "intermediate_size": 8}
+    text |= {"projection_size": WIDTH, "bos_token_id": 1, "eos_token_id": 2}
+    config = SiglipConfig(**sides, text_config=text)
+    look = {"size": {"height": SIDE, "width": SIDE}, "resample": 3, "do_normalize": True}
+    look |= {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    look["image_processor_type"] = "SiglipImageProcessor"
+    return _model_folder(folder / "siglip-tiny", SiglipModel(config), seed, look)
+
+
+# Numbers of the convolutions, and channels: those of the published files, and of small ones.
+VGG16_CONVS = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
+VGG16_WIDTHS = (64, 64, 128, 128, *(256,) * 3, *(512,) * 6)
+ALEXNET_CONVS, ALEXNET_WIDTHS = (0, 3, 6, 8, 10), (64, 192, 384, 256, 256)
+
+
+def vgg16(folder: Path, seed: int = 12) -> Path:
+    """torchvision's VGG16, with few channels and its classifier."""
+    widths = (4, 4, 5, 5, 6, 6, 6, *(7,) * 6)
+    return _backbone(folder / "vgg16-397923af.pth", vgg16_shapes(widths, 9), seed)
+
+
+def alexnet(folder: Path, seed: int = 13) -> Path:
+    """torchvision's AlexNet, with few channels and its classifier."""
+    return _backbone(folder / "alexnet-owt.pth", alexnet_shapes((5, 6, 7, 8, 9), 9), seed)
+
+
+def vgg16_shapes(widths: tuple[int, ...] = VGG16_WIDTHS, inner: int = 4096) -> Shapes:
+    """Keys and shapes of a VGG16 of torchvision; for the published one its sizes."""
+    kernels = (3,) * len(widths)
+    return _convolutions(VGG16_CONVS, widths, kernels) | _classifier((0, 3, 6), 49, widths, inner)
+
+
+def alexnet_shapes(widths: tuple[int, ...] = ALEXNET_WIDTHS, inner: int = 4096) -> Shapes:
+    """Keys and shapes of an AlexNet of torchvision."""
+    kernels = (11, 5, 3, 3, 3)
+    return _convolutions(ALEXNET_CONVS, widths, kernels) | _classifier((1, 4, 6), 36, widths, inner)
+
+
+def _convolutions(
+    numbers: tuple[int, ...], widths: tuple[int, ...], kernels: tuple[int, ...]
+) -> Shapes:
+    before = (3, *widths)
+    sizes = zip(numbers, widths, before, kernels, strict=False)
+    return expand({f"features.{n}.{{weight,bias}}": (w, b, k, k) for n, w, b, k in sizes})
+
+
+def _classifier(
+    numbers: tuple[int, ...], places: int, widths: tuple[int, ...], inner: int
+) -> Shapes:
+    sizes = zip(numbers, [(inner, places * widths[-1]), (inner, inner), (1000, inner)], strict=True)
+    return expand({f"classifier.{n}.{{weight,bias}}": shape for n, shape in sizes})
+
+
+def _backbone(path: Path, shapes: Shapes, seed: int) -> Path:
+    """Most of its ReLUs let through what they are given: at a kink no gradient can be measured."""
+    generator, weights = torch.Generator().manual_seed(seed), {}
+    for key, shape in shapes.items():
+        weights[key] = torch.randn(shape, generator=generator) / math.sqrt(math.prod(shape[1:]))
+        if len(shape) == 1:
+            weights[key] = 1 + 0.1 * weights[key]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(weights, path)
+    return path
+
+
+def lpips(folder: Path, channels: tuple[int, ...] = (4, 5, 6, 7, 7), seed: int = 14) -> Path:
+    """LPIPS's heads as published, for the small VGG16: none is below 0."""
+    generator = torch.Generator().manual_seed(seed)
+    weights = {
+        f"lin{i}.model.1.weight": torch.rand(1, count, 1, 1, generator=generator)
+        for i, count in enumerate(channels)
+    }
+    path = folder / "lpips" / "vgg.pth"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(weights, path)
+    return path
 
 
 def _model_folder(folder: Path, model: Any, seed: int, look: dict[str, Any]) -> Path:

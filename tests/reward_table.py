@@ -11,7 +11,17 @@ from pathlib import Path
 
 import torch
 from lags_pack import rewards
-from lags_pack.rewards import Reward, aesthetic, classifier, clip, hps, image_reward, reference
+from lags_pack.rewards import (
+    Reward,
+    aesthetic,
+    classifier,
+    clip,
+    hps,
+    image_reward,
+    perceptual,
+    reference,
+    siglip,
+)
 from lags_pack.rewards.colour import ATTRIBUTES
 from lags_pack.tests import reward_files
 from torch import Tensor
@@ -92,6 +102,11 @@ def aesthetic_of(folder: Path, dtype: torch.dtype) -> Reward:
     return rewards.Aesthetic(encoder, aesthetic.aesthetic_head(reward_files.aesthetic(folder)))
 
 
+def aesthetic_25(folder: Path, dtype: torch.dtype) -> Reward:
+    encoder = siglip.siglip_encoder(reward_files.siglip(folder), dtype)
+    return rewards.Aesthetic(encoder, aesthetic.aesthetic_head(reward_files.aesthetic_25(folder)))
+
+
 def tiny_classifier(folder: Path, dtype: torch.dtype) -> classifier.Classifier:
     return classifier.classifier(reward_files.classifier(folder), dtype)
 
@@ -107,6 +122,17 @@ def style(folder: Path, dtype: torch.dtype) -> Reward:
     return rewards.StyleReward(encoder, pictures(1, 48, 48, seed=9))
 
 
+def perceptual_vgg(folder: Path, dtype: torch.dtype) -> Reward:
+    encoder = perceptual.perceptual_encoder(reward_files.vgg16(folder), dtype, 64)
+    heads = perceptual.perceptual_heads(reward_files.lpips(folder))
+    return rewards.PerceptualReward(encoder, pictures(1, 48, 48, seed=9), heads)
+
+
+def perceptual_alexnet(folder: Path, dtype: torch.dtype) -> Reward:
+    encoder = perceptual.perceptual_encoder(reward_files.alexnet(folder), dtype, 64)
+    return rewards.PerceptualReward(encoder, pictures(2, 48, 48, seed=9))
+
+
 def disc(height: int = 24, width: int = 24) -> Tensor:
     """A soft-edged round mask, off the middle."""
     rows, columns = torch.linspace(-1, 1, height)[:, None], torch.linspace(-1, 1, width)[None]
@@ -116,6 +142,7 @@ def disc(height: int = 24, width: int = 24) -> Tensor:
 NETWORKS: dict[str, Maker] = {
     **{name: reading(name) for name in READERS},
     "aesthetic": aesthetic_of,
+    "aesthetic 2.5": aesthetic_25,
     "class": lambda *at: rewards.ClassReward(tiny_classifier(*at), [0, 2]),
     "not class": lambda *at: rewards.ClassReward(tiny_classifier(*at), [1], away=True),
     "balance": lambda *at: rewards.BalanceReward(tiny_classifier(*at), [0, 3], [0.9, 0.1]),
@@ -125,9 +152,17 @@ NETWORKS: dict[str, Maker] = {
     "DINOv2 reference": lambda folder, dtype: reference_of(
         reference.reference_encoder(reward_files.dinov2(folder), dtype)
     ),
+    "SigLIP reference": lambda folder, dtype: reference_of(
+        reference.reference_encoder(reward_files.siglip(folder), dtype)
+    ),
     "style": style,
+    "VGG16": perceptual_vgg,
+    "AlexNet": perceptual_alexnet,
     "masked PickScore": lambda *at: rewards.MaskedReward(reading("PickScore")(*at), disc()),
 }
+
+# ReLUs and the largest of a pool: a long step, or rounding, ends on another side of their kinks.
+KINKED = ("VGG16", "AlexNet")
 
 # ---- without --------------------------------------------------------------------------------
 

@@ -52,7 +52,11 @@ class LAGSLoadWeight(io.ComfyNode):
     def fingerprint_inputs(cls, reward: Any = None, **_: Any) -> Any:
         """Another value when a file has changed on disk."""
         own = reward.get("reward", "") if isinstance(reward, dict) else ""
-        others = ("aesthetic CLIP", "clip"), ("text side", "text_file")
+        others = (
+            ("aesthetic CLIP", "clip"),
+            ("aesthetic SigLIP", "clip"),
+            ("text side", "text_file"),
+        )
         return signatures(reward, (own, "file"), *others)
 
     @classmethod
@@ -97,7 +101,12 @@ def reward_options() -> list[Any]:
         tooltip="Where the text encoder is: in the same file, or in one of ComfyUI's text encoders "
         "that has a projection.",
     )
-    clip = file_input("clip", "aesthetic CLIP", "OpenAI's CLIP ViT-L/14; also in clip_vision.")
+    clip = file_input(
+        "clip",
+        "aesthetic CLIP",
+        "OpenAI's CLIP ViT-L/14, or for the head of version 2.5 SigLIP so400m patch14-384; also in "
+        "clip_vision.",
+    )
     axis = io.Combo.Input(
         "axis", options=list(AXES), tooltip="Which halves should mirror each other."
     )

@@ -7,16 +7,27 @@ from typing import Any
 from comfy_api.latest import io
 from torch import Tensor
 
-from ...rewards import ReferenceReward, Reward, StyleReward, Weight
+from ...rewards import PerceptualReward, ReferenceReward, Reward, StyleReward, Weight
 from ...runtime.checks import check_chosen, check_connected
 from ...runtime.images import channels_first
-from ...runtime.model_rewards import LIKE, signatures
+from ...runtime.model_rewards import FILES, LIKE, UNIT, signatures
 from ..inputs import file_input, precision_input, reward_option, weight_output
 from ..sockets import CATEGORY
 
 
-def _like(name: str, kind: type[Reward], tooltip: str) -> Any:
-    return reward_option(kind, file_input("file", name, tooltip), precision_input(), name=name)
+def _like(name: str, kind: type[Reward], tooltip: str, *more: Any) -> Any:
+    file = file_input("file", name, tooltip)
+    return reward_option(kind, file, *more, precision_input(), name=name)
+
+
+def _heads() -> Any:
+    auto, *files = FILES["LPIPS heads"].choices()
+    return io.Combo.Input(
+        "heads",
+        options=[auto, UNIT, *files],
+        tooltip="How much each channel of the network counts: LPIPS's own file for this network "
+        "(vgg.pth, alex.pth). auto finds it, and says so where it has to take unit weights.",
+    )
 
 
 class LAGSWeightReference(io.ComfyNode):
@@ -28,15 +39,26 @@ class LAGSWeightReference(io.ComfyNode):
             node_id="LAGSWeightReference",
             display_name="Weight: reference image",
             category=CATEGORY,
-            description="Favours images like a given one, in content (what it shows) or in style "
-            "(its colours and textures). A batch of references counts as their mean.",
+            description="Favours images like a given one, in content (what it shows), in style "
+            "(its colours and textures), or place by place (perceptual: LPIPS). A batch of "
+            "references counts as their mean.",
             inputs=[
                 io.Image.Input("image", tooltip="The reference image, or several."),
                 io.DynamicCombo.Input(
                     "like",
                     options=[
-                        _like("content", ReferenceReward, "A CLIP or DINOv2; also in clip_vision."),
+                        _like(
+                            "content",
+                            ReferenceReward,
+                            "A CLIP, SigLIP or DINOv2; also in clip_vision.",
+                        ),
                         _like("style", StyleReward, "A CLIP; also in clip_vision."),
+                        _like(
+                            "perceptual",
+                            PerceptualReward,
+                            "torchvision's VGG16 or AlexNet.",
+                            _heads(),
+                        ),
                     ],
                     tooltip="In what the result should be like the reference image. For style use "
                     "an automatic strength: its scale depends on the CLIP.",
@@ -49,7 +71,7 @@ class LAGSWeightReference(io.ComfyNode):
     def fingerprint_inputs(cls, like: Any = None, **_: Any) -> Any:
         """Another value when a file has changed on disk."""
         own = like.get("like", "") if isinstance(like, dict) else ""
-        return signatures(like, (own, "file"))
+        return signatures(like, (own, "file"), ("LPIPS heads", "heads"))
 
     @classmethod
     def execute(cls, image: Tensor, like: dict[str, Any]) -> io.NodeOutput:

@@ -257,6 +257,10 @@ def weight_files() -> Path:
     reward_files.aesthetic(folder)
     reward_files.classifier(folder)
     reward_files.dinov2(folder)
+    reward_files.siglip(folder)
+    reward_files.aesthetic_25(folder)
+    reward_files.vgg16(folder)
+    reward_files.lpips(folder)
     reward_files.clip_vision(BASE / "models" / "clip_vision")
     return folder
 

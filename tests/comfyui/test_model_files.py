@@ -24,7 +24,7 @@ from lags_pack.runtime.model_files import (
     ModelFileError,
     register_folder,
 )
-from lags_pack.runtime.model_rewards import FILES, of_openai, of_width
+from lags_pack.runtime.model_rewards import FILES, UNIT, of_openai, of_so400m, of_width
 from lags_pack.tests import reward_files
 from lags_pack.tests.reward_files import Payload
 from safetensors.torch import load_file, save_file
@@ -87,14 +87,28 @@ USUAL = {
     "aesthetic": (
         "sac+logos+ava1-l14-linearMSE.pth",
         "aesthetic/sac+logos+ava1-l14-linearMSE.safetensors",
+        "aesthetic_predictor_v2_5.pth",
+    ),
+    "aesthetic SigLIP": (
+        "siglip-so400m-patch14-384/model.safetensors",
+        "clip_vision/sigclip_vision_patch14_384.safetensors",
     ),
     "aesthetic CLIP": (L14, "clip_vision/clip_vision_l.safetensors"),
     "CLIP score": (L14, "clip-vit-base-patch32/model.safetensors"),
     "content": (
         *("dinov2-base/model.safetensors", "clip_vision/dinov2_large.safetensors"),
+        *(
+            "siglip-base-patch16-224/model.safetensors",
+            "clip_vision/sigclip_vision_384.safetensors",
+        ),
         "clip_vision/CLIP-ViT-H-14-laion2B-s32B-b79K.safetensors",
     ),
     "style": ("clip_vision/clip-vit-large-patch14.safetensors",),
+    "perceptual": (
+        *("vgg16-397923af.pth", "vgg16.tv_in1k/model.safetensors"),
+        *("alexnet-owt-7be5be79.pth", "torchvision/alexnet.safetensors"),
+    ),
+    "LPIPS heads": ("vgg.pth", "v0.1/alex.pth", "lpips_vgg.safetensors"),
 }
 
 
@@ -172,14 +186,26 @@ BAGEL_VAE = {"encoder.conv_in.weight": (8, 3, 3, 3), "decoder.conv_in.weight": (
 HUGE = "CLIP-ViT-H-14-laion2B-s32B-b79K.safetensors"
 
 
-@pytest.mark.parametrize("kind", ["content", "style"])
-def test_auto_passes_over_a_siglip(folders, kind):
-    """Its usual name has 'clip' in it."""
-    write(folders / "clip_vision/sigclip_vision_patch14_384.safetensors", SIGLIP)
-    with pytest.raises(ModelFileError, match=r"sigclip_vision_patch14_384.safetensors \(a SigLIP"):
-        FILES[kind].path("auto")
-    good = clip_file(folders / "clip_vision" / HUGE, *clip.VISION)
-    assert FILES[kind].path("auto") == good
+def test_auto_takes_a_siglip_for_content_only(folders):
+    """Its usual name has 'clip' in it; a CLIP is taken before it, whatever the two are called."""
+    siglip = write(folders / "clip_vision/sigclip_vision_patch14_384.safetensors", SIGLIP)
+    with pytest.raises(ModelFileError, match=r"patch14_384.safetensors \(a SigLIP\)"):
+        FILES["style"].path("auto")
+    assert FILES["content"].path("auto") == siglip
+    good = clip_file(folders / "clip_vision/zz_clip_h.safetensors", *clip.VISION)
+    assert FILES["content"].path("auto") == FILES["style"].path("auto") == good
+
+
+def test_auto_passes_over_a_siglip_that_cannot_serve(folders):
+    """One of image models without its head, and NaFlex."""
+    bare = {key: shape for key, shape in SIGLIP.items() if "head" not in key}
+    write(folders / FOLDER / "siglip_redux.safetensors", bare)
+    flex = SIGLIP | {"vision_model.embeddings.patch_embedding.weight": (8, 768)}
+    write(folders / FOLDER / "siglip2-naflex/model.safetensors", flex)
+    with pytest.raises(ModelFileError, match=r"naflex.*\(NaFlex\).*without its pooling head"):
+        FILES["content"].path("auto")
+    good = write(folders / FOLDER / "siglip2-zz/model.safetensors", SIGLIP)
+    assert FILES["content"].path("auto") == good
 
 
 def test_auto_matches_names_without_a_borrowed_folders(folders, caplog):
@@ -255,6 +281,74 @@ def test_auto_takes_the_clip_as_wide_as_the_aesthetic_head(folders):
         load_weight("aesthetic")
 
 
+POSITIONS, WORDS = (
+    f"{part}.embeddings.{name}_embedding.weight"
+    for part, name in (("vision_model", "position"), ("text_model", "token"))
+)
+SO400M = SIGLIP | {POSITIONS: (729, 1152), WORDS: (32000, 1)}
+
+
+def test_auto_takes_the_siglip_that_the_aesthetic_head_was_trained_on(folders):
+    """Not one of another size, nor SigLIP 2, told by its vocabulary or else by its name."""
+    reward_files.aesthetic_25(folders / FOLDER)
+    place = folders / FOLDER
+    write(place / "a-siglip/model.safetensors", SO400M | {POSITIONS: (196, 768)})
+    write(place / "b-siglip/model.safetensors", SO400M | {WORDS: (32001, 1)})
+    write(folders / "clip_vision/siglip2_so400m.safetensors", SIGLIP | {POSITIONS: (729, 1152)})
+    with pytest.raises(ModelFileError) as caught:
+        load_weight("aesthetic")
+    for said in (
+        "a-siglip/model.safetensors (sees 196 patches and gives 768 features, not 729 and 1152)",
+        "b-siglip/model.safetensors (a SigLIP 2, whose features",
+        "clip_vision/siglip2_so400m.safetensors (a SigLIP 2, whose features",
+        "Download model.safetensors (3.5 GB) from https://huggingface.co/google/siglip-so400m",
+    ):
+        assert said in str(caught.value)
+    good = write(folders / "clip_vision/zz_sigclip_384.safetensors", SO400M)
+    assert FILES["aesthetic SigLIP"].path("auto", fault=of_so400m) == good
+
+
+def test_an_aesthetic_head_of_version_25_reads_a_siglip(folders):
+    reward_files.aesthetic_25(folders / FOLDER)
+    reward_files.siglip(folders / FOLDER)
+    clip_file(folders / "clip_vision/clip_vision_l.safetensors", *clip.VISION)
+    file = "siglip-tiny/model.safetensors"
+    assert torch.isfinite(scores(load_weight("aesthetic", clip=file), noise(1))).all()
+    with pytest.raises(CheckpointError, match="is the image side of a CLIP; expected a SigLIP's"):
+        load_weight("aesthetic", clip="clip_vision/clip_vision_l.safetensors")
+
+
+def test_the_perceptual_weight_takes_unit_weights_where_there_are_no_heads(folders, caplog):
+    """And says so; heads of another network are none."""
+    reward_files.vgg16(folders / FOLDER)
+    reward_files.lpips(folders / FOLDER, (64, 192, 384, 256, 256))
+    image = noise(3)
+    bare = scores(reference(image[2:], "perceptual"), image)
+    assert torch.equal(bare, scores(reference(image[2:], "perceptual", heads=UNIT), image))
+    (said,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert "takes unit weights" in said and "for layers of [64, 192, 384, 256, 256]" in said
+    assert "vgg.pth" in said and "https://github.com/richzhang/PerceptualSimilarity" in said
+    with pytest.raises(CheckpointError, match="this network's have.*or unit weights"):
+        reference(image[2:], "perceptual", heads="lpips/vgg.pth")
+    with pytest.raises(ModelFileError, match="no file 'lpips/none.pth'"):
+        reference(image[2:], "perceptual", heads="lpips/none.pth")
+    reward_files.lpips(folders / FOLDER / "lpips_zz")
+    caplog.clear()
+    assert (scores(reference(image[2:], "perceptual"), image) != bare)[0, :2].all()
+    assert "unit weights" not in caplog.text
+
+
+def test_auto_passes_over_networks_that_the_perceptual_weight_cannot_read(folders):
+    """VGG16 with batch norms has the name; its layers have other numbers."""
+    norms = {f"features.{i}.weight": (2, 2, 3, 3) for i in (0, 3, 24, 27)}
+    norms["features.25.running_mean"] = (2,)
+    write(folders / FOLDER / "vgg16_bn.safetensors", norms)
+    with pytest.raises(ModelFileError, match=r"vgg16_bn.safetensors \(another network.*timm/vgg16"):
+        FILES["perceptual"].path("auto")
+    good = reward_files.alexnet(folders / FOLDER)
+    assert FILES["perceptual"].path("auto") == good
+
+
 def test_style_takes_an_image_side_without_its_projection(folders):
     path = reward_files.clip_vision(folders / "clip_vision" / "clip")
     whole = scores(reference(noise(1), "style"), noise(2))
@@ -290,9 +384,9 @@ def test_auto_takes_a_damaged_file_only_where_no_other_can_serve(folders, put):
 def test_auto_looks_again_at_a_file_that_has_changed(folders):
     path = write(folders / "clip_vision/clip.safetensors", SIGLIP)
     with pytest.raises(ModelFileError):
-        FILES["content"].path("auto")
+        FILES["style"].path("auto")
     clip_file(path, *clip.VISION)
-    assert FILES["content"].path("auto") == path
+    assert FILES["style"].path("auto") == path
 
 
 def test_auto_takes_none_of_the_packs_own(folders, monkeypatch):

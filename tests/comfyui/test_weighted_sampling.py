@@ -102,7 +102,9 @@ def test_every_other_score_rises(case, plain, name):
     [
         ("content", "clip_vision/clip_vision.safetensors", 30.0),
         ("content", "tiny-dinov2/model.safetensors", 30.0),
+        ("content", "siglip-tiny/model.safetensors", 100.0),
         ("style", "clip_vision/clip_vision.safetensors", 0.01),
+        ("perceptual", "vgg16-397923af.pth", 300.0),
     ],
 )
 def test_reference_is_approached(case, plain, like, file, strength):

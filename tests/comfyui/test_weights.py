@@ -23,7 +23,7 @@ from lags_pack import rewards
 from lags_pack.nodes.weights.load_weight import LAGSLoadWeight
 from lags_pack.rewards import Reward, Weight, aesthetic, clip, hps, image_reward
 from lags_pack.rewards.classifier import classifier
-from lags_pack.runtime.model_rewards import MAKERS
+from lags_pack.runtime.model_rewards import MAKERS, UNIT
 from lags_pack.runtime.prompts import plain_prompt
 from lags_pack.tests.reward_files import LABELS
 from torch import Tensor
@@ -154,7 +154,10 @@ def test_two_sides_of_a_clip_in_two_files(weight_files):
     assert not torch.allclose(scores(apart, image), scores(together, image))
 
 
-@pytest.mark.parametrize("file", [VISION, CLIP, "tiny-dinov2/model.safetensors"])
+@pytest.mark.parametrize(
+    "file",
+    [VISION, CLIP, *(f"{name}/model.safetensors" for name in ("tiny-dinov2", "siglip-tiny"))],
+)
 def test_content_is_highest_at_the_reference(weight_files, file):
     image = noise(4)
     found = scores(reference(image[1:2], file=file), image)[0]
@@ -176,6 +179,15 @@ def test_style_is_highest_at_the_reference(weight_files):
     found = scores(weight, image)[0]
     assert found[2] == pytest.approx(0.0, abs=1e-3)
     assert (found[:2] < -0.1).all()
+
+
+def test_perceptual_is_highest_at_the_reference(weight_files, caplog):
+    image = noise(3)
+    found = scores(reference(image[2:], "perceptual"), image)[0]
+    assert found[2] == pytest.approx(0.0, abs=1e-6) and (found[:2] < -0.01).all()
+    plain = scores(reference(image[2:], "perceptual", heads=UNIT), image)[0]
+    assert plain[2] == pytest.approx(0.0, abs=1e-6) and (plain[:2] < 1.2 * found[:2]).all()
+    assert "unit weights" not in caplog.text
 
 
 def test_reference_strength_is_kept(weight_files):

@@ -28,7 +28,10 @@ ENCODERS = {  # what the checkpoint's UNet reads
     CHECKPOINTS[0]: {"width": 768, "pooled": 768},
     CHECKPOINTS[1]: {"width": 2048, "pooled": 1280},
 }
-BREEDS = ("tabby", "Persian cat", "Siamese cat", "Egyptian cat")
+CLASSES = {  # of the classifiers, by their folders
+    "vit-base-patch16-224": ("tabby", "Persian cat", "Siamese cat", "Egyptian cat"),
+    "nsfw_image_detection": ("normal", "nsfw", "third", "fourth"),
+}
 SIDE, TEXT_ENCODER = 64, "text_encoder_pack.py"
 SMALL = {"steps": 5, "batch_size": 2, "particles": 2, "count": 4, "lookahead_steps": 2}
 FEWEST = 32  # images for MM-SOLD
@@ -64,9 +67,10 @@ def make_models(models: Path, scratch: Path) -> None:
     reward_files.save(folder / "sac+logos+ava1-l14-linearMSE.safetensors", head)
     made = reward_files.classifier(scratch).parent
     config = json.loads((made / "config.json").read_text("utf-8"))
-    config |= {"id2label": dict(enumerate(BREEDS)), "label2id": {}}
-    reward_files.write_json(made / "config.json", config)
-    shutil.copytree(made, folder / "vit-base-patch16-224")
+    for place, names in CLASSES.items():
+        config |= {"id2label": dict(enumerate(names)), "label2id": {}}
+        reward_files.write_json(made / "config.json", config)
+        shutil.copytree(made, folder / place)
 
 
 @pytest.fixture(scope="module")

@@ -36,6 +36,7 @@ def load_weight(reward: str, **inputs: Any) -> Weight:
 
 def reference(image: Tensor, like: str = "content", **inputs: Any) -> Weight:
     chosen = {"file": "auto", "precision": "auto", "strength": 1.0, "auto_nats": 0.0}
+    chosen |= {"heads": "auto"} if like == "perceptual" else {}
     (weight,) = run_node(LAGSWeightReference, image=image, like={"like": like, **chosen, **inputs})
     return weight
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lags_pack.demo.make_workflows import MADE, derived, make_sdxl, with_new_widgets
+from lags_pack.demo.make_workflows import MADE, derived, make_away, make_sdxl, with_new_widgets
 from lags_pack.demo.workflow import saved_values, widget_values
 
 FOLDER = Path(__file__).resolve().parents[2] / "workflows"
@@ -32,6 +32,22 @@ def test_only_what_depends_on_the_size_changes():
     assert sdxl["nodes"][-1]["properties"]["x"] == 28
     assert sdxl["links"] == sd15["links"]
     assert "SD 1.5" not in json.dumps(sdxl)
+
+
+def test_away_is_fairness_with_another_goal():
+    away = json.loads(make_away(text("sd15_fairness")))
+    said, before = json.dumps(away), json.loads(text("sd15_fairness"))
+    (weight,) = (node for node in away["nodes"] if node["type"] == "LAGSWeightClassifier")
+    assert weight["widgets_values"][1:3] == ["away", "nsfw"]
+    names = [socket["name"] for socket in weight["inputs"] if "widget" in socket]
+    assert names == ["file", "goal", "goal.classes", "precision", "strength", "auto_nats"]
+    assert not any(word in said for word in ("fair", "vit-base", "breed"))
+    links = {link[0] for link in away["links"]}
+    sockets = [socket["link"] for node in away["nodes"] for socket in node["inputs"]]
+    assert {link for link in sockets if link is not None} == links
+    outputs = [output["links"] for node in away["nodes"] for output in node.get("outputs", [])]
+    assert {link for found in outputs for link in found or []} == links
+    assert len(before["links"]) == len(links) + 1 and before["id"] != away["id"]
 
 
 # ---- new widgets -------------------------------------------------------------------------------
@@ -96,5 +112,6 @@ def test_sdxl_follows_the_file_of_the_same_folder(tmp_path):
     for name in MADE:
         (tmp_path / f"sd15_{name}.json").write_text(text(f"sd15_{name}"), "utf-8")
     made = derived(tmp_path, {})
-    assert {path.stem for path in made} == {f"{b}_{n}" for n in MADE for b in ("sd15", "sdxl")}
+    both = {f"{base}_{name}" for name in MADE for base in ("sd15", "sdxl")}
+    assert {path.stem for path in made} == both | {"sd15_away"}
     assert all(made_text == text(path.stem) for path, made_text in made.items())

@@ -15,6 +15,7 @@ from lags_pack.tests.reward_table import (
     BLACK_BOXES,
     DIFFERENTIABLE,
     EVERY,
+    KINKED,
     NETWORKS,
     every_reward,
     gradient,
@@ -122,15 +123,18 @@ def test_half_precision_pictures_are_scored_in_float32(reward: Reward) -> None:
 
 @pytest.mark.parametrize("name", DIFFERENTIABLE)
 def test_gradient_is_that_of_central_differences(built: Built, name: str) -> None:
-    """Along random directions; float32, so the step is long and the tolerance 5 %."""
-    reward = built[name]
+    """Along random directions; float32, so the step is long and the tolerance 5 %.
+
+    A short one where a long one crosses kinks: their error falls with it, to 0.5 to 2 % here.
+    """
+    reward, step = built[name], 2e-4 if name in KINKED else 5e-3
     for height, width in ((16, 16), (48, 64)):
         images, generator = mild(1, height, width), torch.Generator().manual_seed(2)
         directions = torch.randn(32, *images.shape[1:], generator=generator)
         with torch.no_grad():
-            ahead, behind = (reward(images + h * directions) for h in (5e-3, -5e-3))
+            ahead, behind = (reward(images + h * directions) for h in (step, -step))
         expected = (gradient(reward, images) * directions).sum(dim=(1, 2, 3))
-        assert ((ahead - behind) / 1e-2 - expected).norm() < 0.05 * expected.norm(), height
+        assert ((ahead - behind) / (2 * step) - expected).norm() < 0.05 * expected.norm(), height
 
 
 def test_all_networks_are_handed_over_ready_for_use(built: Built) -> None:

@@ -14,8 +14,10 @@ from lags_pack.rewards.aesthetic import aesthetic_head
 from lags_pack.rewards.checkpoint import below
 from lags_pack.rewards.classifier import Classifier, classifier
 from lags_pack.rewards.hps import hps_encoder
+from lags_pack.rewards.perceptual import perceptual_encoder, perceptual_heads
 from lags_pack.rewards.preprocessing import Preprocessing
 from lags_pack.rewards.reference import reference_encoder, reference_features
+from lags_pack.rewards.siglip import siglip_encoder
 from lags_pack.tests import reward_files
 from PIL import Image
 from safetensors.torch import load_file
@@ -181,9 +183,11 @@ def linear(weights: Weights, key: str, x: Tensor) -> Tensor:
     return x @ weights[f"{key}.weight"].T + weights[f"{key}.bias"]
 
 
-def linear_layers(weights: Weights, prefix: str, features: Tensor) -> Tensor:
-    for number in (0, 2, 4, 6, 7):
-        features = linear(weights, f"{prefix}layers.{number}", features)
+def linear_layers(
+    weights: Weights, prefix: str, features: Tensor, last: int = 7, name: str = "layers"
+) -> Tensor:
+    for number in (0, 2, 4, 6, last):
+        features = linear(weights, f"{prefix}{name}.{number}", features)
     return features[:, 0]
 
 
@@ -194,6 +198,16 @@ def test_aesthetic(tmp_path: Path) -> None:
         features = unit(clip_vision_model(vision)(normalised(pictures())).image_embeds)
     expected = linear_layers(torch.load(head, weights_only=True), "", features)
     reward = rewards.Aesthetic(clip.image_encoder(vision, torch.float32), aesthetic_head(head))
+    assert_scores(reward, pictures(), expected)
+
+
+def test_aesthetic_of_version_25(tmp_path: Path) -> None:
+    """Five linear layers on the normalised pooled features of SigLIP; the file is in bfloat16."""
+    path, head = reward_files.siglip(tmp_path), reward_files.aesthetic_25(tmp_path)
+    features = unit(siglip_features(path, pictures()))
+    weights = {key: value.float() for key, value in torch.load(head, weights_only=True).items()}
+    expected = linear_layers(weights, "", features, 8, "scoring_head")
+    reward = rewards.Aesthetic(siglip_encoder(path, torch.float32), aesthetic_head(head))
     assert_scores(reward, pictures(), expected)
 
 
@@ -397,6 +411,24 @@ def test_a_dinov2_reference(tmp_path: Path) -> None:
     assert reward(images[3:]).item() == pytest.approx(1, abs=1e-5)
 
 
+def siglip_features(path: Path, images: Tensor) -> Tensor:
+    from transformers import SiglipModel
+
+    model = SiglipModel.from_pretrained(str(path.parent)).eval()
+    with torch.no_grad():
+        seen: Tensor = model.vision_model(pixel_values=normalised(images, HALF)).pooler_output
+    return seen
+
+
+def test_a_siglip_reference(tmp_path: Path) -> None:
+    """Cosine of the pooled features, which a whole SigLIP compares with its texts'."""
+    path = reward_files.siglip(tmp_path)
+    seen = siglip_features(path, pictures(4))
+    encoder = reference_encoder(path, torch.float32)
+    reward = rewards.ReferenceReward(encoder, reference_features(encoder, pictures(4)[3:]))
+    assert_scores(reward, pictures(4)[:3], unit(seen)[:3] @ unit(seen)[3])
+
+
 def test_style(tmp_path: Path) -> None:
     """FreeDoM's energy: Gram matrices of the third block's features without the class token."""
     path, wanted = reward_files.clip_vision(tmp_path), pictures(1, seed=6)
@@ -409,3 +441,48 @@ def test_style(tmp_path: Path) -> None:
     reward = rewards.StyleReward(clip.early_layers(path, torch.float32), wanted)
     assert_scores(reward, pictures(), expected)
     assert reward(wanted).item() == pytest.approx(0, abs=2e-4)
+
+
+# Convolutions (with a ReLU) and pools of the networks; * ends a layer that LPIPS compares.
+VGG16, ALEXNET = "c c* p c c* p c c c* p c c c* p c c c*", "c* p c* p c* c* c*"
+
+
+def lpips_layers(weights: Weights, network: str, images: Tensor) -> list[Tensor]:
+    """As published: of images in -1..1, with LPIPS's own shift and scale."""
+    shift, scale = torch.tensor([[-0.030, -0.088, -0.188], [0.458, 0.448, 0.450]])[..., None, None]
+    x, layers, convolutions = (2 * images - 1 - shift) / scale, [], iter(weights)
+    for part in network.split():
+        if part == "p":
+            x = F.max_pool2d(x, 3 if network is ALEXNET else 2, 2)
+            continue
+        kernel, bias = weights[next(convolutions)], weights[next(convolutions)]
+        stride, padding = {11: (4, 2), 5: (1, 2), 3: (1, 1)}[kernel.shape[-1]]
+        x = F.conv2d(x, kernel, bias, stride, padding).clamp(min=0)
+        layers += [x] if part.endswith("*") else []
+    return layers
+
+
+@pytest.mark.parametrize(
+    ("network", "make"), [(VGG16, reward_files.vgg16), (ALEXNET, reward_files.alexnet)]
+)
+@pytest.mark.parametrize("trained", [True, False])
+def test_perceptual(network: str, make: Any, trained: bool, tmp_path: Path) -> None:
+    """LPIPS: unit vectors' squared differences, weighted by channel, averaged over the places."""
+    path, images = make(tmp_path), pictures(4, 64, 64)
+    weights = torch.load(path, weights_only=True)
+    layers, distances = lpips_layers(weights, network, images), torch.zeros(3)
+    counts = tuple(layer.shape[1] for layer in layers)
+    heads_file = reward_files.lpips(tmp_path, counts)
+    heads = [value[0, :, 0, 0] for value in torch.load(heads_file, weights_only=True).values()]
+    for layer, head in zip(layers, heads, strict=True):
+        lengths = layer.square().sum(dim=1, keepdim=True).sqrt()
+        for i in range(3):
+            difference = (layer / lengths)[i] - (layer / lengths)[3]
+            factor = head if trained else torch.ones_like(head)
+            distances[i] += (difference.square() * factor[:, None, None]).sum(dim=0).mean()
+    encoder = perceptual_encoder(path, torch.float32, 64)
+    reward = rewards.PerceptualReward(
+        encoder, images[3:], perceptual_heads(heads_file) if trained else None
+    )
+    assert_scores(reward, images[:3], -distances)
+    assert reward(images[3:]).item() == pytest.approx(0, abs=1e-6)

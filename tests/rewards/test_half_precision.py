@@ -8,13 +8,14 @@ import pytest
 import torch
 from lags_pack.guidance import AutogradLogWeight
 from lags_pack.rewards import Reward, Weight
-from lags_pack.tests.reward_table import NETWORKS, gradient, pictures
+from lags_pack.tests.reward_table import KINKED, NETWORKS, gradient, pictures
 from torch import Tensor
 from torch.nn import functional as F
 
 # Of the score's deviation over images of noise, which differ little; measured: 0.009 and 0.1.
 SCORE_ERROR = {torch.float16: 0.03, torch.bfloat16: 0.25}
-COSINE = {torch.float16: 0.999, torch.bfloat16: 0.99}  # measured: 0.99998 and 0.9996
+# Measured: 0.99998 and 0.9996; with kinks 0.998 and 0.984.
+COSINE = {torch.float16: (0.999, 0.995), torch.bfloat16: (0.99, 0.97)}
 IMAGES = pictures(6, 40, 40)
 
 
@@ -55,7 +56,7 @@ def scaled_gradient(reward: Reward, strengths: Tensor) -> Tensor:
     return grad / strengths.view(-1, 1, 1, 1)
 
 
-def test_score_and_gradient_are_close_to_those_of_float32(pair: Pair) -> None:
+def test_score_and_gradient_are_close_to_those_of_float32(pair: Pair, name: str) -> None:
     dtypes = {p.dtype for module in pair.half.modules for p in module.parameters()}
     assert pair.dtype in dtypes
     scores, expected = pair.half(IMAGES), pair.full(IMAGES)
@@ -64,7 +65,7 @@ def test_score_and_gradient_are_close_to_those_of_float32(pair: Pair) -> None:
     assert not torch.equal(scores, expected)
     grad, expected = gradient(pair.half, IMAGES), gradient(pair.full, IMAGES)
     cosine = F.cosine_similarity(grad.flatten(1), expected.flatten(1))
-    assert grad.dtype == torch.float32 and cosine.min() > COSINE[pair.dtype]
+    assert grad.dtype == torch.float32 and cosine.min() > COSINE[pair.dtype][name in KINKED]
     assert torch.allclose(grad.norm(), expected.norm(), rtol=0.03)
 
 

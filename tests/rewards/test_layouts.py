@@ -32,14 +32,24 @@ FOREIGN: dict[str, tuple[str, Shapes]] = {
     "T5": ("T5", {"shared.weight": (4, 4), "encoder.block.0.layer.0.SelfAttention.q.weight": (4,)}),
     "LoRA": ("LoRA", {"lora_unet_down_blocks_0.lora_down.weight": (4, 4)}),
     "BLIP": ("BLIP", {VISION + "class_embedding": (4,), BLOCK + "self_attn.qkv.weight": (12, 4)}),
-    "SigLIP": ("SigLIP", {VISION + "patch_embedding.bias": (4,), BLOCK + "layer_norm1.bias": (4,)}),
+    "SigLIP": (
+        "SigLIP without its pooling head",
+        {VISION + "patch_embedding.bias": (4,), BLOCK + "layer_norm1.bias": (4,)},
+    ),
+    "NaFlex": (
+        "SigLIP 2 that reads images of any shape (NaFlex)",
+        {VISION + "patch_embedding.weight": (4, 768), BLOCK + "layer_norm1.bias": (4,)},
+    ),
+    "SigLIP classifier": (
+        "image classifier of transformers",
+        {VISION + "patch_embedding.bias": (4,), BLOCK + "bias": (4,), "classifier.weight": (2, 4)},
+    ),
     "timm CLIP": ("timm", {"visual.trunk.blocks.0.attn.qkv.weight": (12, 4)}),
     "EVA": ("EVA", {"visual.blocks.0.attn.q_bias": (4,)}),
     "DINOv3": ("DINOv3", {**DINO, "layer.0.layer_scale1.lambda1": (4,)}),
     "registers": ("registers", {**DINO, "encoder.layer.0.layer_scale1.lambda1": (4,)}),
     "hub DINOv2": ("DINOv2 in torch hub's", {**HUB, "blocks.0.ls1.gamma": (4,)}),
     "hub DINO": ("torch hub, such as DINO's first", HUB),
-    "2.5 head": ("(version 2.5)", {"layers.0.weight": (4, 1152), "layers.0.bias": (4,)}),
 }
 LOADERS: dict[str, Callable[..., Any]] = {
     "image side": clip.image_encoder,
@@ -49,6 +59,9 @@ LOADERS: dict[str, Callable[..., Any]] = {
     "head": aesthetic_head,
     "ImageReward": image_reward.image_reward_model,
 }
+
+
+NO_HEAD = [loader for loader in LOADERS if loader != "head"]
 
 
 def random(shapes: Shapes) -> Weights:
@@ -70,6 +83,13 @@ def test_a_file_that_cannot_serve_is_called_by_its_name(
     assert "; expected " in message and "download it again" not in message
 
 
+@pytest.mark.parametrize("loader", NO_HEAD)
+def test_an_aesthetic_head_says_where_it_belongs(loader: str, tmp_path: Path) -> None:
+    path = reward_files.aesthetic_25(tmp_path)
+    with pytest.raises(CheckpointError, match="is the aesthetic head of version 2.5.*Load Weight"):
+        LOADERS[loader](path, torch.float32)
+
+
 def test_every_file_of_ours_is_recognised(tmp_path: Path) -> None:
     """As the small files of the tests are: of every kind that serves."""
     files: dict[Layout, Path] = {
@@ -77,7 +97,12 @@ def test_every_file_of_ours_is_recognised(tmp_path: Path) -> None:
         kinds.CLIP_IMAGE: reward_files.clip_vision(tmp_path / "vision"),
         kinds.OPEN_CLIP: reward_files.hps(tmp_path),
         kinds.DINOV2: reward_files.dinov2(tmp_path),
+        kinds.SIGLIP: reward_files.siglip(tmp_path),
         kinds.HEAD: reward_files.aesthetic(tmp_path),
+        kinds.VGG16: reward_files.vgg16(tmp_path),
+        kinds.ALEXNET: reward_files.alexnet(tmp_path),
+        kinds.LPIPS: reward_files.lpips(tmp_path),
+        kinds.SIGLIP_HEAD: reward_files.aesthetic_25(tmp_path),
         kinds.IMAGE_REWARD: reward_files.image_reward(tmp_path),
     }
     for layout, path in files.items():

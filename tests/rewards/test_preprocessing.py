@@ -287,6 +287,7 @@ def seen_by(family: str, path: Path) -> See:
     [
         (reward_files.clip_folder, lambda path: likeness(image_encoder(path, FLOAT)), "CLIP"),
         (reward_files.dinov2, lambda path: likeness(reference_encoder(path, FLOAT)), "Bit"),
+        (reward_files.siglip, lambda path: likeness(reference_encoder(path, FLOAT)), "Siglip"),
         (reward_files.classifier, lambda path: ClassReward(classifier(path, FLOAT), [0]), "ViT"),
         (
             reward_files.hps,
@@ -299,7 +300,7 @@ def seen_by(family: str, path: Path) -> See:
             lambda picture: normalised(between_bars(picture, 32)),
         ),
     ],
-    ids=["CLIP", "DINOv2", "classifier", "open_clip", "HPS"],
+    ids=["CLIP", "DINOv2", "SigLIP", "classifier", "open_clip", "HPS"],
 )
 def test_score_of_a_network(make_file, reward_of, see, tmp_path: Path) -> None:
     path = make_file(tmp_path)

@@ -18,8 +18,10 @@ import pytest
 import torch
 from lags_pack import rewards
 from lags_pack.rewards import aesthetic, classifier, clip, image_reward, reference
+from lags_pack.rewards import siglip as siglip_file
 from lags_pack.rewards.checkpoint import CheckpointError, below, read_weights
 from lags_pack.rewards.hps import hps_encoder
+from lags_pack.rewards.perceptual import perceptual_encoder
 from lags_pack.tests import reward_files
 from lags_pack.tests.reward_files import Shapes, Weights, expand, spelled_out
 from safetensors.torch import save_file
@@ -145,6 +147,29 @@ def dinov2(last: int, width: int, giant: bool = False) -> Shapes:
             "layernorm.{weight,bias}": (width,),
         }
     )
+
+
+def siglip(last: int, width: int, inner: int, patch: int, places: int) -> Shapes:
+    """The image side of a SigLIP, of either version."""
+    side = "vision_model."
+    layer = f"{side}encoder.layers.{{0..{last}}}."
+    return expand(
+        {
+            side + "embeddings.patch_embedding.{weight,bias}": (width, 3, patch, patch),
+            side + "embeddings.position_embedding.weight": (places, width),
+            layer + "{layer_norm1,layer_norm2}.{weight,bias}": (width,),
+            layer + "self_attn.{k_proj,v_proj,q_proj,out_proj}.{weight,bias}": (width, width),
+            layer + "mlp.fc1.{weight,bias}": (inner, width),
+            layer + "mlp.fc2.{weight,bias}": (width, inner),
+            side + "post_layernorm.{weight,bias}": (width,),
+            side + "head.probe": (1, 1, width),
+            side + "head.attention.{in_proj_weight,in_proj_bias}": (3 * width, width),
+            side + "head.attention.out_proj.{weight,bias}": (width, width),
+            side + "head.layernorm.{weight,bias}": (width,),
+            side + "head.mlp.fc1.{weight,bias}": (inner, width),
+            side + "head.mlp.fc2.{weight,bias}": (width, inner),
+        }
+    ) | {side + "head.attention.in_proj_bias": (3 * width,)}
 
 
 Loader = Callable[[Path, torch.dtype], nn.Module]
@@ -360,6 +385,39 @@ def test_dinov2_files_without_a_config(
     assert (look.size, look.short_side) == (224, 256)
 
 
+@pytest.mark.parametrize(
+    ("width", "heads", "inner", "patch", "places", "size"),
+    [
+        *((768, 12, 3072, 16, 196, 224), (1024, 16, 4096, 16, 576, 384)),
+        *((1152, 16, 4304, 14, 729, 384), (1152, 16, 4304, 14, 256, 224)),
+        *((1536, 16, 6144, 16, 256, 256), (768, 12, 3072, 32, 64, 256)),
+    ],
+    ids=["base", "large", "so400m", "so400m 224", "SigLIP 2 giant", "SigLIP 2 base 32"],
+)
+def test_siglip_files_without_a_config(
+    width: int,
+    heads: int,
+    inner: int,
+    patch: int,
+    places: int,
+    size: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """With one layer, loaded for good; as in ComfyUI's clip_vision, with nothing beside it."""
+    shapes = siglip(0, width, inner, patch, places)
+    weights = {key: torch.tensor(0.01).expand(shape) for key, shape in shapes.items()}
+    for module in (reference, siglip_file):
+        monkeypatch.setattr(module, "read_weights", lambda path: weights)
+    encoder = reference.reference_encoder(tmp_path / "model.safetensors", torch.float32)
+    config, look = encoder.net.config, encoder.preprocessing
+    assert (config.num_attention_heads, config.image_size) == (heads, size)
+    assert sum(p.numel() for p in encoder.parameters()) == sum(map(math.prod, shapes.values()))
+    assert (look.size, look.fit, look.mean) == (size, "squash", (0.5,) * 3)
+    assert "there is no preprocessor_config.json" in caplog.text
+
+
 # ---- the small files have the published keys ----------------------------------------------------
 
 
@@ -369,14 +427,33 @@ def without_numbers(keys: object) -> set[str]:
     return {re.sub(numbered, r"\1", str(key)) for key in keys}
 
 
+TEXT = "text_model.encoder.layers.{0..11}."
+SIGLIP = siglip(11, 768, 3072, 16, 196) | expand(
+    {
+        "{logit_scale,logit_bias}": (1,),
+        "text_model.embeddings.token_embedding.weight": (32000, 768),
+        "text_model.embeddings.position_embedding.weight": (64, 768),
+        TEXT + "{layer_norm1,layer_norm2}.{weight,bias}": (768,),
+        TEXT + "self_attn.{k_proj,v_proj,q_proj,out_proj}.{weight,bias}": (768, 768),
+        TEXT + "mlp.fc1.{weight,bias}": (3072, 768),
+        TEXT + "mlp.fc2.{weight,bias}": (768, 3072),
+        "text_model.{final_layer_norm,head}.bias": (768,),
+        "text_model.final_layer_norm.weight": (768,),
+        "text_model.head.weight": (768, 768),
+    }
+)
 PUBLISHED = {
     "pickscore": PICKSCORE,
     "clip_vision": CLIP_VISION["LAION H"][0],
     "hps": HPS,
     "aesthetic": HEAD,
+    "aesthetic_25": reward_files.head_shapes(1152, "scoring_head", (0, 2, 4, 6, 8)),
     "image_reward": IMAGE_REWARD,
     "classifier": VIT,
     "dinov2": dinov2(11, 768),
+    "siglip": SIGLIP,
+    "vgg16": reward_files.vgg16_shapes(),
+    "alexnet": reward_files.alexnet_shapes(),
 }
 
 
@@ -424,14 +501,19 @@ NEEDED: dict[str, tuple[Loader, Make, str]] = {
     "ImageReward's text side": (*READ, CROSS),
     "ImageReward's head": (*READ, "mlp.layers.6.bias"),
     "aesthetic": (head, reward_files.aesthetic, "layers.4.weight"),
+    "aesthetic 2.5": (head, reward_files.aesthetic_25, "scoring_head.6.weight"),
     "classifier": (classifier.classifier, reward_files.classifier, "classifier.bias"),
     "DINOv2": (reference.reference_encoder, reward_files.dinov2, "layernorm.weight"),
+    "SigLIP": (reference.reference_encoder, reward_files.siglip, "vision_model.head.mlp.fc1.bias"),
+    "VGG16": (perceptual_encoder, reward_files.vgg16, "features.19.bias"),
+    "AlexNet": (perceptual_encoder, reward_files.alexnet, "features.8.bias"),
 }
 
 
 def shown(key: str) -> str:
     """A key as messages have it: newer releases of transformers leave one part away."""
     key = re.sub(r"^blip.visual_encoder.blocks.(\d+).attn", r"encoder.layers.\1.self_attn", key)
+    key = key.replace("scoring_head.", "layers.")
     for part in ("blip.text_encoder.", "mlp.", "vision_model."):
         key = key.removeprefix(part)
     return f"(vision_model.)?{key}"
@@ -546,10 +628,15 @@ FITTING = {  # Files that a loader does read: several scores share a network.
     "CLIP text": ("pickscore", "hps"),
     "CLIP first layers": ("pickscore", "clip_vision"),
     "ImageReward's head": ("image_reward",),
-    "aesthetic": ("aesthetic",),
+    "aesthetic": ("aesthetic", "aesthetic_25"),
     "classifier": ("classifier",),
-    "DINOv2": ("dinov2", "pickscore", "clip_vision", "hps"),
+    "DINOv2": ("dinov2", "pickscore", "clip_vision", "hps", "siglip"),
+    "SigLIP": ("dinov2", "pickscore", "clip_vision", "hps", "siglip"),
+    "VGG16": ("vgg16", "alexnet"),
 }
+
+
+NO_FOLDER = ("hps", "aesthetic", "aesthetic_25", "image_reward", "vgg16", "alexnet")
 
 
 @pytest.mark.parametrize("loader", FITTING)
@@ -559,7 +646,7 @@ def test_another_model_s_file_is_refused(loader: str, tmp_path: Path) -> None:
         path = getattr(reward_files, kind)(tmp_path / kind)
         if kind in FITTING[loader]:
             load(path, torch.float32)
-        elif loader == "classifier" and kind in ("hps", "aesthetic", "image_reward"):
+        elif loader == "classifier" and kind in NO_FOLDER:
             assert "no config.json" in refusal(load, path)
         elif (loader, kind) == ("CLIP first layers", "hps"):
             assert "in open_clip's layout; expected a CLIP vision model" in refusal(load, path)
@@ -579,6 +666,9 @@ def test_networks_that_do_not_belong_together_are_refused(tmp_path: Path) -> Non
     path = reward_files.aesthetic(tmp_path, width=768)
     with pytest.raises(CheckpointError, match="reads 768 features and this CLIP gives 24: choose"):
         rewards.Aesthetic(encoder, aesthetic.aesthetic_head(path))
+    newer = aesthetic.aesthetic_head(reward_files.aesthetic_25(tmp_path))
+    with pytest.raises(CheckpointError, match="32 features and this SigLIP gives 24.*so400m"):
+        rewards.Aesthetic(encoder, newer)
 
 
 # ---- what older and wrapped files carry along ---------------------------------------------------
