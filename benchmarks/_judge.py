@@ -82,11 +82,15 @@ def targets(labels: Labels) -> Tensor:
 
 
 def log_fulfilled(verdict: Verdict, labels: Labels) -> Tensor:
-    """[B] the judge's log probability that all that was asked for is there."""
-    wanted = targets(labels)
-    subjects = (F.logsigmoid(verdict.subjects) * wanted).sum(1)
-    colour = F.log_softmax(verdict.colours, 1).gather(1, labels.colour[:, None])[:, 0]
-    return subjects + colour
+    """[B] the judge's log probability that all that was asked for is there.
+
+    Args:
+        verdict: on B images.
+        labels: of each, or of one scene that was asked for in all of them.
+    """
+    subjects = (F.logsigmoid(verdict.subjects) * targets(labels)).sum(1)
+    place = labels.colour.expand(len(subjects))[:, None]
+    return subjects + F.log_softmax(verdict.colours, 1).gather(1, place)[:, 0]
 
 
 def judge_loss(judge: Judge, images: Tensor, labels: Labels) -> Tensor:

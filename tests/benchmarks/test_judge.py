@@ -31,6 +31,16 @@ def test_a_prompt_is_fulfilled_when_all_of_it_is_there() -> None:
     assert found[0] > -0.01 and found[1] < -8
 
 
+def test_one_prompt_is_looked_for_in_every_image() -> None:
+    """The second image's background is another, the third has no subject."""
+    subjects, colours = torch.full((3, len(WORDS)), -9.0), torch.zeros(3, len(COLOUR_WORDS))
+    subjects[:2, 3] = 9.0
+    colours[[0, 1, 2], [2, 4, 2]] = 20.0
+    asked = Labels(*(column[:1] for column in labels()))
+    found = log_fulfilled(Verdict(subjects, colours, torch.empty(3, 0)), asked)
+    assert found[0] > -0.01 and (found[1:] < -8).all()
+
+
 def test_it_learns_the_background() -> None:
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(0)
