@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from ..guidance import AutogradLogWeight, LogWeight, WeightError, scaled_vjp
 from ..guidance.contracts import is_finite
 from ..rewards import Weight
+from ..rewards.encoders import layers_bytes, layers_kept
 from ..rewards.masked import box_of
 from .decoders import Decoder, check_decoded, shrunk, shrunk_size
 from .images import without_frame
@@ -111,13 +112,13 @@ class DecodedLogWeight:
         """
         self._back_on_device(denoised.shape)
         latents = without_frame(self.decoder.own_latents(denoised.float()))
-        rows = self._rows(latents)
+        rows = self._rows(latents, gradient=False)
         values = self._try_values(latents, rows)
         if values is None and rows > 1:
             _give_way(rows)
             values = self._try_values(latents, 1)
         if values is None:
-            raise self._no_room(latents)
+            raise self._no_room(latents, gradient=False)
         return values.to(denoised.device)
 
     def _try_values(self, latents: Tensor, rows: int) -> Tensor | None:
@@ -153,11 +154,11 @@ class DecodedLogWeight:
         height, width = shrunk_size(*latent_shape[-2:], cell, self.side)
         return height * cell, width * cell
 
-    def bytes_per_image(self, latent_shape: torch.Size, sparing: bool = True) -> float:
-        """Memory for decoder and backward of one image; the least that it can do with."""
+    def bytes_per_image(self, latent_shape: torch.Size, gradient: bool = True) -> float:
+        """Memory for one image through the decoder, with its gradient or for log w alone."""
         size = shrunk_size(*latent_shape[-2:], self.decoder.cell, self.side)
         top, bottom, left, right = self._part(*size)
-        return self.decoder.bytes_per_image(bottom - top, right - left, sparing)
+        return self.decoder.bytes_per_image(bottom - top, right - left, gradient)
 
     def _back_on_device(self, shape: torch.Size) -> None:
         """Load what was moved off since: by another node between two steps, or for lack of room."""
@@ -165,35 +166,37 @@ class DecodedLogWeight:
         if self.load is not None and not are_loaded([*self.decoder.patchers, *ours]):
             self.load(self, shape)
 
-    def _rows(self, latents: Tensor) -> int:
-        """How many images fit at once if memory is spared; at least 1."""
+    def _rows(self, latents: Tensor, gradient: bool) -> int:
+        """How many images fit at once; at least 1."""
         device = self.decoder.device
         # Newer ComfyUI counts what dynamic VRAM can give back, in the patcher's own answer.
         asked = [p for p in self.decoder.patchers if hasattr(p, "get_free_memory")]
         free = [mm.get_free_memory(device), *(p.get_free_memory(device) for p in asked)]
-        needed = max(1.0, self.bytes_per_image(latents.shape))
+        needed = max(1.0, self.bytes_per_image(latents.shape, gradient))
         return int(min(max(1, max(free) // needed), latents.shape[0]))
 
     def _as_memory_allows(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         """All images at once where they fit; else sparingly; on failure once more, one by one."""
         count = latents.shape[0]
         free = mm.get_free_memory(self.decoder.device)
-        all_fit = count * self.bytes_per_image(latents.shape, False) <= free
-        rows = count if all_fit else self._rows(latents)
+        needed = self.bytes_per_image(latents.shape) + layers_bytes(self.weight.modules)
+        all_fit = count * needed <= free
+        rows = count if all_fit else self._rows(latents, gradient=True)
         done = self._try_in_parts(latents, rows, sparing=not all_fit)
         if done is None and (rows > 1 or all_fit):
             _give_way(rows)
             done = self._try_in_parts(latents, 1, sparing=True)
         if done is None:
-            raise self._no_room(latents)
+            raise self._no_room(latents, gradient=True)
         return done
 
-    def _no_room(self, latents: Tensor) -> torch.cuda.OutOfMemoryError:
+    def _no_room(self, latents: Tensor, gradient: bool) -> torch.cuda.OutOfMemoryError:
         """ComfyUI's own kind of error, so that it unloads its models as for any other node."""
-        needed = self.bytes_per_image(latents.shape) / GIGABYTE
+        needed = self.bytes_per_image(latents.shape, gradient) / GIGABYTE
         free = mm.get_free_memory(self.decoder.device) / GIGABYTE
+        what = "its gradient" if gradient else "its value"
         return torch.cuda.OutOfMemoryError(
-            f"There is not enough memory for weight '{self.name}' of one image: its gradient "
+            f"There is not enough memory for weight '{self.name}' of one image: {what} "
             f"through {self.decoder.name} alone needs about {needed:.2f} GB, and {free:.2f} GB are "
             "free. Choose the decoder taesd or a decode size of 512 in LAGS Options, make the "
             "image smaller, or close other programs on the GPU."
@@ -206,7 +209,7 @@ class DecodedLogWeight:
         self._by_term = []
 
         def attempt() -> tuple[Tensor, Tensor]:
-            with self.decoder.differentiable(sparing):
+            with self.decoder.differentiable(), layers_kept(not sparing):
                 parts = [self._value_and_grad(part) for part in latents.split(rows)]
             log_w, gradient = (torch.cat(whole) for whole in zip(*parts, strict=True))
             return log_w, gradient
@@ -248,7 +251,7 @@ def _failing_as(name: str) -> Iterator[None]:
 
 def _give_way(rows: int) -> None:
     """Free what a failed attempt held: only once it is left is its memory no longer in use."""
-    how = "one at a time" if rows > 1 else "again, keeping less of it"
+    how = "one at a time" if rows > 1 else "once more, keeping less of it"
     logging.warning(
         "LAGS: not enough memory for the weight of %d images at once; trying %s.", rows, how
     )

@@ -545,14 +545,11 @@ def announce_strengths(asked: Weight, weight: Weight, deviations: dict[int, floa
 def announce(log_weight: DecodedLogWeight, shape: torch.Size) -> None:
     """Say before a run what the weight will see, and what that takes."""
     height, width = log_weight.decoded_size(shape)
-    kept, spared = (log_weight.bytes_per_image(shape, s) / GIGABYTE for s in (False, True))
-    least = f", or {spared:.2f} GB if less is free" if spared < kept else ""
     logging.info(
-        "LAGS: the weight sees %s at %dx%d; its gradient needs about %.2f GB an image%s, beside "
-        "the models.",
+        "LAGS: the weight sees %s at %dx%d; its gradient needs about %.2f GB an image, its value "
+        "%.2f GB, beside the models.",
         log_weight.decoder.name,
         width,
         height,
-        kept,
-        least,
+        *(log_weight.bytes_per_image(shape, gradient) / GIGABYTE for gradient in (True, False)),
     )
