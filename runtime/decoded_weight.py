@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..guidance import AutogradLogWeight, LogWeight, WeightError, scaled_vjp
-from ..guidance.contracts import is_finite
+from ..guidance.contracts import are_finite, is_finite
 from ..rewards import Weight
 from ..rewards.encoders import layers_bytes, layers_kept
 from ..rewards.masked import box_of
@@ -35,7 +35,7 @@ class DecodedLogWeight:
             the run needs; for when something has moved them off. None where nothing does.
 
     Attributes:
-        terms: what the last gradient was taken of, factor by factor: log w [B], on the CPU.
+        terms: what the last gradient was taken of, factor by factor: log w [B].
     """
 
     terms: dict[str, Tensor]
@@ -58,14 +58,21 @@ class DecodedLogWeight:
 
         Where the weight looks at a part only, and the decoder's pixels depend on cells nearby only,
         the rest is left out, and black: value and gradient are as with all of it.
+
+        Raises:
+            DecoderError: the decoder has spoilt them.
         """
+        images = self._images(latents)
+        check_decoded(self.decoder, "an image", images, latents)
+        return images
+
+    def _images(self, latents: Tensor) -> Tensor:
+        """As ``images``, unchecked."""
         mm.throw_exception_if_processing_interrupted()
         latents, cell = shrunk(latents, self.decoder.cell, self.side), self.decoder.cell
         height, width = latents.shape[-2:]
         top, bottom, left, right = self._part(height, width)
-        seen = latents[..., top:bottom, left:right]
-        part = self.decoder.images(seen)
-        check_decoded(self.decoder, "an image", part.detach(), seen.detach())
+        part = self.decoder.images(latents[..., top:bottom, left:right])
         around = (left, width - right, top, height - bottom)
         return F.pad(part, [cell * cells for cells in around]) if any(around) else part
 
@@ -100,7 +107,7 @@ class DecodedLogWeight:
         """log w [B] of images, its factors noted."""
         by_term = self._scored(images)
         if by_term.ndim == 2:  # else a weight that breaks its contract, which is said later
-            self._by_term.append(by_term.detach().float().cpu())
+            self._by_term.append(by_term.detach().float())
         return by_term.sum(dim=0)
 
     def __call__(self, denoised: Tensor) -> Tensor:
@@ -219,13 +226,19 @@ class DecodedLogWeight:
     def _value_and_grad(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         with torch.inference_mode(False), torch.enable_grad():
             leaf = latents.detach().clone().requires_grad_()
-            images = self.images(leaf)
-            with _failing_as(self.name):
-                log_w, grad = self.on_images.value_and_grad(images)
+            images = self._images(leaf)
+            try:
+                with _failing_as(self.name):
+                    log_w, grad = self.on_images.value_and_grad(images)
+            except WeightError:  # it may have been given what it could not take
+                check_decoded(self.decoder, "an image", images.detach(), latents)
+                raise
             # The gradient of one pixel is tiny, and a decoder of half precision would lose it.
             gradient = scaled_vjp(images, leaf, grad)
-            if is_finite(grad):  # else it is the weight's own
-                check_decoded(self.decoder, "a gradient", gradient, leaf.detach())
+            if not are_finite(images, gradient):
+                check_decoded(self.decoder, "an image", images.detach(), latents)
+                if is_finite(grad):  # else it is the weight's own
+                    check_decoded(self.decoder, "a gradient", gradient, latents)
             return log_w, gradient
 
 
