@@ -22,10 +22,11 @@ from comfyui_support.executing import run_node
 from comfyui_support.guided import Case, counted, options, spied, vae_like
 from comfyui_support.weighing import case_of, demo_case
 from lags_pack.nodes.samplers.search import LAGSSearchSampler
-from lags_pack.rewards import ColourReward, FrequencyReward, Weight
+from lags_pack.rewards import ColourReward, FrequencyReward, Reward, Weight
 from lags_pack.rewards.checkpoint import CheckpointError
+from lags_pack.rewards.encoders import are_layers_kept
 from lags_pack.rewards.masked import masked
-from lags_pack.runtime import decoders
+from lags_pack.runtime import decoded_weight, decoders
 from lags_pack.runtime import run as patch
 from lags_pack.runtime.decoded_weight import DecodedLogWeight
 from lags_pack.runtime.decoders import Decoding, LatentRGBDecoder, TAESDDecoder, VAEDecoder
@@ -109,6 +110,26 @@ def test_memory_is_spared_only_where_it_is_short(kl_vae, monkeypatch, attempts, 
     assert attempts == [expected]
     assert log_w.shape == (4,) and grad.shape == x.shape
     assert torch.isfinite(grad).all()
+
+
+@pytest.mark.parametrize(("room", "kept"), [(1.01, [True]), (0.99, [False])])
+def test_large_networks_keep_their_layers_where_there_is_room(kl_vae, monkeypatch, room, kept):
+    class Noting(Reward):
+        name, scale, modules = "noting", "none", (torch.nn.Identity(),)
+
+        def __call__(self, images: Tensor) -> Tensor:
+            found.append(are_layers_kept())
+            return images.mean(dim=(1, 2, 3))
+
+    found: list[bool] = []
+    weight, x = DecodedLogWeight(choose("vae", kl_vae), Weight.of(Noting(), 1.0)), latents(2)
+    layers = 1e9
+    monkeypatch.setattr(decoded_weight, "layers_bytes", lambda modules: layers)
+    free = 2 * (weight.bytes_per_image(x.shape) + room * layers)
+    monkeypatch.setattr(mm, "get_free_memory", lambda *_, **__: free)
+    weight.value_and_grad(x)
+    assert found == kept
+    assert not are_layers_kept()
 
 
 def test_out_of_memory_is_tried_once_more_and_then_said(kl_vae, monkeypatch, attempts):
