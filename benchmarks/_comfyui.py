@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ._memory import peak_bytes, saved_bytes
+from ._memory import held_bytes, peak_bytes
 
 HALF = torch.float16
 
@@ -29,16 +29,18 @@ class Work:
     Attributes:
         forward: TFLOP.
         backward: TFLOP, to the input.
-        saved: GB that autograd keeps, each piece of memory once.
-        every_saved: GB of all tensors that it keeps, shared memory as often as it is used.
+        saved: GB that are there between forward and backward, weights and input not counted.
         peak: GB alive at one time in forward and backward.
+        value: GB alive at one time in a forward that keeps nothing.
+        reserved: GB that the pack asks for, in place of ``peak`` and of ``value``.
     """
 
     forward: float
     backward: float
     saved: float
-    every_saved: float
     peak: float
+    value: float
+    reserved: tuple[float, float] = (0.0, 0.0)
 
 
 UNET: dict[str, Any] = {
@@ -88,6 +90,8 @@ KL: dict[str, Any] = {
     "attn_resolutions": [],
     "dropout": 0.0,
 }
+QWEN = "Qwen-Image"
+WAN: dict[str, Any] = {"temperal_downsample": [False, True, True], "dim": 96, "z_dim": 16}
 
 
 def import_comfyui(root: Path, scratch: Path) -> None:
@@ -112,10 +116,12 @@ def unet(family: str, side: int, dtype: torch.dtype = HALF) -> Work:
     context = _empty(1, 77, config["context_dim"])
     pooled = _empty(1, 2816) if "adm_in_channels" in config else None
     timestep = torch.empty(1, device="meta")
-    return count(lambda x: net(x, timestep, context=context, y=pooled), x, net.parameters())
+    return count(lambda x: net(x, timestep, context=context, y=pooled), x)
 
 
-def decoder(name: str, family: str, side: int, decode_side: int) -> Work:
+def decoder(
+    name: str, family: str, side: int, decode_side: int = 0, dtype: torch.dtype = HALF
+) -> Work:
     """A decoder of nodes/decoders.py for a square image, from making the latents smaller on.
 
     Args:
@@ -123,53 +129,64 @@ def decoder(name: str, family: str, side: int, decode_side: int) -> Work:
         family: whose latents.
         side: of the image in pixels.
         decode_side: as in LAGS Options; 0 for full size.
+        dtype: of its weights.
     """
     from ..runtime.decoders import shrunk
 
-    made, weights = _made(name, family)
+    made = _made(name, family, dtype)
 
     def images(latents: Tensor) -> Tensor:
         return made.images(shrunk(latents, made.cell, decode_side))
 
-    latents = torch.empty(1, 4, side // 8, side // 8, device="meta")  # float32, as in a run
-    with made.differentiable(sparing=name == "vae, recomputed"):
-        return count(images, latents, weights)
+    channels = 16 if family == QWEN else 4
+    latents = torch.empty(1, channels, side // 8, side // 8, device="meta")  # float32, as in a run
+    cells = (decode_side or side) // 8
+    with_gradient, value = (made.bytes_per_image(cells, cells, g) / 1e9 for g in (True, False))
+    with made.differentiable():
+        return replace(count(images, latents), reserved=(with_gradient, value))
 
 
-def _made(name: str, family: str) -> tuple[Any, list[Tensor]]:
-    """A decoder without weights, and its parameters."""
+def _made(name: str, family: str, dtype: torch.dtype) -> Any:
+    """A decoder without weights."""
     import comfy.latent_formats
     from comfy.ldm.models.autoencoder import AutoencoderKL
+    from comfy.ldm.wan.vae import WanVAE
     from comfy.taesd.taesd import TAESD
 
     from ..runtime.decoders import LatentRGBDecoder, TAESDDecoder, VAEDecoder
 
     if name == "latent-rgb":
         formats = {"SD1.5": comfy.latent_formats.SD15, "SDXL": comfy.latent_formats.SDXL}
-        made = LatentRGBDecoder(formats[family]())
-        return made, [made.factors, made.bias]
+        return LatentRGBDecoder(formats[family]())
     with torch.device("meta"):
-        net: nn.Module = (
-            TAESD().taesd_decoder if name == "taesd" else AutoencoderKL(ddconfig=KL, embed_dim=4)
-        )
-    net.to(HALF).requires_grad_(False)
+        net: nn.Module
+        if name == "taesd":
+            net = TAESD().taesd_decoder
+        else:
+            net = WanVAE(**WAN) if family == QWEN else AutoencoderKL(ddconfig=KL, embed_dim=4)
+    net.to(dtype).requires_grad_(False)
     if name == "taesd":
-        return TAESDDecoder(net, 8), list(net.parameters())
+        return TAESDDecoder(net, 8)
     vae = SimpleNamespace(
         first_stage_model=net,
-        vae_dtype=HALF,
+        vae_dtype=dtype,
         device=torch.device("meta"),
         patcher=None,
-        latent_dim=2,
+        latent_dim=3 if family == QWEN else 2,
+        latent_channels=16 if family == QWEN else 4,
+        memory_used_decode=lambda shape, dtype: (
+            (2200 if family == QWEN else 2178) * shape[-2] * shape[-1] * 64 * dtype.itemsize
+        ),
         process_output=lambda image: (image + 1) / 2,
         spacial_compression_decode=lambda: 8,
     )
-    return VAEDecoder(vae, lambda latents: latents), list(net.parameters())
+    return VAEDecoder(vae, lambda latents: latents)
 
 
-def count(run: Callable[[Tensor], Tensor], leaf: Tensor, weights: Iterable[Tensor]) -> Work:
+def count(run: Callable[[Tensor], Tensor], leaf: Tensor) -> Work:
     """What a forward and a backward pass to its input take."""
-    weights = list(weights)
+    with torch.no_grad():
+        value = peak_bytes(lambda: run(leaf))
     leaf = leaf.detach().requires_grad_()
     with FlopCounterMode(display=False) as forward:
         output = run(leaf)
@@ -179,9 +196,9 @@ def count(run: Callable[[Tensor], Tensor], leaf: Tensor, weights: Iterable[Tenso
     return Work(
         forward=forward.get_total_flops() / 1e12,
         backward=backward.get_total_flops() / 1e12,
-        saved=saved_bytes(lambda: run(leaf), weights) / 1e9,
-        every_saved=saved_bytes(lambda: run(leaf), weights, each_once=False) / 1e9,
+        saved=held_bytes(lambda: run(leaf)) / 1e9,
         peak=peak_bytes(lambda: torch.autograd.grad(run(leaf).sum(), leaf)) / 1e9,
+        value=value / 1e9,
     )
 
 

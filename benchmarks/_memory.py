@@ -12,9 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 
-def saved_bytes(
-    run: Callable[[], object], weights: Iterable[Tensor], each_once: bool = True
-) -> int:
+def saved_bytes(run: Callable[[], object], weights: Iterable[Tensor]) -> int:
     """Bytes that are kept while ``run()`` builds its graph, weights not counted.
 
     Each piece of memory counts once, however many tensors look at it. What a checkpointed block
@@ -23,7 +21,6 @@ def saved_bytes(
     Args:
         run: a forward pass; what it returns is dropped.
         weights: tensors that are there anyway.
-        each_once: False counts every tensor that is saved, also where two share their memory.
     """
     known = {_memory(weight) for weight in weights}
     kept: dict[int, int] = {}
@@ -31,8 +28,7 @@ def saved_bytes(
     def note(tensor: Tensor) -> Tensor:
         alive.append(tensor)  # else its memory could be given out again, and be taken for the same
         if _memory(tensor) not in known:
-            key = _memory(tensor) if each_once else len(alive)
-            kept[key] = tensor.untyped_storage().nbytes() if each_once else tensor.nbytes
+            kept[_memory(tensor)] = tensor.untyped_storage().nbytes()
         return tensor
 
     alive: list[Tensor] = []
@@ -50,6 +46,18 @@ def peak_bytes(run: Callable[[], object]) -> int:
     with _Living() as living:
         run()
     return living.peak
+
+
+def held_bytes(run: Callable[[], Tensor]) -> int:
+    """Bytes of tensors made inside ``run()`` that what it returns keeps alive: itself, its graph.
+
+    As ``saved_bytes``, where what is kept goes past the hooks of others.
+    """
+    with _Living() as living:
+        output = run()
+        held = living.now
+    del output
+    return held
 
 
 class _Living(TorchDispatchMode):

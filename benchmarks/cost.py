@@ -2,8 +2,9 @@
 
 ComfyUI's own UNets and decoders run on the meta device, which computes nothing: no GPU, no weights.
 Arithmetic is torch's FLOP count, two for a multiply-add. The network of a preference model comes on
-top of the guided rows. Memory is in half precision for one image: what autograd keeps, each piece
-once, and the most that is alive at one time, neither with the weights nor with what kernels take.
+top of the guided rows. Memory is for one image: what is kept between forward and backward, and the
+most that is alive at one time, neither with the weights nor with what kernels take; in half
+precision, unless a row says float32.
 """
 
 from __future__ import annotations
@@ -15,14 +16,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ..demo.sampler import karras_sigmas
 from ..guidance import MODES, plan, preset
-from ._comfyui import Work, decoder, import_comfyui, unet
+from ._comfyui import QWEN, Work, decoder, import_comfyui, unet
 from ._report import parser, report
 
 SIDES = {"SD1.5": 512, "SDXL": 1024}  # of the image, in pixels
 SIGMAS = (0.0292, 14.6146)  # of both
-DECODERS = ("vae", "vae, recomputed", "taesd", "latent-rgb")
+DECODERS = ("vae", "taesd", "latent-rgb")
 DECODE_SIDES = (0, 448, 256)  # full, for an encoder of 224, for colour
 ROWS = 2  # of the UNet in one evaluation: with the prompt, and without
 
@@ -137,8 +140,10 @@ def network_row(family: str, name: str, side: int, work: Work) -> dict[str, Any]
         "TFLOP forward": work.forward,
         "TFLOP backward": work.backward,
         "GB saved": work.saved,
-        "GB saved, shared memory counted again": work.every_saved,
         "GB at one time": work.peak,
+        "GB reserved": work.reserved[0],
+        "GB without a gradient": work.value,
+        "GB reserved for that": work.reserved[1],
     }
 
 
@@ -162,6 +167,13 @@ def main(arguments: list[str]) -> None:
                     works[name, size] = work = decoder(name, family, side, size)
                     networks.append(network_row(family, name, size or seen_at(name, side), work))
             rows += rows_of(family, runs(choice.steps), network, lambda *key, w=works: w[key])
+        for label, family, dtype in (
+            ("vae, float32", choice.families[-1], torch.float32),
+            ("vae", QWEN, torch.float16),
+        ):
+            for side in (1024, 448):
+                work = decoder("vae", family, side, dtype=dtype)
+                networks.append(network_row(family, label, side, work))
     # One list per file, so that each is a flat table.
     report(networks, choice.json and choice.json.with_suffix(".networks.json"))
     print()

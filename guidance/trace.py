@@ -150,15 +150,34 @@ class Trace:
 
 def _kept(record: StepRecord) -> StepRecord:
     """A record that holds no memory of the GPU and no inference tensor."""
+    found: list[Tensor] = []
+
+    def noted(tensor: Tensor) -> Tensor:
+        found.append(tensor)
+        return tensor
+
+    _mapped(vars(record), noted)
     with torch.inference_mode(False):
-        return StepRecord(**_on_cpu(vars(record)))
+        copies = iter(_on_cpu(found))
+    return StepRecord(**_mapped(vars(record), lambda _: next(copies)))
 
 
-def _on_cpu(value: Any) -> Any:
-    """A copy of a tensor, or of each in a dictionary; anything else as it is."""
+def _mapped(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    """A tensor, or each in a dictionary, through a function; anything else as it is."""
     if isinstance(value, dict):
-        return {name: _on_cpu(item) for name, item in value.items()}
-    return value.detach().float().cpu().clone() if isinstance(value, Tensor) else value
+        return {name: _mapped(item, function) for name, item in value.items()}
+    return function(value) if isinstance(value, Tensor) else value
+
+
+def _on_cpu(tensors: list[Tensor]) -> list[Tensor]:
+    """Copies in float32, from each device all at once: the GPU is waited for a single time."""
+    copies: dict[int, Tensor] = {}
+    for device in {tensor.device for tensor in tensors}:
+        mine = [i for i, tensor in enumerate(tensors) if tensor.device == device]
+        whole = torch.cat([tensors[i].detach().float().flatten() for i in mine]).cpu()
+        parts = torch.split(whole, [tensors[i].numel() for i in mine])
+        copies |= {i: part.view(tensors[i].shape) for i, part in zip(mine, parts, strict=True)}
+    return [copies[i] for i in range(len(tensors))]
 
 
 def plain(value: Any) -> Any:

@@ -27,6 +27,7 @@ from .checkpoint import (
 from .encoders import (
     EncoderReward,
     ImageEncoder,
+    are_layers_kept,
     described,
     from_transformers,
     is_large,
@@ -113,12 +114,13 @@ def image_encoder(path: Path, dtype: torch.dtype) -> ImageEncoder:
     mine, both = _side(weights, path, VISION)
     config = both.vision_config
     net = from_transformers(CLIPVisionModelWithProjection, config, mine, path, dtype)
-    if is_large(net):
+    large = is_large(net)
+    if large:
         recompute(net.vision_model.encoder.layers)  # type: ignore[union-attr, arg-type]
     look, width = _preprocessing(path, config.image_size), config.projection_dim
     scale = _logit_scale(weights, path)
     return ImageEncoder(
-        net, lambda net, pixels: net(pixel_values=pixels).image_embeds, look, width, scale
+        net, lambda net, pixels: net(pixel_values=pixels).image_embeds, look, width, scale, large
     )
 
 
@@ -320,12 +322,16 @@ def _open_clip() -> Any:
 
 def _open_clip_image_encoder(path: Path, weights: Weights, dtype: torch.dtype) -> ImageEncoder:
     visual = _open_clip_visual(path, weights, dtype)
-    if is_large(visual):
-        visual.set_grad_checkpointing(True)  # type: ignore[operator]
+    large = is_large(visual)
+
+    def features(net: Any, pixels: Tensor) -> Tensor:
+        if large:
+            net.set_grad_checkpointing(not are_layers_kept())
+        seen: Tensor = net(pixels)
+        return seen
+
     look, width = _open_clip_preprocessing(path, visual), int(visual.output_dim)  # type: ignore[arg-type]
-    return ImageEncoder(
-        visual, lambda net, pixels: net(pixels), look, width, _logit_scale(weights, path)
-    )
+    return ImageEncoder(visual, features, look, width, _logit_scale(weights, path), large)
 
 
 def _open_clip_preprocessing(path: Path, visual: Any) -> Preprocessing:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -17,9 +19,12 @@ from .checkpoint import CheckpointError, Weights, check_finite, refuse_misfits
 from .preprocessing import Preprocessing
 from .processors import read_settings
 
-# Vision networks above this many parameters recompute their blocks in the backward pass: ViT-L has
-# 304 million and fits as it is, ViT-H has 632 million.
+# Vision networks above this many parameters recompute their blocks in the backward pass, unless
+# ``layers_kept`` says that there is room: ViT-L has 304 million and fits anyway, ViT-H 632 million.
 LARGE = 400_000_000
+# What all layers of such a network keep for one image, in numbers per parameter: counted for ViT-H,
+# as transformers and as open_clip run it (test_encoders.py).
+LAYERS_KEEP = 0.225
 
 
 class ImageEncoder(nn.Module):
@@ -31,6 +36,7 @@ class ImageEncoder(nn.Module):
         preprocessing: what it was trained on.
         width: number of features.
         logit_scale: the factor on cosines that its authors trained with it, if any.
+        recomputes: whether its blocks may be recomputed.
     """
 
     def __init__(
@@ -40,8 +46,10 @@ class ImageEncoder(nn.Module):
         preprocessing: Preprocessing,
         width: int,
         logit_scale: float | None = None,
+        recomputes: bool = False,
     ) -> None:
         super().__init__()
+        self.recomputes = recomputes
         self.net, self.features, self.preprocessing = net, features, preprocessing
         self.width, self.logit_scale = width, logit_scale
         self.eval()
@@ -167,6 +175,30 @@ def warn_if_cut(tokens: int, length: int, reader: str = "this model") -> None:
         )
 
 
+_kept: ContextVar[bool] = ContextVar("kept", default=False)
+
+
+@contextmanager
+def layers_kept(kept: bool) -> Iterator[None]:
+    """Say inside whether large networks may keep their layers' tensors, and compute none twice."""
+    token = _kept.set(kept)
+    try:
+        yield
+    finally:
+        _kept.reset(token)
+
+
+def are_layers_kept() -> bool:
+    """What ``layers_kept`` says here; without it they are not."""
+    return _kept.get()
+
+
+def layers_bytes(modules: Iterable[nn.Module]) -> float:
+    """Memory that ``layers_kept`` takes for one image."""
+    large = [m.net for m in modules if isinstance(m, ImageEncoder) and m.recomputes]
+    return LAYERS_KEEP * sum(p.nbytes for net in large for p in net.parameters())
+
+
 class Recomputed(nn.Module):
     """A block whose inner tensors are computed again in the backward pass instead of kept."""
 
@@ -176,7 +208,7 @@ class Recomputed(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The block's output."""
-        if not torch.is_grad_enabled():
+        if are_layers_kept() or not torch.is_grad_enabled():
             return self.block(*args, **kwargs)
         return checkpoint(
             self.block, *args, use_reentrant=False, preserve_rng_state=False, **kwargs

@@ -13,8 +13,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..guidance import AutogradLogWeight, LogWeight, WeightError, scaled_vjp
-from ..guidance.contracts import is_finite
+from ..guidance.contracts import are_finite, is_finite
 from ..rewards import Weight
+from ..rewards.encoders import layers_bytes, layers_kept
 from ..rewards.masked import box_of
 from .decoders import Decoder, check_decoded, shrunk, shrunk_size
 from .images import without_frame
@@ -34,7 +35,7 @@ class DecodedLogWeight:
             the run needs; for when something has moved them off. None where nothing does.
 
     Attributes:
-        terms: what the last gradient was taken of, factor by factor: log w [B], on the CPU.
+        terms: what the last gradient was taken of, factor by factor: log w [B].
     """
 
     terms: dict[str, Tensor]
@@ -57,14 +58,21 @@ class DecodedLogWeight:
 
         Where the weight looks at a part only, and the decoder's pixels depend on cells nearby only,
         the rest is left out, and black: value and gradient are as with all of it.
+
+        Raises:
+            DecoderError: the decoder has spoilt them.
         """
+        images = self._images(latents)
+        check_decoded(self.decoder, "an image", images, latents)
+        return images
+
+    def _images(self, latents: Tensor) -> Tensor:
+        """As ``images``, unchecked."""
         mm.throw_exception_if_processing_interrupted()
         latents, cell = shrunk(latents, self.decoder.cell, self.side), self.decoder.cell
         height, width = latents.shape[-2:]
         top, bottom, left, right = self._part(height, width)
-        seen = latents[..., top:bottom, left:right]
-        part = self.decoder.images(seen)
-        check_decoded(self.decoder, "an image", part.detach(), seen.detach())
+        part = self.decoder.images(latents[..., top:bottom, left:right])
         around = (left, width - right, top, height - bottom)
         return F.pad(part, [cell * cells for cells in around]) if any(around) else part
 
@@ -99,7 +107,7 @@ class DecodedLogWeight:
         """log w [B] of images, its factors noted."""
         by_term = self._scored(images)
         if by_term.ndim == 2:  # else a weight that breaks its contract, which is said later
-            self._by_term.append(by_term.detach().float().cpu())
+            self._by_term.append(by_term.detach().float())
         return by_term.sum(dim=0)
 
     def __call__(self, denoised: Tensor) -> Tensor:
@@ -111,13 +119,13 @@ class DecodedLogWeight:
         """
         self._back_on_device(denoised.shape)
         latents = without_frame(self.decoder.own_latents(denoised.float()))
-        rows = self._rows(latents)
+        rows = self._rows(latents, gradient=False)
         values = self._try_values(latents, rows)
         if values is None and rows > 1:
             _give_way(rows)
             values = self._try_values(latents, 1)
         if values is None:
-            raise self._no_room(latents)
+            raise self._no_room(latents, gradient=False)
         return values.to(denoised.device)
 
     def _try_values(self, latents: Tensor, rows: int) -> Tensor | None:
@@ -153,11 +161,11 @@ class DecodedLogWeight:
         height, width = shrunk_size(*latent_shape[-2:], cell, self.side)
         return height * cell, width * cell
 
-    def bytes_per_image(self, latent_shape: torch.Size, sparing: bool = True) -> float:
-        """Memory for decoder and backward of one image; the least that it can do with."""
+    def bytes_per_image(self, latent_shape: torch.Size, gradient: bool = True) -> float:
+        """Memory for one image through the decoder, with its gradient or for log w alone."""
         size = shrunk_size(*latent_shape[-2:], self.decoder.cell, self.side)
         top, bottom, left, right = self._part(*size)
-        return self.decoder.bytes_per_image(bottom - top, right - left, sparing)
+        return self.decoder.bytes_per_image(bottom - top, right - left, gradient)
 
     def _back_on_device(self, shape: torch.Size) -> None:
         """Load what was moved off since: by another node between two steps, or for lack of room."""
@@ -165,35 +173,37 @@ class DecodedLogWeight:
         if self.load is not None and not are_loaded([*self.decoder.patchers, *ours]):
             self.load(self, shape)
 
-    def _rows(self, latents: Tensor) -> int:
-        """How many images fit at once if memory is spared; at least 1."""
+    def _rows(self, latents: Tensor, gradient: bool) -> int:
+        """How many images fit at once; at least 1."""
         device = self.decoder.device
         # Newer ComfyUI counts what dynamic VRAM can give back, in the patcher's own answer.
         asked = [p for p in self.decoder.patchers if hasattr(p, "get_free_memory")]
         free = [mm.get_free_memory(device), *(p.get_free_memory(device) for p in asked)]
-        needed = max(1.0, self.bytes_per_image(latents.shape))
+        needed = max(1.0, self.bytes_per_image(latents.shape, gradient))
         return int(min(max(1, max(free) // needed), latents.shape[0]))
 
     def _as_memory_allows(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         """All images at once where they fit; else sparingly; on failure once more, one by one."""
         count = latents.shape[0]
         free = mm.get_free_memory(self.decoder.device)
-        all_fit = count * self.bytes_per_image(latents.shape, False) <= free
-        rows = count if all_fit else self._rows(latents)
+        needed = self.bytes_per_image(latents.shape) + layers_bytes(self.weight.modules)
+        all_fit = count * needed <= free
+        rows = count if all_fit else self._rows(latents, gradient=True)
         done = self._try_in_parts(latents, rows, sparing=not all_fit)
         if done is None and (rows > 1 or all_fit):
             _give_way(rows)
             done = self._try_in_parts(latents, 1, sparing=True)
         if done is None:
-            raise self._no_room(latents)
+            raise self._no_room(latents, gradient=True)
         return done
 
-    def _no_room(self, latents: Tensor) -> torch.cuda.OutOfMemoryError:
+    def _no_room(self, latents: Tensor, gradient: bool) -> torch.cuda.OutOfMemoryError:
         """ComfyUI's own kind of error, so that it unloads its models as for any other node."""
-        needed = self.bytes_per_image(latents.shape) / GIGABYTE
+        needed = self.bytes_per_image(latents.shape, gradient) / GIGABYTE
         free = mm.get_free_memory(self.decoder.device) / GIGABYTE
+        what = "its gradient" if gradient else "its value"
         return torch.cuda.OutOfMemoryError(
-            f"There is not enough memory for weight '{self.name}' of one image: its gradient "
+            f"There is not enough memory for weight '{self.name}' of one image: {what} "
             f"through {self.decoder.name} alone needs about {needed:.2f} GB, and {free:.2f} GB are "
             "free. Choose the decoder taesd or a decode size of 512 in LAGS Options, make the "
             "image smaller, or close other programs on the GPU."
@@ -206,7 +216,7 @@ class DecodedLogWeight:
         self._by_term = []
 
         def attempt() -> tuple[Tensor, Tensor]:
-            with self.decoder.differentiable(sparing):
+            with self.decoder.differentiable(), layers_kept(not sparing):
                 parts = [self._value_and_grad(part) for part in latents.split(rows)]
             log_w, gradient = (torch.cat(whole) for whole in zip(*parts, strict=True))
             return log_w, gradient
@@ -216,13 +226,19 @@ class DecodedLogWeight:
     def _value_and_grad(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         with torch.inference_mode(False), torch.enable_grad():
             leaf = latents.detach().clone().requires_grad_()
-            images = self.images(leaf)
-            with _failing_as(self.name):
-                log_w, grad = self.on_images.value_and_grad(images)
+            images = self._images(leaf)
+            try:
+                with _failing_as(self.name):
+                    log_w, grad = self.on_images.value_and_grad(images)
+            except WeightError:  # it may have been given what it could not take
+                check_decoded(self.decoder, "an image", images.detach(), latents)
+                raise
             # The gradient of one pixel is tiny, and a decoder of half precision would lose it.
             gradient = scaled_vjp(images, leaf, grad)
-            if is_finite(grad):  # else it is the weight's own
-                check_decoded(self.decoder, "a gradient", gradient, leaf.detach())
+            if not are_finite(images, gradient):
+                check_decoded(self.decoder, "an image", images.detach(), latents)
+                if is_finite(grad):  # else it is the weight's own
+                    check_decoded(self.decoder, "a gradient", gradient, latents)
             return log_w, gradient
 
 
@@ -248,7 +264,7 @@ def _failing_as(name: str) -> Iterator[None]:
 
 def _give_way(rows: int) -> None:
     """Free what a failed attempt held: only once it is left is its memory no longer in use."""
-    how = "one at a time" if rows > 1 else "again, keeping less of it"
+    how = "one at a time" if rows > 1 else "once more, keeping less of it"
     logging.warning(
         "LAGS: not enough memory for the weight of %d images at once; trying %s.", rows, how
     )

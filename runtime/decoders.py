@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,8 +15,9 @@ import comfy.latent_formats as formats
 import comfy.model_management as mm
 import folder_paths
 import torch
-from comfy.ldm.modules.diffusionmodules.model import AttnBlock, ResnetBlock, Upsample
-from comfy.ldm.wan.vae import AttentionBlock, Resample, ResidualBlock
+from comfy.ldm.modules.diffusionmodules.model import Decoder as KLDecoder
+from comfy.ldm.wan.vae import Decoder3d
+from comfy.ops import disable_weight_init
 from comfy.taesd.taesd import TAESD
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -27,21 +29,28 @@ from ..rewards import Weight
 from ..rewards.checkpoint import fill, read_weights, shape_of
 from .autograd_safe import autograd_safe
 from .checks import check_colours, check_vae, dimensions_of
-from .gradient import recomputed
+from .gradient import frozen
 from .images import without_frame
+from .lean import Lean
 from .model_files import ModelFileError
 from .models import patchers_of, shared
 
 DECODERS = ("auto", "vae", "taesd", "latent-rgb")
 AS_NEEDED, FULL_SIZE = -1, 0  # sizes to decode at, beside a number of pixels
 
-# Memory of one image's gradient, as multiples of ComfyUI's estimate for decoding it. Counted on
-# the SD decoder (`dev.py bench cost`), tensors alive at one time: 2.8 with all that autograd keeps
-# (saved: 2.7), 1.0 with its blocks recomputed (saved: 0.64). 0.8 is room for what kernels take.
-VAE_KEPT, VAE_RECOMPUTED = 3.6, 1.8
-# Numbers per pixel of the image that are alive at one time in TAESD's backward: 680 counted
-# (saved: 550), and room.
-TAESD_KEPT = 900
+# Memory that a VAE takes for one image, with its gradient beside copies of its weights, and without
+# one: multiples of ComfyUI's estimate for decoding it, by the class of its decoder and the
+# dimensions of its latents. They are 4 to 15 % above what `dev.py bench cost` counts alive at one
+# time, in half precision and in float32, which is twice as much. KLDecoder is of Stable Diffusion,
+# SDXL, SD3 and Flux; Decoder3d of Wan and Qwen-Image, whose one frame ComfyUI 0.8.0 pads to three.
+PADS_FRAMES = "autopad" not in signature(disable_weight_init.Conv3d._conv_forward).parameters
+VAE_BYTES = {
+    (KLDecoder, 2): (1.18, 0.33),
+    (Decoder3d, 3): (1.45, 0.82) if PADS_FRAMES else (0.92, 0.285),
+}
+OTHER_VAE = (3.0, 1.0)  # as if all were kept; and ComfyUI's estimate itself
+# The same of TAESD, in numbers per pixel of the image: 677 and 192 counted.
+TAESD_NUMBERS = (750, 212)
 
 # Its convolutions see one pixel around: 10 at the latents' size, 10 at twice, 10 at four times and
 # 5 at eight times it, which is a little over 18 cells on each side.
@@ -58,8 +67,6 @@ TAESD_FORMATS = {  # on whose latents each of its decoders was trained
 }
 TAESD_PAGE = "https://github.com/madebyollin/taesd"
 FLUX2_CHANNELS, FLUX2_PACKED = 32, 128  # what its decoder works on; what the model makes
-# Of the decoders of Stable Diffusion and Flux, and of Wan and Qwen-Image.
-BLOCKS = (ResnetBlock, AttnBlock, Upsample, ResidualBlock, AttentionBlock, Resample)
 HALF_OVERFLOWS = (
     "Many VAEs of SD and SDXL leave the range of float16: start ComfyUI with --bf16-vae or "
     "--fp32-vae, load a VAE that was fixed for it (sdxl-vae-fp16-fix), or choose another decoder "
@@ -119,12 +126,12 @@ class Decoder(Protocol):
             ValueError: another number of channels.
         """
 
-    def differentiable(self, sparing: bool) -> AbstractContextManager[Any]:
-        """Inside it autograd may pass; ``sparing`` takes less memory and more time."""
+    def differentiable(self) -> AbstractContextManager[Any]:
+        """Inside it autograd may pass."""
         return nullcontext()
 
-    def bytes_per_image(self, height: int, width: int, sparing: bool) -> float:
-        """Memory for the gradient of one image, from its latents' size, weights not counted."""
+    def bytes_per_image(self, height: int, width: int, gradient: bool) -> float:
+        """Memory for one image, by its latents' size, weights not counted."""
 
 
 @dataclass(frozen=True)
@@ -163,9 +170,6 @@ class Decoding:
 class VAEDecoder(Decoder):
     """The user's own VAE.
 
-    It keeps for the backward pass what autograd wants where that fits into free memory; else every
-    block computes its inner tensors again there. The gradient is the same.
-
     Args:
         vae: ComfyUI's VAE object.
         process_latent_out: model space -> the VAE's latents.
@@ -181,7 +185,8 @@ class VAEDecoder(Decoder):
         self.cell = int(vae.spacial_compression_decode())
         self.patchers = (vae.patcher,)
         self.offset, self.gain = _affine_part(vae.process_output)
-        self.blocks = [block for block in self.net.modules() if isinstance(block, BLOCKS)]
+        decoder = getattr(self.net, "decoder", self.net)
+        self.copies = sum(weight.numel() for weight in decoder.parameters()) * self.dtype.itemsize
 
     @property
     def device(self) -> torch.device:
@@ -213,19 +218,21 @@ class VAEDecoder(Decoder):
         return image
 
     @contextmanager
-    def differentiable(self, sparing: bool) -> Iterator[None]:
+    def differentiable(self) -> Iterator[None]:
         """As a decoder; the VAE is as before after it."""
-        spared = recomputed(self.blocks) if sparing else nullcontext()
-        with autograd_safe(self.net), spared:
+        with autograd_safe(self.net), frozen(self.net), Lean():
             yield
 
-    def bytes_per_image(self, height: int, width: int, sparing: bool) -> float:
+    def bytes_per_image(self, height: int, width: int, gradient: bool) -> float:
+        """As a decoder: by ComfyUI's estimate, and what that is off by."""
         if self.is_small:
-            return _taesd_bytes(height * width * self.cell**2, self.dtype)
-        frame = (1,) * (self.vae.latent_dim - 2)
-        shape = (1, self.vae.latent_channels, *frame, height, width)
-        decoding = float(self.vae.memory_used_decode(shape, self.dtype))
-        return decoding * (VAE_RECOMPUTED if sparing and self.blocks else VAE_KEPT)
+            return _taesd_bytes(height * width * self.cell**2, self.dtype, gradient)
+        dimensions = self.vae.latent_dim
+        shape = (1, self.vae.latent_channels, *(1,) * (dimensions - 2), height, width)
+        decoder = type(getattr(self.net, "decoder", None))
+        with_gradient, value = VAE_BYTES.get((decoder, dimensions), OTHER_VAE)
+        estimate = float(self.vae.memory_used_decode(shape, self.dtype))
+        return estimate * with_gradient + self.copies if gradient else estimate * value
 
 
 class TAESDDecoder(Decoder):
@@ -260,8 +267,8 @@ class TAESDDecoder(Decoder):
         weight = next(self.net.parameters())
         return self.net(latents.to(weight)).float()
 
-    def bytes_per_image(self, height: int, width: int, sparing: bool) -> float:
-        return _taesd_bytes(height * width * self.cell**2, self.dtype)
+    def bytes_per_image(self, height: int, width: int, gradient: bool) -> float:
+        return _taesd_bytes(height * width * self.cell**2, self.dtype, gradient)
 
 
 class LatentRGBDecoder(Decoder):
@@ -303,7 +310,7 @@ class LatentRGBDecoder(Decoder):
         colours = torch.einsum("bchw,cr->brhw", cells, self.factors.to(cells.device))
         return (colours + self.bias.to(cells.device) + 1) / 2
 
-    def bytes_per_image(self, height: int, width: int, sparing: bool) -> float:
+    def bytes_per_image(self, height: int, width: int, gradient: bool) -> float:
         """As a decoder: the image and its gradient."""
         return 2 * 3 * 4 * height * width
 
@@ -486,8 +493,9 @@ def shrunk(latents: Tensor, cell: int, side: int) -> Tensor:
     return F.interpolate(latents, size, mode="bilinear", align_corners=False, antialias=True)
 
 
-def _taesd_bytes(pixels: int, dtype: torch.dtype) -> float:
-    return TAESD_KEPT * pixels * dtype.itemsize
+def _taesd_bytes(pixels: int, dtype: torch.dtype, gradient: bool) -> float:
+    with_gradient, value = TAESD_NUMBERS
+    return (with_gradient if gradient else value) * pixels * dtype.itemsize
 
 
 def _affine_part(process_output: Callable[[Tensor], Tensor]) -> tuple[float, float]:

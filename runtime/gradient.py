@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from traceback import walk_tb
 from typing import Any
 
@@ -35,7 +34,7 @@ def differentiable(networks: list[nn.Module]) -> Iterator[None]:
         for network in networks:
             stack.enter_context(autograd_safe(network))
             stack.enter_context(frozen(network))
-            stack.enter_context(recomputed(blocks(network), copy_inputs=True))
+            stack.enter_context(recomputed(blocks(network)))
         yield
 
 
@@ -99,18 +98,19 @@ def frozen(model: nn.Module) -> Iterator[None]:
         for module in model.modules():
             if hasattr(module, "weight_function"):
                 append_to_weights(module, Tensor.detach, undo)
+                continue
+            for name, tensor in list(module._parameters.items()):
+                if tensor is not None and tensor.requires_grad:
+                    undo.callback(module._parameters.__setitem__, name, tensor)
+                    module._parameters[name] = tensor.detach()  # type: ignore[assignment]
         yield
 
 
 @contextmanager
-def recomputed(members: list[nn.Module], copy_inputs: bool = False) -> Iterator[None]:
+def recomputed(members: list[nn.Module]) -> Iterator[None]:
     """Let blocks compute their inner tensors again in the backward pass, which keeps one a block.
 
     The blocks are as before after it; a backward pass must run inside it as well.
-
-    Args:
-        members: the blocks.
-        copy_inputs: whether they may write into what they are given.
     """
     with ExitStack() as undo:
         for block in members:
@@ -118,7 +118,7 @@ def recomputed(members: list[nn.Module], copy_inputs: bool = False) -> Iterator[
                 undo.callback(setattr, block, "forward", block.forward)
             else:
                 undo.callback(delattr, block, "forward")
-            block.forward = _recomputing(block.forward, copy_inputs)
+            block.forward = _recomputing(block.forward)
         # Stopping early throws out of a layer of ComfyUI, past the end of its weights' transfer.
         with set_checkpoint_early_stop(False):
             yield
@@ -144,16 +144,14 @@ def _members(modules: nn.Module) -> Iterator[nn.Module]:
             yield child
 
 
-def _recomputing(forward: Callable[..., Any], copy_inputs: bool) -> Callable[..., Any]:
+def _recomputing(forward: Callable[..., Any]) -> Callable[..., Any]:
     """A block's forward that is run again in the backward pass, on what it was given at first."""
-    if not copy_inputs:
-        return lambda *args: (forward if _counts(args) else _checkpointed(forward))(*args)
 
     def run(*args: Any, **kwargs: Any) -> Any:
         # ComfyUI counts blocks in a dictionary that goes through all of them, which patches read,
         # and it adds a ControlNet's output to what an earlier block was given: keep both as now.
         args, kwargs = _own(args, kwargs)
-        return _checkpointed(again)(*args, **kwargs)
+        return checkpoint(again, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
 
     def again(*args: Any, **kwargs: Any) -> Any:
         # Some blocks write into what they are given, which has to be there a second time.
@@ -161,18 +159,6 @@ def _recomputing(forward: Callable[..., Any], copy_inputs: bool) -> Callable[...
         return forward(*args, **kwargs)
 
     return run
-
-
-def _counts(args: tuple[Any, ...]) -> bool:
-    """Whether a block is given lists: Wan's of ComfyUI 0.8.0 count their way through the network.
-
-    A second pass would find the count at its end, so such a block keeps its inner tensors.
-    """
-    return any(isinstance(value, list) for value in args)
-
-
-def _checkpointed(forward: Callable[..., Any]) -> Callable[..., Any]:
-    return partial(checkpoint, forward, use_reentrant=False, preserve_rng_state=False)
 
 
 def _own(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:

@@ -18,8 +18,8 @@ NAMES = {
     "comfy.cli_args": "args",
     "comfy.k_diffusion.sampling": "default_noise_sampler get_sigmas_karras",
     "comfy.latent_formats": "Flux Flux2 LatentFormat SD15 SD3 SDXL",
-    "comfy.ldm.modules.diffusionmodules.model": "AttnBlock ResnetBlock Upsample",
-    "comfy.ldm.wan.vae": "AttentionBlock Resample ResidualBlock",
+    "comfy.ldm.modules.diffusionmodules.model": "Decoder",
+    "comfy.ldm.wan.vae": "Decoder3d",
     "comfy.model_base": "BaseModel ModelType.EDM ModelType.V_PREDICTION",
     "comfy.model_management": (
         "InterruptProcessingException OOM_EXCEPTION current_loaded_models free_memory "
@@ -29,6 +29,7 @@ NAMES = {
     ),
     "comfy.model_patcher": "ModelPatcher",
     "comfy.model_sampling": "CONST EPS ModelSamplingDiscrete",
+    "comfy.ops": "disable_weight_init disable_weight_init.Conv3d._conv_forward",
     "comfy.patcher_extension": (
         "WrapperExecutor WrapperExecutor.new_class_executor WrappersMP "
         "WrappersMP.OUTER_SAMPLE WrappersMP.PREDICT_NOISE WrappersMP.SAMPLER_SAMPLE"

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import comfy.k_diffusion.sampling as k_sampling
@@ -83,15 +83,24 @@ class Run(SamplerRun):
     method: Method
     networks: list[nn.Module]
 
+    @cached_property
+    def levels(self) -> Tensor:
+        """The sampler's noise levels, where Python reads them."""
+        return self.sigmas.detach().float().cpu()
+
     def keep(self, timestep: Tensor, view: VEView) -> float:
         """What the sampler's step from here keeps of x - D; 1 where its steps are of another kind.
 
         Flow models have an ancestral step of their own.
+
+        Args:
+            timestep: [B], on the CPU.
+            view: of it.
         """
-        exploding = bool((view.sigma_ve == timestep.float()).all())
+        exploding = bool((view.sigma_ve == timestep).all())
         if not (self.draws_noise and exploding):
             return 1.0
-        return ancestral_keep(self.sigmas, float(timestep.flatten()[0]))
+        return ancestral_keep(self.levels, float(timestep.flatten()[0]))
 
     @property
     def holds_guided_steps(self) -> bool:
@@ -137,7 +146,7 @@ def warn_if_idle(run: Run) -> None:
     if not isinstance(run.method, LAGS):
         return
     scaling = run.guider.inner_model.model_sampling.noise_scaling
-    made = plan(run.method, run.sigmas.detach().float().cpu(), scaling)
+    made = plan(run.method, run.levels, scaling)
     if made.is_idle:
         notice(
             f"{run.method.name} changes next to nothing in these {len(made.sigma)} steps: its "
@@ -416,18 +425,22 @@ class Guidance:
         """Around one evaluation: the guided denoised latents instead of the plain ones."""
         options = model_options or {}
         run: Run | None = options.get(self.key)
+        if run is None:
+            return executor(x, timestep, options, seed)
         guider = executor.class_obj
-        view = ve_view(guider.inner_model.model_sampling.noise_scaling, timestep)
-        if run is None or not view.is_usable:  # no run to guide, or a flow model at pure noise
+        scaling = guider.inner_model.model_sampling.noise_scaling
+        here = timestep.detach().float().cpu()  # what depends on it alone waits for the GPU once
+        view, view_here = ve_view(scaling, timestep), ve_view(scaling, here)
+        if not view_here.is_usable:  # a flow model at pure noise
             return executor(x, timestep, options, seed)
 
-        if self._compares(run, view):
+        if self._compares(run, view_here):
             options = without_caches(options)
         back_on_device(guider, x.shape)
         if run.region is not None and run.region.shape[-2:] != x.shape[-2:]:
             run.region = _region(self.weight, x)  # the sampler has enlarged the latents
         at = self._evaluations(run, executor, guider, x, timestep, view, options, seed)
-        step = Step(keep=run.keep(timestep, view), own=at.own)
+        step = Step(keep=run.keep(here, view_here), own=at.own)
         with at_step(lambda: run.step_number(timestep), len(run.sigmas) - 1):
             log_weight, computed = self._log_weight(run, at, step), run.cached.computed
             denoised, record = run.method(at, log_weight, at.x_ve, view.sigma_ve, step)
@@ -482,8 +495,7 @@ def _recall(run: Run, scores: list[CachedGradient]) -> None:
     gradients = [t.strength * v for t, (_, _, v) in zip(terms, known, strict=True)]
     log_w, v = torch.stack(values).sum(dim=0), torch.stack(gradients).sum(dim=0)
     run.cached.remember(known[0][0], log_w, v)
-    on_cpu = [value.float().cpu() for value in values]
-    run.log_weight.terms = dict(zip(run.log_weight.weight.labels, on_cpu, strict=True))
+    run.log_weight.terms = dict(zip(run.log_weight.weight.labels, values, strict=True))
 
 
 def _region(weight: Weight, noise: Tensor) -> Tensor | None:
@@ -545,14 +557,11 @@ def announce_strengths(asked: Weight, weight: Weight, deviations: dict[int, floa
 def announce(log_weight: DecodedLogWeight, shape: torch.Size) -> None:
     """Say before a run what the weight will see, and what that takes."""
     height, width = log_weight.decoded_size(shape)
-    kept, spared = (log_weight.bytes_per_image(shape, s) / GIGABYTE for s in (False, True))
-    least = f", or {spared:.2f} GB if less is free" if spared < kept else ""
     logging.info(
-        "LAGS: the weight sees %s at %dx%d; its gradient needs about %.2f GB an image%s, beside "
-        "the models.",
+        "LAGS: the weight sees %s at %dx%d; its gradient needs about %.2f GB an image, its value "
+        "%.2f GB, beside the models.",
         log_weight.decoder.name,
         width,
         height,
-        kept,
-        least,
+        *(log_weight.bytes_per_image(shape, gradient) / GIGABYTE for gradient in (True, False)),
     )

@@ -57,34 +57,14 @@ def test_known_arithmetic(
     assert found == pytest.approx((forward, backward), rel=0.005)
 
 
-@pytest.mark.parametrize(("name", "gigabytes"), [("vae", 14.0), ("taesd", 1.9)])
-def test_known_memory(tables: tuple[Rows, Rows], name: str, gigabytes: float) -> None:
-    """The known figures count memory that two saved tensors share twice."""
-    row = network(tables, "SDXL", name, 1024)
-    assert row["GB saved, shared memory counted again"] == pytest.approx(gigabytes, rel=0.02)
-    assert row["GB saved"] < row["GB at one time"] < 1.3 * row["GB saved"]
-
-
 def test_memory_to_reach(tables: tuple[Rows, Rows]) -> None:
-    plain, recomputed, taesd, rgb = (
-        network(tables, "SDXL", name, side)
-        for name, side in (
-            ("vae", 1024),
-            ("vae, recomputed", 1024),
-            ("taesd", 1024),
-            ("latent-rgb", 128),
-        )
-    )
+    """Kept at 1024 without `runtime/lean.py`: 12.6; and 12.9 at one time, 2.5 at 448."""
+    wide, narrow = (network(tables, "SDXL", "vae", side) for side in (1024, 448))
+    taesd, rgb = network(tables, "SDXL", "taesd", 1024), network(tables, "SDXL", "latent-rgb", 128)
+    assert wide["GB saved"] <= 0.36 * 12.6
+    assert wide["GB at one time"] <= 5.5 and narrow["GB at one time"] <= 1.1
     assert taesd["GB saved"] <= 2
-    assert recomputed["GB saved"] <= min(4, plain["GB saved"] / 4)
     assert rgb["GB at one time"] < 0.001
-
-
-def test_recomputing_costs_one_more_forward(tables: tuple[Rows, Rows]) -> None:
-    plain, recomputed = (network(tables, "SDXL", name, 1024) for name in ("vae", "vae, recomputed"))
-    assert recomputed["TFLOP forward"] == plain["TFLOP forward"]
-    expected = plain["TFLOP forward"] + plain["TFLOP backward"]
-    assert recomputed["TFLOP backward"] == pytest.approx(expected, rel=0.01)
 
 
 def method(tables: tuple[Rows, Rows], name: str, decoder: str | None, at: int | None) -> float:
@@ -103,16 +83,23 @@ def test_arithmetic_to_reach(tables: tuple[Rows, Rows]) -> None:
         assert method(tables, "fast", "taesd", at) <= 1.10
 
 
-def test_what_is_reserved_covers_what_is_alive(tables: tuple[Rows, Rows]) -> None:
-    """The decoders' own figures, with room for what kernels take, but not too much of it."""
-    from lags_pack.runtime.decoders import TAESD_KEPT, VAE_KEPT, VAE_RECOMPUTED
-
-    comfyui = 2178 * 1024**2 * 2 / 1e9  # its estimate for decoding one image in half precision
-    reserved = {
-        "vae": VAE_KEPT * comfyui,
-        "vae, recomputed": VAE_RECOMPUTED * comfyui,
-        "taesd": TAESD_KEPT * 1024**2 * 2 / 1e9,
-    }
-    for name, gigabytes in reserved.items():
-        peak = network(tables, "SDXL", name, 1024)["GB at one time"]
-        assert 1.2 * peak < gigabytes < 2 * peak, name
+@pytest.mark.parametrize(
+    ("model", "name", "sides"),
+    [
+        ("SDXL", "vae", (1024, 448, 256)),
+        ("SDXL", "vae, float32", (1024, 448)),
+        ("SDXL", "taesd", (1024, 448, 256)),
+        ("Qwen-Image", "vae", (1024, 448)),
+    ],
+)
+def test_what_is_reserved_covers_what_is_alive_and_little_more(
+    tables: tuple[Rows, Rows], model: str, name: str, sides: tuple[int, ...]
+) -> None:
+    most = 1.15 if model == "SDXL" else 1.7  # attention grows by the square of the size
+    for side in sides:
+        row = network(tables, model, name, side)
+        for reserved, alive in (
+            ("GB reserved", "GB at one time"),
+            ("GB reserved for that", "GB without a gradient"),
+        ):
+            assert row[alive] < row[reserved] < most * row[alive], (side, reserved)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,14 +19,14 @@ import torch
 from comfy.taesd.taesd import TAESD
 from comfyui_support import tiny
 from comfyui_support.executing import run_node
-from comfyui_support.guided import Case, counted, options, spied, state_of, vae_like
+from comfyui_support.guided import Case, counted, options, spied, vae_like
 from comfyui_support.weighing import case_of, demo_case
-from lags_pack.benchmarks._memory import saved_bytes
 from lags_pack.nodes.samplers.search import LAGSSearchSampler
 from lags_pack.rewards import ColourReward, FrequencyReward, Reward, Weight
 from lags_pack.rewards.checkpoint import CheckpointError
+from lags_pack.rewards.encoders import are_layers_kept
 from lags_pack.rewards.masked import masked
-from lags_pack.runtime import decoders
+from lags_pack.runtime import decoded_weight, decoders
 from lags_pack.runtime import run as patch
 from lags_pack.runtime.decoded_weight import DecodedLogWeight
 from lags_pack.runtime.decoders import Decoding, LatentRGBDecoder, TAESDDecoder, VAEDecoder
@@ -83,75 +82,6 @@ def loaded(name: str, vae: Any) -> Any:
     return made
 
 
-# ---- the VAE with its blocks recomputed -------------------------------------------------------
-
-
-def test_recomputed_blocks_give_the_same_gradient(kl_vae, executor_mode):
-    before = state_of(kl_vae.first_stage_model)
-    weight = DecodedLogWeight(choose("vae", kl_vae), HUE)
-    plain, spared = (weight._try_in_parts(latents(), 2, sparing=s) for s in (False, True))
-    assert plain is not None and spared is not None
-    assert float(plain[1].abs().max()) > 0
-    for one, other in zip(plain, spared, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5 * float(one.abs().max()))
-    assert state_of(kl_vae.first_stage_model) == before
-
-
-def test_recomputed_blocks_keep_less(kl_vae):
-    decoder, kept = choose("vae", kl_vae), {}
-    for sparing in (False, True):
-        with decoder.differentiable(sparing):
-            leaf = latents(1, 16).requires_grad_()
-            weights = decoder.net.parameters()
-            kept[sparing] = saved_bytes(lambda x=leaf: decoder.images(x), weights)
-    assert kept[True] < 0.36 * kept[False]  # 0.24 at full size: see test_cost.py
-
-
-class _Stop(Exception):
-    pass
-
-
-@pytest.mark.parametrize("error", [_Stop, torch.cuda.OutOfMemoryError])
-def test_an_error_in_the_recomputing_leaves_the_vae_as_it_was(kl_vae, monkeypatch, error):
-    """It arrives as itself, so that interrupts and lack of memory are understood."""
-    net, decoder = kl_vae.first_stage_model, choose("vae", kl_vae)
-    before = state_of(net)
-    first, calls = net.decoder.mid.block_1, []
-
-    def fail_second(x: Tensor, *rest: Any) -> Tensor:
-        calls.append(x)
-        if len(calls) == 2:
-            raise error("in the backward pass")
-        return type(first).forward(first, x, *rest)
-
-    with monkeypatch.context() as patched, torch.inference_mode():
-        patched.setattr(first, "forward", fail_second)
-        mine = first.forward
-        with pytest.raises(_Stop) if error is _Stop else nullcontext():
-            weight = DecodedLogWeight(decoder, HUE)
-            assert weight._try_in_parts(latents(1), 1, sparing=True) is None
-        assert first.forward is mine, "another node's own forward is put back"
-    vars(first).pop("forward", None)
-    assert len(calls) == 2
-    assert state_of(net) == before
-
-
-def test_interrupt_while_recomputing(kl_vae, executor_mode):
-    """ComfyUI's layers ask for interrupts; those of the backward pass do too."""
-
-    class Interrupting(Reward):
-        name, scale = "interrupting", "none"
-
-        def __call__(self, images: Tensor) -> Tensor:
-            mm.interrupt_current_processing()
-            return images.mean(dim=(1, 2, 3))
-
-    weight = DecodedLogWeight(choose("vae", kl_vae), Weight.of(Interrupting(), 1.0))
-    with pytest.raises(mm.InterruptProcessingException):
-        weight._try_in_parts(latents(1), 1, sparing=True)
-    mm.interrupt_current_processing(False)
-
-
 # ---- as memory allows -------------------------------------------------------------------------
 
 
@@ -167,19 +97,39 @@ def attempts(monkeypatch) -> list[tuple[int, bool]]:
 
 @pytest.mark.parametrize(
     ("share", "expected"),
-    [(4.01, (4, False)), (3.99, (4, True)), (1.01, (2, True)), (0.1, (1, True))],
+    [(4.01, (4, False)), (3.99, (3, True)), (2.01, (2, True)), (0.1, (1, True))],
 )
 def test_memory_is_spared_only_where_it_is_short(kl_vae, monkeypatch, attempts, share, expected):
-    """The share is free memory over what one image takes without sparing."""
+    """The share is free memory over what one image takes."""
     weight = DecodedLogWeight(choose("vae", kl_vae), HUE)
     x = latents(4)
-    free = share * weight.bytes_per_image(x.shape, sparing=False)
+    free = share * weight.bytes_per_image(x.shape)
     monkeypatch.setattr(mm, "get_free_memory", lambda *_, **__: free)
     with torch.inference_mode():
         log_w, grad = weight.value_and_grad(x)
     assert attempts == [expected]
     assert log_w.shape == (4,) and grad.shape == x.shape
     assert torch.isfinite(grad).all()
+
+
+@pytest.mark.parametrize(("room", "kept"), [(1.01, [True]), (0.99, [False])])
+def test_large_networks_keep_their_layers_where_there_is_room(kl_vae, monkeypatch, room, kept):
+    class Noting(Reward):
+        name, scale, modules = "noting", "none", (torch.nn.Identity(),)
+
+        def __call__(self, images: Tensor) -> Tensor:
+            found.append(are_layers_kept())
+            return images.mean(dim=(1, 2, 3))
+
+    found: list[bool] = []
+    weight, x = DecodedLogWeight(choose("vae", kl_vae), Weight.of(Noting(), 1.0)), latents(2)
+    layers = 1e9
+    monkeypatch.setattr(decoded_weight, "layers_bytes", lambda modules: layers)
+    free = 2 * (weight.bytes_per_image(x.shape) + room * layers)
+    monkeypatch.setattr(mm, "get_free_memory", lambda *_, **__: free)
+    weight.value_and_grad(x)
+    assert found == kept
+    assert not are_layers_kept()
 
 
 def test_out_of_memory_is_tried_once_more_and_then_said(kl_vae, monkeypatch, attempts):
@@ -264,7 +214,7 @@ def test_safetensors_come_first_and_tensors_in_a_pth_are_read(kl_vae, approximat
 
 
 def test_a_pickle_is_refused(kl_vae, approximate):
-    torch.save({"1.weight": _Stop}, approximate / "taesd_decoder.pth")
+    torch.save({"1.weight": Case}, approximate / "taesd_decoder.pth")
     with pytest.raises(CheckpointError, match="more than tensors"):
         choose("taesd", kl_vae)
 
@@ -555,10 +505,10 @@ def test_memory_is_said_before_the_run_and_asked_for(case, monkeypatch, caplog):
         case.lags(weight=HUE, mode="paper")
     (line,) = [r.getMessage() for r in caplog.records if "the weight sees" in r.getMessage()]
     decoder = choose("vae", case.vae)
-    kept, spared = (decoder.bytes_per_image(8, 8, sparing) for sparing in (False, True))
+    needed, value = (decoder.bytes_per_image(8, 8, gradient) for gradient in (True, False))
     assert "the VAE at 64x64" in line
-    assert f"{kept / 2**30:.2f} GB" in line and f"{spared / 2**30:.2f} GB if" in line
-    assert spared < kept and max(asked) >= spared
+    assert f"{needed / 2**30:.2f} GB an" in line and f"value {value / 2**30:.2f} GB" in line
+    assert value < needed and max(asked) >= needed
 
 
 def test_a_missing_taesd_is_said_before_sampling(case, approximate):

@@ -125,15 +125,6 @@ def test_the_gradient_is_of_the_image(case, decoder):
         assert inside.any()
 
 
-def test_blocks_of_its_decoder_are_computed_again_where_memory_is_short(case):
-    made = decoder_of(Decoding("vae", 0), case.vae, case.model)
-    load(made.modules, made.patchers)
-    assert made.bytes_per_image(4, 4, True) < made.bytes_per_image(4, 4, False)
-    log_weight, x = DecodedLogWeight(made, RED), torch.randn(ONE_FRAME)
-    kept, spared = (log_weight._try_in_parts(x[:, :, 0], 2, sparing) for sparing in (False, True))
-    torch.testing.assert_close(spared[1], kept[1], rtol=1e-4, atol=1e-5)
-
-
 @pytest.mark.parametrize("sampler", ["euler_ancestral", "lcm"])
 @pytest.mark.parametrize("method", [name for name in PRESETS if name != "das_1p"])
 def test_particles(case, sampler, method):

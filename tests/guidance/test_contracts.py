@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from lags_pack.guidance import AutogradLogWeight, WeightError, preset
+from lags_pack.guidance.contracts import are_finite, checked_value
 from lags_pack.tests.analytic import Gaussian, sigmas
 from torch import Tensor
 
@@ -70,3 +73,34 @@ def test_a_whole_evaluation_works_in_inference_mode(mode: str) -> None:
 def test_a_function_that_guidance_cannot_use_is_named(function, message: str) -> None:
     with pytest.raises(WeightError, match=message):
         AutogradLogWeight(function, "mine").value_and_grad(torch.ones(2, 4))
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("place", [0, 1])
+def test_one_value_that_is_not_finite_is_found_in_any_of_several(bad: float, place: int) -> None:
+    tensors = [torch.ones(2, 3), torch.ones(4, dtype=torch.float16)]
+    assert are_finite(*tensors)
+    tensors[place].view(-1)[1] = bad
+    assert not are_finite(*tensors)
+
+
+def test_many_large_values_are_finite() -> None:
+    """Their sum is not."""
+    large = torch.full((64,), 6e4, dtype=torch.float16)
+    assert are_finite(large) and are_finite(torch.ones(2), large)
+
+
+@pytest.mark.parametrize(
+    ("value", "is_answer"), [(-math.inf, True), (math.inf, False), (math.nan, False)]
+)
+def test_a_weight_of_zero_is_a_value(value: float, is_answer: bool) -> None:
+    fixed = AutogradLogWeight(lambda x: torch.tensor([0.0, value]), "fixed")
+
+    def look() -> Tensor:
+        return checked_value(fixed, torch.zeros(2, 3), torch.ones(2))
+
+    if is_answer:
+        assert look().tolist() == [0.0, value]
+        return
+    with pytest.raises(WeightError, match="'fixed' has a value that is not finite"):
+        look()

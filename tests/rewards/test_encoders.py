@@ -10,11 +10,13 @@ import open_clip
 import pytest
 import torch
 import transformers
+from lags_pack.benchmarks._memory import held_bytes
 from lags_pack.guidance import AutogradLogWeight
 from lags_pack.rewards import encoders
 from lags_pack.rewards.checkpoint import CheckpointError
 from lags_pack.rewards.clip import CosineReward, image_encoder
-from lags_pack.rewards.encoders import Recomputed, from_transformers, is_large, recompute
+from lags_pack.rewards.encoders import from_transformers, is_large, layers_kept, recompute
+from lags_pack.rewards.preprocessing import Preprocessing
 from lags_pack.tests import reward_files
 from lags_pack.tests.reward_table import pictures
 from torch import Tensor, nn
@@ -131,16 +133,33 @@ def test_recomputing_runs_a_block_again_only_where_there_is_a_gradient() -> None
     assert torch.equal(leaf.grad, 3 * torch.cos(3 * torch.ones(3)))
 
 
+def test_where_there_is_room_nothing_is_recomputed() -> None:
+    wave, leaf = Wave(), torch.ones(3, requires_grad=True)
+    blocks = nn.ModuleList([wave])
+    recompute(blocks)
+    with layers_kept(True):
+        with layers_kept(False):
+            blocks[0](leaf, scale=2.0).sum().backward()
+        blocks[0](leaf, scale=3.0).sum().backward()
+    blocks[0](leaf, scale=4.0).sum().backward()
+    assert wave.runs == [2.0, 2.0, 3.0, 4.0, 4.0]
+
+
+def test_what_is_reserved_for_kept_layers_is_what_they_keep(make: Make) -> None:
+    with torch.device("meta"):
+        net, pixels = make(VIT_H), torch.empty(1, 3, 224, 224)
+    encoder = encoders.ImageEncoder(net, embed, Preprocessing(224), 1280, recomputes=True)
+    kept = held_bytes(lambda: embed(net, pixels.requires_grad_()))
+    make_recompute(net)
+    kept -= held_bytes(lambda: embed(net, pixels.requires_grad_()))
+    assert kept < encoders.layers_bytes([encoder, nn.Identity()]) < 1.3 * kept
+    encoder.recomputes = False
+    assert encoders.layers_bytes([encoder]) == 0
+
+
 def encoder_of(layout: str, folder: Path) -> encoders.ImageEncoder:
     write = reward_files.clip_folder if layout == "transformers" else reward_files.hps
     return image_encoder(write(folder), torch.float32)
-
-
-def recomputes(encoder: encoders.ImageEncoder) -> bool:
-    if hasattr(encoder.net, "vision_model"):
-        layers = encoder.net.vision_model.encoder.layers
-        return all(isinstance(layer, Recomputed) for layer in layers)
-    return bool(encoder.net.transformer.grad_checkpointing)
 
 
 @pytest.mark.parametrize("layout", MAKES)
@@ -151,13 +170,15 @@ def test_the_loader_makes_large_networks_recompute(
     small = encoder_of(layout, tmp_path)
     monkeypatch.setattr(encoders, "LARGE", 0)
     large = encoder_of(layout, tmp_path)
-    assert recomputes(large) and not recomputes(small)
+    assert large.recomputes and not small.recomputes
     rewards = [CosineReward(encoder, torch.ones(1, small.width)) for encoder in (small, large)]
     with torch.inference_mode():
         (expected, found), images = (AutogradLogWeight(r, "cosine") for r in rewards), pictures(2)
         expected, found = expected.value_and_grad(images), found.value_and_grad(images)
     assert torch.equal(expected[0], found[0]) and torch.equal(expected[1], found[1])
-    assert bytes_kept(large.net, pictures(1, 32, 32)) < bytes_kept(small.net, pictures(1, 32, 32))
+    plain, sparing = (bytes_kept(net, pictures(1, 32, 32)) for net in (small, large))
+    with layers_kept(True):
+        assert bytes_kept(large, pictures(1, 32, 32)) == plain > sparing
 
 
 # ---- loading --------------------------------------------------------------------------------
