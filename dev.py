@@ -403,7 +403,8 @@ def module_main(arguments: Sequence[str]) -> int:
     module, *rest = arguments
     leave_pack_folder()
     load_pack()
-    if importlib.util.find_spec("torchvision"):  # transformers imports it, and its wheel may fail
+    whole = (ROOT / "tests" / "comfyui" / "launch.py").is_file()
+    if whole and importlib.util.find_spec("torchvision"):  # transformers imports it; it may fail
         importlib.import_module(f"{PACK}.tests.comfyui.launch").ensure_torchvision()
     sys.argv = ["dev.py", *rest]
     return importlib.import_module(f"{PACK}.{module}").main(rest) or 0
