@@ -23,7 +23,7 @@ from torch import Tensor
 
 from ..demo import heart
 from ..demo.sampler import tilted
-from ..guidance import MODES, LogWeight, Method, Step, Trace, ancestral_keep, preset
+from ..guidance import MODES, LogWeight, Method, RunState, Step, Trace, ancestral_keep, preset
 from ..guidance.contracts import AutogradLogWeight
 from ._report import parser, report
 from ._samplers import LEVELS, SAMPLERS
@@ -168,6 +168,11 @@ class Solver:
         """The noise levels."""
         return LEVELS[self.levels](self.steps)
 
+    def keep(self, sigma: float) -> float:
+        """What the sampler's step from there keeps of x - D, as far as a run can know it."""
+        kept = ancestral_keep(self.sigmas, sigma)
+        return {"euler_ancestral": kept, "euler": math.sqrt(kept)}.get(self.sampler, 1.0)
+
     def plain(self, problem: Problem, count: int, seed: int = 0) -> Tensor:
         """Samples without guidance, [count, D]."""
         generator, sigmas = torch.Generator().manual_seed(seed), self.sigmas
@@ -176,16 +181,16 @@ class Solver:
 
     def guided(self, problem: Problem, method: Method, count: int, seed: int = 0) -> Drawn:
         """Samples with guidance, as a run inside ComfyUI makes them."""
-        generator, sigmas, trace = torch.Generator().manual_seed(seed), self.sigmas, Trace()
+        generator, sigmas = torch.Generator().manual_seed(seed), self.sigmas
+        trace, state = Trace(), RunState()
         x = sigmas[0] * torch.randn(count, problem.size, generator=generator)
         method = method.in_steps(self.steps, branches=2)
         if self.levels not in START_NOT_TILTED:
-            x = tilted(method, problem.denoise, problem.weight, x, sigmas[0], trace)
+            x = tilted(method, problem.denoise, problem.weight, x, sigmas[0], trace, state)
 
         def denoiser(x: Tensor, sigma: Tensor) -> Tensor:
-            draws = self.sampler == "euler_ancestral"
-            keep = ancestral_keep(sigmas, float(sigma[0])) if draws else 1.0
-            denoised, record = method(problem.denoise, problem.weight, x, sigma, Step(keep))
+            step = Step(self.keep(float(sigma[0])), self.sampler == "euler_ancestral", state=state)
+            denoised, record = method(problem.denoise, problem.weight, x, sigma, step)
             trace.add(record)
             return denoised
 
