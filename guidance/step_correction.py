@@ -83,6 +83,7 @@ class RunState:
         keep: what the last step kept of x - D; 1 where x was just drawn from w p, None where
             nobody knows.
         left: [B] what is left of the variance, see ``plain_step``; None for all of it.
+        v: [B, ...] gradient of log w at the D of the last guided step.
         shift: [B, ...] that the last guided evaluation found, before its correction; None for none.
         sigma_ve: [B] where that was.
         j: [B] J along it.
@@ -90,6 +91,7 @@ class RunState:
 
     keep: float | None = None
     left: PerSample | None = None
+    v: Latents | None = None
     shift: Latents | None = None
     sigma_ve: PerSample | None = None
     j: PerSample | None = None
@@ -117,6 +119,20 @@ class RunState:
                 left = (1 - j).clamp(min=0) if before == 1 else share
             share, self.left = plain_step(keep, j, left)
         return share if distilled is None else torch.where(distilled, 0.0, share)
+
+    def midway(self, v: Latents) -> Latents:
+        """The gradient of log w to tilt a noisy step by that led here, [B, ...].
+
+        Where log w is curved, a tilt narrows the kernel (or widens it): for a gradient that falls
+        by a s along a noise of s, to s / sqrt(1 + a s^2), about s - a s^3 / 2. Adding s^2 times the
+        gradient at the point that was drawn makes it s - a s^3, twice as much. The mean of that
+        gradient and the one at the kernel's mean is right, and D there is D of the step before.
+
+        Args:
+            v: [B, ...] at the point that was drawn.
+        """
+        before, self.v = self.v, v
+        return v if before is None or before.shape != v.shape else (v + before) / 2
 
     def cache(self, shift: Latents, sigma_ve: PerSample, j: PerSample) -> None:
         """Note the shift of a guided evaluation."""

@@ -65,14 +65,15 @@ class Balanced(LAGS):
         denoised = step.denoise(denoiser, x, sigma_ve)
         check_finite_model(denoised, sigma_ve)
         log_w, v = checked_value_and_grad(log_weight, denoised, sigma_ve)
-        bounded = self.difference.within_max_step(v, sigma_ve)
+        tilt = self._tilt(v, step)
+        bounded = self.difference.within_max_step(tilt, sigma_ve)
         jv = self.jacobian_product(denoiser, x, sigma_ve, bounded, step)
         seen = times_sigma2(sigma_ve, jv)
         j = slope_along(bounded, seen, sigma_ve)
         # alpha goes by the shift that the second evaluation has seen.
         gain = self.measure(log_weight, denoised, log_w, v, seen, sigma_ve, step.is_start)
         alpha = self.schedule.alpha(sigma_ve, gain) * step.cost.active
-        continued = self.difference.continued(v, sigma_ve, j)
+        continued = self.difference.continued(tilt, sigma_ve, j)
         factor = continued * torch.minimum(alpha, self._limit(bounded, seen, sigma_ve, continued))
         shift = self.limited(per_sample(factor, x) * seen, denoised)
         if step.is_start:
@@ -95,6 +96,18 @@ class Balanced(LAGS):
         shift = self._fitted(*cached, step)
         record = replace(record, shift_rms=rms(shift), denoised_rms=rms(denoised))
         return (denoised.float() + shift).to(denoised.dtype), record
+
+    def _tilt(self, v: Latents, step: Step) -> Latents:
+        """The gradient along which a step is tilted: midway where it makes up for a noisy one.
+
+        From one finished image to the next there is no way.
+        """
+        if not (self.fits_step and step.draws_noise and step.keep < 1) or step.is_start:
+            return v
+        midway = step.state.midway(v)
+        if self.distilled is None:
+            return midway
+        return torch.where(per_sample(self.distilled, v), v, midway)
 
     def _fitted(self, shift: Latents, j: PerSample, step: Step) -> Latents:
         """The part of a shift that fits the sampler's step; j [B] is J along it."""
