@@ -36,6 +36,7 @@ from ..guidance import (
     LogWeight,
     Lookahead,
     Method,
+    RunState,
     Trace,
     look_ahead,
     preset,
@@ -265,10 +266,11 @@ def run_guided(
     task: Task, method: Method, sigmas: Tensor, groups: int, seed: int
 ) -> tuple[Tensor, Trace]:
     """One guided run per group: images [G, ...], and what was done."""
-    trace, draw, base = Trace(), _noises(task, groups, seed), task.differentiable
-    x = tilted(method, base, task.log_weight, draw() * sigmas[0], sigmas[0], trace)
+    trace, state = Trace(), RunState()
+    draw, base = _noises(task, groups, seed), task.differentiable
+    x = tilted(method, base, task.log_weight, draw() * sigmas[0], sigmas[0], trace, state)
     cached = CachedGradient(task.log_weight, method.reuse)
-    denoiser = guided(method, base, cached, sigmas, trace)
+    denoiser = guided(method, base, cached, sigmas, trace, state)
     rounds = method.rounds if isinstance(method, FreeDoM) else [1] * (len(sigmas) - 1)
     x = time_travel(denoiser, x, sigmas, rounds, lambda like: draw())
     return x, trace

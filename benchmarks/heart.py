@@ -25,6 +25,7 @@ from ..guidance import (
     Fast,
     HardGateSchedule,
     LogWeight,
+    RunState,
     Trace,
     UncertaintySchedule,
     preset,
@@ -143,8 +144,9 @@ def run(
     x = torch.randn(samples, 2, generator=generator) * sigmas[0]
     trace, denoiser = Trace(), problem.base
     if method is not None:
-        x = tilted(method, problem.base, problem.weight, x, sigmas[0], trace)
-        denoiser = guided(method, problem.base, problem.weight, sigmas, trace)
+        state = RunState()
+        x = tilted(method, problem.base, problem.weight, x, sigmas[0], trace, state)
+        denoiser = guided(method, problem.base, problem.weight, sigmas, trace, state)
     return sample_ancestral(denoiser, x, sigmas, generator), trace
 
 

@@ -14,6 +14,7 @@ from ..guidance import (
     LAGS,
     AutogradLogWeight,
     CachedGradient,
+    RunState,
     Trace,
     UncertaintySchedule,
     compared,
@@ -75,9 +76,10 @@ def draw_pictures(
         x = noise * sigmas[0]
         if method is not None and weight is not None:
             log_weight = on_latents(weight)
-            x = tilted(method, plain, log_weight, x, sigmas[0], trace)
+            state = RunState()
+            x = tilted(method, plain, log_weight, x, sigmas[0], trace, state)
             cached = CachedGradient(log_weight, method.reuse)
-            denoiser = guided(method, plain, cached, sigmas, trace)
+            denoiser = guided(method, plain, cached, sigmas, trace, state)
         x = sample_ancestral(denoiser, x, sigmas, generator)
         pictures.append(to_images(x).clamp(0, 1))
     return torch.cat(pictures), first

@@ -15,6 +15,7 @@ from ..guidance import (
     Denoiser,
     LogWeight,
     Method,
+    RunState,
     Step,
     Trace,
     ancestral_keep,
@@ -53,24 +54,40 @@ def sample_ancestral(
 
 
 def tilted(
-    method: Method, base: Denoiser, log_weight: LogWeight, x: Tensor, sigma: Tensor, trace: Trace
+    method: Method,
+    base: Denoiser,
+    log_weight: LogWeight,
+    x: Tensor,
+    sigma: Tensor,
+    trace: Trace,
+    state: RunState | None = None,
 ) -> Tensor:
-    """Initial noise x [B, ...] of standard deviation sigma, tilted where the method does that."""
+    """Initial noise x [B, ...] of standard deviation sigma, tilted where the method does that.
+
+    ``state`` is that of the run that begins; ``guided`` takes it too.
+    """
     if not isinstance(method, Balanced) or not method.tilts_start:
         return x
-    x, record = method.tilted_start(base, log_weight, x, sigma.expand(x.shape[0]))
+    step = Step(state=state or RunState())
+    x, record = method.tilted_start(base, log_weight, x, sigma.expand(x.shape[0]), step)
     trace.add_start(record)
     return x
 
 
 def guided(
-    method: Method, base: Denoiser, log_weight: LogWeight, sigmas: Tensor, trace: Trace
+    method: Method,
+    base: Denoiser,
+    log_weight: LogWeight,
+    sigmas: Tensor,
+    trace: Trace,
+    state: RunState | None = None,
 ) -> Denoiser:
     """The denoiser of ancestral steps along ``sigmas``, guided; its records go into ``trace``."""
+    state = state or RunState()
 
     def denoiser(x: Tensor, sigma: Tensor) -> Tensor:
         keep, before = ancestral_keep(sigmas, float(sigma[0])), getattr(log_weight, "computed", 0)
-        denoised, record = method(base, log_weight, x, sigma, Step(keep))
+        denoised, record = method(base, log_weight, x, sigma, Step(keep, state=state))
         if isinstance(log_weight, CachedGradient):
             record = replace(record, weight_calls=log_weight.computed - before)
         trace.add(record)

@@ -44,7 +44,8 @@ class DifferenceStep:
             the shift is no more than D's own. Not in the paper.
         max_step: greatest length of a full step in standard deviations of the noise: the length of
             sigma_ve v. A network knows nothing of what lies further (the noise of an image of SD
-            at 512 pixels is 128 of them long), and sensible weights take 1 to 10.
+            at 512 pixels is 128 of them long), and sensible weights take 1 to 10, except where a
+            zero-terminal-SNR model starts: what is shortened there is ``continued``.
     """
 
     relative: float | None = None
@@ -64,8 +65,30 @@ class DifferenceStep:
         """v, shortened per sample where sigma_ve^2 v would be longer than ``max_step``."""
         if not self.full:
             return v
-        length = sigma_ve.float() * rms(v) * math.sqrt(v[0].numel())
-        return v.float() * per_sample((self.max_step / length.clamp(min=1e-30)).clamp(max=1), v)
+        share = self.max_step / self._length(v, sigma_ve).clamp(min=1e-30)
+        return v.float() * per_sample(share.clamp(max=1), v)
+
+    def continued(self, v: Latents, sigma_ve: PerSample, j: PerSample) -> PerSample:
+        """How many times the shift of a shortened step the whole one's is taken to be, [B].
+
+        J v goes on along a line: as far as v was shortened, but to no more than ``max_step``
+        standard deviations of the noise, now in the shift, which is j times as long as the step.
+        At high noise j is tiny and nothing is lost; where j is 1 (low noise, or a network whose J
+        is no covariance) the shortened step stands.
+
+        Args:
+            v: [B, ...] the gradient of log w itself.
+            sigma_ve: [B].
+            j: [B] J along the shift.
+        """
+        if not self.full:
+            return torch.ones_like(j)
+        wanted = (self._length(v, sigma_ve) / self.max_step).clamp(min=1)
+        return torch.minimum(wanted, (1 / j.clamp(min=1e-30)).clamp(min=1))
+
+    def _length(self, v: Latents, sigma_ve: PerSample) -> PerSample:
+        """Of the full step, in standard deviations of the noise, [B]."""
+        return sigma_ve.float() * rms(v) * math.sqrt(v[0].numel())
 
     @property
     def is_half(self) -> bool:

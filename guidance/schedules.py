@@ -147,15 +147,16 @@ class ChordSchedule:
     and d = 1 - actual / predicted. Where log w is a line, d = 0 and the full shift is right. Where
     it bends down, a shorter one is. For a parabola the slope at the end of a shift alpha times as
     long is 1 - 2 alpha d, and the mean slope on the way (that of the chord) 1 - alpha d; the shift
-    that its own slope gives has damping 2 by the first and 1 by the second. Half the chord's is
-    what serves weights of all kinds best (docs/benchmarks.md). Where log w was looked at on both
-    sides, alpha is at most the mean slope over both, as a share of the gradient. Not in the paper.
+    that its own slope gives has damping 2 by the first, which is right for a parabola and
+    Gaussian data, and 1 by the second, which serves weights of all kinds best
+    (docs/benchmarks.md). Where log w was looked at on both sides, alpha is at most the mean slope
+    over both, as a share of the gradient. Not in the paper.
 
     Attributes:
         damping: > 0. Working range 0.25 to 2.
     """
 
-    damping: float = 0.5
+    damping: float = 1.0
     needs_shift = needs_gain = True
 
     def __post_init__(self) -> None:

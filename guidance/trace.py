@@ -23,7 +23,7 @@ class StepRecord:
         log_w: log-weight of the denoised sample before the shift, nats.
         predicted_gain: <v, sigma_ve^2 J v>, nats: what v predicts that log w gains by the full
             shift; also the posterior variance of the linearised log w, squared nats.
-        shift_rms: RMS of the shift, latent units.
+        shift_rms: RMS of the shift, latent units; of a skipped step where a cached one was taken.
         denoised_rms: RMS of the denoised sample, latent units.
         model_calls: forwards of the denoiser.
         weight_calls: evaluations of the weight with its gradient.

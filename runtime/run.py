@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -26,6 +27,7 @@ from ..guidance import (
     Lookahead,
     Method,
     ModelError,
+    RunState,
     Step,
     StepRecord,
     Trace,
@@ -71,17 +73,24 @@ class Run(SamplerRun):
 
     Attributes:
         region: where the weight acts, [1, 1, h, w]; None for everywhere.
-        draws_noise: whether a shift has to fit the noise that the sampler's steps draw.
+        kind: of the sampler's steps, which a shift has to fit: a value of ``STEPS``; None where
+            they are of another kind.
         cached: of log_weight; its gradient may serve several evaluations.
         method: bound to the run once it begins.
         networks: what a gradient has to pass, where the method goes through the model.
     """
 
     region: Tensor | None
-    draws_noise: bool
+    kind: str | None
     cached: CachedGradient
     method: Method
     networks: list[nn.Module]
+    state: RunState = field(default_factory=RunState)
+
+    @cached_property
+    def levels_ve(self) -> Tensor:
+        """The sampler's noise levels, variance-exploding."""
+        return ve_view(self.guider.inner_model.model_sampling.noise_scaling, self.levels).sigma_ve
 
     @cached_property
     def levels(self) -> Tensor:
@@ -97,9 +106,12 @@ class Run(SamplerRun):
             timestep: [B], on the CPU.
             view: of it.
         """
-        exploding = bool((view.sigma_ve == timestep).all())
-        if not (self.draws_noise and exploding):
+        if self.kind == "plain":
+            return math.sqrt(ancestral_keep(self.levels_ve, float(view.sigma_ve[0])))
+        if self.kind is None or not bool((view.sigma_ve == timestep).all()):
             return 1.0
+        if self.kind == "redrawing":
+            return 0.0
         return ancestral_keep(self.levels, float(timestep.flatten()[0]))
 
     @property
@@ -120,15 +132,26 @@ class Run(SamplerRun):
 
 # The samplers of first order whose step is the exact posterior of the next noise level given D.
 ANCESTRAL = ("sample_euler_ancestral", "sample_ddpm")
-# What draws fresh noise of the next noise level around D leaves as much of a shift.
-REDRAWING = (*ANCESTRAL, "sample_lcm")
+# The samplers whose steps a shift can be made to fit, by kind: see guidance/step_correction.py.
+STEPS = {
+    **dict.fromkeys(ANCESTRAL, "ancestral"),
+    "sample_lcm": "redrawing",  # fresh noise of the next noise level around D
+    "sample_euler": "plain",  # ComfyUI's ddim too
+}
+USUAL = {"eta": 1, "s_noise": 1, "s_churn": 0}  # settings with which they are that
 
 
-def is_ancestral(sampler: Any, names: Sequence[str] = ANCESTRAL) -> bool:
-    """Whether a sampler is one of these, with its noise as it should be."""
+def kind_of(sampler: Any) -> str | None:
+    """The kind of a sampler's steps, with its noise as it should be; None for another."""
     name = getattr(getattr(sampler, "sampler_function", None), "__name__", "")
     settings = getattr(sampler, "extra_options", {})
-    return name in names and all(settings.get(key, 1) == 1 for key in ("eta", "s_noise"))
+    usual = all(settings.get(key, value) == value for key, value in USUAL.items())
+    return STEPS.get(name) if usual else None
+
+
+def is_ancestral(sampler: Any) -> bool:
+    """Whether a sampler's step is the exact posterior of the next noise level given D."""
+    return kind_of(sampler) == "ancestral"
 
 
 def branches_of(guider: Any) -> int:
@@ -316,7 +339,7 @@ class Guidance:
             kept=latent_image,
             mask=denoise_mask,
             region=_region(self.weight, noise),
-            draws_noise=is_ancestral(executor.class_obj, REDRAWING),
+            kind=kind_of(executor.class_obj),
             log_weight=log_weight,
             cached=CachedGradient(log_weight, self.method.reuse),
             method=self.method.in_steps(len(sigmas) - 1, branches_of(guider)),
@@ -374,7 +397,7 @@ class Guidance:
         at = Evaluations(
             self._plain(guider), guider, x, timestep, view, without_caches(options), seed
         )
-        step = Step(own=at.own)
+        step = Step(own=at.own, state=run.state)
         with at_step(lambda: 1, len(run.sigmas) - 1):
             run.method = method = method.told(at, at.x_ve, view.sigma_ve, step)
             log_weight = self._log_weight(run, at, step)
@@ -440,12 +463,13 @@ class Guidance:
         if run.region is not None and run.region.shape[-2:] != x.shape[-2:]:
             run.region = _region(self.weight, x)  # the sampler has enlarged the latents
         at = self._evaluations(run, executor, guider, x, timestep, view, options, seed)
-        step = Step(keep=run.keep(here, view_here), own=at.own)
+        draws = run.kind != "plain"
+        step = Step(run.keep(here, view_here), draws, at.own, state=run.state)
         with at_step(lambda: run.step_number(timestep), len(run.sigmas) - 1):
             log_weight, computed = self._log_weight(run, at, step), run.cached.computed
             denoised, record = run.method(at, log_weight, at.x_ve, view.sigma_ve, step)
         self.trace.add(_counted(record, run, computed))
-        if run.region is None or not record.active:
+        if run.region is None or record.shift_rms is None:
             return denoised
         # J v spreads a reward to where it is likely too; a masked weight is to stay put.
         plain = step.denoise(at, at.x_ve, view.sigma_ve)

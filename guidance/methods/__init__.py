@@ -33,8 +33,8 @@ METHODS: dict[str, type[Method]] = {
 MODES = ("balanced", "fast", "paper")
 
 PAPERS_C = 10.0
-# One dial for all modes: c = 10 is the paper's schedule, or a damping of 0.5 or 0.1.
-CHORD_DAMPING_PER_C = 0.05
+# One dial for all modes: c = 10 is the paper's schedule, or a damping of 1 or 0.1.
+CHORD_DAMPING_PER_C = 0.1
 AUTO_DAMPING_PER_C = 0.01
 
 

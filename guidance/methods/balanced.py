@@ -3,9 +3,10 @@
 - The second evaluation goes the full step: sigma^2 J v stands for D(x + sigma^2 v) - D(x), which is
   exact where log w has the slope v everywhere, whatever p is.
 - alpha is measured per sample, by how much of the predicted gain in log w comes true.
-- The shift is made to fit the kernel of an ancestral sampler's step.
+- The shift is made to fit the sampler's step, which is coarse.
 - The run's initial noise is drawn from w p too.
-- Steps that would change nothing stay plain; the second evaluation takes the conditional branch.
+- Late steps go on with the last shift, at no cost; the second evaluation takes the conditional
+  branch.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from ..contracts import Denoiser, LogWeight, check_finite_model, checked_value_a
 from ..distilled import FEW_STEPS, gives_finished_images
 from ..finite_difference import rms
 from ..shapes import Latents, PerSample
-from ..step_correction import step_correction
+from ..step_correction import slope_along
 from ..ve import per_sample
 from .base import Guided, StartCost, Step, finish, predicted_gain, times_sigma2
 from .lags import LAGS
@@ -36,7 +37,7 @@ class Balanced(LAGS):
     Attributes:
         max_deviations: greatest shift in standard deviations of the posterior along it, which is
             where an approximation around the denoised sample ends; None for no limit.
-        fits_step: whether the shift is made to fit the step's kernel, see ``step_correction``.
+        fits_step: whether the shift is made to fit the sampler's step, see ``RunState.share``.
         tilts_start: as for ``Method``.
         may_be_distilled: whether to ask at the start if the model gives finished images; a few
             steps without classifier-free guidance are how such models are run.
@@ -64,35 +65,75 @@ class Balanced(LAGS):
         denoised = step.denoise(denoiser, x, sigma_ve)
         check_finite_model(denoised, sigma_ve)
         log_w, v = checked_value_and_grad(log_weight, denoised, sigma_ve)
-        bounded = self.difference.within_max_step(v, sigma_ve)
+        tilt = self._tilt(v, step)
+        bounded = self.difference.within_max_step(tilt, sigma_ve)
         jv = self.jacobian_product(denoiser, x, sigma_ve, bounded, step)
-        full_shift = times_sigma2(sigma_ve, jv)
-        gain = self.measure(log_weight, denoised, log_w, v, full_shift, sigma_ve, step.is_start)
+        seen = times_sigma2(sigma_ve, jv)
+        j = slope_along(bounded, seen, sigma_ve)
+        # alpha goes by the shift that the second evaluation has seen.
+        gain = self.measure(log_weight, denoised, log_w, v, seen, sigma_ve, step.is_start)
         alpha = self.schedule.alpha(sigma_ve, gain) * step.cost.active
-        factor = alpha
-        if self.max_deviations is not None:
-            reach = self._deviations(bounded, full_shift, sigma_ve).clamp(min=1e-30)
-            factor = torch.minimum(factor, self.max_deviations / reach)
-        if self.fits_step and not step.is_start:
-            fit = (step.keep, sigma_ve, gain.predicted, full_shift, self.distilled)
-            factor = factor * step_correction(*fit)
-        shift = self.limited(per_sample(factor, x) * full_shift, denoised)
+        continued = self.difference.continued(tilt, sigma_ve, j)
+        factor = continued * torch.minimum(alpha, self._limit(bounded, seen, sigma_ve, continued))
+        shift = self.limited(per_sample(factor, x) * seen, denoised)
         if step.is_start:
             step.cost = replace(step.cost, values=2 * step.cost.values)
-        onto = x if step.is_start else denoised
-        return finish(denoised, shift, sigma_ve, step, log_w, gain, alpha, onto)
+            step.state.keep = 1.0
+            return finish(denoised, shift, sigma_ve, step, log_w, gain, alpha, onto=x)
+        step.state.cache(shift, sigma_ve, j)
+        return finish(denoised, self._fitted(shift, j, step), sigma_ve, step, log_w, gain, alpha)
 
-    def _deviations(self, v: Latents, full_shift: Latents, sigma_ve: PerSample) -> PerSample:
-        """How many standard deviations a tilt by v moves the mean of what is tilted, [B].
+    def skip(self, denoiser: Denoiser, x: Latents, sigma_ve: PerSample, step: Step) -> Guided:
+        """The cached shift, as far as it has fallen by now; nothing is evaluated for it.
 
-        Of the posterior it is sqrt(<v, full shift>); of the noise, where a distilled model leaves
-        no posterior, the length of sigma J v.
+        What is undecided below the noise levels that are guided is little where the data vary much,
+        and most of what is to be decided where they vary little.
         """
-        of_posterior = predicted_gain(v, full_shift).clamp(min=0).sqrt()
+        denoised, record = super().skip(denoiser, x, sigma_ve, step)
+        cached = None if step.is_start else step.state.cached(x, sigma_ve)
+        if cached is None:
+            return denoised, record
+        shift = self._fitted(*cached, step)
+        record = replace(record, shift_rms=rms(shift), denoised_rms=rms(denoised))
+        return (denoised.float() + shift).to(denoised.dtype), record
+
+    def _tilt(self, v: Latents, step: Step) -> Latents:
+        """The gradient along which a step is tilted: midway where it makes up for a noisy one.
+
+        From one finished image to the next there is no way.
+        """
+        if not (self.fits_step and step.draws_noise and step.keep < 1) or step.is_start:
+            return v
+        midway = step.state.midway(v)
         if self.distilled is None:
-            return of_posterior
-        of_noise = rms(full_shift) * math.sqrt(full_shift[0].numel()) / sigma_ve.float()
-        return torch.where(self.distilled, of_noise, of_posterior)
+            return midway
+        return torch.where(per_sample(self.distilled, v), v, midway)
+
+    def _fitted(self, shift: Latents, j: PerSample, step: Step) -> Latents:
+        """The part of a shift that fits the sampler's step; j [B] is J along it."""
+        if not self.fits_step:
+            return shift
+        # What few steps without noise draw of a model that gives means is a blur of its data: of a
+        # shift that fits that, nothing is left.
+        keep = 1.0 if self.may_be_distilled and not step.draws_noise else step.keep
+        share = step.state.share(keep, step.draws_noise, j, self.distilled)
+        return per_sample(share, shift) * shift
+
+    def _limit(
+        self, v: Latents, full_shift: Latents, sigma_ve: PerSample, continued: PerSample
+    ) -> PerSample:
+        """The factor that leaves ``max_deviations`` of a shift ``continued`` times as long, [B].
+
+        A tilt by v moves the mean of the posterior by sqrt(<v, full shift>) of its standard
+        deviations; of the noise, where a distilled model leaves no posterior, by |sigma J v|.
+        """
+        if self.max_deviations is None:
+            return torch.full_like(continued, torch.inf)
+        deviations = predicted_gain(v, full_shift).clamp(min=0).sqrt()
+        if self.distilled is not None:
+            of_noise = rms(full_shift) * math.sqrt(full_shift[0].numel()) / sigma_ve.float()
+            deviations = torch.where(self.distilled, of_noise, deviations)
+        return self.max_deviations / (continued * deviations).clamp(min=1e-30)
 
     def in_steps(self, steps: int, branches: int) -> Balanced:
         """The method for a run of so many steps, with so many branches of guidance."""

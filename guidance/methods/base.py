@@ -17,6 +17,7 @@ from ..contracts import Denoiser, LogWeight
 from ..finite_difference import rms
 from ..schedules import Measured
 from ..shapes import Latents, Levels, PerSample
+from ..step_correction import RunState
 from ..trace import StepRecord
 from ..ve import per_sample
 from .lookahead import Lookahead
@@ -43,8 +44,9 @@ class Step:
     """Where in a run an evaluation is, and D(x) there.
 
     Attributes:
-        keep: what an ancestral step keeps of x - D, (sigma' / sigma)^2; 1 where the sampler is
-            another, or not known.
+        keep: what the sampler's step keeps of x - D; 1 where the sampler is not known.
+        draws_noise: whether that step draws noise.
+        state: what the run remembers from earlier evaluations.
         own: the sampler's own evaluation of D(x), made when it is first needed; None asks the
             denoiser.
         denoised: D(x), once it is known.
@@ -53,10 +55,12 @@ class Step:
     """
 
     keep: float = 1.0
+    draws_noise: bool = True
     own: Callable[[], Latents] | None = None
     denoised: Latents | None = None
     is_start: bool = False
     cost: Cost = field(init=False)
+    state: RunState = field(default_factory=RunState)
     began: float = field(default_factory=time.perf_counter)
 
     def denoise(self, denoiser: Denoiser, x: Latents, sigma_ve: PerSample) -> Latents:
@@ -167,8 +171,7 @@ class Method(ABC):
         step = step or Step()
         step.cost = self.cost(sigma_ve)
         if not step.cost.is_guided:
-            denoised = step.denoise(denoiser, x, sigma_ve)
-            return denoised, StepRecord.skipped(sigma_ve, step.seconds)
+            return self.skip(denoiser, x, sigma_ve, step)
         return self.guide(denoiser, log_weight, x, sigma_ve, step)
 
     def guide(
@@ -176,6 +179,11 @@ class Method(ABC):
     ) -> Guided:
         """The guided denoised sample; as above, at noise levels of which some are guided."""
         raise NotImplementedError
+
+    def skip(self, denoiser: Denoiser, x: Latents, sigma_ve: PerSample, step: Step) -> Guided:
+        """What is done where nothing is evaluated beside D(x): nothing."""
+        denoised = step.denoise(denoiser, x, sigma_ve)
+        return denoised, StepRecord.skipped(sigma_ve, step.seconds)
 
     def in_steps(self, steps: int, branches: int) -> Method:
         """The method for a run of so many steps, with so many branches of guidance."""

@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from lags_pack.benchmarks import heart, speed, tilt
+from lags_pack.benchmarks import demo, heart, speed, tilt
 from lags_pack.benchmarks._classifier import ShapeClassifier, trained
 from lags_pack.benchmarks._report import interleaved_seconds, report
 from lags_pack.benchmarks._tilting import strength_for_ess, tilted_mean
-from lags_pack.demo import run
 from lags_pack.demo.model import load_network
 from lags_pack.guidance import preset
 from lags_pack.rewards import ColourReward, Weight
@@ -117,8 +116,9 @@ def test_guidance_itself_is_timed_apart() -> None:
 def test_demo_prints_its_table_and_writes_its_pictures(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run.main(["--pictures", "2", "--steps", "4", "--out", str(tmp_path)])
+    demo.main(["--images", "2", "--steps", "4", "--out", str(tmp_path)])
     printed = capsys.readouterr().out
+    assert "acts" not in printed and "changes little" in printed, "why a mode does little is said"
     for name in ("plain", "balanced", "fast", "paper"):
         assert f"\n{name} " in printed
     for picture in ("demo.png", "schedule.png"):

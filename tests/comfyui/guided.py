@@ -166,6 +166,7 @@ class Probe(Method):
 
     def __init__(self, compare: bool = False) -> None:
         self.keeps: list[float] = []
+        self.draws: list[bool] = []
         self.differences: list[Tensor] = []
         self.compare = compare
 
@@ -177,6 +178,7 @@ class Probe(Method):
     ) -> tuple[Tensor, StepRecord]:
         denoised = step.denoise(denoiser, x, sigma)
         self.keeps.append(step.keep)
+        self.draws.append(step.draws_noise)
         if self.compare:
             moved = x + 0.1 * torch.ones_like(x)
             self.differences = [

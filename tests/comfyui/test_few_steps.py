@@ -11,7 +11,7 @@ import pytest
 from comfyui_support.guided import Case, counted
 from comfyui_support.weighing import demo_case
 from lags_pack.rewards import ColourReward, Weight
-from lags_pack.runtime.run import REDRAWING, is_ancestral
+from lags_pack.runtime.run import kind_of
 from torch import Tensor
 
 BRIGHT = ColourReward("brightness")
@@ -92,11 +92,15 @@ def test_the_demo_model_is_no_distilled_one(case):
     assert float((BRIGHT(eight) - BRIGHT(plain)).mean()) > 0.02
 
 
-def test_samplers_that_draw_noise():
-    for name, expected in (("lcm", True), ("euler_ancestral", True), ("euler", False)):
-        sampler = comfy.samplers.sampler_object(name)
-        assert is_ancestral(sampler, REDRAWING) is expected
-        assert is_ancestral(sampler) is (expected and name != "lcm")
+KINDS = {
+    **{"lcm": "redrawing", "euler_ancestral": "ancestral", "ddpm": "ancestral"},
+    **{"euler": "plain", "ddim": "plain", "dpmpp_2m": None, "euler_cfg_pp": None},
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_the_kind_of_a_sampler(name):
+    assert kind_of(comfy.samplers.sampler_object(name)) == KINDS[name]
 
 
 @pytest.mark.parametrize("mode", ["balanced", "fast", "paper"])

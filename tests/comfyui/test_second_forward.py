@@ -88,17 +88,20 @@ def test_another_packs_way_to_evaluate_branches_stays(case):
 
 
 @pytest.mark.parametrize(
-    ("sampler", "fits"), [("euler_ancestral", True), ("ddpm", True), ("euler", False)]
+    ("sampler", "power"),
+    [("euler_ancestral", 1), ("ddpm", 1), ("euler", 0.5), ("dpmpp_2m", 0), ("lcm", None)],
 )
-def test_the_correction_is_that_of_ancestral_samplers(case, sampler, fits):
+def test_the_correction_is_that_of_the_sampler(case, sampler, power):
+    """What a step keeps of x - D: (sigma' / sigma)^2, sigma' / sigma, not known, nothing."""
     probe = Probe()
     probed(case, probe, sampler_name=sampler, scheduler="karras")
     sigmas = comfy.samplers.KSampler(
         case.model, 3, "cpu", sampler=sampler, scheduler="karras", denoise=1.0
     ).sigmas
-    expected = [ancestral_keep(sigmas, float(s)) if fits else 1.0 for s in sigmas[:-1]]
+    kept = [ancestral_keep(sigmas, float(sigma)) for sigma in sigmas[:-1]]
+    expected = [0.0 if power is None else keep**power for keep in kept]
     assert probe.keeps == pytest.approx(expected)
-    assert not fits or (probe.keeps[-1] == 0 and 0 < probe.keeps[0] < 1)
+    assert probe.draws == [power != 0.5] * 3
 
 
 def test_other_noise_is_another_step():
@@ -112,11 +115,20 @@ def test_other_noise_is_another_step():
     assert not ancestral(eta=0.5) and not ancestral(s_noise=1.01)
 
 
-def test_a_corrected_run_leaves_the_last_step_alone(case):
+@pytest.mark.parametrize(
+    ("sampler", "untouched", "why"),
+    [
+        ("euler_ancestral", 0, "its x was just drawn from w p"),
+        ("euler", -1, "what is left of the variance is not its"),
+    ],
+)
+def test_a_corrected_run_leaves_a_step_alone(case, sampler, untouched, why):
     used = options()
-    plain = case.ksampler(sampler_name="euler_ancestral")
-    corrected, trace = case.lags(sampler_name="euler_ancestral", options=used)
-    assert trace.records[-1].shift_rms.max() == 0, "the last step has no noise"
+    plain = case.ksampler(sampler_name=sampler)
+    corrected, trace = case.lags(sampler_name=sampler, options=used)
+    shifts = [float(record.shift_rms.max()) for record in trace.records]
+    assert shifts.pop(untouched) == 0, why
+    assert min(shifts) > 0
     assert case.gain(corrected, plain) > 0
     assert torch.isfinite(trace.records[0].actual_gain).all()
 

@@ -123,11 +123,9 @@ def test_classifier_is_obeyed(case, plain, goal):
 
 @IN_EACH_MODE
 def test_two_weights_raise_both_scores(case, plain, both, mode):
-    """PickScore by 12 to 17, HPS by 0.05 to 0.07 in paper mode."""
+    """PickScore by 12 to 40, HPS by 0.05 to 0.09; J of a random network is no covariance."""
     gain, trace, _ = gain_of(case, both, plain, mode=mode)
-    # A random network is nobody's posterior mean, so the whole way is worth less than a derivative.
-    least = (5, 0.025) if mode == "paper" else (1, 0.01)
-    assert gain[0] > least[0] and gain[1] > least[1]
+    assert gain[0] > 5 and gain[1] > 0.025
     check_terms(trace, {"PickScore": 0.3, "HPSv2.1": 30.0})
 
 

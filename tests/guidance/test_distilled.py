@@ -11,6 +11,7 @@ import torch
 from lags_pack.guidance import (
     Balanced,
     DifferenceStep,
+    RunState,
     Step,
     ancestral_keep,
     gives_finished_images,
@@ -107,12 +108,14 @@ def lift(denoise: Denoise, method: Balanced, sampler: str, steps: int, known: bo
     noise = torch.randn(steps + 1, count, *SHAPE, generator=generator)
     outcomes = []
     for guided in (True, False):
-        x = noise[0] * sigmas[0]
+        x, state = noise[0] * sigmas[0], RunState()
         if guided:
-            x, _ = method.tilted_start(denoise, weight, x, sigmas[:1].expand(count))
+            start = Step(state=state)
+            x, _ = method.tilted_start(denoise, weight, x, sigmas[:1].expand(count), start)
         for number, (sigma, lower) in enumerate(zip(sigmas[:-1], sigmas[1:], strict=True)):
             at, keep = sigma.expand(count), ancestral_keep(sigmas, float(sigma))
-            step = Step(keep if known and sampler != "euler" else 1.0)
+            kept = {"euler": keep**0.5, "lcm": 0.0}.get(sampler, keep)
+            step = Step(kept if known else 1.0, sampler != "euler", state=state)
             d = method(denoise, weight, x, at, step)[0] if guided else denoise(x, at)
             if sampler == "euler":
                 x = d + (x - d) * (lower / sigma)

@@ -128,10 +128,10 @@ def test_presets_are_what_they_say() -> None:
     paper, balanced, fast = preset("paper"), preset("balanced"), preset("fast")
     assert paper == Paper(schedule=UncertaintySchedule(10.0))
     assert paper.skip_below == 0 and paper.shift_limit is None and paper.compares
-    assert balanced.schedule == guidance.ChordSchedule(0.5) and balanced.difference.full
+    assert balanced.schedule == guidance.ChordSchedule(1.0) and balanced.difference.full
     assert balanced.tilts_start and not paper.tilts_start and not fast.tilts_start
     assert balanced.compares and balanced.conditional and balanced.max_deviations == 4
-    assert preset("balanced", c=30.0).schedule.damping == pytest.approx(1.5)
+    assert preset("balanced", c=30.0).schedule.damping == pytest.approx(3.0)
     assert preset("fast", c=3.0).schedule == preset("paper", c=3.0).schedule
     assert fast.schedule == UncertaintySchedule(10.0) and not fast.compares
     for mode in MODES:
