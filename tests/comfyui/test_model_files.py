@@ -33,6 +33,7 @@ Put = Callable[[str], Path]
 PUBLISHED = [name for name, file in FILES.items() if file.published]
 L14 = "clip-vit-large-patch14/model.safetensors"
 OWN = "lags_demo/green/model.safetensors"
+OWN_PICKSCORE = "lags_demo/scenes_pickscore/model.safetensors"
 ANY = ModelFile("anything", folders=("clip_vision", "text_encoders"))
 
 
@@ -73,7 +74,7 @@ def test_a_folder_that_cannot_be_made_is_no_disaster(tmp_path, monkeypatch, capl
     monkeypatch.setattr(folder_paths, "filename_list_cache", {})
     register_folder()
     assert "could not be made" in caplog.text
-    assert FILES["PickScore"].choices() == ["auto"]
+    assert FILES["PickScore"].choices() == ["auto", OWN_PICKSCORE]
 
 
 # ---- the usual names --------------------------------------------------------------------------
@@ -136,7 +137,7 @@ def test_choices_are_weight_files_with_their_folders_name(folders, put):
     put("clip_vision/v.safetensors")
     put("text_encoders/t.safetensors")
     own = ["a.PT", "b/model.safetensors", "c.sft", "d.pth", "e.bin"]
-    assert FILES["PickScore"].choices() == ["auto", *own]
+    assert FILES["PickScore"].choices() == ["auto", *own, OWN_PICKSCORE]
     assert FILES["style"].choices() == ["auto", *own, "clip_vision/v.safetensors"]
     assert FILES["text side"].choices() == [*own, "text_encoders/t.safetensors"]
     assert FILES["classifier"].choices() == [*own, OWN]
@@ -154,9 +155,9 @@ def test_a_new_file_is_offered_without_a_restart(folders, put):
         option = LAGSLoadWeight.INPUT_TYPES()["required"]["reward"][1]["options"][0]
         return option["inputs"]["required"]["file"][1]["options"]
 
-    assert offered() == ["auto"]
+    assert offered() == ["auto", OWN_PICKSCORE]
     put(f"{FOLDER}/new/model.safetensors")
-    assert offered() == ["auto", "new/model.safetensors"]
+    assert offered() == ["auto", "new/model.safetensors", OWN_PICKSCORE]
 
 
 # ---- what auto takes --------------------------------------------------------------------------
@@ -518,7 +519,8 @@ def test_extra_model_paths(folders, put, comfy_root):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     module.load_extra_path_config(str(settings))
-    assert FILES["PickScore"].choices() == [*("auto", "PickScore_v1/model.safetensors", first.name)]
+    named = ("auto", "PickScore_v1/model.safetensors", first.name)
+    assert FILES["PickScore"].choices() == [*named, OWN_PICKSCORE]
     assert FILES["PickScore"].path("auto") == extra
     assert ANY.path("both.safetensors") == first
     with pytest.raises(ModelFileError, match=f"{folders / FOLDER}, {folders}/disk/lags"):
