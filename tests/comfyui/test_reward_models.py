@@ -25,6 +25,7 @@ from lags_pack.nodes import NODES
 from lags_pack.nodes.tools.score import LAGSScoreImages
 from lags_pack.rewards import Weight, clip
 from lags_pack.runtime import models
+from lags_pack.runtime.decoders import VAEDecoder
 from lags_pack.runtime.model_files import FOLDER
 from lags_pack.runtime.models import WholePatcher
 from lags_pack.tests import reward_files
@@ -293,8 +294,9 @@ def test_model_vae_and_reward_are_loaded_in_one_call(sd15, kl_vae, alone, monkey
     ((wanted, memory),) = [(wanted, memory) for wanted, memory in calls if patcher in wanted]
     assert case.vae.patcher in wanted
     assert any(other.model is case.model.model for other in wanted)
-    latents = case.settings["latent_image"]["samples"].shape
-    assert memory >= 1.8 * case.vae.memory_used_decode(latents, case.vae.vae_dtype)
+    height, width = case.settings["latent_image"]["samples"].shape[-2:]
+    decoder = VAEDecoder(case.vae, lambda latents: latents)
+    assert memory >= decoder.bytes_per_image(height, width, gradient=True)
 
 
 # ---- what is imported -------------------------------------------------------------------------
