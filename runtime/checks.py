@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,6 +18,23 @@ IMAGES = {2, 3}  # dimensions of an image's latents: height and width, and one f
 # previewer of Stable Cascade's first stage.
 ENLARGED = {"SD_X4": 4, "SC_Prior": 8}
 NO_VAE = "This VAE is empty: the checkpoint has none. Load one with Load VAE and connect it."
+
+
+@contextmanager
+def seed_in_words(seed: int) -> Iterator[None]:
+    """Around ComfyUI's sampling: say it in words where its noise cannot take a seed.
+
+    On a CPU samplers that draw noise count one further, which the greatest seed leaves no room for.
+    """
+    try:
+        yield
+    except (ValueError, RuntimeError) as error:
+        if "Overflow when unpacking" not in str(error):
+            raise
+        raise ValueError(
+            f"seed is {seed}, and on a CPU this sampler counts one further, which is more than "
+            "torch takes: choose a smaller seed."
+        ) from error
 
 
 def check_connected(**sockets: Any) -> None:

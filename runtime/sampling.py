@@ -16,7 +16,7 @@ from nodes import common_ksampler
 from ..guidance import Trace
 from ..rewards import Weight
 from .adapters import as_weight
-from .checks import check_connected, check_denoise, check_latent, filled
+from .checks import check_connected, check_denoise, check_latent, filled, seed_in_words
 from .last_model import remember
 from .options import GuidanceInputs, guided
 from .page import watcher
@@ -89,17 +89,18 @@ def sample_guided(inputs: SamplerInputs, node: str | None) -> tuple[dict[str, An
 
 def sample_as_ksampler(inputs: KSamplerInputs) -> dict[str, Any]:
     """KSampler's LATENT of these inputs, by its own code."""
-    (latent,) = common_ksampler(
-        inputs.model,
-        inputs.seed,
-        *inputs.settings,
-        inputs.latent_image,
-        denoise=inputs.denoise,
-        disable_noise=inputs.add_noise == "disable",
-        start_step=inputs.start_at_step,
-        last_step=inputs.end_at_step,
-        force_full_denoise=inputs.return_with_leftover_noise == "disable",
-    )
+    with seed_in_words(inputs.seed):
+        (latent,) = common_ksampler(
+            inputs.model,
+            inputs.seed,
+            *inputs.settings,
+            inputs.latent_image,
+            denoise=inputs.denoise,
+            disable_noise=inputs.add_noise == "disable",
+            start_step=inputs.start_at_step,
+            last_step=inputs.end_at_step,
+            force_full_denoise=inputs.return_with_leftover_noise == "disable",
+        )
     return latent
 
 

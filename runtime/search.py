@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..guidance import AutogradLogWeight, Found, zero_order_search
 from ..rewards import Weight
-from .checks import check_colours, check_vae
+from .checks import check_colours, check_vae, seed_in_words
 from .decoders import decoded
 from .images import channels_first
 from .sampling import SamplerInputs, begun_as_ksampler, prepare
@@ -51,17 +51,18 @@ def search(
 
     def sample(noise: Tensor) -> Tensor:
         mm.throw_exception_if_processing_interrupted()
-        return comfy.sample.sample(
-            model,
-            noise,
-            *inputs.settings,
-            start,
-            denoise=inputs.denoise,
-            noise_mask=latent.get("noise_mask"),
-            callback=preview,
-            disable_pbar=True,
-            seed=inputs.seed,
-        )
+        with seed_in_words(inputs.seed):
+            return comfy.sample.sample(
+                model,
+                noise,
+                *inputs.settings,
+                start,
+                denoise=inputs.denoise,
+                noise_mask=latent.get("noise_mask"),
+                callback=preview,
+                disable_pbar=True,
+                seed=inputs.seed,
+            )
 
     fresh = _draws(start, inputs.seed, latent.get("batch_index"))
     around = radius or math.inf

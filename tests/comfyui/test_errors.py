@@ -216,3 +216,10 @@ def test_out_of_memory_is_retried_smaller_once_then_told(case, caplog, refused):
     weight.terms[0].reward.room = 0
     message = refused(torch.cuda.OutOfMemoryError, **two, weight=weight)
     assert "GB" in message and "smaller" in message
+
+
+def test_the_greatest_seed_is_said_where_comfyuis_noise_cannot_take_it(refused, case):
+    greatest = 2**64 - 1
+    said = refused(seed=greatest, sampler_name="euler_ancestral")
+    assert str(greatest) in said and "choose a smaller seed" in said
+    assert torch.isfinite(case.lags(seed=greatest)[0]).all(), "Euler draws no noise and takes it"
