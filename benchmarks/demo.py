@@ -30,6 +30,7 @@ def main(arguments: list[str]) -> None:
     """Draw, print the table, write the images, and say where they are."""
     choice = _options(arguments)
     choice.out.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(1)  # for networks so small, more wait for each other
     scenes, judge = Scenes(), load_judge()
     reward = scenes.scorer(ClipScore, choice.wish)
 
