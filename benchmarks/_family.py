@@ -276,13 +276,10 @@ def run_guided(
     return x, trace
 
 
-@torch.no_grad()
 def run_plain(task: Task, groups: int, seed: int) -> Tensor:
     """Plain images [G, ...] from the noise that ``run_guided`` takes."""
-    draw, sigmas = _noises(task, groups, seed), task.sigmas(task.steps)
-    return time_travel(
-        task.denoiser, draw() * sigmas[0], sigmas, [1] * task.steps, lambda like: draw()
-    )
+    generator = torch.Generator().manual_seed(seed)
+    return _plain(task, torch.randn(groups, *task.shape, generator=generator), generator)
 
 
 @torch.no_grad()

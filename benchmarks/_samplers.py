@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..demo.sampler import karras_sigmas, sample_ancestral
+from ..demo.scenes.diffusion import alphas_cumprod
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
 Sampler = Callable[[Denoise, Tensor, Tensor, torch.Generator], Tensor]
@@ -82,12 +83,12 @@ def karras(steps: int) -> Tensor:
 
 def uniform(steps: int) -> Tensor:
     """SD's scaled-linear betas at even times, as ddim_uniform has them."""
-    return _of_times(_scaled_linear(), steps)
+    return _of_times(alphas_cumprod(), steps)
 
 
 def zero_terminal_snr(steps: int) -> Tensor:
     """The same betas moved to zero terminal SNR (Lin et al. 2024): 4518 at the top."""
-    root = _scaled_linear().sqrt()
+    root = alphas_cumprod().sqrt()
     kept = ((root - root[-1]) * root[0] / (root[0] - root[-1])).square()
     kept[-1] = 4518.0**-2
     return _of_times(kept, steps)
@@ -98,11 +99,6 @@ def flow(steps: int, shift: float = 3.0) -> Tensor:
     times = torch.linspace(1, 0, steps + 1, dtype=torch.float64)[1:]
     times = shift * times / (1 + (shift - 1) * times)
     return (times / (1 - times)).float()
-
-
-def _scaled_linear() -> Tensor:
-    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
-    return torch.cumprod(1 - betas, dim=0)
 
 
 def _of_times(kept: Tensor, steps: int) -> Tensor:

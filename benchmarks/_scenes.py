@@ -24,11 +24,11 @@ from ..demo.scenes.diffusion import (
     load_vae,
     training_sigmas,
 )
-from ..demo.scenes.scorers import SCORERS, load_encoders
+from ..demo.scenes.scorers import SCORERS, load_scorer
 from ..demo.scenes.subjects import held_out_pair
 from ..guidance import AutogradLogWeight, DifferenceStep, score_std
 from ..rewards import Weight
-from ..rewards.clip import CosineReward, ImageEncoder, TextEncoder
+from ..rewards.clip import CosineReward
 from ._family import Task
 from ._judge import Judge, Real, log_fulfilled, targets
 
@@ -130,15 +130,7 @@ class Scenes:
 
     def scorer(self, kind: type[CosineReward], prompt: str) -> CosineReward:
         """One of the bundled scorers, for a prompt."""
-        if kind not in self._encoders:
-            self._encoders[kind] = load_encoders(kind, self.scorers)
-        image, text = self._encoders[kind]
-        with torch.no_grad():
-            return kind(image, text(prompt))
-
-    @cached_property
-    def _encoders(self) -> dict[type[CosineReward], tuple[ImageEncoder, TextEncoder]]:
-        return {}
+        return load_scorer(kind, prompt, self.scorers)
 
     def task(
         self,

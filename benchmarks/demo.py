@@ -10,8 +10,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 from time import perf_counter
+from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from ..demo.pictures import Row, plot_schedules, save_rows
 from ..demo.scenes.captions import read_labels
@@ -20,10 +22,18 @@ from ..rewards import ClipScore, Weight
 from ._family import Task, run_guided, run_plain
 from ._judge import load_judge, log_fulfilled
 from ._scenes import Scenes, deviation
+from .paper import PLAIN
 
 ROOT = Path(__file__).resolve().parents[1]
-PLAIN = "plain"
 SLIGHT = 0.02  # mean change of a colour, of 1: less is hardly seen
+
+
+class Drawn(NamedTuple):
+    """Images of one method, and what they took."""
+
+    images: Tensor
+    seconds: float
+    trace: Trace
 
 
 def main(arguments: list[str]) -> None:
@@ -33,43 +43,43 @@ def main(arguments: list[str]) -> None:
     torch.set_num_threads(1)  # for networks so small, more wait for each other
     scenes, judge = Scenes(), load_judge()
     reward = scenes.scorer(ClipScore, choice.wish)
-
-    def task(nats: float) -> Task:
-        weight = Weight.of(reward, nats)
-        return scenes.task(choice.prompt, weight, choice.cfg, choice.steps)
-
-    nats = choice.nats / deviation(task(1.0), choice.seed, choice.images)
+    asked = choice.prompt, Weight.of(reward, 1.0), choice.cfg, choice.steps
+    nats = choice.nats / deviation(scenes.task(*asked), choice.seed, choice.images)
+    task = scenes.task(choice.prompt, Weight.of(reward, nats), choice.cfg, choice.steps)
     print(f"Prompt: {choice.prompt}\nWeight: CLIP score of '{choice.wish}', ", end="")
     print(f"automatic strength {choice.nats:g} ({nats:.0f} nats per unit of score)")
     print("method    CLIP score  judge   change  model calls  gradients  seconds")
     rows: list[Row] = []
     for name in (PLAIN, *MODES):
-        start, trace = perf_counter(), Trace()
-        if name == PLAIN:
-            latents = run_plain(task(nats), choice.images, choice.seed)
-        else:
-            sigmas = task(nats).sigmas(choice.steps)
-            latents, trace = run_guided(
-                task(nats), preset(name), sigmas, choice.images, choice.seed
-            )
-        seconds, images = perf_counter() - start, scenes.images(latents)
+        images, seconds, trace = drawn(scenes, task, name, choice.images, choice.seed)
         sure = log_fulfilled(judge(images), choice.labels).exp()
         rows.append(Row(name, images, [f"{value:.0%}" for value in sure.tolist()]))
         change = float((images - rows[0].images).abs().mean())
         calls = trace.model_calls or choice.steps
         with torch.no_grad():
             score = float(reward(images).mean())
+        why = f"  {acts_late(name, task)}" if name != PLAIN and change < SLIGHT else ""
         print(
             f"{name:9} {score:10.4f} {float(sure.mean()):6.0%} {change:8.3f} {calls:12d} "
-            f"{trace.weight_calls:10d} {seconds:8.1f}"
-            + (f"  {acts_late(name, task(nats))}" if name != PLAIN and change < SLIGHT else ""),
+            f"{trace.weight_calls:10d} {seconds:8.1f}{why}",
             flush=True,
         )
     side_by_side, schedule = choice.out / "demo.png", choice.out / "schedule.png"
     save_rows(rows, side_by_side)
-    plot_schedules(task(nats).sigmas(choice.steps), schedule)
+    plot_schedules(task.sigmas(choice.steps), schedule)
     print(f"Same seeds, one row per method, the judge's probability below: {side_by_side}")
     print(f"What each schedule does at every noise level: {schedule}")
+
+
+def drawn(scenes: Scenes, task: Task, name: str, count: int, seed: int) -> Drawn:
+    """Plain images, or those of a mode, from the same noise."""
+    start, trace = perf_counter(), Trace()
+    if name == PLAIN:
+        latents = run_plain(task, count, seed)
+    else:
+        latents, trace = run_guided(task, preset(name), task.sigmas(task.steps), count, seed)
+    seconds = perf_counter() - start
+    return Drawn(scenes.images(latents), seconds, trace)
 
 
 def acts_late(mode: str, task: Task) -> str:

@@ -25,8 +25,9 @@ from ..demo import heart
 from ..demo.sampler import tilted
 from ..guidance import MODES, LogWeight, Method, RunState, Step, Trace, ancestral_keep, preset
 from ..guidance.contracts import AutogradLogWeight
-from ._report import parser, report
+from ._report import flushed_denormals, parser, report
 from ._samplers import LEVELS, SAMPLERS
+from ._tilting import tilted_shares
 
 PLAIN, GUIDED = 40_000, 10_000  # samples; the guided ones start from the noise of plain ones
 START_NOT_TILTED = ("flow",)  # at pure noise, t = 1, there is nothing to move
@@ -217,7 +218,7 @@ class Truth:
     def of(cls, log_w: Tensor) -> Truth:
         """By importance weights of log w [N] of plain samples."""
         log_w = log_w.double()
-        shares = log_w.softmax(dim=0)
+        shares = tilted_shares(log_w, 1.0)
         mean = float(shares @ log_w)
         return cls(float(log_w.mean()), mean, float((shares @ (log_w - mean) ** 2).sqrt()))
 
@@ -274,6 +275,7 @@ def within(rows: Iterable[Mapping[str, Any]]) -> list[str]:
     ]
 
 
+@flushed_denormals()
 def main(arguments: list[str]) -> None:
     """Print the table."""
     options = parser("exact", __doc__)
@@ -287,7 +289,6 @@ def main(arguments: list[str]) -> None:
     options.add_argument("--plain", type=int, default=PLAIN, help="samples for the exact answer")
     options.add_argument("--guided", type=int, default=GUIDED, help="samples per mode")
     choice = options.parse_args(arguments)
-    torch.set_flush_denormal(True)
     methods: dict[str, Method] = {mode: preset(mode) for mode in choice.modes}
     table = [
         line

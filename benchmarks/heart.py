@@ -32,7 +32,7 @@ from ..guidance import (
 )
 from ..guidance.particles.resampling import systematic
 from ._family import SEVERAL, Drawn, Task, budget, family
-from ._report import interleaved_seconds, parser, report
+from ._report import flushed_denormals, interleaved_seconds, parser, report
 
 SAMPLES, STEPS = 10_000, 100
 SINGLE_RUNS = 4000  # of methods without particles in the family's table
@@ -166,6 +166,7 @@ def score(points: Tensor, seed: int, problem: Problem) -> dict[str, float]:
     }
 
 
+@flushed_denormals()
 def main(arguments: list[str]) -> None:
     """Print the table."""
     options = parser("heart", __doc__)
@@ -180,7 +181,6 @@ def main(arguments: list[str]) -> None:
     choice = options.parse_args(arguments)
     # Far components have weights below the smallest normal number; arithmetic on such numbers is
     # several times slower, which would time the processor and not the methods.
-    torch.set_flush_denormal(True)
     rows = []
     for name in choice.problems:
         if choice.family:

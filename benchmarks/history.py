@@ -17,14 +17,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from ..demo.model import load_network
 from ..demo.pictures import draw_pictures
 from ..guidance import MODES, preset
 from ..rewards import ColourReward, FrequencyReward, Reward, Weight
 from . import heart
 from ._family import SEVERAL, budget, family
+from ._report import flushed_denormals
 
 ROOT = Path(__file__).resolve().parents[1]
 FILE = Path(__file__).with_name("history.json")
@@ -116,13 +115,13 @@ def version() -> str:
     return found[1]
 
 
+@flushed_denormals()
 def main(arguments: list[str]) -> int:
     """Print today's numbers beside the last recording; 1 where one has moved."""
     options = argparse.ArgumentParser(prog="dev.py bench history", description=__doc__)
     options.add_argument("--record", metavar="REASON", help="add today's numbers to the history")
     choice = options.parse_args(arguments)
     entries = load(FILE) if FILE.is_file() else []
-    torch.set_flush_denormal(True)
     numbers = measure()
     last = entries[-1].numbers if entries else {}
     for name, value in numbers.items():

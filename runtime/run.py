@@ -78,6 +78,7 @@ class Run(SamplerRun):
         cached: of log_weight; its gradient may serve several evaluations.
         method: bound to the run once it begins.
         networks: what a gradient has to pass, where the method goes through the model.
+        state: what the method remembers from step to step.
     """
 
     region: Tensor | None

@@ -27,10 +27,15 @@ BETA_START, BETA_END = 0.00085, 0.012
 Network = TypeVar("Network", bound=nn.Module)
 
 
+def alphas_cumprod() -> Tensor:
+    """[TIMESTEPS] share of the signal's variance at the timesteps, falling, float64."""
+    betas = torch.linspace(BETA_START**0.5, BETA_END**0.5, TIMESTEPS, dtype=torch.float64) ** 2
+    return torch.cumprod(1 - betas, dim=0)
+
+
 def training_sigmas() -> Tensor:
     """[TIMESTEPS] noise levels of the timesteps, rising (variance-exploding units)."""
-    betas = torch.linspace(BETA_START**0.5, BETA_END**0.5, TIMESTEPS, dtype=torch.float64) ** 2
-    kept = torch.cumprod(1 - betas, dim=0)
+    kept = alphas_cumprod()
     return ((1 - kept) / kept).sqrt().float()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ SCORERS = Path(__file__).resolve().parents[1] / "weight_functions"
 FOLDERS: dict[type[CosineReward], str] = {ClipScore: "scenes_clip", PickScore: "scenes_pickscore"}
 
 
+@cache
 def load_encoders(
     kind: type[CosineReward], folder: Path = SCORERS
 ) -> tuple[ImageEncoder, TextEncoder]:
