@@ -26,14 +26,16 @@ from ..demo.scenes.diffusion import (
 )
 from ..demo.scenes.scorers import SCORERS, load_scorer
 from ..demo.scenes.subjects import held_out_pair
-from ..guidance import AutogradLogWeight, DifferenceStep, score_std
+from ..guidance import AutogradLogWeight
 from ..rewards import Weight
 from ..rewards.clip import CosineReward
 from ._family import Task
 from ._judge import Judge, Real, log_fulfilled, targets
+from ._samplers import euler
 
 HARD_EVERY = 3  # one prompt in three asks for a combination that training never drew
 SEED = 17  # of the prompts
+QUICK_IMAGES, QUICK_STEPS = 4, 6  # as runtime/strengths.py
 BATCH = 32  # images that VAE and judge look at together
 
 
@@ -172,12 +174,13 @@ def images_of(decode: Callable[[Tensor], Tensor], latents: Tensor) -> Tensor:
     return decode(latents.contiguous(memory_format=torch.channels_last))
 
 
-def deviation(task: Task, seed: int, groups: int) -> float:
+def deviation(task: Task) -> float:
     """Standard deviation of the score of a task of strength 1, measured as the nodes do."""
-    sigma = task.sigmas(task.steps)[0]
-    noise = torch.randn(groups, *task.shape, generator=torch.Generator().manual_seed(seed))
-    x = sigma * noise
-    return score_std(task.denoiser, task.log_weight, x, sigma.expand(groups), DifferenceStep())
+    generator = torch.Generator().manual_seed(SEED)
+    sigmas = task.sigmas(QUICK_STEPS)
+    x = sigmas[0] * torch.randn(QUICK_IMAGES, *task.shape, generator=generator)
+    images = euler(task.denoiser, x, sigmas, generator)
+    return float(task.log_weight(images).double().std())
 
 
 class Seen(NamedTuple):

@@ -44,7 +44,7 @@ def main(arguments: list[str]) -> None:
     scenes, judge = Scenes(), load_judge()
     reward = scenes.scorer(ClipScore, choice.wish)
     asked = choice.prompt, Weight.of(reward, 1.0), choice.cfg, choice.steps
-    nats = choice.nats / deviation(scenes.task(*asked), choice.seed, choice.images)
+    nats = choice.nats / deviation(scenes.task(*asked))
     task = scenes.task(choice.prompt, Weight.of(reward, nats), choice.cfg, choice.steps)
     print(f"Prompt: {choice.prompt}\nWeight: CLIP score of '{choice.wish}', ", end="")
     print(f"automatic strength {choice.nats:g} ({nats:.0f} nats per unit of score)")

@@ -210,7 +210,7 @@ class Bench:
         nats = ON_COSINE / reward.factor
         if setting.strength and math.isfinite(setting.strength):
             unit = self.scenes.task(prompt.text, Weight.of(reward, 1.0), self.cfg, self.steps)
-            nats = setting.strength / deviation(unit, number, self.seeds)
+            nats = setting.strength / deviation(unit)
         weight = Weight.of(reward, nats)
         task = self.scenes.task(prompt.text, weight, self.cfg, self.steps)
         start = perf_counter()

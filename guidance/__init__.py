@@ -47,7 +47,6 @@ from .schedules import (
     Schedule,
     UncertaintySchedule,
 )
-from .score_std import score_std
 from .search import Found, best_of, zero_order_search
 from .step_correction import RunState, noisy_step, plain_step, slope_along
 from .trace import StepRecord, Trace

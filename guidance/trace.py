@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .shapes import Numbers, PerSample
+
+SPENT = ("model_calls", "model_backwards", "weight_calls", "value_calls", "seconds")
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ class Trace:
 
     Attributes:
         label: what the run was, for plots that compare several.
-        start: what was done to the initial noise, where it was tilted.
+        start: what was done before the first step: quick images, a tilt of the initial noise.
         records: one per evaluation of the sampler.
         strengths: strength of each factor of the weight, as used.
         measured: the names of those whose strength the run chose by itself.
@@ -93,7 +95,10 @@ class Trace:
         self._tell()
 
     def add_start(self, record: StepRecord) -> None:
-        """Note what was done to the initial noise."""
+        """Note what was done before the first step, with what that cost so far."""
+        if self.start is not None:
+            spent = {name: getattr(self.start, name) + getattr(record, name) for name in SPENT}
+            record = replace(record, **spent)
         self.start = _kept(record)
         self._tell()
 
@@ -113,8 +118,7 @@ class Trace:
     @property
     def model_calls(self) -> int:
         """Forwards of the denoiser over the run."""
-        # To measure a strength takes one more forward.
-        return len(self.measured) + sum(record.model_calls for record in self._all)
+        return sum(record.model_calls for record in self._all)
 
     @property
     def model_backwards(self) -> int:
@@ -124,13 +128,12 @@ class Trace:
     @property
     def weight_calls(self) -> int:
         """Evaluations of the weight with its gradient over the run."""
-        return len(self.measured) + sum(record.weight_calls for record in self._all)
+        return sum(record.weight_calls for record in self._all)
 
     @property
     def value_calls(self) -> int:
         """Evaluations of the weight without its gradient over the run."""
-        # To measure a strength takes two: the score on both sides of the denoised sample.
-        return 2 * len(self.measured) + sum(record.value_calls for record in self._all)
+        return sum(record.value_calls for record in self._all)
 
     @property
     def seconds(self) -> float:

@@ -197,8 +197,8 @@ def auto_input() -> Any:
         **dial(0.0, 0.0, 100.0, 0.5),
         tooltip="0: uses strength as set. Above 0: each run chooses the strength so that log w has "
         "this standard deviation over the model's own samples; 1 is gentle, 3 clear, 10 strong. "
-        "The chosen strength is printed and written to the trace. Strength then only sets the "
-        "sign.",
+        "The first run of a prompt draws four quick images for it, which serve all seeds. The "
+        "chosen strength is printed and written to the trace. Strength then only sets the sign.",
     )
 
 

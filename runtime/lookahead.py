@@ -1,4 +1,4 @@
-"""LiDAR's lookahead in ComfyUI: quick finished images of the run's prompt, weighed."""
+"""Quick finished images of a run's prompt: LiDAR's lookahead, and how much a score varies."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import logging
 import math
 import time
 from collections import OrderedDict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
+from weakref import ref
 
 import comfy.k_diffusion.sampling as k_sampling
 import comfy.model_management as mm
@@ -16,12 +18,28 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
-from ..guidance import Lookahead, StepRecord, Trace, checked_value, ve_view
+from ..guidance import LogWeight, Lookahead, StepRecord, Trace, checked_value, ve_view
 from .caches import without_caches
 from .decoded_weight import DecodedLogWeight
 
 CACHED = 4  # sets that are kept, so that a changed dial makes no image again
-cached: OrderedDict[str, Tensor] = OrderedDict()
+PLAIN = (str, int, float, bool)
+OF_EACH_RUN = ("sample_sigmas", "lags_")  # beginnings of options that say nothing of the images
+
+
+class Kept(NamedTuple):
+    """A set of quick images.
+
+    Attributes:
+        samples: the images, on the CPU.
+        parts: what the model's options held when they were made.
+    """
+
+    samples: Tensor
+    parts: tuple[ref[Any], ...]
+
+
+cached: OrderedDict[str, Kept] = OrderedDict()
 
 
 @dataclass
@@ -57,33 +75,43 @@ def look_ahead(run: SamplerRun, count: int, steps: int, seed: int) -> Lookahead:
     Raises:
         ValueError: the images of the batch have a prompt each.
     """
-    _check_one_prompt(run.guider)
-    asked = _Asked(run, count, steps, seed)
-    began, model_calls = time.perf_counter(), 0
-    key = asked.fingerprint()
-    samples = None if key is None else cached.pop(key, None)
-    if samples is None:
-        samples = asked.sample()
-        model_calls = asked.rounds * steps
+    if prompts := several_prompts(run.guider):
+        raise ValueError(
+            f"LiDAR makes its quick images for one prompt, and this batch has {prompts}: run them "
+            "one by one, or take LAGS without a method or DPS."
+        )
+    return weighed(QuickImages(run, count, steps, seed), [run.log_weight])[0]
+
+
+def weighed(asked: QuickImages, weights: Sequence[LogWeight]) -> list[Lookahead]:
+    """Quick images with log w of each weight; those of an earlier run where they serve."""
+    run, began, model_calls = asked.run, time.perf_counter(), 0
+    key, parts = asked.fingerprint()
+    kept = None if key is None else cached.pop(key, None)
+    if kept is None or any(part() is None for part in kept.parts):
+        kept = Kept(asked.sample(), parts)
+        model_calls = asked.rounds * asked.steps
     if key is not None:
-        cached[key] = samples  # the last used is the last to go
+        cached[key] = kept  # the last used is the last to go
     while len(cached) > CACHED:
         cached.popitem(last=False)
-    lookahead, value_calls = asked.weigh(samples)
+    found = [asked.weigh(kept.samples, weight) for weight in weights]
     view = ve_view(run.guider.inner_model.model_sampling.noise_scaling, run.sigmas[:1])
     record = StepRecord.skipped(view.sigma_ve, time.perf_counter() - began)
+    value_calls = sum(calls for _, calls in found)
     run.trace.add_start(replace(record, model_calls=model_calls, value_calls=value_calls))
-    return lookahead
+    return [lookahead for lookahead, _ in found]
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """A set of images for a run."""
+class QuickImages:
+    """A set of quick images for a run."""
 
     run: SamplerRun
     count: int
     steps: int
     seed: int
+    sampler: str = "dpmpp_2m"
 
     @property
     def kept(self) -> Tensor:
@@ -97,22 +125,23 @@ class _Asked:
 
     @property
     def begins_alike(self) -> bool:
-        """Whether every image of the batch begins from the same one, under the same mask."""
+        """Whether every image of the batch has one prompt and begins from one image and mask."""
         given = [self.kept] if self.run.mask is None else [self.kept, self.run.mask]
-        return self.continues or not any(bool((rows != rows[:1]).any()) for rows in given)
+        differ = any(bool((rows != rows[:1]).any()) for rows in given)
+        return not several_prompts(self.run.guider) and (self.continues or not differ)
 
     @property
     def rounds(self) -> int:
         """How many batches are sampled: one set serves all images that begin alike."""
         return math.ceil(self.count / len(self.run.noise)) if self.begins_alike else self.count
 
-    def weigh(self, samples: Tensor) -> tuple[Lookahead, int]:
+    def weigh(self, samples: Tensor, weight: LogWeight) -> tuple[Lookahead, int]:
         """The images with log w, a batch of the run's size at a time; and how many batches."""
         noise, zero, log_w = self.run.noise, self.run.sigmas.new_zeros(1), []
         shape = samples.shape[: samples.ndim - noise.ndim + 1]  # [n] or [B, n]
         for part in samples.flatten(0, len(shape) - 1).split(len(noise)):
             mm.throw_exception_if_processing_interrupted()
-            log_w.append(checked_value(self.run.log_weight, part.to(noise), zero).cpu())
+            log_w.append(checked_value(weight, part.to(noise), zero).cpu())
         return Lookahead(samples, torch.cat(log_w).reshape(shape)), len(log_w)
 
     def sample(self) -> Tensor:
@@ -126,14 +155,14 @@ class _Asked:
         highest = float(run.sigmas[0])
         if self.continues:
             logging.info(
-                "LAGS: this run goes on with another sampler's, so LiDAR's quick images are "
+                "LAGS: this run goes on with another sampler's, so its quick images are "
                 "whole ones from pure noise, not what that run has begun."
             )
             kept, mask, highest = torch.zeros_like(kept), None, float(sampling.sigma_max)
         lowest = min(float(sampling.sigma_min), highest / 10)
         options = without_caches(run.extra_args["model_options"])
         extra_args = {**run.extra_args, "model_options": options}
-        sampler = comfy.samplers.ksampler("dpmpp_2m")
+        sampler = comfy.samplers.ksampler(self.sampler)
         sigmas = k_sampling.get_sigmas_karras(self.steps, lowest, highest, device=device)
         done = []
         for number in range(self.rounds):
@@ -152,33 +181,61 @@ class _Asked:
         generator = torch.Generator().manual_seed(self.seed + index)
         return torch.randn(self.run.noise[0].shape, generator=generator)
 
-    def fingerprint(self) -> str | None:
-        """What the images depend on; None where that cannot be told."""
+    def fingerprint(self) -> tuple[str | None, tuple[ref[Any], ...]]:
+        """What the images depend on, and the parts of it that are told by where they lie.
+
+        None where that cannot be told. Such a part is the same as long as it lives.
+        """
         run, guider, digest = self.run, self.run.guider, hashlib.sha256()
         begin = (tuple(run.noise.shape), float(run.sigmas[0]), self.continues)
-        settings = (self.count, self.steps, self.seed, begin, getattr(guider, "cfg", None))
-        digest.update(repr((settings, str(guider.model_patcher.patches_uuid))).encode())
+        settings = (self.count, self.steps, self.seed, self.sampler, begin)
+        numbers = {key: value for key, value in vars(guider).items() if isinstance(value, PLAIN)}
+        options = without_caches(run.extra_args["model_options"])
+        of = type(guider).__qualname__, str(guider.model_patcher.patches_uuid)
+        digest.update(repr((settings, of)).encode())
         digest.update(str(id(guider.model_patcher.model)).encode())
         try:
-            _add(digest, guider.original_conds)
+            _add(digest, [guider.original_conds, numbers])
             if not self.continues:
                 rows = slice(1 if self.begins_alike else None)
                 _add(digest, [self.kept[rows], None if run.mask is None else run.mask[rows]])
+            parts = tuple(_parts(digest, options))
         except TypeError:
-            return None
-        return digest.hexdigest()
+            return None, ()
+        return digest.hexdigest(), parts
 
 
-def _check_one_prompt(guider: Any) -> None:
-    """Refuse prompts that differ within a batch: one set of images serves all of it."""
-    for conds in guider.original_conds.values():
-        for cond in conds or ():
-            text = cond.get("cross_attn")
-            if text is not None and text.shape[0] > 1:
-                raise ValueError(
-                    f"LiDAR makes its quick images for one prompt, and this batch has "
-                    f"{text.shape[0]}: run them one by one, or take LAGS without a method or DPS."
-                )
+def several_prompts(guider: Any) -> int:
+    """How many prompts a batch has, where it has more than one; else 0."""
+    texts = [
+        cond["cross_attn"]
+        for conds in guider.original_conds.values()
+        for cond in conds or ()
+        if cond.get("cross_attn") is not None
+    ]
+    return max((len(text) for text in texts if len(text) > 1), default=0)
+
+
+def _parts(digest: Any, options: dict[Any, Any]) -> Iterator[ref[Any]]:
+    """Add a model's options to a digest, and give what is in it by its place in memory alone.
+
+    Raises:
+        TypeError: a part whose end would go unnoticed.
+    """
+    for key in sorted(options, key=str):
+        if str(key).startswith(OF_EACH_RUN):
+            continue
+        digest.update(str(key).encode())
+        value = options[key]
+        if isinstance(value, dict):
+            yield from _parts(digest, value)
+        elif isinstance(value, (list, tuple)):
+            yield from _parts(digest, dict(enumerate(value)))
+        elif value is None or isinstance(value, (*PLAIN, Tensor)):
+            _add(digest, value)
+        else:
+            digest.update(str(id(value)).encode())
+            yield ref(value)
 
 
 def _add(digest: Any, value: Any) -> None:
@@ -198,7 +255,7 @@ def _add(digest: Any, value: Any) -> None:
         digest.update(str(len(value)).encode())
         for item in value:
             _add(digest, item)
-    elif value is None or isinstance(value, (str, int, float, bool)):
+    elif value is None or isinstance(value, PLAIN):
         digest.update(repr(value).encode())
     else:
         raise TypeError(type(value).__name__)

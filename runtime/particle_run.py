@@ -14,7 +14,7 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..guidance import DifferenceStep, LogWeight, StepRecord, Trace, score_std
+from ..guidance import DifferenceStep, LogWeight, StepRecord, Trace
 from ..guidance.particles import (
     PRESETS,
     RESAMPLING,
@@ -38,6 +38,7 @@ from .checks import check_latent
 from .decoded_weight import DecodedLogWeight
 from .decoders import decoder_of
 from .gradient import KEPT
+from .lookahead import SamplerRun
 from .memory import GIGABYTE, forward_bytes
 from .options import Options
 from .particle_model import (
@@ -49,8 +50,9 @@ from .particle_model import (
     chain_of,
     start,
 )
-from .run import announce, announce_strengths, at_step, difference_step, load_together
+from .run import announce, at_step, difference_step, load_together
 from .sampling import SamplerInputs
+from .strengths import measured
 
 FROM_METHOD = "from method"
 OUTPUTS = ("best", "draw", "diverse", "all")
@@ -236,8 +238,13 @@ class ParticleRun:
         full = executor.class_obj.max_denoise(guider, levels.sigma)
         x = start(sampling, levels, noises, kept, full)
         steps = len(levels.sigma) - 1
-        with at_step(lambda: 1, steps):
-            log_weight = self._log_weight(model, sampling)
+        weight = self.weight
+        if not weight.is_measured:
+            none = self._decoded(weight, guider)
+            of_run = guider, sigmas, extra_args, noise, latent_image, denoise_mask, none, self.trace
+            weight = measured(SamplerRun(*of_run), weight, partial(self._decoded, guider=guider))
+        self.trace.strengths.update(weight.strengths)
+        log_weight = self._log_weight(model, weight)
         engine = self.choices.engine(steps, self.difference, self.weight.is_off)
         engine = replace(engine, chain=chain)
         with tqdm(total=steps, disable=disable_pbar) as bar:
@@ -280,39 +287,14 @@ class ParticleRun:
         side = self.decoding.side_for(self.weight)
         return DecodedLogWeight(self.decoder, weight, side, partial(load_together, guider))
 
-    def _log_weight(self, model: ParticleModel, sampling: Any) -> LogWeight:
-        """log w of all particles; automatic strengths are chosen here."""
-        if self.weight.is_off:
+    def _log_weight(self, model: ParticleModel, weight: Weight) -> LogWeight:
+        """log w of all particles."""
+        if weight.is_off:
             return NoWeight()
-        weight = self.weight if self.weight.is_measured else self._measured(model, sampling)
-        self.trace.strengths.update(weight.strengths)
-        return self._over(model, weight, self.choices.particles)
-
-    def _over(self, model: ParticleModel, weight: Weight, copies: int) -> ParticleWeight:
-        """A weight on so many particles of every image."""
-        mask = model.inpainting.mask
+        copies, mask = self.choices.particles, model.inpainting.mask
         rows = model.at_once * len(model.inpainting.noise)
         spread = None if mask is None else mask.repeat_interleave(copies, 0)
         return ParticleWeight(self._decoded(weight, model.guider), rows, spread)
-
-    def _measured(self, model: ParticleModel, sampling: Any) -> Weight:
-        """The weight with its automatic strengths chosen, at the first level that shows anything.
-
-        By one particle of each image, so that it does not hang on how many there are.
-        """
-        levels, around = model.levels, model.inpainting
-        sigma, signal = levels.sigma[levels.clear], levels.signal[levels.clear]
-        x = sampling.noise_scaling(sigma, around.noise, around.kept) / signal
-        sigma_ve = levels.sigma_ve[levels.clear].expand(len(x))
-        deviations = {}
-        for i, term in enumerate(self.weight.terms):
-            if not term.is_known:
-                score = self._over(model, Weight.of(term.reward, 1.0), 1)
-                deviations[i] = score_std(model, score, x, sigma_ve, self.difference)
-        weight = self.weight.measured(deviations)
-        self.trace.measured = tuple(weight.labels[i] for i in deviations)
-        announce_strengths(self.weight, weight, deviations)
-        return weight
 
 
 def _shown(trace: Trace, callback: Any, bar: Any) -> Callable[[Progress], None]:

@@ -35,7 +35,6 @@ from ..guidance import (
     WeightError,
     ancestral_keep,
     plan,
-    score_std,
     time_travel,
     ve_view,
 )
@@ -53,6 +52,7 @@ from .lookahead import SamplerRun, look_ahead
 from .memory import GIGABYTE, back_on_device, forward_bytes, patchers_of_a_run
 from .models import load
 from .page import notice
+from .strengths import measured
 
 
 def difference_step(model: Any) -> DifferenceStep:
@@ -182,8 +182,8 @@ def warn_if_idle(run: Run) -> None:
 
 CACHES_AND_GUIDANCE = (
     "A guided step compares evaluations, so it goes past that and takes its full time; steps that "
-    "are not guided use it as ever. For more of its speed choose mode 'fast', with the strength of "
-    "the weight set by hand, or remove that node for the exact image."
+    "are not guided use it as ever. For more of its speed choose mode 'fast', or remove that node "
+    "for the exact image."
 )
 
 
@@ -199,7 +199,6 @@ class Guidance:
     """
 
     decoder: Decoder
-    difference: DifferenceStep  # by which an automatic strength is measured
     runs = 0  # that have begun
 
     def __init__(
@@ -224,8 +223,6 @@ class Guidance:
         """
         self._check(model)
         self.decoder = decoder_of(self.decoding, self.vae, model)
-        own = self.method.difference if isinstance(self.method, LAGS) else difference_step(model)
-        self.difference = replace(own, full=False)  # how a score varies here, not how far off
         patched = model.clone()
         patched.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, self.key, self.sampler_sample)
         patched.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, self.key, self.predict_noise)
@@ -238,11 +235,6 @@ class Guidance:
             raise ValueError(
                 f"{name} travels back in noise, which its authors define for models that predict "
                 "noise; this is a flow model. Take LAGS without a method, DPS or LiDAR."
-            )
-        if not self.weight.is_measured and not self.method.needs_gradient:
-            raise ValueError(
-                f"{name} asks for no gradient, by which an automatic strength is measured: set the "
-                "weight's strength by hand."
             )
 
     def outer_sample(
@@ -325,7 +317,7 @@ class Guidance:
                 self.method.name,
                 gradient_bytes(guider, noise.shape) / GIGABYTE,
             )
-        if self.method.compares or not self.weight.is_measured:
+        if self.method.compares:
             warn_of_caches(options, CACHES_AND_GUIDANCE)
             options = without_other_packs(options)
         log_weight = self._decoded(self.weight, guider)
@@ -348,6 +340,7 @@ class Guidance:
             networks=networks_of(guider) if self.method.through_model else [],
         )
         self.trace.clear()
+        self._set_weight(run)
         warn_if_idle(run)
         if self.method.through_model:
             _make_room(guider, log_weight, noise.shape)
@@ -401,7 +394,7 @@ class Guidance:
         step = Step(own=at.own, state=run.state)
         with at_step(lambda: 1, len(run.sigmas) - 1):
             run.method = method = method.told(at, at.x_ve, view.sigma_ve, step)
-            log_weight = self._log_weight(run, at, step)
+            log_weight = _under_masks(run.cached, run, at)
             computed = run.cached.computed
             moved, record = method.tilted_start(at, log_weight, at.x_ve, view.sigma_ve, step)
         self.trace.add_start(_counted(record, run, computed))
@@ -412,31 +405,14 @@ class Guidance:
             shift = shift if mask is None else shift * mask
         return noise + shift / scaling(sigma, torch.ones_like(noise), noise * 0, full)
 
-    def _log_weight(self, run: Run, at: Evaluations, step: Step) -> LogWeight:
-        """log w under all masks, at a noise level; automatic strengths are chosen at the first."""
-        if not run.log_weight.weight.is_measured:
-            self._measure(run, at, step)
-        self.trace.strengths.update(run.log_weight.weight.strengths)
-        return _under_masks(run.cached, run, at)
-
-    def _measure(self, run: Run, at: Evaluations, step: Step) -> None:
-        """Choose the weight's automatic strengths by the run's first denoised images."""
-        x, sigma = at.x_ve, at.view.sigma_ve
-        scores, deviations = {}, {}
-        for i, term in enumerate(self.weight.terms):
-            if not term.is_known:
-                alone = Weight.of(term.reward, 1.0)
-                scores[i] = CachedGradient(self._decoded(alone, run.guider), self.method.reuse)
-                score_here = _under_masks(scores[i], run, at)
-                of_score = (at, score_here, x, sigma, self.difference, step)
-                deviations[i] = score_std(*of_score, run.method.distilled)
-        weight = self.weight.measured(deviations)
-        run.log_weight = self._decoded(weight, run.guider)
-        run.cached = CachedGradient(run.log_weight, self.method.reuse)
-        if len(scores) == len(weight.terms):
-            _recall(run, list(scores.values()))
-        self.trace.measured = tuple(weight.labels[i] for i in deviations)
-        announce_strengths(self.weight, weight, deviations)
+    def _set_weight(self, run: Run) -> None:
+        """Choose the weight's automatic strengths for a run that is about to begin."""
+        weight = self.weight
+        if not weight.is_measured:
+            weight = measured(run, weight, partial(self._decoded, guider=run.guider))
+            run.log_weight = self._decoded(weight, run.guider)
+            run.cached = CachedGradient(run.log_weight, self.method.reuse)
+        self.trace.strengths.update(weight.strengths)
 
     def predict_noise(
         self,
@@ -467,7 +443,7 @@ class Guidance:
         draws = run.kind != "plain"
         step = Step(run.keep(here, view_here), draws, at.own, state=run.state)
         with at_step(lambda: run.step_number(timestep), len(run.sigmas) - 1):
-            log_weight, computed = self._log_weight(run, at, step), run.cached.computed
+            log_weight, computed = _under_masks(run.cached, run, at), run.cached.computed
             denoised, record = run.method(at, log_weight, at.x_ve, view.sigma_ve, step)
         self.trace.add(_counted(record, run, computed))
         if run.region is None or record.shift_rms is None:
@@ -484,7 +460,7 @@ class Guidance:
 
     def _compares(self, run: Run, view: VEView) -> bool:
         """Whether answers of the model at a noise level are compared, or gone back through."""
-        if not run.log_weight.weight.is_measured or run.method.through_model:
+        if run.method.through_model:
             return True
         return run.method.compares and bool(run.method.is_active(view.sigma_ve).any())
 
@@ -510,17 +486,6 @@ def _under_masks(log_weight: LogWeight, run: Run, at: Evaluations) -> LogWeight:
         extra = {"model": at.guider, "sigmas": run.sigmas}
         mask = at.options["denoise_mask_function"](at.timestep, mask, extra_options=extra)
     return MaskedLogWeight(log_weight, mask, run.kept)
-
-
-def _recall(run: Run, scores: list[CachedGradient]) -> None:
-    """What measuring has found out at the first image: log w and its gradient, for their sum."""
-    terms = run.log_weight.weight.terms
-    known = [score.last for score in scores if score.last is not None]
-    values = [t.strength * value for t, (_, value, _) in zip(terms, known, strict=True)]
-    gradients = [t.strength * v for t, (_, _, v) in zip(terms, known, strict=True)]
-    log_w, v = torch.stack(values).sum(dim=0), torch.stack(gradients).sum(dim=0)
-    run.cached.remember(known[0][0], log_w, v)
-    run.log_weight.terms = dict(zip(run.log_weight.weight.labels, values, strict=True))
 
 
 def _region(weight: Weight, noise: Tensor) -> Tensor | None:
@@ -564,19 +529,6 @@ def _make_room(guider: Any, log_weight: DecodedLogWeight, shape: torch.Size) -> 
         memory += log_weight.bytes_per_image(shape)
         beside += log_weight.decoder.patchers
     mm.load_models_gpu(beside, memory_required=memory)
-
-
-def announce_strengths(asked: Weight, weight: Weight, deviations: dict[int, float]) -> None:
-    """Say which strengths were chosen, for the terms whose score was measured to vary by that."""
-    for i, deviation in deviations.items():
-        logging.info(
-            "LAGS: the strength of weight '%s' is %.6g: %g nats for a standard deviation of %.4g "
-            "in its score.",
-            weight.labels[i],
-            weight.terms[i].strength,
-            asked.terms[i].spread,
-            deviation,
-        )
 
 
 def announce(log_weight: DecodedLogWeight, shape: torch.Size) -> None:

@@ -55,9 +55,9 @@ class LAGSOptions(io.ComfyNode):
                 io.Float.Input(
                     "relative_step",
                     **dial(0.0, 0.0, 1.0, 0.005),
-                    tooltip="Finite-difference step relative to the noise level, in paper mode and "
-                    "where an automatic strength is measured; balanced takes a full step instead. "
-                    "0 chooses by precision: 0.01 in float32, 0.05 in float16, 0.1 in bfloat16.",
+                    tooltip="Finite-difference step relative to the noise level, in paper mode; "
+                    "balanced takes a full step instead. 0 chooses by precision: 0.01 in float32, "
+                    "0.05 in float16, 0.1 in bfloat16.",
                 ),
                 io.Float.Input(
                     "epsilon",

@@ -99,7 +99,7 @@ def test_a_strength_is_a_number_of_nats_per_standard_deviation(scenes: Scenes) -
 
     def nats(strength: float) -> float:
         task = scenes.task(prompt.text, Weight.of(reward, strength), 5.0, STEPS)
-        return deviation(task, 0, 2)
+        return deviation(task)
 
     unit = nats(1.0)
     assert unit > 0 and nats(2.0 / unit) == pytest.approx(2.0, rel=0.02)

@@ -105,6 +105,25 @@ def sampled(
     return run_node(custom.SamplerCustomAdvanced, **given)[0]["samples"], guider
 
 
+def test_quick_images_follow_the_second_scale_of_a_dual_guider(cases):
+    case = cases["sd15"]
+    guidance = guidance_of(case, "LiDAR")
+    model = guidance.apply(case.model)
+
+    def cost(second: float) -> int:
+        guider = custom.Guider_DualCFG(model)
+        one, other = case.settings["positive"], case.settings["negative"]
+        guider.set_conds(one, one, other)
+        guider.set_cfg(2.0, second)
+        noise, kept = case.settings["latent_image"]["samples"] + 1, torch.zeros(2, 4, 4, 4)
+        sampler = comfy.samplers.ksampler("euler")
+        with torch.inference_mode():
+            guider.sample(noise, kept, sampler, torch.tensor([14.0, 1.0, 0.0]), seed=1)
+        return guidance.trace.start.model_calls
+
+    assert [cost(second) > 0 for second in (2.0, 2.0, 5.0)] == [True, False, True]
+
+
 @pytest.mark.parametrize("kind", [PastWrappers, OnItsOwn, ThroughWrappers])
 @pytest.mark.parametrize("method", METHODS)
 def test_a_guider_with_a_call_of_its_own_is_guided_as_comfyuis_is(case, kind, method):

@@ -8,7 +8,7 @@ import comfy.model_management as mm
 import pytest
 import torch
 from comfyui_support.executing import run_node
-from comfyui_support.guided import REWARD, Case, counted, on
+from comfyui_support.guided import Case, counted, on
 from comfyui_support.weighing import case_of, demo_case
 from lags_pack.nodes.methods.dps import LAGSMethodDPS
 from lags_pack.nodes.methods.freedom import LAGSMethodFreeDoM
@@ -150,6 +150,26 @@ def test_lidar_makes_its_pictures_once_per_prompt(case):
     assert cost(cfg=3.0, positive=other) == 9, "another cfg"
 
 
+@on("sd15")
+def test_quick_images_follow_what_other_nodes_do_to_the_model(case):
+    """RescaleCFG and its like change no weights of the model: their functions tell."""
+    lidar = method(case, "lidar")
+
+    def rescaled(share: float) -> Any:
+        model = case.model.clone()
+        model.set_model_sampler_cfg_function(lambda args: share * args["cond"])
+        return model
+
+    def cost(model: Any) -> int:
+        return case.lags(method=lidar, model=model)[1].start.model_calls
+
+    lookahead.cached.clear()
+    half, most = rescaled(0.5), rescaled(0.9)
+    assert [cost(model) for model in (half, half, most, half)] == [9, 0, 9, 0]
+    del half
+    assert cost(rescaled(0.7)) == 9, "it may lie where the first one lay"
+
+
 @on("demo")
 def test_lidar_looks_ahead_from_the_input_picture(case):
     """Its quick images keep what the run keeps: the structure, and all outside of a mask."""
@@ -163,7 +183,7 @@ def test_lidar_looks_ahead_from_the_input_picture(case):
         calls.clear()
         _, trace = case.lags(method=lidar, model=model, denoise=denoise, **made)
         assert trace.model_calls == len(calls)
-        return list(lookahead.cached.values())[-1]
+        return list(lookahead.cached.values())[-1].samples
 
     kept = case.model.model.process_latent_in(whole["samples"])
     near = looked(whole, 0.3)
@@ -194,8 +214,6 @@ def test_refusals(cases):
     case = cases["demo"]
     with pytest.raises(ValueError, match="of its own, and the sampler is 'euler'"):
         case.lags(method=method(case, "freedom"), sampler_name="euler")
-    with pytest.raises(ValueError, match="asks for no gradient"):
-        case.lags(method=method(case, "lidar"), weight=Weight.of(REWARD, 1.0, spread=1.0))
     two = [[torch.cat([c[0], c[0]]), c[1]] for c in cases["sd15"].settings["positive"]]
     with pytest.raises(ValueError, match="one prompt, and this batch has 2"):
         cases["sd15"].lags(method=method(case, "lidar"), positive=two)
