@@ -35,8 +35,7 @@ def measured(run: SamplerRun, weight: Weight, decoded: Callable[[Weight], LogWei
     """
     asked = {i: term for i, term in enumerate(weight.terms) if not term.is_known}
     alone = [decoded(Weight.of(term.reward, 1.0)) for term in asked.values()]
-    steps = min(STEPS, len(run.sigmas) - 1)  # a distilled model draws in as few as it is given
-    found = weighed(QuickImages(run, IMAGES, steps, SEED, SAMPLER), alone)
+    found = weighed(QuickImages(run, IMAGES, STEPS, SEED, SAMPLER), alone)
     deviations = {i: deviation(one.log_w) for i, one in zip(asked, found, strict=True)}
     known = weight.measured(deviations)
     run.trace.measured = tuple(weight.labels[i] for i in asked)

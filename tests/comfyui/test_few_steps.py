@@ -8,6 +8,7 @@ from typing import Any
 
 import comfy.samplers
 import pytest
+import torch
 from comfyui_support.guided import Case, counted
 from comfyui_support.weighing import demo_case
 from lags_pack.rewards import ColourReward, Weight
@@ -46,12 +47,15 @@ def posterior_mean(x: Tensor, sigma: Tensor) -> Tensor:
 
 def lift(case: Case, model: Any, **changes: Any) -> tuple[float, Any]:
     """Of the brightness, in units of what a tilt by ``NATS`` gives it."""
-    weight = Weight.of(BRIGHT, 1.0, spread=NATS)
+    # To first order about grey, as guidance sees it; a pixel is half a latent, plus a half.
+    grey = torch.full((1, 3, 32, 32), 0.5, requires_grad=True)
+    (slope,) = torch.autograd.grad(BRIGHT(grey).sum(), grey)
+    strength = NATS / float(slope.norm() / 2)
+    weight = Weight.of(BRIGHT, strength)
     latents, trace = case.lags(model=model, weight=weight, **changes)
     plain = case.ksampler(model=model, **changes)
     scores = [BRIGHT(case.vae.decode(part).movedim(-1, 1)) for part in (latents, plain)]
-    nats = trace.strengths[BRIGHT.name] * float((scores[0] - scores[1]).mean())
-    return nats / NATS**2, trace
+    return strength * float((scores[0] - scores[1]).mean()) / NATS**2, trace
 
 
 @pytest.mark.parametrize("sampler", ["euler", "lcm", "euler_ancestral"])
