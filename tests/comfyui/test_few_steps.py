@@ -47,10 +47,10 @@ def posterior_mean(x: Tensor, sigma: Tensor) -> Tensor:
 
 def lift(case: Case, model: Any, **changes: Any) -> tuple[float, Any]:
     """Of the brightness, in units of what a tilt by ``NATS`` gives it."""
-    # To first order about grey, as guidance sees it; a pixel is half a latent, plus a half.
+    # To first order about grey, as guidance sees it; a pixel is a quarter of a latent, and a half.
     grey = torch.full((1, 3, 32, 32), 0.5, requires_grad=True)
     (slope,) = torch.autograd.grad(BRIGHT(grey).sum(), grey)
-    strength = NATS / float(slope.norm() / 2)
+    strength = NATS / float(slope.norm() / 4)
     weight = Weight.of(BRIGHT, strength)
     latents, trace = case.lags(model=model, weight=weight, **changes)
     plain = case.ksampler(model=model, **changes)
