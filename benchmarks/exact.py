@@ -7,7 +7,8 @@ standard deviation unit (1 nat) over the data unless the name says otherwise.
 ``shift %`` is the guided rise of the mean of log w, in percent of the exact one: plain samples of
 the same sampler, weighted by w. ``of p %`` is the same in percent of what exact draws of the data
 give: what differs between the two is the sampler's own error, without any guidance. ``std %`` is
-the standard deviation of log w, in percent of the exact one.
+the standard deviation of log w, in percent of the exact one. ``--particles`` adds LAGS with path
+weights in groups of so many, each group by its own weights.
 """
 
 from __future__ import annotations
@@ -25,11 +26,13 @@ from ..demo import heart
 from ..demo.sampler import tilted
 from ..guidance import MODES, LogWeight, Method, RunState, Step, Trace, ancestral_keep, preset
 from ..guidance.contracts import AutogradLogWeight
+from ..guidance.particles import Particles, group_seeds, noisy_start, particle_preset
 from ._report import flushed_denormals, parser, report
 from ._samplers import LEVELS, SAMPLERS
 from ._tilting import tilted_shares
 
 PLAIN, GUIDED = 40_000, 10_000  # samples; the guided ones start from the noise of plain ones
+CALLS = ("model calls", "weight calls")  # per sample
 START_NOT_TILTED = ("flow",)  # at pure noise, t = 1, there is nothing to move
 
 
@@ -197,6 +200,13 @@ class Solver:
 
         return Drawn(SAMPLERS[self.sampler](denoiser, x, sigmas, generator), trace)
 
+    def particles(self, problem: Problem, count: int, groups: int, seed: int = 0) -> Particles:
+        """Groups of weighted particles, by LAGS with path weights on ancestral steps."""
+        seeds, sigmas = group_seeds(seed, groups), self.sigmas
+        x = noisy_start(torch.zeros(groups, problem.size), count, float(sigmas[0]), seeds)
+        sampler = particle_preset("lags", self.steps)
+        return sampler(problem.denoise, problem.weight, x, sigmas, seeds)
+
 
 @dataclass(frozen=True)
 class Drawn:
@@ -229,33 +239,40 @@ class Truth:
 
 
 def rows(
-    name: str, solver: Solver, methods: Mapping[str, Method], plain: int, guided: int
+    name: str,
+    solver: Solver,
+    methods: Mapping[str, Method],
+    plain: int,
+    guided: int,
+    particles: Iterable[int] = (),
 ) -> list[dict[str, Any]]:
-    """The rows of one problem and one solver."""
+    """The rows of one problem and one solver; ``particles`` are the sizes of the groups."""
     problem, found = PROBLEMS[name](), []
     truth = Truth.of(problem.weight(solver.plain(problem, plain)))
     exact = Truth.of(problem.weight(problem.draw(plain, torch.Generator().manual_seed(1))))
     before = problem.weight(solver.plain(problem, guided)).double()  # of the same noise
+
+    def line(label: str, gain: float, std: float, calls: tuple[int, int]) -> dict[str, Any]:
+        row = {"problem": name, **vars(solver), "mode": label}
+        shares = {"shift %": gain / truth.shift, "of p %": gain / exact.shift}
+        row |= {column: 100 * share for column, share in shares.items()}
+        return {**row, "std %": 100 * std / truth.std, **dict(zip(CALLS, calls, strict=True))}
+
     for label, method in methods.items():
         drawn = solver.guided(problem, method, guided)
         after = problem.weight(drawn.x).double()
-        gain = float((after - before).mean())
-        line: dict[str, Any] = {
-            "problem": name,
-            "sampler": solver.sampler,
-            "levels": solver.levels,
-            "steps": solver.steps,
-            "mode": label,
-            "shift %": 100 * gain / truth.shift,
-            "of p %": 100 * gain / exact.shift,
-            "std %": 100 * float(after.std()) / truth.std,
-        }
+        gain, calls = after - before, (drawn.trace.model_calls, drawn.trace.weight_calls)
+        found.append(line(label, float(gain.mean()), float(after.std()), calls))
         if problem.target is not None:
             target = problem.target(guided, torch.Generator().manual_seed(1))
-            line["sliced W2"] = heart.sliced_wasserstein(drawn.x, target)
-        line["model calls"] = drawn.trace.model_calls
-        line["weight calls"] = drawn.trace.weight_calls
-        found.append(line)
+            found[-1]["sliced W2"] = heart.sliced_wasserstein(drawn.x, target)
+    for count in particles:
+        groups = solver.particles(problem, count, math.ceil(guided / count))
+        shares = groups.weights / len(groups.weights)
+        mean = float((shares * groups.log_w).sum())
+        std = float((shares * (groups.log_w - mean) ** 2).sum().sqrt())
+        calls = (count * groups.trace.model_calls, count * groups.trace.weight_calls)
+        found.append(line(f"{count} particles", mean - truth.plain, std, calls))
     return found
 
 
@@ -285,9 +302,12 @@ def main(arguments: list[str]) -> None:
     )
     options.add_argument("--levels", nargs="+", choices=LEVELS, default=["karras"])
     options.add_argument("--steps", type=int, nargs="+", default=[10, 30], help="8 to 100")
-    options.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
+    options.add_argument("--modes", nargs="*", choices=MODES, default=list(MODES))
     options.add_argument("--plain", type=int, default=PLAIN, help="samples for the exact answer")
     options.add_argument("--guided", type=int, default=GUIDED, help="samples per mode")
+    options.add_argument(
+        "--particles", type=int, nargs="+", default=[], help="in a group, on ancestral steps"
+    )
     choice = options.parse_args(arguments)
     methods: dict[str, Method] = {mode: preset(mode) for mode in choice.modes}
     table = [
@@ -295,7 +315,14 @@ def main(arguments: list[str]) -> None:
         for name, sampler, levels, steps in product(
             choice.problems, choice.samplers, choice.levels, choice.steps
         )
-        for line in rows(name, Solver(sampler, steps, levels), methods, choice.plain, choice.guided)
+        for line in rows(
+            name,
+            Solver(sampler, steps, levels),
+            methods,
+            choice.plain,
+            choice.guided,
+            choice.particles if sampler == "euler_ancestral" else (),
+        )
     ]
     report(table, choice.json)
     print("\n".join(within(table)))

@@ -316,7 +316,6 @@ def _record(progress: Progress) -> StepRecord:
     """A step in the terms of a trace: alpha is the tempering, calls are of all particles."""
     record, count = progress.record, progress.log_w.shape[1]
     weighed, pushed = record.weighing is not None, bool((record.cost > 0).any())
-    calls = record.weight_calls * count
     return StepRecord(
         sigma_ve=torch.tensor([record.sigma_ve]),
         active=weighed or pushed,
@@ -326,9 +325,9 @@ def _record(progress: Progress) -> StepRecord:
         shift_rms=None,
         denoised_rms=None,
         model_calls=record.model_calls * count,
-        weight_calls=calls if pushed else 0,
+        weight_calls=record.gradient_calls * count,
         seconds=record.seconds,
-        value_calls=0 if pushed else calls,
+        value_calls=(record.weight_calls - record.gradient_calls) * count,
         model_backwards=record.model_backwards * count,
         ess=record.weighing.ess / count if weighed else None,
         resampled=record.weighing.resampled if weighed else None,

@@ -26,6 +26,9 @@ class Proposal:
         model_calls: forwards of the denoiser per particle.
         model_backwards: backward passes through it per particle.
         weight_calls: evaluations of the weight per particle.
+        gradient_calls: of these, with its gradient.
+        slope: J along the guidance, [B], by which it grows as the noise falls; None where it is
+            not known.
     """
 
     denoised: Latents
@@ -34,6 +37,8 @@ class Proposal:
     model_calls: int
     model_backwards: int
     weight_calls: int
+    gradient_calls: int = 0
+    slope: PerSample | None = None
 
 
 @runtime_checkable
@@ -91,7 +96,8 @@ class MethodDrift:
             shift = guided.to(x.dtype) - plain.to(x.dtype)
             guidance = shift / per_sample(sigma_ve, shift) ** 2
         weight_calls = record.weight_calls + record.value_calls
-        return Proposal(plain, guidance, record.log_w, record.model_calls, 0, weight_calls)
+        calls = record.model_calls, 0, weight_calls, record.weight_calls
+        return Proposal(plain, guidance, record.log_w, *calls, slope=step.state.j)
 
     def cost(self, sigma_ve: PerSample) -> Cost:
         """The method's."""
@@ -110,7 +116,7 @@ class GradientDrift:
     ) -> Proposal:
         """One forward and one backward."""
         denoised, log_w, _, guidance = gradient_through(denoiser, log_weight, x, sigma_ve, Step())
-        return Proposal(denoised, guidance, log_w, 1, 1, 1)
+        return Proposal(denoised, guidance, log_w, 1, 1, 1, 1)
 
     def cost(self, sigma_ve: PerSample) -> Cost:
         """A backward pass in every step."""

@@ -27,6 +27,7 @@ from torch import Tensor
 from ..ancestral import Ancestral, Chain
 from ..contracts import Denoiser, LogWeight, WeightError, check_shape
 from ..shapes import Chosen, Due, GroupLatents, GroupWeights, Latents, PerGroup, PerSample
+from ..step_correction import MOST_SLOPE
 from ..ve import per_sample
 from .drift import Drift, NoDrift
 from .record import ParticleRecord, Particles, ParticleTrace, Weighing
@@ -58,6 +59,7 @@ class State:
         x: [G N, ...].
         denoised: [G N, ...], D(x).
         guidance: [G N, ...] or None.
+        slope: [G N], J along it; None where it is not known.
         log_w: [G, N] at the last evaluation.
         potential: [G, N], lambda log w at the last evaluation.
         log_weights: [G, N] since the last resampling.
@@ -68,6 +70,7 @@ class State:
     x: Latents
     denoised: Latents
     guidance: Latents | None
+    slope: PerSample | None
     log_w: GroupWeights
     potential: GroupWeights
     log_weights: GroupWeights
@@ -236,6 +239,8 @@ class ParticleSampler:
         state.x, state.denoised = state.x[index], state.denoised[index]
         if state.guidance is not None:
             state.guidance = state.guidance[index]
+        if state.slope is not None:
+            state.slope = state.slope[index]
         state.log_w = state.log_w.gather(1, ancestors)
         state.potential = state.potential.gather(1, ancestors)
 
@@ -261,6 +266,7 @@ class ParticleSampler:
             mean = self.chain.mean(state.x[part], state.denoised[part], sigma, lower)
             xi = noise[part].to(state.x.device)
             if state.guidance is not None:
+                _lower(state, part, (lower / sigma) ** 2)
                 scale = (s * drift_temperature).repeat_interleave(shape[1])[part].to(mean.dtype)
                 push = self._push(per_sample(scale.to(mean.device), mean) * state.guidance[part])
                 cost[part], log_ratio[part] = self._density_ratio(push, xi)
@@ -314,6 +320,7 @@ def _first_state(x: GroupLatents) -> State:
         x=flat,
         denoised=torch.zeros_like(flat),
         guidance=None,
+        slope=None,
         log_w=zeros,
         potential=zeros,
         log_weights=zeros,
@@ -330,9 +337,14 @@ def _propose(
     sigma: float,
     weighs: bool,
     rows: list[slice],
-) -> tuple[int, int, int]:
-    """D, drift and log w of all particles, a chunk at a time; calls of each kind per particle."""
-    state.guidance, calls = None, (0, 0, 0)
+) -> tuple[int, int, int, int]:
+    """D, drift and log w of all particles, a chunk at a time; calls of each kind per particle.
+
+    Where the drift has nothing new, the last guidance goes on if it is known how it grows.
+    """
+    calls = (0, 0, 0, 0)
+    if state.slope is None:
+        state.guidance = None
     log_w = state.log_w.flatten().clone()
     for part in rows:
         x = state.x[part]
@@ -342,15 +354,34 @@ def _propose(
             if state.guidance is None:
                 state.guidance = torch.zeros_like(state.x)
             state.guidance[part] = found.guidance.to(x.dtype)
+        if found.slope is not None:
+            if state.slope is None:
+                state.slope = x.new_zeros(state.x.shape[0])
+            state.slope[part] = found.slope.to(x.dtype)
         weight_calls = found.weight_calls
         if weighs and found.log_w is None:
             log_w[part] = _checked_log_w(log_weight, found.denoised, sigma)
             weight_calls += 1
         elif found.log_w is not None:
             log_w[part] = _on_cpu(found.log_w)
-        calls = (found.model_calls, found.model_backwards, weight_calls)
+        calls = (found.model_calls, found.model_backwards, weight_calls, found.gradient_calls)
     state.log_w = log_w.reshape(state.log_w.shape)
     return calls
+
+
+def _lower(state: State, part: slice, keep: float) -> None:
+    """The guidance of some particles at the noise level that a step ends on, in place.
+
+    A kernel is tilted by E[w | x'], and J of what x' is undecided about grows from j to
+    j / (j + keep (1 - j)), keep = (sigma' / sigma)^2: exact for Gaussian data, as
+    ``RunState.cached`` has it.
+    """
+    if state.slope is None or state.guidance is None:
+        return
+    slope = state.slope[part]
+    fall = (slope + keep * (1 - slope)).clamp(min=1e-30)
+    state.guidance[part] /= per_sample(fall, state.guidance[part])
+    state.slope[part] = (slope / fall).clamp(0, MOST_SLOPE)
 
 
 def _checked_log_w(log_weight: LogWeight, samples: Latents, sigma: float) -> PerSample:

@@ -23,26 +23,20 @@ FK_WEIGHINGS = 5  # FK-steering weighs at 20, 40, 60 and 80 of 100 steps, and th
 # The slope of log w at the end of the shift, right where log w is a parabola: a stronger drift
 # leaves less even weights. A run without weights does better with less (``methods.preset``).
 DAMPING = 2.0
-DRIFT_POWER = 0.25
 
 
 @dataclass(frozen=True)
 class Leading(Polynomial):
-    """Linear tempering whose drift is tempered less, by (k / K)^drift_power.
+    """Linear tempering whose drift is whole from the first step.
 
     What is decided early (colour, layout) is past by the time that a linear lambda has grown, so
     the drift has to be there before the weights are. That the two differ costs no exactness: path
     weights know the drift that was taken.
-
-    Attributes:
-        drift_power: > 0; 1 is linear, towards 0 the drift is whole from the first step.
     """
 
-    drift_power: float = DRIFT_POWER
-
     def drift_temperature(self, step: int, steps: int, now: PerGroup) -> PerGroup:
-        """What the step's drift works towards."""
-        return torch.full_like(now, ((step + 1) / steps) ** self.drift_power)
+        """1."""
+        return torch.ones_like(now)
 
 
 @dataclass(frozen=True)
@@ -79,8 +73,9 @@ def particle_preset(
 ) -> ParticleSampler:
     """The sampler of a name in ``PRESETS``.
 
-    - ``lags``: LAGS as the drift, the full step as in its ``balanced`` mode, ahead of linear
-      tempering; systematic resampling below N / 2. No backward pass through the model.
+    - ``lags``: LAGS as the drift, the full step as in its ``balanced`` mode, whole from the first
+      step, while the weights are tempered linearly; systematic resampling below N / 2. No backward
+      pass through the model.
     - ``smc``: the same without drift; the weight needs no gradient.
     - ``fk``: no drift, full weight from the start, weighed and resampled four times on the way.
     - ``das``: drift by gradient, exponential tempering, SSP resampling below N / 2.

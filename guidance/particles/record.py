@@ -58,6 +58,7 @@ class ParticleRecord:
         model_calls: forwards of the denoiser per particle.
         model_backwards: backward passes through it per particle.
         weight_calls: evaluations of the weight per particle.
+        gradient_calls: of these, with its gradient.
         seconds: wall clock of the step.
     """
 
@@ -67,6 +68,7 @@ class ParticleRecord:
     model_calls: int
     model_backwards: int
     weight_calls: int
+    gradient_calls: int
     seconds: float
 
     def to_dict(self) -> dict[str, Any]:
