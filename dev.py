@@ -77,7 +77,7 @@ GRAPHS = (
     "test_methods.py::test_every_method_raises_the_score_and_leaves_nothing[dps-sd15]",
     "test_particle_sampler.py::test_methods[lags-demo]",
     "test_search.py::test_no_rounds_are_ksampler_bit_for_bit[demo]",
-    "test_mmsold.py::test_pixels[exact]",
+    "test_mmsold.py::test_pixels[nearest--1.0]",
     "test_visualize.py::test_plan_is_what_the_run_does[sd15-balanced-karras]",
     "test_score_images.py::test_ranks_as_the_plain_function_does",
 )

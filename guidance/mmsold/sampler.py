@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from ..shapes import Points
+from ..shapes import PerPoint, Points
+from .bandwidth import Bandwidth
 from .moments import Moments, retract, tangent
 from .score import SmoothedScore, noise
 
 OnStep = Callable[[int, Points], None]
+ROUNDING = 0.01  # of a logit, up to which float32 is enough
 STABLE = 0.5  # step size in units of the narrowest well's curvature; the paper's are 0.05 to 1.25
 
 
@@ -34,27 +36,30 @@ class MMSOLD:
         sigma_g: blur of each point, > 0. Working range 0.01 to 0.1.
         sigma: smoothing, >= 0. Two points are told apart while it is under half their distance:
             below 0.4 samples are mostly copies, above 1 all is blended. Working range 0.5 to 0.8.
+            None for as little as leaves no more copies than there are among the data; the first
+            half of the steps finds it, and the score is in float32 where that is enough.
         draws: shifts per particle and step, even. Published 2 to 32. 0 for no smoothing.
         steps: >= 0. Published 100 for images, 3000 in the plane.
         step: size h, > 0; None for half of what the narrowest well allows.
-        nearest: 0 for the exact score; else how many nearest points are summed for sure, and as
-            many others are drawn for the rest. Published 20.
+        nearest: 0 for the exact score, which in many dimensions blends points of different kinds,
+            because shifts reach sigma * sqrt(d) far; else how many nearest points are summed for
+            sure, and as many others are drawn for the rest. Published 20.
         constrained: False for plain smoothed Langevin steps, whose moments drift.
     """
 
     sigma_g: float = 0.05
-    sigma: float = 0.6
+    sigma: float | None = None
     draws: int = 8
     steps: int = 100
     step: float | None = None
-    nearest: int = 0
+    nearest: int = 20
     constrained: bool = True
 
     def __post_init__(self) -> None:
         for name, value in (("sigma_g", self.sigma_g), ("step", self.step)):
             if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"{name} is {value}; expected a finite number above 0.")
-        if not 0 <= self.sigma < math.inf:
+        if self.sigma is not None and not 0 <= self.sigma < math.inf:
             raise ValueError(f"sigma is {self.sigma}; expected a finite number, 0 (off) or more.")
         if self.draws < 0 or self.draws % 2:
             raise ValueError(
@@ -96,11 +101,13 @@ class MMSOLD:
                 f"{max(0, particles - 1)}."
             )
         moments = Moments.of(data, shares.exp(), self.sigma_g)
-        score = SmoothedScore(
-            data, shares, self.sigma_g, self.sigma, self.draws, self.nearest, self.nearest
-        )
+        bandwidth = None
+        if self.sigma is None and self.draws:
+            bandwidth = Bandwidth.of(data, shares.exp())
+        score = self._score(data, shares)
         generator = torch.Generator().manual_seed(seed)
-        y = self._on_manifold(moments.to_standard(self._start(score, particles, generator)))
+        y = self._start(data, shares.exp(), particles, generator)
+        y = self._on_manifold(moments.to_standard(y))
         h = self._step_size(moments)
         previous = noise((particles, dimensions), generator, data)
         for done in range(self.steps + 1):
@@ -109,8 +116,10 @@ class MMSOLD:
                 on_step(done, z)
             if done == self.steps:
                 break
+            if bandwidth is not None and done <= self.steps // 2:
+                score = self._steered(score, bandwidth, z, done)
             xi = noise((particles, dimensions), generator, data)
-            drift = moments.pull_back(score(z, generator))
+            drift = moments.pull_back(score(z.to(score.data), generator).to(data))
             move = math.sqrt(h / 2) * (previous + xi) - h * drift
             y = self._on_manifold(y + (tangent(y, move) if self.constrained else move))
             previous = xi
@@ -119,11 +128,31 @@ class MMSOLD:
     def _on_manifold(self, y: Points) -> Points:
         return retract(y) if self.constrained else y
 
-    def _start(self, score: SmoothedScore, particles: int, generator: torch.Generator) -> Points:
+    def _score(self, data: Points, shares: PerPoint) -> SmoothedScore:
+        """By the data's log-shares [n]; a sigma that is to be found begins at 0."""
+        if self.sigma is None:
+            largest = float(data.square().sum(dim=1).max()) / self.sigma_g**2
+            if largest * torch.finfo(torch.float32).eps < ROUNDING:
+                data, shares = data.float(), shares.float()
+        sigma, count = self.sigma or 0.0, self.nearest
+        return SmoothedScore(data, shares, self.sigma_g, sigma, self.draws, count, count)
+
+    def _steered(
+        self, score: SmoothedScore, bandwidth: Bandwidth, z: Points, done: int
+    ) -> SmoothedScore:
+        """The score with sigma for the next step: by the particles' distances, then held."""
+        if done == self.steps // 2:
+            return replace(score, sigma=bandwidth.settled)
+        bandwidth.look(z)
+        return replace(score, sigma=bandwidth.now)
+
+    def _start(
+        self, data: Tensor, shares: Tensor, particles: int, generator: torch.Generator
+    ) -> Points:
         """Points of the data, each with its blur [B, d]."""
-        shares = score.log_shares.exp().to(generator.device)
+        shares = shares.to(generator.device)
         chosen = torch.multinomial(shares, particles, replacement=True, generator=generator)
-        points = score.data[chosen.to(score.data.device)]
+        points = data[chosen.to(data.device)]
         return points + self.sigma_g * noise(tuple(points.shape), generator, points)
 
     def _step_size(self, moments: Moments) -> float:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..shapes import PerPoint, Points, Vector
+from ..shapes import PerPoint, Vector
 
 VARIANCE_KEPT = 0.95  # what the automatic rank aims for
 POINTS_PER_DIRECTION = 3  # fewer, and all points are as far from each other: nothing to smooth
@@ -71,7 +71,7 @@ class PrincipalSpace:
             )
         floor = spread[min(rank // 2 if whitened is None else whitened, rank - 1)]
         space = cls(mean, directions[:rank], spread[:rank].clamp(min=floor), float(held[rank - 1]))
-        unit = neighbour_distance(space.encode(data), shares)
+        unit = usual(neighbour_distances(heaviest(space.encode(data), shares)))
         return cls(space.mean, space.directions, space.scales * unit, space.kept)
 
     def encode(self, data: Tensor) -> Tensor:
@@ -99,26 +99,32 @@ def effective_size(shares: PerPoint) -> float:
     return 1 / float(shares.square().sum())
 
 
-def neighbour_distance(points: Points, shares: PerPoint) -> float:
-    """Median distance from a point to its nearest other, over those that carry the weight.
+def heaviest(points: Tensor, shares: Tensor) -> Tensor:
+    """Of points [n, r], those that carry the weights [n]: as many as the effective size."""
+    count = min(len(points), max(2, round(effective_size(shares))))
+    return points[shares.topk(count).indices]
 
-    Args:
-        points: [n, r].
-        shares: [n] weights, summing to 1; as many of the heaviest count as the effective size.
+
+def neighbour_distances(points: Tensor) -> PerPoint:
+    """From points, evenly chosen where there are many, to the nearest other of [m, r]."""
+    asked = points[:: max(1, len(points) // ASKED)]
+    # Not by a matrix product, whose rounding gives copies a distance. The nearest is the point
+    # itself, the second nearest its neighbour.
+    distances = torch.cdist(asked, points, compute_mode="donot_use_mm_for_euclid_dist")
+    nearest: Tensor = distances.topk(2, dim=1, largest=False).values[:, 1]
+    return nearest
+
+
+def usual(distances: PerPoint) -> float:
+    """Median of the distances from points to their nearest others.
 
     Raises:
         ValueError: it is 0.
     """
-    count = min(len(points), max(2, round(effective_size(shares))))
-    points = points[shares.topk(count).indices]
-    asked = points[:: max(1, count // ASKED)]
-    # Not by a matrix product, whose rounding gives copies a distance. The nearest is the point
-    # itself, the second nearest its neighbour.
-    distances = torch.cdist(asked, points, compute_mode="donot_use_mm_for_euclid_dist")
-    distance = float(distances.topk(2, dim=1, largest=False).values[:, 1].median())
+    distance = float(distances.median())
     if not distance > 0:
         raise ValueError(
-            f"At least half of the {count} points that carry the weight are copies of others; "
-            "expected points that differ. Remove the copies."
+            f"At least half of the {len(distances)} points that carry the weight are copies of "
+            "others; expected points that differ. Remove the copies."
         )
     return distance

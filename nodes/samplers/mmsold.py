@@ -12,6 +12,7 @@ from ..inputs import dial, power_input, seed_input
 from ..sockets import CATEGORY, WeightSocket
 
 SCORES = ("exact", "nearest")
+BY_DATA = -1.0  # of smoothing
 
 
 class LAGSMMSOLD(io.ComfyNode):
@@ -68,10 +69,12 @@ class LAGSMMSOLD(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "smoothing",
-                    **dial(0.6, 0.0, 100.0, 0.05),
+                    **dial(BY_DATA, BY_DATA, 100.0, 0.05),
                     tooltip="sigma, in units of the distance from an image to its nearest "
-                    "neighbour (median, in whitened coordinates). Below 0.4 the given images are "
-                    "copied, 0.5 to 0.8 blends neighbours, above 1 blends everything. 0 is off.",
+                    "neighbour (median, in whitened coordinates). -1 finds it during the run: as "
+                    "little as leaves no more copies than there are among the given images. Below "
+                    "0.4 they are copied, 0.5 to 0.8 blends neighbours, above 1 blends everything. "
+                    "0 is off.",
                 ),
                 io.Float.Input(
                     "sigma_g",
@@ -88,8 +91,10 @@ class LAGSMMSOLD(io.ComfyNode):
                 io.Combo.Input(
                     "score",
                     options=list(SCORES),
-                    tooltip="exact: sums over all images. nearest: over the 20 nearest and 20 "
-                    "others drawn for the rest, for thousands of images.",
+                    default="nearest",
+                    tooltip="nearest: sums over the 20 nearest images and 20 others drawn for the "
+                    "rest, which keeps kinds apart. exact: over all images, which blends kinds "
+                    "where the rank is high.",
                 ),
                 io.Int.Input(
                     "rank",
@@ -114,5 +119,6 @@ class LAGSMMSOLD(io.ComfyNode):
     def execute(
         cls, steps: int, smoothing: float, sigma_g: float, draws: int, score: str, **inputs: Any
     ) -> io.NodeOutput:
-        method = MMSOLD(sigma_g, smoothing, draws, steps, nearest=NEAREST * (score == SCORES[1]))
+        sigma = None if smoothing < 0 else smoothing
+        method = MMSOLD(sigma_g, sigma, draws, steps, nearest=NEAREST * (score == "nearest"))
         return io.NodeOutput(*new_images(method, **inputs))

@@ -12,6 +12,7 @@ from comfy_execution.graph_utils import ExecutionBlocker
 from comfyui_support.executing import run_node
 from comfyui_support.weighing import load_weight, noise
 from lags_pack.demo.shapes import draw
+from lags_pack.guidance import MMSOLD
 from lags_pack.nodes.samplers.mmsold import LAGSMMSOLD
 from lags_pack.rewards import ColourReward, Weight
 from torch import Tensor
@@ -48,25 +49,43 @@ def covariance(rows: Tensor) -> Tensor:
     return centred.T @ centred / len(rows)
 
 
-@pytest.mark.parametrize("score", ["exact", "nearest"])
-def test_pixels(score):
-    images = hearts()
-    new, latent = made(images=images, score=score)
+def test_a_new_node_finds_its_smoothing(monkeypatch):
+    widgets = {widget.id: widget for widget in LAGSMMSOLD.define_schema().inputs}
+    assert widgets["score"].default == "nearest" and widgets["smoothing"].default == -1
+    sample, seen = MMSOLD.sample, []
+
+    def watched(self, *given):
+        seen.append(self)
+        return sample(self, *given)
+
+    monkeypatch.setattr(MMSOLD, "sample", watched)
+    made(images=hearts(), score="nearest", smoothing=-1.0)
+    made(images=hearts(), score="exact", smoothing=0.0)
+    assert seen == [MMSOLD(steps=30), MMSOLD(sigma=0.0, nearest=0, steps=30)]
+
+
+@pytest.mark.parametrize(
+    ("score", "smoothing"), [("exact", 0.6), ("nearest", 0.6), ("nearest", -1.0)]
+)
+def test_pixels(score, smoothing):
+    images, chosen = hearts(), {"score": score, "smoothing": smoothing}
+    new, latent = made(images=images, **chosen)
     assert new.shape == (8, 32, 32, 3) and new.dtype == torch.float32
     assert new.min() >= 0 and new.max() <= 1
     assert isinstance(latent, ExecutionBlocker) and "connect a VAE" in latent.message
-    again, _ = made(images=images, score=score)
+    again, _ = made(images=images, **chosen)
     assert torch.equal(new, again)
-    other, _ = made(images=images, score=score, seed=2**64 - 1)
+    other, _ = made(images=images, **chosen, seed=2**64 - 1)
     assert not torch.allclose(new, other)
     apart = torch.cdist(new.flatten(1), images.flatten(1)).min(dim=1).values
     assert apart.min() > 0.5, "no copies"
 
 
-def test_moments_of_the_set():
+@pytest.mark.parametrize("chosen", [{}, {"score": "nearest", "smoothing": -1.0}])
+def test_moments_of_the_set(chosen):
     """All directions of small images: the new ones vary as the given ones, and by the blur."""
     images = 0.5 + 0.02 * torch.randn(60, 2, 2, 3, generator=torch.Generator().manual_seed(1))
-    new, _ = made(images=images, count=64, rank=12)
+    new, _ = made(images=images, count=64, rank=12, **chosen)
     rows, given = new.flatten(1), images.flatten(1)
     assert float((rows.mean(dim=0) - given.mean(dim=0)).abs().max()) < 1e-6
     wanted = covariance(given)

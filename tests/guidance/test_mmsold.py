@@ -6,17 +6,20 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from lags_pack.guidance import MMSOLD, Moments, PrincipalSpace, SmoothedScore, log_shares
 from lags_pack.guidance.mmsold import effective_size, retract, score, tangent
+from lags_pack.guidance.mmsold.bandwidth import Bandwidth
+from lags_pack.guidance.mmsold.space import neighbour_distances
 from torch import Tensor
 
 F64 = torch.float64
-QUICK = MMSOLD(steps=20, draws=4)
-CIRCLE = MMSOLD(sigma_g=0.05, sigma=0.25, draws=8, steps=60)
+QUICK = MMSOLD(sigma=0.6, steps=20, draws=4, nearest=0)
+CIRCLE = MMSOLD(sigma_g=0.05, sigma=0.25, draws=8, steps=60, nearest=0)
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -223,7 +226,8 @@ def test_twelve_points_fill_the_circle() -> None:
 def test_one_wide_gaussian_is_sampled_right() -> None:
     """Far wider than the data lie apart, U is a parabola: the steps must leave N(mean, cov)."""
     data = 0.01 * skewed(50, 2)
-    z = MMSOLD(sigma_g=1.0, draws=0, steps=60, step=0.1, constrained=False).sample(data, 4000, 0)
+    free = MMSOLD(sigma_g=1.0, draws=0, steps=60, step=0.1, nearest=0, constrained=False)
+    z = free.sample(data, 4000, 0)
     mean, covariance = moments_of(z)
     assert float((mean - data.mean(dim=0)).abs().max()) < 0.06
     assert float((covariance - torch.eye(2, dtype=F64)).abs().max()) < 0.06
@@ -254,6 +258,105 @@ def test_one_seed_one_result_in_the_precision_of_the_data() -> None:
         assert not torch.allclose(first, method.sample(data, 30, 8))
     z = QUICK.sample(data.float(), 30, 7)
     assert z.dtype == torch.float32 and z.isfinite().all()
+
+
+def test_saved_settings_draw_what_they_drew() -> None:
+    """As recorded before sigma could be found: the score exact or nearest, in double precision."""
+    data = skewed(60, 3)
+    drawn = {near: replace(QUICK, nearest=near).sample(data, 30, 7)[0].tolist() for near in (0, 20)}
+    assert drawn[0] == pytest.approx([-0.822399775, 0.895391361, 9.285081765], rel=1e-6)
+    assert drawn[20] == pytest.approx([-0.811212728, 0.941634785, 9.426387488], rel=1e-6)
+
+
+# Smoothing by the data.
+
+
+def copies(distances: Tensor, unit: float = 1.0) -> float:
+    return float((distances < unit / 2).double().mean())
+
+
+def test_bandwidth_goes_where_as_many_are_copies() -> None:
+    """Up where more of the particles are near a point, down where fewer, and it stays in range."""
+    data = 7 * normal(60, 4)
+    bandwidth = Bandwidth.of(data, equal(60))
+    found = copies(neighbour_distances(data), bandwidth.unit)
+    assert bandwidth.copies == pytest.approx((60 * found + 1) / 62)
+    away = torch.tensor([[1.0, 0, 0, 0]], dtype=F64)
+    far, near = data + 0.9 * bandwidth.unit * away, data + 1e-3 * away
+    assert bandwidth.now == pytest.approx(bandwidth.unit), "the widest"
+    for _ in range(3):
+        bandwidth.look(100 * far)
+    fallen = bandwidth.now
+    assert fallen < 0.7 * bandwidth.unit
+    bandwidth.look(near)
+    assert bandwidth.now > 1.2 * fallen
+    for cloud, share in ((near, 1.0), (100 * far, 0.2)):
+        for _ in range(50):
+            bandwidth.look(cloud)
+        assert bandwidth.now == pytest.approx(share * bandwidth.unit)
+    assert bandwidth.now < bandwidth.settled < 1.2 * bandwidth.now, "over the later looks"
+
+
+def test_found_smoothing_has_no_unit() -> None:
+    data = normal(60, 4)
+    method = MMSOLD(steps=20)
+    wide = replace(method, sigma_g=8 * method.sigma_g).sample(8 * data, 30, 1)
+    torch.testing.assert_close(wide / 8, method.sample(data, 30, 1), rtol=1e-4, atol=1e-4)
+
+
+def test_sigma_is_found_in_the_first_half_and_then_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[float] = []
+    shares = SmoothedScore._shares
+
+    def watched(self: SmoothedScore, *given: Any) -> Tensor:
+        seen.append(self.sigma)
+        return shares(self, *given)
+
+    monkeypatch.setattr(SmoothedScore, "_shares", watched)
+    data = clusters(200, 6)
+    MMSOLD(steps=40).sample(data, 50, 0)
+    assert len(set(seen[:20])) > 5 and len(set(seen[20:])) == 1 and len(seen) == 40
+    seen.clear()
+    MMSOLD(steps=1).sample(data, 50, 0)
+    assert seen == [seen[0]] and seen[0] > 0
+
+
+def clusters(n: int, d: int, seed: int = 0) -> Tensor:
+    """Points [n, d] of ten curved kinds."""
+    kind = torch.arange(n) % 10
+    middles, maps = 2 * normal(10, d, seed=1), normal(10, d, 3, seed=2)
+    spread = (maps[kind] @ normal(n, 3, 1, seed=seed + 3)).squeeze(2)
+    return middles[kind] + 0.6 * spread + 0.05 * normal(n, d, seed=seed + 4)
+
+
+def test_new_points_are_copies_as_often_as_points_of_the_same_law() -> None:
+    data, other = clusters(200, 12), clusters(1000, 12, seed=9)
+    space = PrincipalSpace.of(data, equal(200))
+    data, other = space.encode(data), space.encode(other)
+
+    def found(method: MMSOLD) -> float:
+        return copies(torch.cdist(method.sample(data, 300, 0), data).amin(dim=1))
+
+    wanted = copies(torch.cdist(other, data).amin(dim=1))
+    assert found(MMSOLD()) == pytest.approx(wanted, abs=0.08)
+    assert found(MMSOLD(sigma=0.6)) > wanted + 0.2, "what suits digits"
+
+
+def test_float32_where_it_is_enough() -> None:
+    """Rounding of the score against the noise of a step; where it would count, double precision."""
+    pictures, _ = digits()
+    data = PrincipalSpace.of(pictures, equal(len(pictures))).encode(pictures)
+    method, wide = MMSOLD(), 100 * normal(50, 2)
+    assert method._score(data, log_shares(data, None)).data.dtype == torch.float32
+    assert replace(method, sigma=0.6)._score(data, log_shares(data, None)).data.dtype == F64
+    assert method._score(wide, log_shares(wide, None)).data.dtype == F64
+    z = data[:50] + method.sigma_g * normal(50, data.shape[1])
+    exact = SmoothedScore(data, log_shares(data, None), method.sigma_g, 0.0, 0)
+    single = replace(exact, data=data.float(), log_shares=exact.log_shares.float())
+    moments = Moments.of(data, equal(len(data)), method.sigma_g)
+    h = method._step_size(moments)
+    lost = moments.pull_back(single(z.float(), seeded()).double() - exact(z, seeded())) * h
+    assert float(lost.abs().max()) < 1e-3 * math.sqrt(2 * h)
 
 
 def test_stops_where_the_callback_raises() -> None:
@@ -373,12 +476,12 @@ def eights() -> tuple[Tensor, PrincipalSpace]:
     return own, PrincipalSpace.of(own, equal(len(own)))
 
 
-@pytest.mark.parametrize("nearest", [0, 20])
-def test_new_digits(nearest: int) -> None:
+@pytest.mark.parametrize(("sigma", "nearest"), [(0.6, 0), (0.6, 20), (None, 20)])
+def test_new_digits(sigma: float | None, nearest: int) -> None:
     pictures, labels = digits()
     own, space = eights()
     data = space.encode(own)
-    z = MMSOLD(nearest=nearest, steps=50).sample(data, 200, 0)
+    z = MMSOLD(sigma=sigma, nearest=nearest, steps=50).sample(data, 200, 0)
     made = space.decode(z).clamp(0, 1)
     called = labels[torch.cdist(made, pictures).topk(5, dim=1, largest=False).indices].mode().values
     assert float((called == 8).double().mean()) >= 0.85
@@ -388,3 +491,18 @@ def test_new_digits(nearest: int) -> None:
     among = torch.cdist(own, own).fill_diagonal_(math.inf).min(dim=1).values.median()
     nearest_own = torch.cdist(made, own).min(dim=1).values
     assert float((nearest_own < among / 2).double().mean()) < 0.05
+
+
+def test_kinds_of_digits_do_not_blend() -> None:
+    """How often the five nearest images are of one kind: by default nearly as for real images."""
+    pictures, labels = digits()
+    space = PrincipalSpace.of(pictures, equal(len(pictures)))
+    data = space.encode(pictures)
+
+    def pure(method: MMSOLD) -> float:
+        z = method.sample(data, 200, 0)
+        kinds = labels[torch.cdist(z, data).topk(5, dim=1, largest=False).indices]
+        return float((kinds == kinds[:, :1]).all(dim=1).double().mean())
+
+    assert pure(MMSOLD(steps=60)) > 0.8
+    assert pure(MMSOLD(sigma=0.8, nearest=0, steps=60)) < 0.6, "blends"
