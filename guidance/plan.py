@@ -37,6 +37,9 @@ class Plan:
         weight_calls: gradients of the weight, over the run.
         value_calls: values of the weight without a gradient, over the run.
         second_share: of a second evaluation in plain ones.
+        branches: of the model in one evaluation.
+        gradient_cost: of a gradient of the weight through its decoder, likewise; 0 is not known.
+        value_cost: of a value of it, likewise.
     """
 
     sigma: PerStep
@@ -52,6 +55,9 @@ class Plan:
     weight_calls: int
     value_calls: int
     second_share: float
+    branches: int = 2
+    gradient_cost: float = 0.0
+    value_cost: float = 0.0
 
     @property
     def total_calls(self) -> int:
@@ -74,11 +80,27 @@ class Plan:
         return not self.start_calls and float(self.alpha.max()) < LEAST_ALPHA
 
     @property
-    def relative_cost(self) -> float:
-        """Arithmetic of the model over that of plain sampling; the weight comes on top."""
+    def model_cost(self) -> float:
+        """Arithmetic of the model over that of plain sampling."""
         second = self.total_second_calls
         forwards = self.total_calls - second + self.second_share * second
         return (forwards + BACKWARD * self.total_backwards) / len(self.sigma)
+
+    @property
+    def weight_cost(self) -> float:
+        """That of the weight and its decoder, as far as it is known."""
+        calls = self.weight_calls * self.gradient_cost + self.value_calls * self.value_cost
+        return calls / len(self.sigma)
+
+    @property
+    def relative_cost(self) -> float:
+        """All that is known of a run, over plain sampling."""
+        return self.model_cost + self.weight_cost
+
+    @property
+    def is_priced(self) -> bool:
+        """Whether nothing comes on top of that."""
+        return self.gradient_cost > 0 or not (self.weight_calls or self.value_calls)
 
 
 def plan(
@@ -130,6 +152,7 @@ def plan(
         weight_calls=math.ceil(cost.gradients * guided / method.reuse) + start.weight_calls,
         value_calls=cost.values * guided + start.value_calls,
         second_share=1.0 if branches == 1 else cost.second_share,
+        branches=branches,
     )
 
 

@@ -58,6 +58,7 @@ def fill(
     upper.set_title(
         f"{int(made.active.sum())} of {len(made.sigma)} steps guided (filled), "
         f"{made.total_calls} model calls, {made.relative_cost:.2f} x plain"
+        + ("" if made.is_priced else ", and the weight")
     )
     factor.set_ylabel("sigma² alpha (factor of J v)")
     factor.set_yscale("symlog", linthresh=1e-3)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import comfy.model_management as mm
@@ -155,17 +155,21 @@ class DecodedLogWeight:
         self.terms = dict(zip(self.weight.labels, torch.cat(self._by_term, dim=1), strict=True))
         return log_w.to(denoised.device), grad.to(denoised.device).reshape(slope.shape) * slope
 
-    def decoded_size(self, latent_shape: torch.Size) -> tuple[int, int]:
+    def decoded_size(self, latent_shape: Sequence[int]) -> tuple[int, int]:
         """Height and width in pixels of what the weight sees."""
         cell = self.decoder.cell
         height, width = shrunk_size(*latent_shape[-2:], cell, self.side)
         return height * cell, width * cell
 
-    def bytes_per_image(self, latent_shape: torch.Size, gradient: bool = True) -> float:
+    def bytes_per_image(self, latent_shape: Sequence[int], gradient: bool = True) -> float:
         """Memory for one image through the decoder, with its gradient or for log w alone."""
+        return self.decoder.bytes_per_image(*self.decoded_cells(latent_shape), gradient)
+
+    def decoded_cells(self, latent_shape: Sequence[int]) -> tuple[int, int]:
+        """Height and width of the latents that are decoded: of the part that the weight sees."""
         size = shrunk_size(*latent_shape[-2:], self.decoder.cell, self.side)
         top, bottom, left, right = self._part(*size)
-        return self.decoder.bytes_per_image(bottom - top, right - left, gradient)
+        return bottom - top, right - left
 
     def _back_on_device(self, shape: torch.Size) -> None:
         """Load what was moved off since: by another node between two steps, or for lack of room."""

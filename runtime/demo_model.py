@@ -13,6 +13,7 @@ import torch
 from comfy.model_patcher import ModelPatcher
 
 from ..demo.model import (
+    LABELS,
     PIXEL_SCALE,
     SIGMA_DATA,
     SIGMA_MAX,
@@ -45,7 +46,7 @@ class DemoConfig(comfy.supported_models_base.BASE):
 
 def load_model() -> ModelPatcher:
     """The demo network as a ComfyUI MODEL."""
-    config = DemoConfig({"disable_unet_model_creation": True})
+    config = DemoConfig({"disable_unet_model_creation": True, "context_dim": LABELS})
     model = comfy.model_base.BaseModel(config, model_type=comfy.model_base.ModelType.EDM)
     model.diffusion_model = load_network()
     return ModelPatcher(

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import comfy.model_sampling
 from torch import Tensor
 
 from ..guidance import DifferenceStep
+from .decoders import Decoding
+from .price import Price
 from .run import difference_step
 
 KEPT = 64  # nodes whose model is remembered
@@ -28,12 +31,14 @@ class Sampling:
         step: the finite difference that suits the model.
         source: where this comes from, in words.
         sigmas: noise levels that were connected instead of chosen by scheduler and steps.
+        prices: of the weight that it ran with, by what the weight looked through.
     """
 
     model_sampling: Any
     step: DifferenceStep
     source: str
     sigmas: Tensor | None = None
+    prices: Mapping[Decoding, Price] = field(default_factory=dict)
 
     def get_model_object(self, name: str) -> Any:
         """As of a MODEL."""
@@ -43,16 +48,30 @@ class Sampling:
 _remembered: OrderedDict[str, Sampling] = OrderedDict()
 
 
-def remember(node: str | None, model: Any, sigmas: Tensor | None = None) -> None:
-    """Note the model or the SIGMAS of a node that runs: its schedule is exact from then on."""
+def remember(
+    node: str | None,
+    model: Any,
+    sigmas: Tensor | None = None,
+    prices: Mapping[Decoding, Price] | None = None,
+) -> None:
+    """Note the model or the SIGMAS of a node that runs: its schedule is exact from then on.
+
+    Args:
+        node: its id in the graph.
+        model: a MODEL; None for SIGMAS alone.
+        sigmas: noise levels that were connected.
+        prices: of its weight; None keeps those of its last run.
+    """
     if node is None:
         return
+    if prices is None:
+        prices = sampling_of(node).prices
     if model is None:
         known = Sampling(StableDiffusion(), DifferenceStep(), "the connected SIGMAS", sigmas)
     else:
         sampling = model.get_model_object("model_sampling")
         source = "the connected model" if sigmas is None else "the connected SIGMAS"
-        known = Sampling(sampling, difference_step(model), source, sigmas)
+        known = Sampling(sampling, difference_step(model), source, sigmas, prices)
     _remembered[node] = known
     _remembered.move_to_end(node)
     while len(_remembered) > KEPT:

@@ -67,6 +67,21 @@ class SamplerRun:
     trace: Trace
 
 
+@dataclass(frozen=True)
+class PlannedRun:
+    """A run that a method may be bound to before anything is sampled.
+
+    Attributes:
+        sigmas: its noise levels, the last one included.
+    """
+
+    sigmas: Tensor
+
+    def look_ahead(self, count: int, steps: int, seed: int) -> Lookahead:
+        """One sample without content: a plan asks what samples cost, not what they are."""
+        return Lookahead(torch.zeros(1, 1), torch.zeros(1))
+
+
 def look_ahead(run: SamplerRun, count: int, steps: int, seed: int) -> Lookahead:
     """Images that begin as a run does, at its first noise level and under its mask, with log w.
 

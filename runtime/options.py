@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -25,7 +26,9 @@ from ..rewards import Weight
 from ..rewards.base import check_strength
 from .adapters import as_method
 from .checks import without_gradient
-from .decoders import AS_NEEDED, DECODERS, Decoding
+from .decoded_weight import DecodedLogWeight
+from .decoders import AS_NEEDED, DECODERS, Decoding, decoder_of
+from .price import Price, price_of
 from .run import Guidance, difference_step
 
 SCHEDULES = ("from mode", "chord", "auto", "uncertainty", "hard gate", "constant")
@@ -99,6 +102,12 @@ class Options:
         raise ValueError(f"schedule is {self.schedule!r}; expected one of {SCHEDULES}.")
 
 
+def decoding_of(options: Options | None, mode: str, other_method: bool) -> Decoding:
+    """Through what the weight looks: the paper's mode takes the VAE at full size by itself."""
+    decoding = (options or Options()).decoding
+    return decoding.faithful() if mode == "paper" and not other_method else decoding
+
+
 @dataclass(frozen=True, kw_only=True)
 class GuidanceInputs:
     """What guidance asks for, by the names of the nodes' inputs."""
@@ -135,9 +144,33 @@ def guided(inputs: GuidanceInputs, weight: Weight, trace: Trace) -> Any:
             f"Weight '{without_gradient(weight)}' has no gradient, which guidance needs: take it "
             "out of the weight. Score Images can rank finished images by it."
         )
-    weight, decoding = weight.power(inputs.strength), options.decoding
+    weight = weight.power(inputs.strength)
+    decoding = decoding_of(options, inputs.mode, inputs.method is not None)
     if inputs.method is not None:
         trace.label = f"{method.name}, {weight.name}"
-    elif inputs.mode == "paper":
-        decoding = decoding.faithful()
     return Guidance(method, weight, inputs.vae, trace, decoding).apply(inputs.model)
+
+
+def prices_of(
+    model: Any, vae: Any, weight: Weight, shape: Sequence[int], options: Options | None
+) -> dict[Decoding, Price]:
+    """What a weight costs through each decoder that a mode may choose, as far as it is known.
+
+    Args:
+        model: a MODEL.
+        vae: its own.
+        weight: log w on images.
+        shape: of the latents.
+        options: of LAGS Options.
+
+    Raises:
+        ValueError, ModelFileError: the latents have no such decoder.
+    """
+    found = {}
+    for decoding in {decoding_of(options, mode, False) for mode in MODES}:
+        decoder = decoder_of(decoding, vae, model)
+        log_weight = DecodedLogWeight(decoder, weight, decoding.side_for(weight))
+        price = price_of(model, log_weight, shape)
+        if price is not None:
+            found[decoding] = price
+    return found

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..guidance import MPGD, Lookahead, Method, plan, preset
+from ..guidance import MPGD, Method, plan, preset
 from ..guidance.particles import particle_plan
 from .last_model import Sampling, sampling_of
-from .options import Options
+from .lookahead import PlannedRun
+from .options import Options, decoding_of
 from .page import finite, page_server
 from .particle_model import Levels, chain_of
 from .particle_run import Choices
@@ -22,21 +23,6 @@ from .sampling import ksampler_levels
 PATH = "/lags/schedule"
 # The nodes that give a method, by id; nodes/ hands them in.
 _method_nodes: dict[str, Any] = {}
-
-
-@dataclass(frozen=True)
-class PlannedRun:
-    """A run that a method may be bound to before anything is sampled.
-
-    Attributes:
-        sigmas: its noise levels, the last one included.
-    """
-
-    sigmas: Tensor
-
-    def look_ahead(self, count: int, steps: int, seed: int) -> Lookahead:
-        """One sample without content: a plan asks what samples cost, not what they are."""
-        return Lookahead(torch.zeros(1, 1), torch.zeros(1))
 
 
 def schedule(asked: dict[str, Any]) -> dict[str, Any]:
@@ -66,9 +52,8 @@ def schedule(asked: dict[str, Any]) -> dict[str, Any]:
         return {"other": str(other["type"])}
     sigmas = noise_levels(sampling, asked)
     c = float(asked["c"])
-    method: Method = preset(asked["mode"], c, sampling.step)
-    if options:
-        method = Options.of(options).applied_to(method, c)
+    chosen = Options.of(options) if options else Options()
+    method: Method = chosen.applied_to(preset(asked["mode"], c, sampling.step), c)
     if is_off(asked):
         method = MPGD(0.0)  # as KSampler: a factor of 0 in every step
     elif other:
@@ -79,7 +64,8 @@ def schedule(asked: dict[str, Any]) -> dict[str, Any]:
     adds_noise = asked.get("add_noise") != "disable"
     score_std = float(asked.get("nats", 3.0))
     made = plan(method, sigmas, scaling, score_std, branches, adds_noise)
-    return {**curve(made), "source": sampling.source}
+    price = sampling.prices.get(decoding_of(chosen, asked["mode"], bool(other)))
+    return {**curve(made if price is None else price.of(made)), "source": sampling.source}
 
 
 def connected(asked: dict[str, Any]) -> Method:
@@ -124,6 +110,7 @@ def particles(sampling: Sampling, asked: dict[str, Any]) -> dict[str, Any]:
         "model_calls": made.total_calls,
         "model_backwards": made.total_backwards,
         "relative_cost": made.relative_cost,
+        "is_priced": False,
         "source": sampling.source,
     }
 

@@ -18,11 +18,18 @@ from ..guidance import (
 from ..guidance.ve import NoiseScaling, per_sample
 from .checks import numbers
 from .options import Options
+from .price import Price, cost_in_words
 from .run import difference_step
 
 
 def planned(
-    model: Any, sigmas: Tensor, mode: str, c: float, nats: float, options: Options | None
+    model: Any,
+    sigmas: Tensor,
+    mode: str,
+    c: float,
+    nats: float,
+    options: Options | None,
+    branches: int = 2,
 ) -> Plan:
     """The plan of a mode at these noise levels.
 
@@ -33,6 +40,7 @@ def planned(
         c: of the mode.
         nats: standard deviation of log w.
         options: of LAGS Options.
+        branches: of the model in one evaluation.
     """
     scaling: NoiseScaling = _variance_exploding
     step = None
@@ -40,7 +48,7 @@ def planned(
         scaling = model.get_model_object("model_sampling").noise_scaling
         step = difference_step(model)
     method = (options or Options()).applied_to(preset(mode, c, step), c)
-    return plan(method, sigmas.detach().float().cpu(), scaling, nats)
+    return plan(method, sigmas.detach().float().cpu(), scaling, nats, branches)
 
 
 def _variance_exploding(sigma: Tensor, noise: Tensor, latent: Tensor) -> Tensor:
@@ -56,15 +64,14 @@ def other_schedules(text: str) -> dict[str, Schedule]:
     return {**others, "hard gate": HardGateSchedule(), "constant": ConstantSchedule()}
 
 
-def in_words(made: Plan, label: str) -> str:
-    """What a plan comes to."""
+def in_words(made: Plan, label: str, price: Price | None = None) -> str:
+    """What a plan comes to, with a price that is in it already."""
     tilted = ", the initial noise tilted too" if made.start_calls else ""
     first = made.sigma[made.active]
     span = f" (sigma {float(first.max()):.4g} to {float(first.min()):.4g})" if len(first) else ""
     return (
         f"{label}: {int(made.active.sum())} of {len(made.sigma)} steps guided{span}{tilted}\n"
-        f"{made.total_calls} model calls, {made.relative_cost:.2f} x plain sampling, plus "
-        f"{made.weight_calls} gradients of the weight\n"
+        f"{made.total_calls} model calls, {cost_in_words(made, price)}\n"
         "Counted at one evaluation per step; samplers with several (heun, dpm_2, sde) take more."
     )
 
@@ -80,4 +87,5 @@ def curve(made: Plan) -> dict[str, Any]:
         "model_backwards": made.total_backwards,
         "weight_calls": made.weight_calls,
         "relative_cost": made.relative_cost,
+        "is_priced": made.is_priced,
     }

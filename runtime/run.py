@@ -48,10 +48,11 @@ from .decoders import Decoder, Decoding, decoder_of
 from .evaluations import DifferentiableEvaluations, Evaluations
 from .gradient import gradient_bytes, networks_of
 from .guiders import Evaluate, ServedGuider, calls_wrappers, never_acted
-from .lookahead import SamplerRun, look_ahead
+from .lookahead import PlannedRun, SamplerRun, look_ahead
 from .memory import GIGABYTE, back_on_device, forward_bytes, patchers_of_a_run
 from .models import load
 from .page import notice
+from .price import cost_in_words, price_of
 from .strengths import measured
 
 
@@ -178,6 +179,16 @@ def warn_if_idle(run: Run) -> None:
             f"{float(made.sigma_ve.min()):.3g}. Few steps stay at high noise, where only mode "
             "'balanced' acts; a lower uncertainty coefficient c, or more steps, serve too."
         )
+
+
+def announce_cost(run: Run) -> None:
+    """Say before a run what it will cost."""
+    method, branches = run.method.bind(PlannedRun(run.levels)), branches_of(run.guider)
+    scaling = run.guider.inner_model.model_sampling.noise_scaling
+    made = plan(method, run.levels, scaling, 3.0, branches, bool(run.noise.any()))
+    price = price_of(run.guider.model_patcher, run.log_weight, run.noise.shape)
+    made = made if price is None else price.of(made)
+    logging.info("LAGS: %d model calls, %s.", made.total_calls, cost_in_words(made, price))
 
 
 CACHES_AND_GUIDANCE = (
@@ -342,6 +353,7 @@ class Guidance:
         self.trace.clear()
         self._set_weight(run)
         warn_if_idle(run)
+        announce_cost(run)
         if self.method.through_model:
             _make_room(guider, log_weight, noise.shape)
         if self.method.tilts_start and bool(noise.any()):  # no noise: another sampler's run goes on

@@ -17,9 +17,11 @@ from ..guidance import Trace
 from ..rewards import Weight
 from .adapters import as_weight
 from .checks import check_connected, check_denoise, check_latent, filled, seed_in_words
+from .decoders import Decoding
 from .last_model import remember
-from .options import GuidanceInputs, guided
+from .options import GuidanceInputs, Options, guided, prices_of
 from .page import watcher
+from .price import Price, usual_shape
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +86,31 @@ def sample_guided(inputs: SamplerInputs, node: str | None) -> tuple[dict[str, An
     """KSampler's LATENT with guidance, and what every step did; ``node`` is its id."""
     trace = Trace(f"LAGS {inputs.mode}")
     weight = prepare(inputs, trace, node, plain=inputs.strength == 0)
-    return sample_as_ksampler(replace(inputs, model=guided(inputs, weight, trace))), trace
+    model = guided(inputs, weight, trace)
+    if node is not None and model is not inputs.model:
+        looks = inputs.vae, weight, inputs.latent_image, inputs.options
+        remember(node, inputs.model, prices=prices_before(inputs.model, *looks))
+    return sample_as_ksampler(replace(inputs, model=model)), trace
+
+
+def prices_before(
+    model: Any, vae: Any, weight: Any, latent: dict[str, Any] | None, options: Options | None
+) -> dict[Decoding, Price]:
+    """As ``prices_of``, of what is connected to a node; {} without a weight.
+
+    Raises:
+        ValueError: something else is lacking for it, or does not fit.
+    """
+    if weight is None:
+        return {}
+    lacking = [name for name, one in (("model", model), ("vae", vae)) if one is None]
+    if lacking:
+        raise ValueError(
+            f"A weight is connected, and {' and '.join(lacking)} not: its cost is counted through "
+            "the model's VAE, beside the model. Connect both, or take the weight off."
+        )
+    shape = usual_shape(model) if latent is None else begun_as_ksampler(model, latent)[0].shape
+    return prices_of(model, vae, as_weight(weight), shape, options)
 
 
 def sample_as_ksampler(inputs: KSamplerInputs) -> dict[str, Any]:

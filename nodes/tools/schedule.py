@@ -11,11 +11,36 @@ from ...guidance import MODES, compared
 from ...plots.schedule import draw
 from ...runtime.checks import check_connected, filled
 from ...runtime.last_model import remember
-from ...runtime.options import Options
+from ...runtime.options import Options, decoding_of
 from ...runtime.plans import curve, in_words, other_schedules, planned
-from ...runtime.sampling import ksampler_levels
+from ...runtime.sampling import ksampler_levels, prices_before
 from ..inputs import coefficient_input, dial, look_inputs, options_input, sampler_inputs
-from ..sockets import CATEGORY
+from ..sockets import CATEGORY, WeightSocket
+
+CFG = 8.0  # as KSampler's
+
+
+def price_inputs() -> list[Any]:
+    """What the cost of the weight is counted by; newer than the others, so behind them."""
+    return [
+        io.Vae.Input("vae", optional=True, tooltip="As in KSampler (LAGS)."),
+        WeightSocket.Input(
+            "weight", optional=True, tooltip="As in KSampler (LAGS): its cost is counted."
+        ),
+        io.Latent.Input(
+            "latent_image",
+            optional=True,
+            tooltip="Gives the image's size. Without it that is what the model was trained at: "
+            "512 x 512 for SD 1.5, 1024 x 1024 for SDXL.",
+        ),
+        io.Float.Input(
+            "cfg",
+            optional=True,
+            **dial(CFG, 0.0, 100.0, 0.1),
+            tooltip="As in your sampler. At 1 the model has one branch, and a second evaluation "
+            "costs as much as the first; at all other values it costs half.",
+        ),
+    ]
 
 
 class LAGSScheduleVisualizer(io.ComfyNode):
@@ -29,7 +54,7 @@ class LAGSScheduleVisualizer(io.ComfyNode):
             category=CATEGORY,
             description="Draws alpha, the share of the full shift that is applied, at every step, "
             "and says which steps are not guided and what the run costs. Connect the model, or "
-            "SIGMAS.",
+            "SIGMAS; weight and vae too, and their cost is counted.",
             inputs=[
                 io.Model.Input("model", optional=True, tooltip="Gives the noise levels."),
                 io.Sigmas.Input(
@@ -58,6 +83,7 @@ class LAGSScheduleVisualizer(io.ComfyNode):
                 ),
                 *look_inputs(),
                 options_input(),
+                *price_inputs(),
             ],
             outputs=[
                 io.Image.Output(display_name="image", tooltip="The curves."),
@@ -82,16 +108,25 @@ class LAGSScheduleVisualizer(io.ComfyNode):
         model: Any = None,
         sigmas: Tensor | None = None,
         options: Options | None = None,
+        vae: Any = None,
+        weight: Any = None,
+        latent_image: dict[str, Any] | None = None,
+        cfg: float = CFG,
         **look: Any,
     ) -> io.NodeOutput:
-        check_connected(**filled(model=model, sigmas=sigmas, options=options))
+        sockets = {"model": model, "sigmas": sigmas, "options": options}
+        check_connected(**filled(**sockets, vae=vae, weight=weight, latent_image=latent_image))
         if model is None and sigmas is None:
             raise ValueError("There are no noise levels: connect a model, or SIGMAS.")
-        remember(cls.hidden.unique_id, model, None if sigmas is None else sigmas.detach().cpu())
+        prices = prices_before(model, vae, weight, latent_image, options)
+        levels = None if sigmas is None else sigmas.detach().cpu()
+        remember(cls.hidden.unique_id, model, levels, prices)
         if sigmas is None:
             sigmas = ksampler_levels(model, steps, sampler_name, scheduler, denoise)
-        made = planned(model, sigmas, mode, c, nats, options)
+        price = prices.get(decoding_of(options, mode, False))
+        made = planned(model, sigmas, mode, c, nats, options, branches=1 if cfg == 1 else 2)
+        made = made if price is None else price.of(made)
         others = compared(other_schedules(compare), made.sigma_ve, nats)
         image = draw(made, mode, others, **look)
-        text = in_words(made, mode)
+        text = in_words(made, mode, price)
         return io.NodeOutput(image, sigmas, text, ui={"text": [text], "lags_plan": [curve(made)]})

@@ -48,7 +48,8 @@ def cost(plan):
     calls = f"{plan['model_calls']} model calls"
     back = f", {plan['model_backwards']} backward" if plan.get("model_backwards") else ""
     times = math.floor(plan["relative_cost"] * 100 + 0.5) / 100  # as JavaScript rounds
-    return f"{calls}{back}, {times:.2f} × plain"
+    more = "" if plan["is_priced"] else " and the weight"
+    return f"{calls}{back}, {times:.2f} × plain{more}"
 
 
 def in_words(plan):

@@ -293,7 +293,8 @@ function inWords(plan) {
   const cost = plan.relative_cost.toFixed(2);
   const calls = plan.model_calls === 1 ? "model call" : "model calls";
   const back = plan.model_backwards ? `, ${plan.model_backwards} backward` : "";
-  const took = `${plan.model_calls} ${calls}${back}, ${cost} × plain`;
+  const more = plan.is_priced ? "" : " and the weight";
+  const took = `${plan.model_calls} ${calls}${back}, ${cost} × plain${more}`;
   if (plan.particles) return `${plan.particles} particles, ${took}`;
   return `${active} of ${plan.active.length} steps guided, ${took}`;
 }
