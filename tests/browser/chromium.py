@@ -127,6 +127,10 @@ class Page:
     def move(self, x: float, y: float) -> None:
         self._ask("move", x=x, y=y)
 
+    def press(self, key: str) -> None:
+        """Press a key, as Playwright calls it."""
+        self._ask("press", key=key)
+
     def wheel(self, by: float) -> None:
         self._ask("wheel", by=by)
 

@@ -60,6 +60,9 @@ const requests = {
   async move({ name, x, y }) {
     await pages.get(name).page.mouse.move(x, y);
   },
+  async press({ name, key }) {
+    await pages.get(name).page.keyboard.press(key);
+  },
   async wheel({ name, by }) {
     await pages.get(name).page.mouse.wheel(0, by);
   },

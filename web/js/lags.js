@@ -3,6 +3,7 @@
 import { app } from "../../../scripts/app.js";
 import { api } from "../../../scripts/api.js";
 import { executionIdOf, nodeOf } from "./graph.js";
+import { speak } from "./i18n.js";
 import { GUIDED, PARTICLES, Panel } from "./panel.js";
 import { Planner } from "./plan.js";
 import { Scores } from "./scores.js";
@@ -19,6 +20,8 @@ const LOOK_EVERY = 60; // milliseconds between two looks at the widgets
 
 // Panels of nodes that are in a graph: node -> {panel, planner}.
 const shown = new Map();
+// Scores of nodes that are in a graph.
+const scored = new Set();
 
 /** Add a DOM element to a node as a widget that nothing saves; height() is what it needs. */
 function addElement(node, name, element, height) {
@@ -62,7 +65,7 @@ function after(node, name, ours) {
 
 /** Give a sampler or a visualizer its panel, with these charts. */
 function addPanel(node, charts) {
-  const panel = new Panel(charts);
+  const panel = new Panel(charts, () => node.title);
   const planner = new Planner(node, api, (answer) => panel.showPlan(answer));
   const entry = { panel, planner };
   addElement(node, "lags_panel", panel.root, () => PANEL_HEIGHT);
@@ -89,6 +92,9 @@ function addScores(node) {
   const scores = new Scores(api, () => node.size[0] - MARGINS);
   addElement(node, "lags_scores", scores.root, () => scores.height);
   followTheme(scores.root);
+  after(node, "onAdded", () => scored.add(scores));
+  after(node, "onRemoved", () => scored.delete(scores));
+  if (node.graph) scored.add(scores);
   after(node, "onExecuted", (output) => {
     scores.show(output);
     grow(node);
@@ -101,6 +107,7 @@ function addScores(node) {
  */
 function look() {
   if (document.hidden) return;
+  speakAsThePage();
   for (const [node, entry] of shown) {
     const id = executionIdOf(node);
     entry.panel.root.dataset.node = id;
@@ -109,6 +116,16 @@ function look() {
     if (!entry.panel.run && kept?.lags_trace) show(entry, kept);
     entry.planner.look();
   }
+}
+
+/** Say all that is shown in the language that the page has now. */
+async function speakAsThePage() {
+  if (!(await speak(app.extensionManager?.setting?.get("Comfy.Locale")))) return;
+  for (const { panel, planner } of shown.values()) {
+    panel.redraw();
+    planner.again();
+  }
+  for (const scores of scored) scores.again();
 }
 
 /** What is shown of the node that an event is of; undefined where the page has no such node. */
@@ -149,8 +166,9 @@ listen();
 
 app.registerExtension({
   name: "lags.live",
-  setup() {
+  async setup() {
     loadStyles();
+    await speakAsThePage();
     setInterval(look, LOOK_EVERY);
   },
   nodeCreated(node) {

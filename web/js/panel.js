@@ -14,60 +14,16 @@ import {
   makeChart,
   makeScale,
 } from "./chart.js";
-import { brief, percent, share, significant, time } from "./numbers.js";
+import { language, localised, text } from "./i18n.js";
+import { brief, fixed, percent, share, significant, time } from "./numbers.js";
 
-// The charts; `key` is the number's name in runtime/page.py.
-const LOG_W = {
-  key: "log_w",
-  title: "log w",
-  unit: "nats",
-  write: significant,
-  ends: brief,
-  band: true,
-  help: "Log of the weight. Line: mean over the batch; band: least to greatest.",
-};
-const SECONDS = {
-  key: "seconds",
-  title: "time",
-  unit: "per step",
-  write: time,
-  ends: time,
-  zero: true,
-  help: "Wall clock of each evaluation of the model.",
-};
-const ALPHA = {
-  key: "alpha",
-  title: "alpha",
-  unit: "0 to 1",
-  write: share,
-  ends: brief,
-  fixed: [0, 1],
-  help: "Share of the full shift that is applied. Dashed: planned; solid: measured; rings: no guidance.",
-};
-const RATIO = {
-  key: "ratio",
-  title: "shift",
-  unit: "% of image",
-  write: percent,
-  ends: (value) => `${brief(value)} %`,
-  zero: true,
-  help: "Size of the shift relative to the denoised image.",
-};
-const ESS = {
-  key: "ess",
-  title: "ESS",
-  unit: "% of all",
-  write: percent,
-  ends: (value) => `${brief(value)} %`,
-  fixed: [0, 100],
-  marked: "resampled",
-  help: "Effective sample size: how many of the particles count. Dots: the good ones were copied.",
-};
-const LAMBDA = {
-  ...ALPHA,
-  title: "lambda",
-  help: "Tempering: the share of log w that is used. Dashed: planned; solid: used; rings: weights not updated.",
-};
+// The charts; `key` is the number's name in runtime/page.py, and `term` that of its texts.
+const LOG_W = { key: "log_w", write: significant, ends: brief, band: true };
+const SECONDS = { key: "seconds", write: time, ends: time, zero: true };
+const ALPHA = { key: "alpha", write: share, ends: brief, fixed: [0, 1] };
+const RATIO = { key: "ratio", write: percent, ends: (value) => percent(value, brief), zero: true };
+const ESS = { ...RATIO, key: "ess", fixed: [0, 100], marked: "resampled" };
+const LAMBDA = { ...ALPHA, term: "lambda" };
 
 /** What is charted, from top to bottom: of a guided sampler, and of one with particles. */
 export const GUIDED = [ALPHA, LOG_W, RATIO, SECONDS];
@@ -83,9 +39,13 @@ function element(tag, name, text = "") {
   return made;
 }
 
-/** Write text into the page only where it is new. */
-function write(target, text) {
-  if (target.textContent !== text) target.textContent = text;
+/** Write into the page only what is new: text, or an attribute. */
+function write(target, said, attribute = "") {
+  if (!attribute) {
+    if (target.textContent !== said) target.textContent = said;
+  } else if (target.getAttribute(attribute) !== said) {
+    target.setAttribute(attribute, said);
+  }
 }
 
 /** A run's numbers of one name, one per evaluation; null where there are none. */
@@ -94,14 +54,16 @@ function column(points, key) {
 }
 
 export class Panel {
-  /** charts: GUIDED or PARTICLES. */
-  constructor(charts) {
+  /** charts: GUIDED or PARTICLES. name(): what the node is called. */
+  constructor(charts, name) {
     this.charts = charts;
+    this.name = name;
     this.plan = null;
     this.problem = "";
     this.other = "";
     this.run = null;
     this.hovered = null; // place in 0..1 under the pointer
+    this.ended = false; // a run, which screen readers have not been told
     this.frame = 0;
     this.build();
     new ResizeObserver(() => this.redraw()).observe(this.root);
@@ -112,6 +74,7 @@ export class Panel {
     this.root = element("div", "panel");
     this.root.dataset.lags = "panel";
     this.root.dataset.state = "idle";
+    this.root.setAttribute("role", "group");
     const head = element("div", "head");
     this.summary = head.appendChild(element("div", "summary"));
     this.summary.dataset.lags = "plan";
@@ -125,7 +88,14 @@ export class Panel {
     this.axis = foot.appendChild(element("div", "axis"));
     this.axis.dataset.lags = "axis";
     this.axis.append(element("span", "", "1"), element("span"), element("span"));
-    this.root.append(foot);
+    this.axis.setAttribute("role", "slider"); // of steps: its arrow keys do what the pointer does
+    this.axis.tabIndex = 0;
+    this.said = element("div", "said"); // to screen readers, when a run ends
+    this.said.setAttribute("aria-live", "polite");
+    this.said.dataset.lags = "said";
+    this.root.append(foot, this.said);
+    this.axis.addEventListener("keydown", (event) => this.walk(event));
+    this.axis.addEventListener("blur", () => this.hover(null));
     this.root.addEventListener("pointermove", (event) => this.hover(event));
     this.root.addEventListener("pointerleave", () => this.hover(null));
   }
@@ -134,9 +104,9 @@ export class Panel {
   buildRow(row) {
     const box = element("div", `row lags-of-${row.key}`);
     const words = element("div", "words");
-    words.title = row.help;
-    const title = element("div", "title", row.title);
-    title.append(element("span", "unit", row.unit));
+    const title = element("div", "title");
+    const unit = element("span", "unit");
+    title.append("", unit);
     const number = element("div", "number");
     number.dataset.lags = row.key;
     const note = element("div", "note");
@@ -144,12 +114,14 @@ export class Panel {
     words.append(title, number, note);
     const plot = element("div", "plot");
     const chart = makeChart(PATHS);
+    chart.svg.setAttribute("role", "img");
     const top = element("span", "top");
     const bottom = element("span", "bottom");
     plot.append(chart.svg);
     box.append(words, plot, top, bottom);
     this.root.append(box);
-    return { ...row, number, note, plot, chart, top, bottom };
+    const drawn = { words, title, unit, number, note, plot, chart, top, bottom };
+    return { term: row.key, ...row, ...drawn };
   }
 
   /** Show a plan, or why there is none: {plan}, {problem}, or {other}, another method's name. */
@@ -180,6 +152,7 @@ export class Panel {
   finish(trace) {
     const points = trace.points ?? [];
     this.run = { number: null, points, expected: points.length, state: "done", totals: trace };
+    this.ended = true;
     this.redraw();
   }
 
@@ -187,6 +160,7 @@ export class Panel {
   stop() {
     if (this.run?.state !== "running") return;
     this.run.state = "stopped";
+    this.ended = true;
     this.redraw();
   }
 
@@ -199,6 +173,30 @@ export class Panel {
       if (place >= 0 && place < 1) this.hovered = place;
     }
     this.redraw();
+  }
+
+  /** Go to another step by a key, as the pointer does. */
+  walk(event) {
+    const total = this.total();
+    const at = this.hovered === null ? -1 : Math.floor(this.hovered * total);
+    const leap = Math.max(1, Math.round(total / 10));
+    const to = {
+      ...{ ArrowRight: at + 1, ArrowUp: at + 1, ArrowLeft: at < 0 ? total - 1 : at - 1 },
+      ...{ ArrowDown: at < 0 ? total - 1 : at - 1, PageUp: at + leap, PageDown: at - leap },
+      ...{ Home: 0, End: total - 1, Escape: null },
+    }[event.key];
+    if (to === undefined || event.ctrlKey || event.metaKey || event.altKey) return;
+    event.preventDefault();
+    event.stopPropagation(); // from the page's own keys
+    const step = Math.min(Math.max(to, 0), total - 1);
+    this.hovered = to === null || !total ? null : (step + 0.5) / total;
+    this.redraw();
+  }
+
+  /** How many evaluations the axis has. */
+  total() {
+    const count = this.run?.points.length ?? 0;
+    return count ? Math.max(count, this.run.expected) : (this.plan?.sigma.length ?? 0);
   }
 
   /** Draw with the next frame. */
@@ -215,47 +213,74 @@ export class Panel {
   draw() {
     const points = this.run?.points ?? [];
     const steps = this.plan?.sigma.length ?? 0;
-    const total = points.length ? Math.max(points.length, this.run.expected) : steps;
+    const total = this.total();
     // The plan and the run share the axis: half of the way of one is half of the other's.
     const under = (count) => (this.hovered === null ? null : Math.floor(this.hovered * count));
-    const view = { points, total, step: under(steps), evaluation: under(total) };
+    const view = { points, total, steps, step: under(steps), evaluation: under(total) };
     const ran = points.length > 0 || this.run?.state === "running";
     this.root.classList.toggle("lags-ran", ran);
     this.root.classList.toggle("lags-troubled", this.problem !== "");
     this.root.dataset.state = this.run?.state ?? "idle";
     this.root.dataset.points = points.length;
+    this.root.lang = language();
     this.drawHead();
     // All sizes are read before anything more is written: the page is laid out once, not per chart.
     const sizes = this.rows.map(({ plot }) => [plot.clientWidth, plot.clientHeight]);
     this.drawFoot(view);
     this.rows.forEach((row, i) => this.drawRow(row, view, sizes[i]));
+    this.drawSaid(view);
   }
 
   /** What the plan comes to, and which noise levels it is for. */
   drawHead() {
     const plan = this.plan;
-    const planned = this.other ? `${this.other}: drawn as it runs` : plan ? inWords(plan) : "";
+    const other = this.other && text("drawn_as_it_runs", { method: this.other });
+    const planned = other || (plan ? inWords(plan) : "");
     write(this.summary, this.problem ? "" : planned);
-    write(this.source, this.problem || (plan?.source ? `Noise levels: ${plan.source}` : ""));
+    const source = plan?.source ? text("noise_levels", { source: text(plan.source) }) : "";
+    write(this.source, this.problem || source);
+  }
+
+  /** What screen readers say: of the whole, of a step, and when a run has ended. */
+  drawSaid({ total, step, evaluation }) {
+    const read = (row) => text("value", { title: text(row.term), value: row.number.textContent });
+    const shown = this.root.classList.contains("lags-ran") ? this.rows : this.rows.slice(0, 1);
+    const [node, status] = [this.name(), this.status.textContent];
+    const [plan, values] = [this.summary.textContent, shown.map(read).join(text("comma"))];
+    const at = this.hovered === null ? 0 : (evaluation ?? step) + 1;
+    const said = { node, plan, status, values, problem: this.problem };
+    write(this.axis, text("walk"), "aria-label");
+    write(this.axis, "0", "aria-valuemin");
+    write(this.axis, String(total), "aria-valuemax");
+    write(this.axis, String(at), "aria-valuenow");
+    write(this.axis, at ? text("walked", { step: status, values }) : status, "aria-valuetext");
+    if (at) return; // the sentences are of the end, not of a step
+    write(this.root, text(this.problem ? "panel_problem" : "panel", said), "aria-label");
+    if (this.ended) write(this.said, text("finished", said));
+    this.ended = false;
   }
 
   /** How far the run is, and the ends of the axis. */
   drawFoot({ points, total, step, evaluation }) {
     const [first, name, last] = this.axis.children;
     write(first, total > 1 ? "1" : "");
-    write(last, total ? String(total) : "");
-    write(name, points.length ? "evaluation" : "step");
+    write(last, total ? localised(String(total)) : "");
+    write(name, text(points.length ? "evaluation" : "step"));
     if (this.hovered === null || !total) {
       write(this.status, inState(this.run));
     } else {
       const sigma = points.length ? points[evaluation]?.sigma : this.plan?.sigma[step];
-      write(this.status, `${evaluation + 1}: sigma ${significant(finite(sigma))}`);
+      const at = { index: evaluation + 1, sigma: significant(finite(sigma)) };
+      write(this.status, text("at", at));
     }
   }
 
   /** One chart and its numbers. */
-  drawRow(row, { points, total, step, evaluation }, [width, height]) {
+  drawRow(row, { points, total, steps, step, evaluation }, [width, height]) {
     const values = column(points, row.key);
+    write(row.title.firstChild, text(row.term));
+    write(row.unit, text(`${row.term}_unit`));
+    write(row.words, text(`${row.term}_help`), "title");
     const low = row.band ? column(points, "low") : [];
     const high = row.band ? column(points, "high") : [];
     const alpha = row.key === "alpha" && this.plan ? this.plan.alpha.map(finite) : [];
@@ -268,6 +293,7 @@ export class Panel {
     row.number.dataset.value = value ?? "";
     write(row.note, noteOn(row, points[at], low[at], high[at]));
 
+    write(row.chart.svg, curveInWords(row, values, spanOf(this.plan, alpha), steps), "aria-label");
     if (!width || !height) return; // hidden: the observer calls again when it is not
     const limits = row.fixed ?? limitsOf(row, [values, low, high]);
     write(row.top, limits ? row.ends(limits[1]) : "");
@@ -289,26 +315,40 @@ export class Panel {
 
 /** What a plan comes to. */
 function inWords(plan) {
+  const forward = text("calls", { count: plan.model_calls });
+  const back = { calls: forward, backward: plan.model_backwards };
+  const calls = plan.model_backwards ? text("calls_and_backward", back) : forward;
+  const took = { calls, cost: fixed(plan.relative_cost, 2) };
   const active = plan.active.filter(Boolean).length;
-  const cost = plan.relative_cost.toFixed(2);
-  const calls = plan.model_calls === 1 ? "model call" : "model calls";
-  const back = plan.model_backwards ? `, ${plan.model_backwards} backward` : "";
-  const more = plan.is_priced ? "" : " and the weight";
-  const took = `${plan.model_calls} ${calls}${back}, ${cost} × plain${more}`;
-  if (plan.particles) return `${plan.particles} particles, ${took}`;
-  return `${active} of ${plan.active.length} steps guided, ${took}`;
+  const said = plan.particles
+    ? text("plan_of_particles", { particles: plan.particles, ...took })
+    : text("plan", { active, steps: plan.active.length, ...took });
+  return plan.is_priced ? said : text("and_the_weight", { plan: said });
 }
 
 /** How far a run is, or what it took. */
 function inState(run) {
-  if (!run) return "planned";
+  if (!run) return text("planned");
   const count = run.points.length;
-  if (run.state === "stopped") return `stopped after ${count}`;
+  if (run.state === "stopped") return text("stopped_after", { count });
   if (run.state === "running") {
-    return run.expected >= count && run.expected ? `${count} of ${run.expected}` : `${count}, running`;
+    const known = run.expected >= count && run.expected;
+    return known ? text("so_far", { count, total: run.expected }) : text("running", { count });
   }
-  if (!count) return "ran unguided";
-  return `${run.totals.model_calls} calls, ${time(finite(run.totals.seconds))}`;
+  if (!count) return text("unguided");
+  return text("took", { count: run.totals.model_calls, time: time(finite(run.totals.seconds)) });
+}
+
+/** A curve in a sentence: how far it goes, and the last value. */
+function curveInWords(row, values, span, steps) {
+  const title = text(row.term);
+  const known = values.filter((value) => value !== null);
+  if (!known.length) {
+    return text(span ? "curve_planned" : "curve_empty", { title, span, count: steps });
+  }
+  const [low, high] = extent([known]).map((value) => row.write(value));
+  const last = row.write(known.at(-1));
+  return text("curve", { title, last, low, high, count: known.length });
 }
 
 /** From where to where alpha goes in the guided steps of a plan; null for the other charts. */
@@ -316,14 +356,15 @@ function spanOf(plan, alpha) {
   const guided = alpha.filter((value, i) => value !== null && plan.active[i]);
   if (!guided.length) return null;
   const ends = [share(guided[0]), share(guided.at(-1))];
-  return ends[0] === ends[1] ? ends[0] : ends.join(" to ");
+  return ends[0] === ends[1] ? ends[0] : text("range", { low: ends[0], high: ends[1] });
 }
 
 /** What stands below a number: the band of log w, or what is special about the step. */
 function noteOn({ marked }, point, low = null, high = null) {
-  if (point?.active === false) return "not guided";
-  if (marked && point?.[marked] > 0) return "copied here";
-  return low === null || high === null ? "" : `${significant(low)} to ${significant(high)}`;
+  if (point?.active === false) return text("not_guided");
+  if (marked && point?.[marked] > 0) return text("copied_here");
+  if (low === null || high === null) return "";
+  return text("range", { low: significant(low), high: significant(high) });
 }
 
 /** The numbers at the ends of a chart; null where there is nothing to draw. */

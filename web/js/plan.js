@@ -1,6 +1,7 @@
 // The schedule of a node's widgets, asked from the server before anything is queued.
 
 import { executionIdOf, isConnected, originOf, valueOf, valuesOf } from "./graph.js";
+import { text } from "./i18n.js";
 
 const PATH = "/lags/schedule"; // runtime/page_plan.py
 
@@ -68,7 +69,7 @@ export class Planner {
       if (body.other === undefined) return { plan: body };
       return { other: methodOf(this.node)?.title ?? body.other };
     } catch {
-      return { problem: "The server does not answer." };
+      return { problem: text("no_answer") };
     }
   }
 }

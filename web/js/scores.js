@@ -1,6 +1,7 @@
 // Thumbnails with their scores, best first.
 
 import { finite } from "./chart.js";
+import { language, text } from "./i18n.js";
 import { alike } from "./numbers.js";
 
 // Sizes of ../css/lags.css, in pixels.
@@ -22,20 +23,25 @@ export class Scores {
     this.root.className = "lags-scores";
     this.root.dataset.lags = "scores";
     this.height = LINE + 2 * PADDING; // that it asks for
-    this.say("Scores appear here after the run.");
+    this.output = null;
+    this.again();
   }
 
   /** Show what the node has judged: the `ui` of nodes/tools/score.py. */
   show(output) {
     const judged = output?.lags_scores;
     if (!judged) return;
+    this.output = output;
     const name = output.lags_scores_of?.[0] ?? "score";
     const grid = document.createElement("div");
     grid.className = "lags-grid";
+    grid.setAttribute("role", "list");
+    grid.setAttribute("aria-label", text("scores", { name, count: judged.length }));
+    grid.tabIndex = 0; // so that it scrolls by keys
     const numbers = alike(judged.map((one) => finite(one.score)));
     grid.append(...judged.map((one, i) => this.card(one, numbers[i], name)));
     const left = (output.lags_scores_all?.[0] ?? judged.length) - judged.length;
-    this.say(left > 0 ? `${name}, the best ${judged.length}; ${left} more are not shown` : name);
+    this.say(left > 0 ? text("scores_left", { name, count: judged.length, left }) : name);
     this.root.append(grid);
     this.fit(judged.length);
   }
@@ -45,15 +51,16 @@ export class Scores {
     const card = document.createElement("figure");
     card.className = "lags-card";
     card.dataset.index = index;
+    card.setAttribute("role", "listitem");
     const picture = document.createElement("img");
     picture.src = this.api.apiURL(`/view?${new URLSearchParams(image)}`);
-    picture.alt = `image ${index}`;
     picture.draggable = false;
     const caption = document.createElement("figcaption");
     caption.dataset.lags = "score";
     caption.dataset.value = score ?? "";
     caption.textContent = number;
-    card.title = `Rank ${rank}, image ${index}: ${name} ${score}`;
+    picture.alt = text("score", { rank, index, name, score: score ?? "–" });
+    card.title = picture.alt;
     card.append(picture, caption);
     return card;
   }
@@ -68,11 +75,18 @@ export class Scores {
     this.root.style.minHeight = `${this.height}px`;
   }
 
+  /** Show what is shown once more, in the language that is spoken now. */
+  again() {
+    if (this.output) this.show(this.output);
+    else this.say(text("scores_to_come"));
+  }
+
   /** One line, instead of what was there. */
-  say(text) {
+  say(said) {
     const line = document.createElement("div");
     line.className = "lags-source";
-    line.textContent = text;
+    line.textContent = said;
+    this.root.lang = language();
     this.root.replaceChildren(line);
   }
 }
