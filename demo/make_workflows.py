@@ -17,7 +17,7 @@ from .workflow import node_inputs, saved_values, saved_widgets, widget_names, wi
 
 OURS = "LAGS"  # what the ids of our nodes begin with
 MADE = ("pickscore", "hps", "aesthetic_pickscore", "frequency", "inpaint", "methods")
-MADE += ("particles", "fairness", "schedule")
+MADE += ("particles", "fairness", "schedule", "sweep")
 # What stands in SD 1.5's texts, notes and file names, and what in SDXL's.
 TEXTS = {
     "sd15_": "sdxl_",

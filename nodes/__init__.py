@@ -21,6 +21,7 @@ from .tools.demo_text import LAGSDemoTextModel
 from .tools.options import LAGSOptions
 from .tools.schedule import LAGSScheduleVisualizer
 from .tools.score import LAGSScoreImages
+from .tools.sweep import LAGSCompare, LAGSSweep
 from .tools.trace import LAGSTracePlot
 from .weights.classifier import LAGSWeightClassifier
 from .weights.combine import LAGSCombineWeights, LAGSMaskWeight
@@ -53,6 +54,8 @@ NODES: list[type[io.ComfyNode]] = [
     LAGSScoreImages,
     LAGSScheduleVisualizer,
     LAGSTracePlot,
+    LAGSSweep,
+    LAGSCompare,
     LAGSParticleSampler,
     LAGSSearchSampler,
     LAGSMMSOLD,

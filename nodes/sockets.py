@@ -8,5 +8,6 @@ WeightSocket = io.Custom("LAGS_WEIGHT")
 MethodSocket = io.Custom("LAGS_METHOD")
 OptionsSocket = io.Custom("LAGS_OPTIONS")
 TraceSocket = io.Custom("LAGS_TRACE")
+SweepSocket = io.Custom("LAGS_SWEEP")
 
 CATEGORY = "sampling/weighted"

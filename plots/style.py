@@ -38,8 +38,7 @@ def figure(
     Raises:
         ValueError: unknown theme, or a scale out of 0.25 to 4.
     """
-    if theme not in THEMES:
-        raise ValueError(f"theme is {theme!r}; expected one of {tuple(THEMES)}.")
+    check_theme(theme)
     if not 0.25 <= scale <= 4:
         raise ValueError(f"scale is {scale}; expected 0.25 to 4.")
     import matplotlib
@@ -65,6 +64,12 @@ def figure(
         FigureCanvasAgg(made)
         axes = made.subplots(panels, 1, sharex=True, squeeze=False)[:, 0]
         yield made, list(axes)
+
+
+def check_theme(theme: str) -> None:
+    """Refuse an unknown theme."""
+    if theme not in THEMES:
+        raise ValueError(f"theme is {theme!r}; expected one of {tuple(THEMES)}.")
 
 
 def to_image(made: Any) -> Tensor:

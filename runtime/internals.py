@@ -46,6 +46,7 @@ NAMES = {
     "comfy.taesd.taesd": "TAESD",
     "comfy.utils": "ProgressBar repeat_to_batch_size",
     "comfy_execution.graph_utils": "ExecutionBlocker",
+    "comfy_execution.utils": "get_executing_context",
     "folder_paths": (
         "add_model_folder_path folder_names_and_paths "
         "get_filename_list get_folder_paths get_full_path get_output_directory "

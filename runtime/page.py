@@ -13,6 +13,7 @@ from ..guidance import StepRecord, Trace
 from ..plots.trace import point
 
 START, STEP, NOTICE = "lags.start", "lags.step", "lags.notice"  # events known to web/js
+FINISHED = "lags.finished"
 CALLS = ("model_calls", "model_backwards", "weight_calls")
 _runs = count(1)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import comfy.sample
@@ -17,7 +18,9 @@ from ..guidance import Trace
 from ..rewards import Weight
 from .adapters import as_weight
 from .checks import check_connected, check_denoise, check_latent, filled, seed_in_words
+from .comparing import show_finished
 from .decoders import Decoding
+from .finished import in_list
 from .last_model import remember
 from .options import GuidanceInputs, Options, guided, prices_of
 from .page import watcher
@@ -83,7 +86,15 @@ def prepare(
 
 
 def sample_guided(inputs: SamplerInputs, node: str | None) -> tuple[dict[str, Any], Trace]:
-    """KSampler's LATENT with guidance, and what every step did; ``node`` is its id."""
+    """KSampler's LATENT with guidance, and what every step did; ``node`` is its id.
+
+    Of a list that was stopped, the entries that had been finished are not run again.
+    """
+    run = partial(_run_guided, inputs, node)
+    return in_list(node, vars(inputs), run, partial(show_finished, node, inputs.vae))
+
+
+def _run_guided(inputs: SamplerInputs, node: str | None) -> tuple[dict[str, Any], Trace]:
     trace = Trace(f"LAGS {inputs.mode}")
     weight = prepare(inputs, trace, node, plain=inputs.strength == 0)
     model = guided(inputs, weight, trace)

@@ -85,6 +85,11 @@ def table(weight: Weight, scores: Tensor, log_w: Tensor, order: Sequence[int]) -
     rows = [["rank", "image", *columns]]
     for rank, i in enumerate(order, 1):
         rows.append([str(rank), str(i), *(f"{values[i]:.4f}" for values in columns.values())])
+    return aligned(rows)
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells as lines of text, each column as wide as its widest cell."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     cells = [[cell.rjust(w) for cell, w in zip(row, widths, strict=True)] for row in rows]
     return "\n".join(map("  ".join, cells))

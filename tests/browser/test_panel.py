@@ -98,7 +98,7 @@ def test_page_queues_what_the_file_says(page, server, workflow_name, read_workfl
 # MM-SOLD learns from the pictures of one batch, so it needs a few dozen.
 SHORTENED = """(seed) => {
     const learns = app.canvas.graph._nodes.some((node) => node.type === "LAGSMMSOLD");
-    const values = { batch_size: learns ? 32 : 2, steps: 3, seed };
+    const values = { batch_size: learns ? 32 : 2, steps: 3, seed, seeds: `${seed}` };
     for (const node of app.canvas.graph._nodes)
         for (const widget of node.widgets ?? [])
             if (widget.name in values) widget.value = values[widget.name];

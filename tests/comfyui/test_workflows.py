@@ -97,6 +97,7 @@ def test_there_are_the_promised_workflows():
     promised = {f"{base}_{name}" for base in ("sd15", "sdxl") for name in ("colour", *MADE)}
     promised |= {"quickstart_demo", "colour_demo", "combine_demo", "particles_demo", "methods_demo"}
     promised |= {"fairness_demo", "frequency_demo", "mmsold_demo", "paper_demo", "sd15_away"}
+    promised |= {"sweep_demo"}
     assert {file.stem for file in FILES} == promised
 
 

@@ -2,7 +2,8 @@
 
 import { app } from "../../../scripts/app.js";
 import { api } from "../../../scripts/api.js";
-import { executionIdOf, nodeOf } from "./graph.js";
+import { Compare } from "./compare.js";
+import { executionIdOf, nodeOf, originOf } from "./graph.js";
 import { speak } from "./i18n.js";
 import { GUIDED, PARTICLES, Panel } from "./panel.js";
 import { Planner } from "./plan.js";
@@ -12,6 +13,7 @@ import { followTheme, loadStyles } from "./theme.js";
 const WITH_PANEL = new Set(["LAGSKSampler", "LAGSKSamplerAdvanced", "LAGSScheduleVisualizer"]);
 const OF_PARTICLES = new Set(["LAGSParticleSampler"]);
 const WITH_SCORES = new Set(["LAGSScoreImages"]);
+const WITH_IMAGES = new Set(["LAGSCompare"]);
 const PANEL_HEIGHT = 216; // as in ../css/lags.css
 const MARGINS = 20; // that ComfyUI leaves around a DOM widget, two sides together
 const LEAST_WIDTH = 300; // of a new node with a panel, so that its first line is one line
@@ -22,6 +24,8 @@ const LOOK_EVERY = 60; // milliseconds between two looks at the widgets
 const shown = new Map();
 // Scores of nodes that are in a graph.
 const scored = new Set();
+// Compare nodes that are in a graph: node -> its images.
+const compared = new Map();
 
 /** Add a DOM element to a node as a widget that nothing saves; height() is what it needs. */
 function addElement(node, name, element, height) {
@@ -101,6 +105,26 @@ function addScores(node) {
   });
 }
 
+/** Give Compare its images. */
+function addImages(node) {
+  const images = new Compare(api, () => node.size[0] - MARGINS);
+  addElement(node, "lags_compare", images.root, () => images.height);
+  followTheme(images.root);
+  const open = () => compared.set(node, images);
+  if (node.graph) open();
+  after(node, "onAdded", open);
+  after(node, "onRemoved", () => compared.delete(node));
+  after(node, "onExecuted", (output) => {
+    images.show(output);
+    grow(node);
+  });
+}
+
+/** What ComfyUI keeps of a node's last output while the user is in another workflow's tab. */
+function keptOf(node, id) {
+  return app.nodeOutputs?.[id] ?? app.nodeOutputs?.[`${node.graph?.id}:${node.id}`];
+}
+
 /**
  * Look whether widgets have changed. They change in many ways (a drag, undo, a widget of a subgraph,
  * a primitive, LAGS Options at the other end of a wire), for which no one event stands.
@@ -111,10 +135,12 @@ function look() {
   for (const [node, entry] of shown) {
     const id = executionIdOf(node);
     entry.panel.root.dataset.node = id;
-    // ComfyUI keeps what nodes have shown while the user is in another workflow's tab.
-    const kept = app.nodeOutputs?.[id] ?? app.nodeOutputs?.[`${node.graph?.id}:${node.id}`];
+    const kept = keptOf(node, id);
     if (!entry.panel.run && kept?.lags_trace) show(entry, kept);
     entry.planner.look();
+  }
+  for (const [node, images] of compared) {
+    if (images.isEmpty) images.show(keptOf(node, executionIdOf(node)));
   }
 }
 
@@ -150,6 +176,16 @@ function listen() {
     const { run, index, point } = event.detail;
     entryOf(event)?.panel.step(run, index, point);
   });
+  api.addEventListener("lags.finished", ({ detail }) => {
+    const sampler = compared.size ? nodeOf(app.graph, detail.node) : null;
+    const sweep = sampler && originOf(sampler, "strength");
+    if (!sweep) return;
+    for (const [node, images] of compared) {
+      if (originOf(node, "sweep") !== sweep) continue;
+      images.showFinished(detail.runs);
+      grow(node);
+    }
+  });
   api.addEventListener("lags.notice", ({ detail }) => {
     const message = { severity: "warn", summary: "LAGS", detail: detail.text, life: NOTICE_MS };
     app.extensionManager?.toast?.add(message);
@@ -175,5 +211,6 @@ app.registerExtension({
     if (WITH_PANEL.has(node.comfyClass)) addPanel(node, GUIDED);
     if (OF_PARTICLES.has(node.comfyClass)) addPanel(node, PARTICLES);
     if (WITH_SCORES.has(node.comfyClass)) addScores(node);
+    if (WITH_IMAGES.has(node.comfyClass)) addImages(node);
   },
 });
