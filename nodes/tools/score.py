@@ -13,7 +13,7 @@ from ...runtime.checks import check_connected
 from ...runtime.images import channels_first
 from ...runtime.scores import log_weight_of, ranked, scores_of, table, thumbnails, with_strengths
 from ..inputs import dial
-from ..sockets import CATEGORY, WeightSocket
+from ..sockets import CATEGORY, WeightSocket, found_by
 
 
 class LAGSScoreImages(io.ComfyNode):
@@ -28,6 +28,10 @@ class LAGSScoreImages(io.ComfyNode):
             description="Scores a batch of images by a weight and ranks them by log w. Scores are "
             "absolute, on the scale of their authors; for preference models a column gives the "
             "probability that people prefer each image of this batch.",
+            **found_by(
+                "rank images, pick the best, pickscore, aesthetic score, clip score, hps, "
+                "compare images, reward, 评分, 排名, 选优, 美学评分"
+            ),
             inputs=[
                 io.Image.Input("images", tooltip="The images to judge."),
                 WeightSocket.Input("weight", tooltip="What they are judged by: any Weight node."),
