@@ -68,6 +68,12 @@ class LAGSSearchSampler(io.ComfyNode):
                 io.String.Output(
                     display_name="summary", tooltip="Runs, model evaluations and log w."
                 ),
+                io.Int.Output(
+                    display_name="seeds",
+                    is_output_list=True,
+                    tooltip="Seed of the noise that each began with, at radius 0. With it and a "
+                    "sampler that draws no noise (euler), KSampler gives the same image.",
+                ),
             ],
         )
 

@@ -62,7 +62,7 @@ class LAGSWeightClassifier(io.ComfyNode):
                     "its target.",
                 ),
                 precision_input(),
-                *strength_inputs(ClassReward),
+                *strength_inputs(ClassReward, nats=0.0),  # by hand it is exact: Bayes' rule
                 io.Image.Input(
                     "plain_images",
                     optional=True,

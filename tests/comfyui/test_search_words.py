@@ -1,4 +1,4 @@
-"""Every node has words to be found by, in English and Chinese, where ComfyUI's schema takes them."""
+"""Every node has words to be found by, in English and Chinese, where the schema takes them."""
 
 from __future__ import annotations
 
