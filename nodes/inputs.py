@@ -15,6 +15,8 @@ from ..runtime.models import PRECISIONS
 from ..runtime.sampling import KSampler
 from .sockets import MethodSocket, OptionsSocket, TraceSocket, WeightSocket
 
+AUTOMATIC = 2.0  # nats: what is to be seen at once, and does not burn
+
 
 def dial(default: float, least: float, most: float, step: float | None = None) -> dict[str, Any]:
     """Default, range and step of a widget for a number."""
@@ -72,6 +74,7 @@ def sampler_inputs(sampler: Any = None) -> list[Any]:
         or io.Combo.Input(
             "sampler_name",
             options=KSampler.SAMPLERS,
+            default="euler_ancestral",
             tooltip="Any sampler works. Ancestral and SDE samplers follow the weight most closely.",
         ),
         io.Combo.Input(
@@ -184,21 +187,21 @@ def strength_input(reward: type[Reward]) -> Any:
     )
 
 
-def strength_inputs(reward: type[Reward]) -> list[Any]:
-    """Strength by hand or automatic."""
-    return [strength_input(reward), auto_input()]
+def strength_inputs(reward: type[Reward], nats: float = AUTOMATIC) -> list[Any]:
+    """Strength by hand or automatic; the page shows the one that counts."""
+    return [strength_input(reward), auto_input(nats)]
 
 
-def auto_input() -> Any:
-    """Automatic strength."""
+def auto_input(nats: float = AUTOMATIC) -> Any:
+    """Automatic strength, of so many nats in a new node; 0 where the strength by hand is exact."""
     return io.Float.Input(
         "auto_nats",
         display_name="automatic strength",
-        **dial(0.0, 0.0, 100.0, 0.5),
-        tooltip="0: uses strength as set. Above 0: each run chooses the strength so that log w has "
-        "this standard deviation over the model's own samples; 1 is gentle, 3 clear, 10 strong. "
-        "The first run of a prompt draws four quick images for it, which serve all seeds. The "
-        "chosen strength is printed and written to the trace. Strength then only sets the sign.",
+        **dial(nats, -100.0, 100.0, 0.5),
+        tooltip="1 is gentle, 3 clear, 10 strong, negative for less; 0: strength by hand. The "
+        "strength is chosen so that log w has this standard deviation over the model's own "
+        "samples, by four quick images in a prompt's first run. It is printed and written to the "
+        "trace. Of strength then only the sign counts.",
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 from comfy_api.latest import io
 
 WeightSocket = io.Custom("LAGS_WEIGHT")
@@ -11,3 +13,9 @@ TraceSocket = io.Custom("LAGS_TRACE")
 SweepSocket = io.Custom("LAGS_SWEEP")
 
 CATEGORY = "sampling/weighted"
+
+
+def found_by(words: str) -> dict[str, list[str]]:
+    """What the page's search finds a node by, after commas; older schemas, as 0.8's, take none."""
+    takes = "search_aliases" in inspect.signature(io.Schema).parameters
+    return {"search_aliases": words.split(", ")} if takes else {}

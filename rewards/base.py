@@ -133,7 +133,9 @@ class Weight:
 
     @classmethod
     def of(cls, reward: Reward, strength: float, spread: float = 0.0) -> Weight:
-        """A weight of one term."""
+        """A weight of one term; a negative spread turns the sign of the strength."""
+        if spread < 0:
+            strength, spread = -strength, -spread
         return cls((Term(reward, strength, spread),))
 
     @property

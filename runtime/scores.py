@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from comfy_api.latest import ui
+from comfy_execution.graph_utils import ExecutionBlocker
 from torch import Tensor
 
 from ..rewards import Weight
@@ -37,17 +38,25 @@ def log_weight_of(weight: Weight, scores: Tensor) -> Tensor:
     return (strengths[:, None] * scores).sum(dim=0)
 
 
+def judged(weight: Weight, scores: Tensor) -> Tensor | None:
+    """log w [B] of scores [terms, B]; None for one image whose automatic strength nothing tells."""
+    if scores.shape == (1, 1) and not weight.is_measured:
+        return None
+    return log_weight_of(with_strengths(weight, scores), scores)
+
+
 def with_strengths(weight: Weight, scores: Tensor) -> Weight:
     """The weight with automatic strengths chosen by the spread over these images.
 
     Raises:
-        ValueError: a single image, or a score that does not vary.
+        ValueError: a single image of several terms, or a score that does not vary.
     """
     if weight.is_measured:
         return weight
     if scores.shape[1] < 2:
         raise ValueError(
-            "An automatic strength needs at least two images to compare. Set a strength by hand."
+            "Automatic strengths need at least two images to compare. Connect more images, or set "
+            "the strengths by hand (automatic 0)."
         )
     spread = [row[row.isfinite()].std().item() for row in scores.double()]
     return weight.measured(dict(enumerate(spread)))
@@ -71,7 +80,7 @@ def ranked(log_w: Tensor, name: str) -> list[int]:
     return sorted(range(len(kept)), key=lambda i: (bool(broken[i]), -kept[i]))
 
 
-def table(weight: Weight, scores: Tensor, log_w: Tensor, order: Sequence[int]) -> str:
+def table(weight: Weight, scores: Tensor, log_w: Tensor | None, order: Sequence[int]) -> str:
     """Scores as text, best first: each term, the probability of preference where it has one."""
     columns: dict[str, Tensor] = {}
     for label, term, values in zip(weight.labels, weight.terms, scores, strict=True):
@@ -81,7 +90,8 @@ def table(weight: Weight, scores: Tensor, log_w: Tensor, order: Sequence[int]) -
                 ~values.isfinite(), -torch.inf
             )
             columns[f"{label} preferred"] = logits.softmax(dim=0)
-    columns["log w"] = log_w
+    if log_w is not None:
+        columns["log w"] = log_w
     rows = [["rank", "image", *columns]]
     for rank, i in enumerate(order, 1):
         rows.append([str(rank), str(i), *(f"{values[i]:.4f}" for values in columns.values())])
@@ -93,6 +103,36 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     cells = [[cell.rjust(w) for cell, w in zip(row, widths, strict=True)] for row in rows]
     return "\n".join(map("  ".join, cells))
+
+
+def chosen_latents(latents: dict[str, Any] | None, chosen: list[int], count: int) -> Any:
+    """The LATENT of some images, in their order; a blocked output where no latents are connected.
+
+    Args:
+        latents: of all images.
+        chosen: numbers of images.
+        count: of all images.
+
+    Raises:
+        ValueError: another number of latents than of images.
+    """
+    if latents is None:
+        return ExecutionBlocker(
+            "Score Images has no latents to give: connect the LATENT that its images were decoded "
+            "from."
+        )
+    samples = latents["samples"]
+    if len(samples) != count:
+        raise ValueError(
+            f"There are {count} images and {len(samples)} latents: connect the LATENT that these "
+            "images were decoded from."
+        )
+    left, mask = dict(latents), latents.get("noise_mask")
+    if latents.get("batch_index") is not None:
+        left["batch_index"] = [latents["batch_index"][i] for i in chosen]
+    if mask is not None and len(mask) == count:
+        left["noise_mask"] = mask[chosen]
+    return {**left, "samples": samples[chosen]}
 
 
 def thumbnails(images: Tensor, order: Sequence[int], scores: Sequence[float]) -> list[Any]:

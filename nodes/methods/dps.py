@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ...guidance import DPS
 from ..inputs import dial
-from ..sockets import CATEGORY, MethodSocket
+from ..sockets import CATEGORY, MethodSocket, found_by
 
 
 class LAGSMethodDPS(io.ComfyNode):
@@ -21,6 +21,10 @@ class LAGSMethodDPS(io.ComfyNode):
             description="Full gradient of the weight through the model, in every step, instead of "
             "LAGS. Needs memory for a backward pass through the model. The sampler's mode and "
             "uncertainty coefficient have no effect with it.",
+            **found_by(
+                "dps, diffusion posterior sampling, guidance method, reward gradient, "
+                "后验采样, 引导方法"
+            ),
             inputs=[
                 io.Float.Input(
                     "rho",

@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from ...guidance import FreeDoM, Window
 from ...guidance.methods.freedom import FIRST, LAST, PLAIN_STEP, REPEATS, STEP, TRAVEL_UNTIL
 from ..inputs import dial
-from ..sockets import CATEGORY, MethodSocket
+from ..sockets import CATEGORY, MethodSocket, found_by
 
 
 def step_share(name: str, default: float, tooltip: str) -> io.Float.Input:
@@ -29,6 +29,10 @@ class LAGSMethodFreeDoM(io.ComfyNode):
             description="Gradient steps through the model with time travel, instead of LAGS: an "
             "ancestral sampler of its own (choose euler_ancestral). Only the sign of the weight's "
             "strength has an effect. Needs memory for a backward pass through the model.",
+            **found_by(
+                "freedom, training-free guidance, time travel, energy guidance, "
+                "guidance method, 免训练引导, 引导方法"
+            ),
             inputs=[
                 io.Float.Input(
                     "step",

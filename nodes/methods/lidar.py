@@ -7,7 +7,7 @@ from comfy_api.latest import io
 from ...guidance import LiDAR
 from ...guidance.methods.lidar import COUNT, SIGMA_END, STEPS
 from ..inputs import dial
-from ..sockets import CATEGORY, MethodSocket
+from ..sockets import CATEGORY, MethodSocket, found_by
 
 
 class LAGSMethodLiDAR(io.ComfyNode):
@@ -23,6 +23,7 @@ class LAGSMethodLiDAR(io.ComfyNode):
             "towards the better ones, instead of LAGS. Works with weights that have no gradient. "
             "With denoise below 1 or a mask they start from the input image, as the run does. They "
             "are kept for the next run with the same prompt and input.",
+            **found_by("lidar, lookahead, guidance method, gradient-free guidance, 前瞻, 引导方法"),
             inputs=[
                 io.Int.Input(
                     "count",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ...guidance import MPGD
-from ..sockets import CATEGORY, MethodSocket
+from ..sockets import CATEGORY, MethodSocket, found_by
 
 
 class LAGSMethodMPGD(io.ComfyNode):
@@ -21,6 +21,7 @@ class LAGSMethodMPGD(io.ComfyNode):
             "of LAGS: no backward pass through the model, no second evaluation, no schedule. The "
             "cheapest of the methods. The sampler's mode and uncertainty coefficient have no "
             "effect with it.",
+            **found_by("mpgd, manifold preserving guidance, guidance method, 流形, 引导方法"),
             inputs=[
                 io.Float.Input(
                     "rho",

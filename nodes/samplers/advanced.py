@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from ...runtime.page import summary
 from ...runtime.sampling import SamplerInputs, sample_guided
 from ..inputs import dial, guidance_inputs, guided_outputs, model_input, run_inputs, seed_input
-from ..sockets import CATEGORY
+from ..sockets import CATEGORY, found_by
 
 
 class LAGSKSamplerAdvanced(io.ComfyNode):
@@ -26,6 +26,10 @@ class LAGSKSamplerAdvanced(io.ComfyNode):
             category=CATEGORY,
             description="KSampler Advanced that samples from w(x) p(x): start and end step, "
             "leftover noise. At strength 0 it is exactly KSampler Advanced.",
+            **found_by(
+                "reward guidance, weighted sampling, guided sampler, start at step, "
+                "奖励引导, 加权采样, 高级采样器"
+            ),
             inputs=[
                 model_input(),
                 io.Combo.Input(

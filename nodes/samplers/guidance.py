@@ -11,7 +11,7 @@ from ...runtime.adapters import as_weight
 from ...runtime.checks import check_connected, filled
 from ...runtime.options import GuidanceInputs, guided
 from ..inputs import guidance_inputs
-from ..sockets import CATEGORY
+from ..sockets import CATEGORY, found_by
 
 
 class LAGSGuidance(io.ComfyNode):
@@ -25,6 +25,10 @@ class LAGSGuidance(io.ComfyNode):
             category=CATEGORY,
             description="Puts the weight into the model, for SamplerCustomAdvanced and every other "
             "sampler node. The input model is not changed.",
+            **found_by(
+                "reward guidance, custom sampler, guider, model patch, weighted sampling, "
+                "奖励引导, 模型补丁, 自定义采样"
+            ),
             inputs=[
                 io.Model.Input(
                     "model", tooltip="The diffusion model; the output is a guided copy."

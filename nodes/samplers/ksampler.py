@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from ...runtime.page import summary
 from ...runtime.sampling import SamplerInputs, sample_guided
 from ..inputs import guidance_inputs, guided_outputs, ksampler_inputs
-from ..sockets import CATEGORY
+from ..sockets import CATEGORY, found_by
 
 
 class LAGSKSampler(io.ComfyNode):
@@ -26,6 +26,10 @@ class LAGSKSampler(io.ComfyNode):
             category=CATEGORY,
             description="KSampler that samples from w(x) p(x) instead of p(x): more of what a "
             "weight favours, without training. At strength 0 it is exactly KSampler.",
+            **found_by(
+                "reward guidance, weighted sampling, preference, aesthetic guidance, "
+                "guided sampler, lags, 奖励引导, 加权采样, 偏好, 采样器"
+            ),
             inputs=[*ksampler_inputs(least_denoise=0.0), *guidance_inputs()],
             outputs=guided_outputs(),
             hidden=[io.Hidden.unique_id],

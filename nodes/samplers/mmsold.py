@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from ...guidance import MMSOLD
 from ...runtime.mmsold import NEAREST, new_images
 from ..inputs import dial, power_input, seed_input
-from ..sockets import CATEGORY, WeightSocket
+from ..sockets import CATEGORY, WeightSocket, found_by
 
 SCORES = ("exact", "nearest")
 BY_DATA = -1.0  # of smoothing
@@ -28,6 +28,10 @@ class LAGSMMSOLD(io.ComfyNode):
             "model: blends of neighbours, with the mean and the variation of the given set. Best "
             "on images that are aligned (faces, digits, icons, textures); photos of all sorts "
             "blend to a blur. With a VAE it works on latents, without one on pixels.",
+            **found_by(
+                "mm-sold, mmsold, langevin, training-free, few images, image variations, "
+                "朗之万, 免训练, 图像变体"
+            ),
             inputs=[
                 io.Image.Input(
                     "images",

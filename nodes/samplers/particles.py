@@ -14,7 +14,7 @@ from ...runtime.particle_run import FROM_METHOD, OUTPUTS, Choices
 from ...runtime.particles import sample_particles
 from ...runtime.sampling import SamplerInputs
 from ..inputs import dial, ksampler_inputs, options_input, power_input, vae_input
-from ..sockets import CATEGORY, TraceSocket, WeightSocket
+from ..sockets import CATEGORY, TraceSocket, WeightSocket, found_by
 
 METHODS = list(PRESETS)
 
@@ -41,6 +41,10 @@ class LAGSParticleSampler(io.ComfyNode):
             "during the run and copies the good ones (sequential Monte Carlo). As their number "
             "grows, the results become exact samples of w(x) p(x). Time grows with the number of "
             "particles; memory hardly grows.",
+            **found_by(
+                "particle filter, sequential monte carlo, smc, fk steering, das, resampling, "
+                "best of n, reward, 粒子滤波, 粒子采样, 重采样"
+            ),
             inputs=[
                 *ksampler_inputs(sampler=sampler),
                 vae_input(),

@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from ...runtime.sampling import SamplerInputs
 from ...runtime.search import search
 from ..inputs import dial, ksampler_inputs
-from ..sockets import CATEGORY, WeightSocket
+from ..sockets import CATEGORY, WeightSocket, found_by
 
 
 class LAGSSearchSampler(io.ComfyNode):
@@ -25,6 +25,10 @@ class LAGSSearchSampler(io.ComfyNode):
             "the result with the greatest w: best of N, or a search around the best noise so far. "
             "The results are not samples of w(x) p(x), but the baseline for every other method at "
             "the same cost.",
+            **found_by(
+                "best of n, rejection sampling, noise search, seed search, "
+                "inference-time scaling, reward, 多次采样取最优, 种子搜索, 选优"
+            ),
             inputs=[
                 *ksampler_inputs(),
                 io.Vae.Input(
@@ -63,6 +67,12 @@ class LAGSSearchSampler(io.ComfyNode):
                 ),
                 io.String.Output(
                     display_name="summary", tooltip="Runs, model evaluations and log w."
+                ),
+                io.Int.Output(
+                    display_name="seeds",
+                    is_output_list=True,
+                    tooltip="Seed of the noise that each began with, at radius 0. With it and a "
+                    "sampler that draws no noise (euler), KSampler gives the same image.",
                 ),
             ],
         )

@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ...demo.shapes import COLOURS, SHAPES
 from ...runtime.demo_model import empty_latent, load_model, load_vae, prompts
-from ..sockets import CATEGORY
+from ..sockets import CATEGORY, found_by
 
 ANY = "any"
 
@@ -22,6 +22,7 @@ class LAGSDemoModel(io.ComfyNode):
             category=CATEGORY,
             description="A tiny model that comes with the pack and draws coloured shapes of 32x32 "
             "pixels in a second, even without a GPU: for trying weights before the big models.",
+            **found_by("example model, test model, tiny model, toy model, shapes, 演示, 测试模型"),
             inputs=[
                 io.Combo.Input(
                     "subject",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ...runtime.scene_model import empty_latent, load_clip, load_model, load_vae
-from ..sockets import CATEGORY
+from ..sockets import CATEGORY, found_by
 
 
 class LAGSDemoTextModel(io.ComfyNode):
@@ -20,6 +20,10 @@ class LAGSDemoTextModel(io.ComfyNode):
             description="A small Stable Diffusion that comes with the pack: prompts like 'a cat "
             "and a balloon on a blue background', 128x128 pixels, in seconds even without a GPU. "
             "Use it with the ordinary CLIP Text Encode, KSampler and VAE Decode nodes.",
+            **found_by(
+                "example model, test model, tiny stable diffusion, small model, "
+                "text to image, 演示, 小模型, 文生图"
+            ),
             inputs=[
                 io.Int.Input("batch_size", default=4, min=1, max=256, tooltip="How many images."),
             ],

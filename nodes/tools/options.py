@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from ...runtime.decoders import AS_NEEDED, DECODERS
 from ...runtime.options import FROM_MODE, SCHEDULES, SECOND_FORWARDS, Options
 from ..inputs import dial
-from ..sockets import CATEGORY, OptionsSocket
+from ..sockets import CATEGORY, OptionsSocket, found_by
 
 
 class LAGSOptions(io.ComfyNode):
@@ -23,6 +23,10 @@ class LAGSOptions(io.ComfyNode):
             category=CATEGORY,
             description="Overrides what a mode chooses by itself. Nothing here is needed for good "
             "images.",
+            **found_by(
+                "guidance settings, taesd, finite difference, skip steps, guidance schedule, "
+                "引导设置, 专家选项"
+            ),
             inputs=[
                 io.Combo.Input(
                     "schedule",

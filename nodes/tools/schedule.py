@@ -15,7 +15,7 @@ from ...runtime.options import Options, decoding_of
 from ...runtime.plans import curve, in_words, other_schedules, planned
 from ...runtime.sampling import ksampler_levels, prices_before
 from ..inputs import coefficient_input, dial, look_inputs, options_input, sampler_inputs
-from ..sockets import CATEGORY, WeightSocket
+from ..sockets import CATEGORY, WeightSocket, found_by
 
 CFG = 8.0  # as KSampler's
 
@@ -55,6 +55,7 @@ class LAGSScheduleVisualizer(io.ComfyNode):
             description="Draws alpha, the share of the full shift that is applied, at every step, "
             "and says which steps are not guided and what the run costs. Connect the model, or "
             "SIGMAS; weight and vae too, and their cost is counted.",
+            **found_by("guidance schedule, noise levels, sigmas, plot schedule, 噪声调度, 曲线"),
             inputs=[
                 io.Model.Input("model", optional=True, tooltip="Gives the noise levels."),
                 io.Sigmas.Input(

@@ -9,7 +9,7 @@ from ...plots.trace import draw
 from ...runtime.checks import check_connected, filled
 from ...runtime.trace_files import EXPORTS, write
 from ..inputs import look_inputs
-from ..sockets import CATEGORY, TraceSocket
+from ..sockets import CATEGORY, TraceSocket, found_by
 
 MOST_TRACES = 8
 
@@ -28,6 +28,7 @@ class LAGSTracePlot(io.ComfyNode):
             category=CATEGORY,
             description="Draws log w, alpha, size of the shift and time along one or several runs, "
             "and writes the numbers into ComfyUI's output folder.",
+            **found_by("guidance curves, log, chart, csv, plot trace, 曲线, 图表"),
             inputs=[
                 io.Autogrow.Input(
                     "traces",

@@ -11,7 +11,7 @@ from ...rewards import ClassReward, Weight
 from ...runtime.checks import check_chosen, check_connected, filled
 from ...runtime.model_rewards import class_reward, signatures
 from ..inputs import file_input, precision_input, strength_inputs, weight_output
-from ..sockets import CATEGORY
+from ..sockets import CATEGORY, found_by
 
 CLASSES = (
     "Names or numbers of classes, separated by commas, as the classifier's config.json has them."
@@ -45,6 +45,10 @@ class LAGSWeightClassifier(io.ComfyNode):
             "makes a fair mix: each class as often as you say. Put the classifier's folder "
             "(config.json, model.safetensors, preprocessor_config.json) into "
             "models/weight_functions.",
+            **found_by(
+                "classifier guidance, fairness, nsfw, balance, away from a class, "
+                "reward classifier, 分类器引导, 公平, 均衡"
+            ),
             inputs=[
                 file_input("file", "classifier", "model.safetensors in the classifier's folder."),
                 io.DynamicCombo.Input(
@@ -58,7 +62,7 @@ class LAGSWeightClassifier(io.ComfyNode):
                     "its target.",
                 ),
                 precision_input(),
-                *strength_inputs(ClassReward),
+                *strength_inputs(ClassReward, nats=0.0),  # by hand it is exact: Bayes' rule
                 io.Image.Input(
                     "plain_images",
                     optional=True,

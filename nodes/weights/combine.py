@@ -12,7 +12,7 @@ from ...runtime.adapters import as_weight
 from ...runtime.checks import check_connected, filled, numbers
 from ...runtime.images import single_mask
 from ..inputs import weight_output
-from ..sockets import CATEGORY, WeightSocket
+from ..sockets import CATEGORY, WeightSocket, found_by
 
 MOST = 16
 
@@ -29,6 +29,10 @@ class LAGSCombineWeights(io.ComfyNode):
             category=CATEGORY,
             description="Favours what all of several weights favour: their product, which adds "
             "their strength x score. Each of them is listed in the trace.",
+            **found_by(
+                "multiply rewards, several rewards, ensemble, product of weights, 组合奖励, "
+                "多个奖励"
+            ),
             inputs=[
                 io.Autogrow.Input(
                     "weights",
@@ -65,6 +69,9 @@ class LAGSMaskWeight(io.ComfyNode):
             description="Restricts a weight to a mask: the weight judges only what is inside, and "
             "guidance changes only that. When all weights of a sampler are masked, the rest of the "
             "image is left to the model.",
+            **found_by(
+                "regional reward, masked guidance, inpaint, local guidance, 局部引导, 遮罩引导"
+            ),
             inputs=[
                 WeightSocket.Input("weight", tooltip="What to favour inside the mask."),
                 io.Mask.Input("mask", tooltip="White inside; stretched to the image's size."),

@@ -23,7 +23,7 @@ from ...rewards.symmetry import AXES
 from ...runtime.checks import check_chosen
 from ...runtime.model_rewards import FILES, MAKERS, SAME_FILE, signatures
 from ..inputs import file_input, precision_input, reward_option, strength_input, weight_output
-from ..sockets import CATEGORY
+from ..sockets import CATEGORY, found_by
 
 
 class LAGSLoadWeight(io.ComfyNode):
@@ -38,6 +38,11 @@ class LAGSLoadWeight(io.ComfyNode):
             description="What you want more of: images that people would prefer (PickScore, HPS, "
             "ImageReward), that fit a prompt (CLIP), that are beautiful (aesthetic), sharp or "
             "symmetric. Model files belong in models/weight_functions; nothing is downloaded.",
+            **found_by(
+                "pickscore, hps, hpsv2, imagereward, reward model, preference model, "
+                "human preference, aesthetic score, clip score, weight function, sharpness, "
+                "symmetry, 奖励模型, 偏好模型, 美学评分, 人类偏好"
+            ),
             inputs=[
                 io.DynamicCombo.Input(
                     "reward",

@@ -12,7 +12,7 @@ from ...runtime.checks import check_chosen, check_connected
 from ...runtime.images import channels_first
 from ...runtime.model_rewards import FILES, LIKE, UNIT, signatures
 from ..inputs import file_input, precision_input, reward_option, weight_output
-from ..sockets import CATEGORY
+from ..sockets import CATEGORY, found_by
 
 
 def _like(name: str, kind: type[Reward], tooltip: str, *more: Any) -> Any:
@@ -42,6 +42,10 @@ class LAGSWeightReference(io.ComfyNode):
             description="Favours images like a given one, in content (what it shows), in style "
             "(its colours and textures), or place by place (perceptual: LPIPS). A batch of "
             "references counts as their mean.",
+            **found_by(
+                "style, similar image, image prompt, lpips, dino, perceptual, "
+                "reward reference, 风格, 相似, 参考图"
+            ),
             inputs=[
                 io.Image.Input("image", tooltip="The reference image, or several."),
                 io.DynamicCombo.Input(

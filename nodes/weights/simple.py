@@ -7,7 +7,7 @@ from comfy_api.latest import io
 from ...rewards import ColourReward, FrequencyReward, Weight
 from ...rewards.colour import ATTRIBUTES
 from ..inputs import auto_input, dial, weight_output
-from ..sockets import CATEGORY
+from ..sockets import CATEGORY, found_by
 
 
 class LAGSWeightColor(io.ComfyNode):
@@ -21,6 +21,10 @@ class LAGSWeightColor(io.ComfyNode):
             category=CATEGORY,
             description="Favours images with more of a hue, more brightness or saturation, or a "
             "mean colour close to a given one. Needs no model file.",
+            **found_by(
+                "reward colour, color, hue, brightness, saturation, colour grade, 颜色, "
+                "色调, 亮度, 饱和度"
+            ),
             inputs=[
                 io.Combo.Input(
                     "attribute",
@@ -69,6 +73,7 @@ class LAGSWeightFrequency(io.ComfyNode):
             category=CATEGORY,
             description="Favours more fine detail, or less: the energy of the brightness between "
             "two spatial frequencies. Needs no model file.",
+            **found_by("detail, blur, smooth, texture, reward frequency, 细节, 模糊, 纹理"),
             inputs=[
                 io.Float.Input(
                     "low",

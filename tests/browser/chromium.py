@@ -127,6 +127,13 @@ class Page:
     def move(self, x: float, y: float) -> None:
         self._ask("move", x=x, y=y)
 
+    def double_click(self, x: float, y: float) -> None:
+        self._ask("doubleClick", x=x, y=y)
+
+    def type(self, text: str) -> None:
+        """Type a text into what has the keyboard."""
+        self._ask("type", text=text)
+
     def press(self, key: str) -> None:
         """Press a key, as Playwright calls it."""
         self._ask("press", key=key)

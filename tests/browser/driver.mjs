@@ -60,6 +60,12 @@ const requests = {
   async move({ name, x, y }) {
     await pages.get(name).page.mouse.move(x, y);
   },
+  async doubleClick({ name, x, y }) {
+    await pages.get(name).page.mouse.dblclick(x, y);
+  },
+  async type({ name, text }) {
+    await pages.get(name).page.keyboard.type(text);
+  },
   async press({ name, key }) {
     await pages.get(name).page.keyboard.press(key);
   },

@@ -19,7 +19,7 @@ BRIGHT = Weight.of(ColourReward("brightness"), 2.0)
 
 def judge(images: Tensor, weight: Weight, top_k: int = 0) -> tuple[Any, ...]:
     """Ranked images, table, best index, scores."""
-    return run_node(LAGSScoreImages, images=images, weight=weight, top_k=top_k)
+    return run_node(LAGSScoreImages, images=images, weight=weight, top_k=top_k)[:4]
 
 
 def by_hand(weight_files: Path, images: Tensor) -> Tensor:
@@ -161,9 +161,41 @@ def test_automatic_strength_is_by_these_pictures():
 def test_automatic_strength_needs_pictures_that_differ():
     weight = Weight.of(ColourReward("brightness"), 1.0, 3.0)
     with pytest.raises(ValueError, match="at least two images.*by hand"):
-        judge(noise(1), weight)
+        judge(noise(1), combine(weight, BRIGHT))
     with pytest.raises(ValueError, match="needs a score that varies"):
         judge(torch.full((2, 8, 8, 3), 0.5), weight)
+
+
+def test_one_picture_has_a_score_whatever_the_strength():
+    """An automatic strength is the default, and one image the first that people score."""
+    image = noise(1)
+    weight = Weight.of(ColourReward("brightness"), 1.0, 3.0)
+    shown, table, best, given = judge(image, weight)
+    assert torch.equal(shown, image) and best == 0
+    assert given == pytest.approx(ColourReward("brightness")(image.movedim(-1, 1)).tolist())
+    (row,) = rows_of(table)
+    assert "log w" not in row and float(row["colour (brightness)"]) == pytest.approx(
+        given[0], abs=1e-3
+    )
+
+
+def test_latents_follow_their_pictures():
+    images = noise(3) * torch.tensor([0.5, 0.9, 0.1]).view(3, 1, 1, 1)
+    rows = torch.arange(3.0).view(3, 1, 1, 1).expand(3, 4, 6, 5)
+    masks = rows[:, :1].clone()
+    given = {"samples": rows, "noise_mask": masks, "batch_index": [7, 8, 9], "other": 1}
+    inputs = {"images": images, "weight": BRIGHT, "latents": given}
+    *_, latent = run_node(LAGSScoreImages, **inputs, top_k=2)
+    assert latent["samples"][:, 0, 0, 0].tolist() == [1, 0]
+    assert latent["noise_mask"][:, 0, 0, 0].tolist() == [1, 0]
+    assert latent["batch_index"] == [8, 7] and latent["other"] == 1
+    one_mask = {**given, "noise_mask": masks[:1]}
+    *_, latent = run_node(LAGSScoreImages, **{**inputs, "latents": one_mask}, top_k=0)
+    assert latent["noise_mask"].shape == (1, 1, 6, 5) and given["samples"] is rows
+    with pytest.raises(ValueError, match="3 images and 2 latents: connect the LATENT"):
+        run_node(LAGSScoreImages, **{**inputs, "latents": {"samples": rows[:2]}}, top_k=0)
+    *_, none = run_node(LAGSScoreImages, images=images, weight=BRIGHT, top_k=0)
+    assert "connect the LATENT" in none.message
 
 
 def test_pictures_with_transparency():

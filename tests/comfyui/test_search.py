@@ -21,9 +21,13 @@ WIDGETS = {"rounds": 2, "neighbours": 2, "radius": 0.0}
 
 
 def searched(case: Case, **changes: Any) -> tuple[Tensor, list[float], str]:
-    inputs = {"model": case.model, "vae": case.vae, "weight": RED, **WIDGETS, **case.settings}
-    latent, log_w, summary = run_node(LAGSSearchSampler, **{**inputs, **changes})
+    latent, log_w, summary, _ = outputs(case, **changes)
     return latent["samples"], log_w, summary
+
+
+def outputs(case: Case, **changes: Any) -> tuple[Any, ...]:
+    inputs = {"model": case.model, "vae": case.vae, "weight": RED, **WIDGETS, **case.settings}
+    return run_node(LAGSSearchSampler, **{**inputs, **changes})
 
 
 @pytest.fixture(scope="module", params=["demo", "sd15", "sdxl"])
@@ -58,6 +62,16 @@ def test_best_of_n_is_the_best_of_the_next_seeds(case):
     assert summary.startswith("best of 5 runs, 20 model evaluations")
 
 
+def test_the_seed_of_the_best_gives_it_again(case):
+    latent, *_, seeds = outputs(case, sampler_name="euler")
+    assert len(seeds) == len(latent["samples"])
+    for place, seed in enumerate(seeds):
+        again = case.ksampler(sampler_name="euler", seed=seed)
+        assert torch.equal(again[place], latent["samples"][place])
+    mixed = outputs(case, radius=0.3, rounds=1)[3]
+    assert len(mixed) == 2 and all("radius to 0" in one.message for one in mixed)
+
+
 def test_a_search_stays_near_and_never_falls(case):
     first = log_w_of(case, case.ksampler())
     _, near, summary = searched(case, radius=0.05)
@@ -65,6 +79,23 @@ def test_a_search_stays_near_and_never_falls(case):
     assert summary.startswith("search within 0.05 of 5 runs")
     again = searched(case, radius=0.05)
     assert again[1] == near
+
+
+@pytest.mark.parametrize("radius", [0.0, 0.3])
+def test_an_automatic_strength_is_measured_on_plain_images(case, radius):
+    """By the first two runs: those of the search itself where each noise is fresh."""
+    automatic = Weight.of(ColourReward("hue", 0.0), 1.0, spread=2.0)
+    seed = case.settings["seed"]
+    runs = [case.ksampler(sampler_name="euler", seed=seed + i) for i in range(2)]
+    scores = torch.cat([log_w_of(case, run) for run in runs]) / 30
+    strength = 2.0 / float(scores.std())
+    drawn, log_w, summary = searched(case, weight=automatic, radius=radius, sampler_name="euler")
+    by_hand, wanted, _ = searched(case, radius=radius, sampler_name="euler")
+    assert torch.equal(drawn, by_hand)
+    assert log_w == pytest.approx([strength / 30 * value for value in wanted], rel=1e-3)
+    further = "" if radius == 0 else " (1 further runs)"
+    said = f"; strength measured on 4 plain images{further}: colour (hue) {strength:.4g}"
+    assert summary.endswith(said)
 
 
 def test_mask_part_of_the_steps_and_a_weight_without_gradient(case):
@@ -93,8 +124,6 @@ def test_empty_latents_begin_at_the_size_that_ksampler_gives_them(case, side):
 
 
 def test_refused_and_interrupted(case):
-    with pytest.raises(ValueError, match="automatic strength"):
-        searched(case, weight=Weight.of(ColourReward("hue"), 1.0, spread=2.0))
     with pytest.raises(ValueError, match="0 neighbours"):
         searched(case, neighbours=0)
     mm.interrupt_current_processing()

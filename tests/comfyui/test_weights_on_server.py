@@ -80,8 +80,9 @@ def test_every_reward_with_its_own_widgets(server, weight_files):
         ({"reward.file": "no such file.safetensors"}, "value_not_in_list"),
         ({"reward.file": "../../../etc/passwd"}, "value_not_in_list"),
         ({"reward.precision": "float8"}, "value_not_in_list"),
-        ({"reward.auto_nats": -1.0}, "value_smaller_than_min"),
+        ({"reward.auto_nats": -101.0}, "value_smaller_than_min"),
         ({"reward.strength": None}, "required_input_missing"),
+        ({"reward.auto_nats": None}, "required_input_missing"),
     ],
 )
 def test_a_wrong_choice_is_refused(server, inputs, error):

@@ -99,6 +99,9 @@ def test_an_automatic_strength_makes_its_spread_in_nats() -> None:
     term = Term(HUE, 25.0, spread=3.0).measured(0.2)
     assert (term.strength, term.spread, term.reward) == (pytest.approx(15.0), 0.0, HUE)
     assert Term(HUE, -0.1, spread=3.0).measured(0.2).strength == pytest.approx(-15.0)
+    for strength, spread in ((25.0, -3.0), (-25.0, 3.0)):
+        assert Weight.of(HUE, strength, spread).terms == (Term(HUE, -25.0, 3.0),)
+    assert Weight.of(HUE, -25.0, -3.0).terms == (Term(HUE, 25.0, 3.0),)
     deviation = HUE(IMAGES).std().item()
     log_w = Weight.of(HUE, -1.0, spread=3.0).measured({0: deviation})(IMAGES)
     assert log_w.std().item() == pytest.approx(3.0, rel=1e-5)
@@ -142,7 +145,7 @@ def test_a_score_that_does_not_vary_has_no_automatic_strength(deviation: float) 
 def test_refuses_a_spread_that_is_negative_or_not_finite(spread: float) -> None:
     said = f"automatic strength of weight 'frequency band' is {spread} nats; expected a finite "
     with pytest.raises(ValueError, match=f"^{re.escape(said)}number, 0 \\(off\\) or more\\.$"):
-        Weight.of(BAND, 1.0, spread=spread)
+        Term(BAND, 1.0, spread=spread)
 
 
 @pytest.mark.parametrize("exponent", [0.5, -2.0, 1.0])

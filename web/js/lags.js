@@ -9,6 +9,7 @@ import { GUIDED, PARTICLES, Panel } from "./panel.js";
 import { Planner } from "./plan.js";
 import { Scores } from "./scores.js";
 import { followTheme, loadStyles } from "./theme.js";
+import { dress } from "./widgets.js";
 
 const WITH_PANEL = new Set(["LAGSKSampler", "LAGSKSamplerAdvanced", "LAGSScheduleVisualizer"]);
 const OF_PARTICLES = new Set(["LAGSParticleSampler"]);
@@ -26,6 +27,7 @@ const shown = new Map();
 const scored = new Set();
 // Compare nodes that are in a graph: node -> its images.
 const compared = new Map();
+const dressed = new Set(); // nodes in a graph whose widgets show what counts
 
 /** Add a DOM element to a node as a widget that nothing saves; height() is what it needs. */
 function addElement(node, name, element, height) {
@@ -125,6 +127,16 @@ function keptOf(node, id) {
   return app.nodeOutputs?.[id] ?? app.nodeOutputs?.[`${node.graph?.id}:${node.id}`];
 }
 
+/** Show the widgets that have an effect, and what their values stand for. */
+function dressWidgets(node) {
+  const now = (fits) => dress(node, app.extensionManager?.setting?.get("Comfy.Locale"), fits);
+  now(true);
+  if (node.graph) dressed.add(node);
+  after(node, "onAdded", () => dressed.add(node));
+  after(node, "onRemoved", () => dressed.delete(node));
+  after(node, "onConfigure", () => now(false)); // a file's size is the file's
+}
+
 /**
  * Look whether widgets have changed. They change in many ways (a drag, undo, a widget of a subgraph,
  * a primitive, LAGS Options at the other end of a wire), for which no one event stands.
@@ -132,6 +144,8 @@ function keptOf(node, id) {
 function look() {
   if (document.hidden) return;
   speakAsThePage();
+  const language = app.extensionManager?.setting?.get("Comfy.Locale");
+  for (const node of dressed) dress(node, language, true);
   for (const [node, entry] of shown) {
     const id = executionIdOf(node);
     entry.panel.root.dataset.node = id;
@@ -208,6 +222,7 @@ app.registerExtension({
     setInterval(look, LOOK_EVERY);
   },
   nodeCreated(node) {
+    if (node.comfyClass?.startsWith("LAGS")) dressWidgets(node);
     if (WITH_PANEL.has(node.comfyClass)) addPanel(node, GUIDED);
     if (OF_PARTICLES.has(node.comfyClass)) addPanel(node, PARTICLES);
     if (WITH_SCORES.has(node.comfyClass)) addScores(node);
