@@ -70,7 +70,7 @@ const LAMBDA = {
 };
 
 /** What is charted, from top to bottom: of a guided sampler, and of one with particles. */
-export const GUIDED = [ALPHA, LOG_W, RATIO, SECONDS];
+export const GUIDED = [ALPHA, { ...LOG_W, effective: true }, RATIO, SECONDS];
 export const PARTICLES = [LAMBDA, LOG_W, ESS, SECONDS];
 
 const PATHS = ["cursor", "band", "planned", "rings", "line", "marks"];
@@ -236,7 +236,8 @@ export class Panel {
     const plan = this.plan;
     const planned = this.other ? `${this.other}: drawn as it runs` : plan ? inWords(plan) : "";
     write(this.summary, this.problem ? "" : planned);
-    write(this.source, this.problem || (plan?.source ? `Noise levels: ${plan.source}` : ""));
+    const doubt = this.run?.totals?.doubt;
+    write(this.source, this.problem || doubt || (plan?.source ? `Noise levels: ${plan.source}` : ""));
   }
 
   /** How far the run is, and the ends of the axis. */
@@ -319,10 +320,12 @@ function spanOf(plan, alpha) {
 }
 
 /** What stands below a number: the band of log w, or what is special about the step. */
-function noteOn({ marked }, point, low = null, high = null) {
+function noteOn({ marked, effective }, point, low = null, high = null) {
   if (point?.active === false) return "not guided";
   if (marked && point?.[marked] > 0) return "copied here";
-  return low === null || high === null ? "" : `${significant(low)} to ${significant(high)}`;
+  if (low === null || high === null) return "";
+  const ess = effective ? finite(point?.ess) : null;
+  return `${significant(low)} to ${significant(high)}${ess === null ? "" : `, ESS ${percent(ess)}`}`;
 }
 
 /** The numbers at the ends of a chart; null where there is nothing to draw. */
