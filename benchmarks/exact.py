@@ -8,7 +8,8 @@ standard deviation unit (1 nat) over the data unless the name says otherwise.
 the same sampler, weighted by w. ``of p %`` is the same in percent of what exact draws of the data
 give: what differs between the two is the sampler's own error, without any guidance. ``std %`` is
 the standard deviation of log w, in percent of the exact one. ``--particles`` adds LAGS with path
-weights in groups of so many, each group by its own weights.
+weights in groups of so many, each group by its own weights. ``ESS %`` is what a guided run says of
+itself on an ancestral sampler: which share of its samples count as a sample of w p.
 """
 
 from __future__ import annotations
@@ -24,9 +25,20 @@ from torch import Tensor
 
 from ..demo import heart
 from ..demo.sampler import tilted
-from ..guidance import MODES, LogWeight, Method, RunState, Step, Trace, ancestral_keep, preset
+from ..guidance import (
+    MODES,
+    LogWeight,
+    Method,
+    PathWeights,
+    RunState,
+    Step,
+    Trace,
+    ancestral_keep,
+    preset,
+)
 from ..guidance.contracts import AutogradLogWeight
 from ..guidance.particles import Particles, group_seeds, noisy_start, particle_preset
+from ..guidance.path_weights import ess_share
 from ._report import flushed_denormals, parser, report
 from ._samplers import LEVELS, SAMPLERS
 from ._tilting import tilted_shares
@@ -188,13 +200,19 @@ class Solver:
         generator, sigmas = torch.Generator().manual_seed(seed), self.sigmas
         trace, state = Trace(), RunState()
         x = sigmas[0] * torch.randn(count, problem.size, generator=generator)
-        method = method.in_steps(self.steps, branches=2)
+        method, path = method.in_steps(self.steps, branches=2), PathWeights()
         if self.levels not in START_NOT_TILTED:
-            x = tilted(method, problem.denoise, problem.weight, x, sigmas[0], trace, state)
+            of_run = sigmas[0], trace, state, path
+            x = tilted(method, problem.denoise, problem.weight, x, *of_run)
+        ancestral = self.sampler == "euler_ancestral"
 
         def denoiser(x: Tensor, sigma: Tensor) -> Tensor:
-            step = Step(self.keep(float(sigma[0])), self.sampler == "euler_ancestral", state=state)
+            level = float(sigma[0])
+            step = Step(self.keep(level), ancestral, state=state)
             denoised, record = method(problem.denoise, problem.weight, x, sigma, step)
+            if ancestral:
+                plain = step.denoise(problem.denoise, x, sigma)
+                record = record.weighed(path.step(x, plain, denoised, level, step.keep))
             trace.add(record)
             return denoised
 
@@ -263,6 +281,8 @@ def rows(
         after = problem.weight(drawn.x).double()
         gain, calls = after - before, (drawn.trace.model_calls, drawn.trace.weight_calls)
         found.append(line(label, float(gain.mean()), float(after.std()), calls))
+        if drawn.trace.log_weights is not None:
+            found[-1]["ESS %"] = 100 * float(ess_share(drawn.trace.log_weights))
         if problem.target is not None:
             target = problem.target(guided, torch.Generator().manual_seed(1))
             found[-1]["sliced W2"] = heart.sliced_wasserstein(drawn.x, target)

@@ -22,6 +22,7 @@ from ..demo.model import DemoUNet, load_network
 from ..demo.pictures import BATCH, draw_pictures
 from ..demo.shapes import SIZE
 from ..guidance import LAGS, AutoSchedule, Balanced, ConstantSchedule, preset
+from ..guidance.path_weights import ess_share
 from ..rewards import ColourReward, FrequencyReward, Reward, Weight
 from ..rewards.masked import MaskedReward
 from . import _tilt_scenes
@@ -92,12 +93,13 @@ def guided_row(
     start = perf_counter()
     pictures, trace = draw_pictures(network, count, seed=0, method=method, weight=weight)
     seconds = perf_counter() - start
-    scores = cell.reward(pictures)
+    scores, told = cell.reward(pictures), trace.log_weights  # of the first batch
     return {
         **cell.row(name),
         **cell.captured(scores - cell.scores[:count], float(scores.std())),
         "feature distance": cell.distance(cell.plain.classifier.features(pictures).mean(dim=0)),
         "broken %": 100 * float(cell.plain.broken(pictures).mean()),
+        **({} if told is None else {"ESS %": 100 * float(ess_share(told))}),
         "model calls": trace.model_calls,
         "weight calls": trace.weight_calls,
         "value calls": trace.value_calls,

@@ -14,6 +14,7 @@ from ..guidance import (
     LAGS,
     AutogradLogWeight,
     CachedGradient,
+    PathWeights,
     RunState,
     Trace,
     UncertaintySchedule,
@@ -76,10 +77,10 @@ def draw_pictures(
         x = noise * sigmas[0]
         if method is not None and weight is not None:
             log_weight = on_latents(weight)
-            state = RunState()
-            x = tilted(method, plain, log_weight, x, sigmas[0], trace, state)
+            of_run = trace, RunState(), PathWeights()
+            x = tilted(method, plain, log_weight, x, sigmas[0], *of_run)
             cached = CachedGradient(log_weight, method.reuse)
-            denoiser = guided(method, plain, cached, sigmas, trace, state)
+            denoiser = guided(method, plain, cached, sigmas, *of_run)
         x = sample_ancestral(denoiser, x, sigmas, generator)
         pictures.append(to_images(x).clamp(0, 1))
     return torch.cat(pictures), first

@@ -15,6 +15,7 @@ from ..guidance import (
     Denoiser,
     LogWeight,
     Method,
+    PathWeights,
     RunState,
     Step,
     Trace,
@@ -61,17 +62,20 @@ def tilted(
     sigma: Tensor,
     trace: Trace,
     state: RunState | None = None,
+    path: PathWeights | None = None,
 ) -> Tensor:
     """Initial noise x [B, ...] of standard deviation sigma, tilted where the method does that.
 
-    ``state`` is that of the run that begins; ``guided`` takes it too.
+    ``state`` and ``path`` are those of the run that begins; ``guided`` takes them too.
     """
     if not isinstance(method, Balanced) or not method.tilts_start:
         return x
     step = Step(state=state or RunState())
-    x, record = method.tilted_start(base, log_weight, x, sigma.expand(x.shape[0]), step)
+    moved, record = method.tilted_start(base, log_weight, x, sigma.expand(x.shape[0]), step)
     trace.add_start(record)
-    return x
+    if path is not None:
+        path.start(x / sigma, (moved - x) / sigma)
+    return moved
 
 
 def guided(
@@ -81,13 +85,21 @@ def guided(
     sigmas: Tensor,
     trace: Trace,
     state: RunState | None = None,
+    path: PathWeights | None = None,
 ) -> Denoiser:
-    """The denoiser of ancestral steps along ``sigmas``, guided; its records go into ``trace``."""
+    """The denoiser of ancestral steps along ``sigmas``, guided; its records go into ``trace``.
+
+    They say what each image counts if ``path`` is given.
+    """
     state = state or RunState()
 
     def denoiser(x: Tensor, sigma: Tensor) -> Tensor:
         keep, before = ancestral_keep(sigmas, float(sigma[0])), getattr(log_weight, "computed", 0)
-        denoised, record = method(base, log_weight, x, sigma, Step(keep, state=state))
+        step = Step(keep, state=state)
+        denoised, record = method(base, log_weight, x, sigma, step)
+        if path is not None:
+            plain = step.denoise(base, x, sigma)
+            record = record.weighed(path.step(x, plain, denoised, float(sigma[0]), keep))
         if isinstance(log_weight, CachedGradient):
             record = replace(record, weight_calls=log_weight.computed - before)
         trace.add(record)

@@ -37,6 +37,7 @@ from .methods import (
     time_travel,
 )
 from .mmsold import MMSOLD, Moments, PrincipalSpace, SmoothedScore, effective_size, log_shares
+from .path_weights import PathWeights
 from .plan import Plan, compared, plan
 from .schedules import (
     AutoSchedule,

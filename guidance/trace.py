@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -9,9 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .path_weights import ess_share
 from .shapes import Numbers, PerSample
 
 SPENT = ("model_calls", "model_backwards", "weight_calls", "value_calls", "seconds")
+LEAST_ESS = 2 / 3  # at which the mean of anything may be off by 0.7 standard deviations
+FEWEST = 4  # images; the ESS of fewer says little
 
 
 @dataclass(frozen=True)
@@ -34,9 +38,11 @@ class StepRecord:
         value_calls: evaluations of the weight without its gradient.
         actual_gain: the gain in log w by that shift, nats; None where it was not looked at.
         model_backwards: backward passes through the denoiser.
-        ess: of each group of particles, as a share of their number, before they are resampled;
-            None where nothing was weighed.
+        ess: of each group of particles, as a share of their number, before they are resampled; of
+            a batch on an ancestral sampler, [1]; None where nothing was weighed.
         resampled: whether each group was resampled, likewise.
+        log_weights: log of what each image counts as a sample of w p so far, up to a constant, see
+            ``weighed``; None where that is not known.
     """
 
     sigma_ve: Numbers
@@ -55,11 +61,29 @@ class StepRecord:
     model_backwards: int = 0
     ess: Numbers | None = None
     resampled: Tensor | None = None
+    log_weights: Numbers | None = None
 
     @classmethod
     def skipped(cls, sigma_ve: PerSample, seconds: float) -> StepRecord:
         """A plain evaluation: one forward, nothing else."""
         return cls(sigma_ve, False, None, None, None, None, None, 1, 0, seconds)
+
+    def weighed(self, log_ratio: PerSample) -> StepRecord:
+        """The record with what each image counts by now, where log w was looked at.
+
+        E[w] at a noise level is taken for w of the denoised image times exp(alpha * predicted gain
+        / 2), as it is where the data are Gaussian and log w is a line.
+
+        Args:
+            log_ratio: [B] of the path, see ``PathWeights``.
+        """
+        if self.log_w is None:
+            return self
+        log_weights = log_ratio + self.log_w.float()
+        if self.predicted_gain is not None and self.alpha is not None:
+            log_weights = log_weights + self.alpha * self.predicted_gain / 2
+        ess = ess_share(log_weights) if len(log_weights) > 1 else None
+        return replace(self, log_weights=log_weights, ess=ess)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers and lists, ready for JSON; what was not measured is None."""
@@ -140,10 +164,33 @@ class Trace:
         """Wall clock inside the guided denoiser over the run."""
         return sum(record.seconds for record in self._all)
 
+    @property
+    def log_weights(self) -> Tensor | None:
+        """What each image counted when log w was last looked at, [B]; None where nobody knows."""
+        known = [record.log_weights for record in self.records if record.log_weights is not None]
+        return known[-1] if known else None
+
+    @property
+    def doubt(self) -> str | None:
+        """Why the batch is no sample of w p, in a sentence; None where nothing says so."""
+        count = 0 if self.log_weights is None else len(self.log_weights)
+        if self.log_weights is None or count < FEWEST:
+            return None
+        ess = float(ess_share(self.log_weights))
+        if not ess < LEAST_ESS:
+            return None
+        return (
+            f"The effective sample size of these {count} images is {100 * ess:.0f} % of them: they "
+            "are not a sample of w p, and a mean over them may be off by up to "
+            f"{math.sqrt(1 / ess - 1):.1f} standard deviations. The Particle KSampler draws one; a "
+            "lower strength comes nearer."
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers and lists, ready for JSON."""
         return {
             "label": self.label,
+            "doubt": self.doubt,
             "strengths": dict(self.strengths),
             "measured": list(self.measured),
             "start": self.start.to_dict() if self.start else None,

@@ -34,9 +34,10 @@ class Curves:
         log_w, low, high: mean, least and greatest over the batch, nats.
         ratio: RMS of the shift over that of the denoised image, mean over the batch, percent.
         seconds: of the evaluation.
-        ess: of the particles, percent of their number, mean over the groups.
+        ess: of the particles, percent of their number, mean over the groups; or of the batch.
         resampled: share of the groups that were resampled, percent.
         spoiled: how many numbers of guided steps are not finite.
+        doubted: whether the run says that its images are no sample of w p.
     """
 
     label: str
@@ -51,16 +52,18 @@ class Curves:
     ess: list[float]
     resampled: list[float]
     spoiled: int
+    doubted: bool = False
 
 
 def curves(trace: Trace) -> Curves:
     """The numbers of a trace."""
     points = [point(record) for record in trace.records]
-    names = {field.name for field in fields(Curves)} - {"label", "spoiled"}
+    names = {field.name for field in fields(Curves)} - {"label", "spoiled", "doubted"}
     return Curves(
         label=trace.label or "run",
         **{name: [p[name] for p in points] for name in names},
         spoiled=sum(map(_spoiled, trace.records, points)),
+        doubted=trace.doubt is not None,
     )
 
 
@@ -162,7 +165,7 @@ def fill(axes: dict[str, Any], runs: Sequence[Curves], axis: str, theme: str) ->
     axes["alpha"].set_ylim(-0.05, 1.1)
     if "ess" in axes:
         axes["ess"].set_ylim(0, 105)
-    title = _title(sum(run.spoiled for run in runs), "ess" in axes)
+    title = _title(runs)
     axes["log_w"].figure.suptitle(title, x=0.01, ha="left", fontsize="medium")
     place: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0}
     axes["log_w"].legend(ncols=_columns(runs), **place)
@@ -179,9 +182,14 @@ def _columns(runs: Sequence[Curves]) -> int:
     return max(1, min(4, LINE // (6 + max(len(run.label) for run in runs))))
 
 
-def _title(spoiled: int, weighed: bool) -> str:
+def _title(runs: Sequence[Curves]) -> str:
+    spoiled = sum(run.spoiled for run in runs)
     if spoiled:
         return f"{spoiled} numbers of guided steps are not finite and are left out"
-    if weighed:
+    if any(run.doubted for run in runs):
+        return "small ESS at the end: those images are no sample of w p, take particles"
+    if any(math.isfinite(value) for run in runs for value in run.resampled):
         return "mean and range over all particles; ESS: effective share of them; triangles: copied"
+    if any(math.isfinite(value) for run in runs for value in run.ess):
+        return "mean and range over the batch; gaps: plain steps; ESS: of it as a sample of w p"
     return "mean and range over the batch; gaps: plain steps; shift: % of the image"

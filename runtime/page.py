@@ -69,6 +69,7 @@ def summary(trace: Trace) -> dict[str, Any]:
     """A whole run, for the panel of a node that has finished or was cached."""
     return {
         "label": trace.label,
+        "doubt": trace.doubt,
         "strengths": {name: finite(value) for name, value in trace.strengths.items()},
         "measured": list(trace.measured),
         "start": shown(trace.start),

@@ -27,6 +27,7 @@ from ..guidance import (
     Lookahead,
     Method,
     ModelError,
+    PathWeights,
     RunState,
     Step,
     StepRecord,
@@ -80,6 +81,7 @@ class Run(SamplerRun):
         method: bound to the run once it begins.
         networks: what a gradient has to pass, where the method goes through the model.
         state: what the method remembers from step to step.
+        path: what each image counts, on an ancestral sampler.
     """
 
     region: Tensor | None
@@ -88,6 +90,7 @@ class Run(SamplerRun):
     method: Method
     networks: list[nn.Module]
     state: RunState = field(default_factory=RunState)
+    path: PathWeights = field(default_factory=PathWeights)
 
     @cached_property
     def levels_ve(self) -> Tensor:
@@ -126,6 +129,19 @@ class Run(SamplerRun):
     def step_number(self, timestep: Tensor) -> int:
         """Which step of the sampler an evaluation is in, from 1; samplers also look in between."""
         return int((self.sigmas[:-1] >= float(timestep.flatten()[0]) * (1 - 1e-4)).sum())
+
+    def weighed(
+        self, record: StepRecord, at: Evaluations, step: Step, denoised: Tensor, level: float
+    ) -> StepRecord:
+        """A record with what each image counts at a noise level; as it is where that is not known.
+
+        An inpainted image is put back in part, and a method's own sampler goes back in noise.
+        """
+        known = self.kind == "ancestral" and step.keep < 1 and self.mask is None
+        if not known or self.method.own_sampler:
+            return record
+        plain = step.denoise(at, at.x_ve, at.view.sigma_ve)
+        return record.weighed(self.path.step(at.x_ve, plain, denoised, level, step.keep))
 
     def look_ahead(self, count: int, steps: int, seed: int) -> Lookahead:
         """Quick finished images of the prompt, weighed; kept for the next run of the same."""
@@ -367,6 +383,8 @@ class Guidance:
         )
         if not self.trace.records and run.holds_guided_steps:
             raise never_acted(guider, executor.class_obj)
+        if self.trace.doubt is not None:
+            logging.info("LAGS: %s", self.trace.doubt)
         return samples
 
     def _plain(self, guider: Any) -> Evaluate:
@@ -415,7 +433,9 @@ class Guidance:
         shift = view.from_ve(moved - at.x_ve)
         for mask in (run.mask, run.region):
             shift = shift if mask is None else shift * mask
-        return noise + shift / scaling(sigma, torch.ones_like(noise), noise * 0, full)
+        push = shift / scaling(sigma, torch.ones_like(noise), noise * 0, full)
+        run.path.start(noise, push)
+        return noise + push
 
     def _set_weight(self, run: Run) -> None:
         """Choose the weight's automatic strengths for a run that is about to begin."""
@@ -457,12 +477,13 @@ class Guidance:
         with at_step(lambda: run.step_number(timestep), len(run.sigmas) - 1):
             log_weight, computed = _under_masks(run.cached, run, at), run.cached.computed
             denoised, record = run.method(at, log_weight, at.x_ve, view.sigma_ve, step)
+        if run.region is not None and record.shift_rms is not None:
+            # J v spreads a reward to where it is likely too; a masked weight is to stay put.
+            plain = step.denoise(at, at.x_ve, view.sigma_ve)
+            denoised = torch.lerp(plain, denoised, run.region.to(denoised))
+        record = run.weighed(record, at, step, denoised, float(here.flatten()[0]))
         self.trace.add(_counted(record, run, computed))
-        if run.region is None or record.shift_rms is None:
-            return denoised
-        # J v spreads a reward to where it is likely too; a masked weight is to stay put.
-        plain = step.denoise(at, at.x_ve, view.sigma_ve)
-        return torch.lerp(plain, denoised, run.region.to(denoised))
+        return denoised
 
     def _evaluations(self, run: Run, *evaluation: Any) -> Evaluations:
         if not self.method.through_model:

@@ -26,7 +26,7 @@ const ESS = { ...RATIO, key: "ess", fixed: [0, 100], marked: "resampled" };
 const LAMBDA = { ...ALPHA, term: "lambda" };
 
 /** What is charted, from top to bottom: of a guided sampler, and of one with particles. */
-export const GUIDED = [ALPHA, LOG_W, RATIO, SECONDS];
+export const GUIDED = [ALPHA, { ...LOG_W, effective: true }, RATIO, SECONDS];
 export const PARTICLES = [LAMBDA, LOG_W, ESS, SECONDS];
 
 const PATHS = ["cursor", "band", "planned", "rings", "line", "marks"];
@@ -238,7 +238,7 @@ export class Panel {
     const planned = other || (plan ? inWords(plan) : "");
     write(this.summary, this.problem ? "" : planned);
     const source = plan?.source ? text("noise_levels", { source: text(plan.source) }) : "";
-    write(this.source, this.problem || source);
+    write(this.source, this.problem || this.run?.totals?.doubt || source);
   }
 
   /** What screen readers say: of the whole, of a step, and when a run has ended. */
@@ -360,11 +360,13 @@ function spanOf(plan, alpha) {
 }
 
 /** What stands below a number: the band of log w, or what is special about the step. */
-function noteOn({ marked }, point, low = null, high = null) {
+function noteOn({ marked, effective }, point, low = null, high = null) {
   if (point?.active === false) return text("not_guided");
   if (marked && point?.[marked] > 0) return text("copied_here");
   if (low === null || high === null) return "";
-  return text("range", { low: significant(low), high: significant(high) });
+  const range = text("range", { low: significant(low), high: significant(high) });
+  const ess = effective ? finite(point?.ess) : null;
+  return ess === null ? range : text("range_and_ess", { range, ess: percent(ess) });
 }
 
 /** The numbers at the ends of a chart; null where there is nothing to draw. */
