@@ -114,6 +114,18 @@ def with_new_widgets(text: str, info: dict[str, Any]) -> str:
     return _written(workflow)
 
 
+def named(text: str, project: dict[str, Any]) -> str:
+    """A workflow's text whose nodes of the pack say which pack has them, as ComfyUI Manager reads.
+
+    ``project`` is that part of pyproject.toml: the registry's name of the pack, and its version.
+    """
+    workflow = json.loads(text)
+    for node in workflow["nodes"]:
+        if node["type"].startswith(OURS):
+            node["properties"] |= {"cnr_id": project["name"], "ver": project["version"]}
+    return _written(workflow)
+
+
 def _complete(node: dict[str, Any], links: list[list[Any]], info: dict[str, Any]) -> None:
     """Add what a node lacks: values, and a socket for each, behind the one of its neighbour."""
     names, known = widget_names(node, info), node_inputs(node, info)
@@ -144,10 +156,12 @@ def _first_widget(sockets: list[dict[str, Any]]) -> int:
     return next((i for i, socket in enumerate(sockets) if "widget" in socket), len(sockets))
 
 
-def derived(folder: Path, info: dict[str, Any]) -> dict[Path, str]:
-    """The text that each workflow of a folder should have."""
+def derived(folder: Path, info: dict[str, Any], project: dict[str, Any]) -> dict[Path, str]:
+    """The text that each workflow of a folder should have; see `with_new_widgets` and `named`."""
     files = sorted(folder.glob("*.json"))
-    found = {path: with_new_widgets(path.read_text("utf-8"), info) for path in files}
+    found = {
+        path: named(with_new_widgets(path.read_text("utf-8"), info), project) for path in files
+    }
     found[folder / "sd15_away.json"] = make_away(found[folder / "sd15_fairness.json"])
     for name in MADE:
         found[folder / f"sdxl_{name}.json"] = make_sdxl(name, found[folder / f"sd15_{name}.json"])

@@ -8,9 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lags_pack.demo.make_workflows import MADE, derived, make_away, make_sdxl, with_new_widgets
+from lags_pack.demo.make_workflows import (
+    MADE,
+    derived,
+    make_away,
+    make_sdxl,
+    named,
+    with_new_widgets,
+)
 from lags_pack.demo.workflow import saved_values, widget_values
+from lags_pack.tests import published
 
+PROJECT = {"name": "a-pack", "version": "1.2.3"}
 FOLDER = Path(__file__).resolve().parents[2] / "workflows"
 
 
@@ -48,6 +57,25 @@ def test_away_is_fairness_with_another_goal():
     outputs = [output["links"] for node in away["nodes"] for output in node.get("outputs", [])]
     assert {link for found in outputs for link in found or []} == links
     assert len(before["links"]) == len(links) + 1 and before["id"] != away["id"]
+
+
+def test_our_nodes_say_which_pack_has_them():
+    quick = text("quickstart_demo")
+    before, after = (json.loads(one) for one in (quick, named(quick, PROJECT)))
+    for old, new in zip(before["nodes"], after["nodes"], strict=True):
+        ours = new["type"].startswith("LAGS")
+        pack = {"cnr_id": "a-pack", "ver": "1.2.3"} if ours else {}
+        assert new["properties"] == {**old["properties"], **pack}
+    assert named(json.dumps(after), PROJECT) == named(quick, PROJECT)
+
+
+def test_the_bundled_workflows_name_this_pack():
+    """ComfyUI Manager offers it to who opens a shared file without having it."""
+    project = published.pyproject()["project"]
+    wanted = {"cnr_id": project["name"], "ver": project["version"]}
+    for path in FOLDER.glob("*.json"):
+        for node in json.loads(path.read_text("utf-8"))["nodes"]:
+            assert (wanted.items() <= node["properties"].items()) == node["type"].startswith("LAGS")
 
 
 # ---- new widgets -------------------------------------------------------------------------------
@@ -111,7 +139,7 @@ def test_a_seed_keeps_its_companion():
 def test_sdxl_follows_the_file_of_the_same_folder(tmp_path):
     for name in MADE:
         (tmp_path / f"sd15_{name}.json").write_text(text(f"sd15_{name}"), "utf-8")
-    made = derived(tmp_path, {})
+    made = derived(tmp_path, {}, published.pyproject()["project"])
     both = {f"{base}_{name}" for name in MADE for base in ("sd15", "sdxl")}
     assert {path.stem for path in made} == both | {"sd15_away"}
     assert all(made_text == text(path.stem) for path, made_text in made.items())

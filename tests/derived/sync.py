@@ -42,12 +42,13 @@ def derived(info: dict[str, Json]) -> dict[Path, str | None]:
         for name, texts in english.items()
     }
     files |= dict(_help(info, english["nodeDefs"]))
-    flows = derived_workflows(ROOT / "workflows", info)
+    project = published.pyproject()["project"]
+    flows = derived_workflows(ROOT / "workflows", info, project)
     files |= flows
     today = frozen.describe(
         frozen.node_info(info), {path.stem: json.loads(text) for path, text in flows.items()}
     )
-    return files | frozen.records(today, published.pyproject()["project"]["version"])
+    return files | frozen.records(today, project["version"])
 
 
 def _help(info: dict[str, Json], english: Json) -> Iterator[tuple[Path, str]]:

@@ -54,11 +54,18 @@ function say(widget, word) {
   }
   words.set(widget, word);
   const label = labels.get(widget);
-  widget.label = word && isVue() ? `${label ?? widget.name}: ${word}` : label;
+  const follows = isVue() && widget._state; // older pages keep a label that they once drew
+  widget.label = word && follows ? `${label ?? widget.name}: ${word}` : label;
 }
 
 function isVue() {
   return Boolean(globalThis.LiteGraph?.vueNodesMode);
+}
+
+/** Let a page whose widgets' states are no stores look at them again: it does at such an event. */
+function lookAgain({ id, mode, graph }) {
+  const event = { nodeId: id, property: "mode", oldValue: mode, newValue: mode };
+  graph?.trigger?.("node:property:changed", event);
 }
 
 /**
@@ -83,7 +90,7 @@ export function dress(node, language, fits) {
     say(widget, word);
     widget.lagsSaid = key;
   }
-  if (isVue()) node.widgets.push(node.widgets.pop()); // older pages read them anew only then
+  if (isVue()) lookAgain(node);
   const [, needed] = node.computeSize();
   if (hidden.length && (fitted || node.size[1] < needed)) node.setSize([node.size[0], needed]);
   node.setDirtyCanvas?.(true, true);
