@@ -11,29 +11,30 @@ from torch import Tensor
 from ..shapes import PerPoint, Points
 from .space import heaviest, neighbour_distances, usual
 
-CLOSE = 0.5  # a point nearer than this to a given one is a copy; in usual distances of neighbours
-NARROWEST, WIDEST = 0.2, 1.0  # sigma, in the same unit; beyond 1 all is blended
+COPIES = 0.05  # share of the data that lie too close to another: a draw of their law does as often
+NARROWEST, WIDEST = 0.2, 1.0  # sigma, in usual distances of neighbours; beyond 1 all is blended
 GAIN = 0.2  # of log sigma by the log of a distance
+LEAST = 0.01  # distance, in the same unit, below which all are alike
 
 
 @dataclass
 class Bandwidth:
     """sigma, steered while particles walk.
 
-    It falls as long as no larger share of them are copies than of the data themselves, each
-    compared with the others, and rises where more are. Points drawn from the same law as the data
-    would be copies as often.
+    A copy is what lies closer to a point of the data than 5 % of the data do to another one. New
+    draws of their law would be copies as often, so sigma rises while more of the particles are
+    copies and falls while fewer are.
 
     Attributes:
         points: [m, d] those that carry the weight.
         unit: usual distance between neighbours.
-        copies: share of the data that are copies of others; one in m + 2 where there are none.
+        closest: distance below which a particle is a copy.
         path: log of sigma / unit after each look.
     """
 
     points: Tensor
     unit: float
-    copies: float
+    closest: float
     path: list[float] = field(default_factory=lambda: [math.log(WIDEST)])
 
     @classmethod
@@ -41,15 +42,14 @@ class Bandwidth:
         """For data [n, d] whose weights [n] sum to 1."""
         points = heaviest(data, shares)
         distances = neighbour_distances(points)
-        unit = usual(distances)
-        found = int((distances < CLOSE * unit).sum())
-        return cls(points, unit, (found + 1) / (len(distances) + 2))
+        return cls(points, usual(distances), float(distances.quantile(COPIES)))
 
     def look(self, z: Points) -> None:
         """Go on from where particles [B, d] are now."""
         distances = torch.cdist(z.to(self.points), self.points).amin(dim=1)
-        nearest = float(distances.quantile(self.copies)) / self.unit
-        log_sigma = self.path[-1] + GAIN * math.log(CLOSE / max(nearest, 0.01 * CLOSE))
+        least = LEAST * self.unit
+        ratio = max(self.closest, least) / max(float(distances.quantile(COPIES)), least)
+        log_sigma = self.path[-1] + GAIN * math.log(ratio)
         self.path.append(min(max(log_sigma, math.log(NARROWEST)), math.log(WIDEST)))
 
     @property
