@@ -83,7 +83,7 @@ GRAPHS = (
 )
 # What the tests need and a ComfyUI lacks: modules, and the packages that bring them.
 TEST_TOOLS = {"pytest": "pytest", "hypothesis": "hypothesis", "xdist": "pytest-xdist"}
-COMFYUI_BENCHMARKS = ("cost",)  # those that count ComfyUI's own networks
+COMFYUI_BENCHMARKS = ("cost", "full")  # those that count or measure ComfyUI's own networks
 COMFYUI_NEEDS = "import torch, aiohttp, safetensors, transformers, einops, torchsde, yaml"
 
 

@@ -1,6 +1,6 @@
 """ComfyUI's own networks at full size on the meta device, counted: no weights, nothing computed.
 
-Runs in ComfyUI's Python only; the one file of this room that may import ComfyUI.
+Runs in ComfyUI's Python only; with ``_full_size`` all of this room that may import ComfyUI.
 """
 
 from __future__ import annotations
@@ -94,12 +94,12 @@ QWEN = "Qwen-Image"
 WAN: dict[str, Any] = {"temperal_downsample": [False, True, True], "dim": 96, "z_dim": 16}
 
 
-def import_comfyui(root: Path, scratch: Path) -> None:
-    """Make ComfyUI importable, on the CPU, with its model folders below ``scratch``."""
+def import_comfyui(root: Path, scratch: Path, cpu: bool = True) -> None:
+    """Make ComfyUI importable, its model folders below ``scratch``; on the CPU, or anywhere."""
     sys.path.insert(0, str(root))
     importlib.import_module("comfy.options")
     args = importlib.import_module("comfy.cli_args").args
-    args.cpu = args.use_pytorch_cross_attention = True
+    args.cpu, args.use_pytorch_cross_attention = cpu, True
     args.base_directory = str(scratch)
     (scratch / "custom_nodes").mkdir()
     importlib.import_module("nodes")

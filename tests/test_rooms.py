@@ -24,8 +24,8 @@ ALLOWED = {
 }
 # From the ground up: a room may only import what stands below it.
 FLOORS = ("guidance", "rewards", "plots", "demo", "runtime", "nodes")
-# Counts ComfyUI's own networks and our decoders, in ComfyUI's Python: it may what runtime may.
-INSIDE_COMFYUI = ROOT / "benchmarks" / "_comfyui.py"
+# Count and measure ComfyUI's own networks and our decoders, in ComfyUI's Python: as runtime may.
+INSIDE_COMFYUI = {ROOT / "benchmarks" / f"{name}.py" for name in ("_comfyui", "_full_size")}
 NODES_API = "comfy_api.latest"  # all of ComfyUI that nodes may import
 COMFYUI = {"folder_paths", "server", "latent_preview", "nodes", "execution", "node_helpers"}
 
@@ -119,7 +119,7 @@ def parsed(path: Path) -> ast.Module:
 
 
 def package_of(path: Path) -> str:
-    if path == INSIDE_COMFYUI:
+    if path in INSIDE_COMFYUI:
         return f"{PACK}.runtime"
     return ".".join([PACK, *path.relative_to(ROOT).parts[:-1]])
 
