@@ -55,7 +55,7 @@ def test_a_stopped_sweep_shows_what_is_finished_and_goes_on(sweep, server):
     cards = "() => [...document.querySelectorAll('[data-lags=compare] figcaption')]"
     labels = f"() => ({cards})().map((one) => one.textContent)"
     sweep.wait(f"() => ({cards})().length >= 4")
-    said = ["plain", "plain, image 2", "strength 0.3", "strength 0.3, image 2"]
+    said = ["plain", "plain, image 2", "strength 1", "strength 1, image 2"]
     assert sweep.evaluate(labels)[:4] == said
     sweep.wait(f"() => ({IMAGES})().every(([width]) => width > 0)")
     count = len(sweep.evaluate(labels)) // 2
