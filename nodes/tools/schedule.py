@@ -9,13 +9,15 @@ from torch import Tensor
 
 from ...guidance import MODES, compared
 from ...plots.schedule import draw
-from ...runtime.checks import check_connected, filled
+from ...runtime.checks import UNCONNECTED, check_connected, check_one_connected, filled
 from ...runtime.last_model import remember
 from ...runtime.options import Options
 from ...runtime.plans import curve, in_words, other_schedules, planned
 from ...runtime.sampling import ksampler_levels
 from ..inputs import coefficient_input, dial, look_inputs, options_input, sampler_inputs
 from ..sockets import CATEGORY, found_by
+
+NO_LEVELS = "There are no noise levels: connect a model, or SIGMAS."
 
 
 class LAGSScheduleVisualizer(io.ComfyNode):
@@ -70,6 +72,11 @@ class LAGSScheduleVisualizer(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, model: Any = UNCONNECTED, sigmas: Any = UNCONNECTED) -> bool:
+        """At queueing: without noise levels nothing can be drawn, and other branches can run."""
+        return check_one_connected(NO_LEVELS, model, sigmas)
+
+    @classmethod
     def execute(
         cls,
         sampler_name: str,
@@ -87,7 +94,7 @@ class LAGSScheduleVisualizer(io.ComfyNode):
     ) -> io.NodeOutput:
         check_connected(**filled(model=model, sigmas=sigmas, options=options))
         if model is None and sigmas is None:
-            raise ValueError("There are no noise levels: connect a model, or SIGMAS.")
+            raise ValueError(NO_LEVELS)
         remember(cls.hidden.unique_id, model, None if sigmas is None else sigmas.detach().cpu())
         if sigmas is None:
             sigmas = ksampler_levels(model, steps, sampler_name, scheduler, denoise)
