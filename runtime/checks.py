@@ -37,6 +37,24 @@ def seed_in_words(seed: int) -> Iterator[None]:
         ) from error
 
 
+# What a socket without a link has in a node's validate_inputs; one with a link has None there.
+UNCONNECTED: Any = object()
+
+
+def check_one_connected(message: str, *sockets: Any) -> bool:
+    """For validate_inputs, where one of some optional sockets has to be connected.
+
+    ComfyUI says the error at the node, and queues all outputs that do not need the node. It would
+    lose a message that is returned, where no input is checked.
+
+    Raises:
+        ValueError: none of them is, with this message.
+    """
+    if all(socket is UNCONNECTED for socket in sockets):
+        raise ValueError(message)
+    return True
+
+
 def check_connected(**sockets: Any) -> None:
     """Refuse what a prompt has written into a socket: ComfyUI hands any value of JSON on.
 

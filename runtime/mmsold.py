@@ -21,6 +21,7 @@ from .decoders import decoded
 from .images import channels_first
 from .scores import scores_of, with_strengths
 
+NOTHING = "Neither images nor latents is connected; expected one of them, to learn from."
 FEWEST = 8  # images, in effect, below which there is nothing to learn from
 PARTICLES_PER_DIRECTION = 4  # with hardly more particles than directions the constraint is a cage
 NEAREST = 20  # images summed for sure by the score 'nearest', and as many drawn, as published
@@ -45,9 +46,10 @@ def new_images(
         ValueError: nothing to learn from, too little, or a VAE is needed.
     """
     check_connected(**filled(images=images, latents=latents, vae=vae, weight=weight))
-    if (images is None) == (latents is None):
-        which = "Neither images nor latents is" if images is None else "Both images and latents are"
-        raise ValueError(f"{which} connected; expected one of them, to learn from.")
+    if images is None and latents is None:
+        raise ValueError(NOTHING)
+    if images is not None and latents is not None:
+        raise ValueError("Both images and latents are connected; expected one of them.")
     data = _given(images, latents, vae)
     log_w = None
     asked = None if weight is None else as_weight(weight)

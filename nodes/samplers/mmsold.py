@@ -7,7 +7,8 @@ from typing import Any
 from comfy_api.latest import io
 
 from ...guidance import MMSOLD
-from ...runtime.mmsold import NEAREST, new_images
+from ...runtime.checks import UNCONNECTED, check_one_connected
+from ...runtime.mmsold import NEAREST, NOTHING, new_images
 from ..inputs import dial, power_input, seed_input
 from ..sockets import CATEGORY, WeightSocket, found_by
 
@@ -118,6 +119,11 @@ class LAGSMMSOLD(io.ComfyNode):
                 ),
             ],
         )
+
+    @classmethod
+    def validate_inputs(cls, images: Any = UNCONNECTED, latents: Any = UNCONNECTED) -> bool:
+        """At queueing: what learns from nothing can't run, and other branches can."""
+        return check_one_connected(NOTHING, images, latents)
 
     @classmethod
     def execute(

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...guidance import MODES, compared
 from ...plots.schedule import draw
-from ...runtime.checks import check_connected, filled
+from ...runtime.checks import UNCONNECTED, check_connected, check_one_connected, filled
 from ...runtime.last_model import remember
 from ...runtime.options import Options, decoding_of
 from ...runtime.plans import curve, in_words, other_schedules, planned
@@ -18,6 +18,7 @@ from ..inputs import coefficient_input, dial, look_inputs, options_input, sample
 from ..sockets import CATEGORY, WeightSocket, found_by
 
 CFG = 8.0  # as KSampler's
+NO_LEVELS = "There are no noise levels: connect a model, or SIGMAS."
 
 
 def price_inputs() -> list[Any]:
@@ -96,6 +97,11 @@ class LAGSScheduleVisualizer(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, model: Any = UNCONNECTED, sigmas: Any = UNCONNECTED) -> bool:
+        """At queueing: without noise levels nothing can be drawn, and other branches can run."""
+        return check_one_connected(NO_LEVELS, model, sigmas)
+
+    @classmethod
     def execute(
         cls,
         sampler_name: str,
@@ -118,7 +124,7 @@ class LAGSScheduleVisualizer(io.ComfyNode):
         sockets = {"model": model, "sigmas": sigmas, "options": options}
         check_connected(**filled(**sockets, vae=vae, weight=weight, latent_image=latent_image))
         if model is None and sigmas is None:
-            raise ValueError("There are no noise levels: connect a model, or SIGMAS.")
+            raise ValueError(NO_LEVELS)
         prices = prices_before(model, vae, weight, latent_image, options)
         levels = None if sigmas is None else sigmas.detach().cpu()
         remember(cls.hidden.unique_id, model, levels, prices)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import json
 import math
@@ -10,13 +11,16 @@ from types import SimpleNamespace
 from typing import Any
 
 import comfy.samplers
+import execution
 import pytest
 import torch
 from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete, ModelSamplingSD3
-from comfyui_support.executing import run_node
+from comfyui_support.executing import Executor, run_node
 from comfyui_support.guided import OPTIONS, Case, options
+from comfyui_support.prompts import node
 from comfyui_support.weighing import case_of
 from lags_pack.guidance import Trace
+from lags_pack.nodes.samplers.mmsold import LAGSMMSOLD
 from lags_pack.nodes.tools.schedule import LAGSScheduleVisualizer
 from lags_pack.nodes.tools.trace import LAGSTracePlot
 from lags_pack.runtime import page as live
@@ -123,6 +127,45 @@ def test_options_are_drawn(sd15):
 def test_bad_input(inputs, said):
     with pytest.raises(ValueError, match=said):
         drawn(**inputs)
+
+
+def widgets_of(kind: type) -> dict[str, Any]:
+    """Every widget of a node at its default."""
+    inputs = kind.GET_SCHEMA().inputs
+    shown = {one.id: one for one in inputs if hasattr(one, "default") and not one.optional}
+    return {
+        name: one.default if one.default is not None else one.options[0]
+        for name, one in shown.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("kind", "socket", "said"),
+    [
+        (LAGSScheduleVisualizer, "model", "There are no noise levels: connect a model, or SIGMAS."),
+        (LAGSMMSOLD, "images", "Neither images nor latents is connected"),
+    ],
+)
+def test_a_node_without_its_inputs_stops_its_own_branch_only(monkeypatch, kind, socket, said):
+    """It is said at the node when the prompt is queued."""
+    Executor(monkeypatch)
+    name = kind.GET_SCHEMA().node_id
+    prompt = {
+        "image": node("EmptyImage", width=8, height=8, batch_size=1, color=0),
+        "other": node("PreviewImage", images=["image", 0]),
+        "ours": node(name, **widgets_of(kind)),
+        "shown": node("PreviewImage", images=["ours", 0]),
+    }
+    right, _, outputs, errors = asyncio.run(execution.validate_prompt("id", prompt, None))
+    assert right and outputs == ["other"]
+    (fault,) = errors["ours"]["errors"]
+    assert said in fault["details"]
+    kinds = {"model": ("CheckpointLoaderSimple", {"ckpt_name": "none"}), "images": (None, {})}
+    loader, widgets = kinds[socket]
+    prompt["model"] = node(loader, **widgets) if loader else prompt["image"]
+    prompt["ours"]["inputs"][socket] = ["model", 0]
+    _, _, _, errors = asyncio.run(execution.validate_prompt("id", prompt, None))
+    assert "ours" not in errors
 
 
 def test_route_knows_the_model_after_a_run(sd15):
