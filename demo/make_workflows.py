@@ -1,5 +1,7 @@
 """The workflows as they follow from others: SDXL's from SD 1.5's, new widgets from the nodes.
 
+All wires are laid anew around the nodes (rails.py).
+
 ``sd15_away`` is ``sd15_fairness`` with another goal.
 
 Change sd15_*.json on the page, then ``python3 dev.py sync``, and the two do not drift apart.
@@ -13,6 +15,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+from .rails import straightened
 from .workflow import node_inputs, saved_values, saved_widgets, widget_names, widget_values
 
 OURS = "LAGS"  # what the ids of our nodes begin with
@@ -27,6 +30,7 @@ TEXTS = {
     "expect 12 GB; with less, lower width and height": "at 1024 pixels expect 24 GB and more; with "
     "less, set width and height to 768",
 }
+LEAST_ZOOM = 0.6  # below it a page draws no titles
 NUMBERS = {"steps": 30, "cfg": 6}  # of every sampler
 SIZED = {"EmptyLatentImage", "SolidMask", "MaskComposite"}  # nodes that count pixels
 
@@ -156,13 +160,23 @@ def _first_widget(sockets: list[dict[str, Any]]) -> int:
     return next((i for i, socket in enumerate(sockets) if "widget" in socket), len(sockets))
 
 
+def laid_out(text: str) -> str:
+    """A workflow's text with its wires around the nodes, opened where titles can be read."""
+    workflow = straightened(json.loads(text))
+    view = workflow["extra"].setdefault("ds", {"scale": LEAST_ZOOM, "offset": [60, 60]})
+    view["scale"] = max(view["scale"], LEAST_ZOOM)
+    return _written(workflow)
+
+
 def derived(folder: Path, info: dict[str, Any], project: dict[str, Any]) -> dict[Path, str]:
-    """The text that each workflow of a folder should have; see `with_new_widgets` and `named`."""
+    """The text that each workflow of a folder should have."""
     files = sorted(folder.glob("*.json"))
     found = {
-        path: named(with_new_widgets(path.read_text("utf-8"), info), project) for path in files
+        path: laid_out(named(with_new_widgets(path.read_text("utf-8"), info), project))
+        for path in files
     }
-    found[folder / "sd15_away.json"] = make_away(found[folder / "sd15_fairness.json"])
+    found[folder / "sd15_away.json"] = laid_out(make_away(found[folder / "sd15_fairness.json"]))
     for name in MADE:
-        found[folder / f"sdxl_{name}.json"] = make_sdxl(name, found[folder / f"sd15_{name}.json"])
+        made = make_sdxl(name, found[folder / f"sd15_{name}.json"])
+        found[folder / f"sdxl_{name}.json"] = laid_out(made)
     return found
