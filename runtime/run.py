@@ -242,7 +242,7 @@ class Guidance:
         if not self.weight.is_measured and not self.method.needs_gradient:
             raise ValueError(
                 f"{name} asks for no gradient, by which an automatic strength is measured: set the "
-                "weight's strength by hand."
+                "weight's strength by hand (automatic strength 0)."
             )
 
     def outer_sample(
