@@ -7,6 +7,7 @@ device, where neither patches nor offloading are in the way; a weight runs on fa
 from __future__ import annotations
 
 import copy
+import importlib
 import logging
 import math
 from collections.abc import Callable, Sequence
@@ -25,11 +26,6 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import (
-    flop_registry,
-    sdpa_backward_flop_count,
-    sdpa_flop_count,
-)
 
 from ..guidance import Plan
 from ..rewards import FunctionReward, Reward, Weight
@@ -264,18 +260,19 @@ class Count(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.flop = 0.0
+        self.of = importlib.import_module("torch.utils.flop_counter")  # it sets up loggers
 
     def __torch_dispatch__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         """One operation."""
         result, packet = function(*args, **(kwargs or {})), function._overloadpacket
-        if packet in flop_registry:
-            self.flop += flop_registry[packet](*args, **(kwargs or {}), out_val=result)
+        if packet in self.of.flop_registry:
+            self.flop += self.of.flop_registry[packet](*args, **(kwargs or {}), out_val=result)
         elif packet.__name__ == ON_CPU:
-            self.flop += sdpa_flop_count(*(one.shape for one in args[:3]))
+            self.flop += self.of.sdpa_flop_count(*(one.shape for one in args[:3]))
         elif packet.__name__ == f"{ON_CPU}_backward":
-            self.flop += sdpa_backward_flop_count(*(one.shape for one in args[:4]))
+            self.flop += self.of.sdpa_backward_flop_count(*(one.shape for one in args[:4]))
         return result
 
 
