@@ -7,7 +7,6 @@ device, where neither patches nor offloading are in the way; a weight runs on fa
 from __future__ import annotations
 
 import copy
-import importlib
 import logging
 import math
 from collections.abc import Callable, Sequence
@@ -258,9 +257,11 @@ class Count(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
+        from torch.utils import flop_counter  # here, as it sets up loggers
+
         super().__init__()
         self.flop = 0.0
-        self.of = importlib.import_module("torch.utils.flop_counter")  # it sets up loggers
+        self.of = flop_counter
 
     def __torch_dispatch__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None

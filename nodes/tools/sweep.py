@@ -14,7 +14,7 @@ from ...runtime.checks import check_connected
 from ...runtime.comparing import compare, for_the_page
 from ...runtime.sweeps import connected, swept
 from ..inputs import dial
-from ..sockets import CATEGORY, SweepSocket, TraceSocket, WeightSocket
+from ..sockets import CATEGORY, SweepSocket, TraceSocket, WeightSocket, found_by
 
 
 class LAGSSweep(io.ComfyNode):
@@ -29,6 +29,10 @@ class LAGSSweep(io.ComfyNode):
             description="Runs a sampler once for every combination of settings, and first of all "
             "plain. Connect its outputs to the inputs of the same names of KSampler (LAGS), and "
             "look at the images with LAGS Compare.",
+            **found_by(
+                "xy plot, x/y plot, parameter sweep, grid search, tune strength, try strengths, "
+                "参数扫描, 调强度, 对比"
+            ),
             inputs=[
                 io.String.Input(
                     "strengths",
@@ -95,6 +99,9 @@ class LAGSCompare(io.ComfyNode):
             category=CATEGORY,
             description="Draws all images of a sweep into one, plain first, with rows and columns "
             "named by their settings, and score and log w under each. Click to enlarge.",
+            **found_by(
+                "xy plot, image grid, contact sheet, compare images, scores, 图像对比, 网格图"
+            ),
             inputs=[
                 io.Image.Input(
                     "images", tooltip="Connect VAE Decode of the sampler that the sweep runs."

@@ -38,7 +38,9 @@ def test_promises_are_kept(version, today):
 
 def test_every_node_and_socket_is_described(today):
     assert today["nodes"].keys() == {node.define_schema().node_id for node in NODES}
-    assert set(today["sockets"]) == {"LAGS_WEIGHT", "LAGS_METHOD", "LAGS_OPTIONS", "LAGS_TRACE"}
+    assert set(today["sockets"]) == {
+        *("LAGS_WEIGHT", "LAGS_METHOD", "LAGS_OPTIONS", "LAGS_TRACE", "LAGS_SWEEP"),
+    }
     assert today["workflows"].keys() == WORKFLOWS.keys()
 
 
