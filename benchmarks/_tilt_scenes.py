@@ -34,7 +34,8 @@ DECODERS = ("small", "vae", "latent-rgb", "small at half size")
 METHODS: dict[str, Method] = {
     "paper": preset("paper"),
     "balanced": preset("balanced"),
-    "balanced, gradient serves 2": replace(preset("balanced"), reuse=2),
+    "balanced, measured in every step": replace(preset("balanced"), serves=1.0),
+    "balanced, gradient serves 2": replace(preset("balanced"), reuse=2, serves=1.0),
     "fast": preset("fast"),
 }
 

@@ -128,7 +128,8 @@ def methods() -> dict[str, LAGS | None]:
         rows[f"auto damping={damping:g}"] = replace(paper, schedule=schedule, skip_below=0.1)
     balanced = preset("balanced")
     rows["balanced"] = balanced
-    rows["balanced, every step"] = replace(balanced, skip_below=0.0)
+    rows["balanced, measured in every step"] = replace(balanced, serves=1.0)
+    rows["balanced, every step"] = replace(balanced, skip_below=0.0, serves=1.0)
     rows["balanced, alpha = 1"] = replace(balanced, schedule=ConstantSchedule())
     for damping in (0.25, 1.0, 2.0):
         rows[f"balanced, damping {damping:g}"] = replace(balanced, schedule=ChordSchedule(damping))

@@ -54,12 +54,13 @@ def methods() -> dict[str, LAGS]:
     balanced, paper = preset("balanced"), preset("paper")
     return {
         **{mode: preset(mode) for mode in ("paper", "fast", "balanced")},
-        "balanced, every step": replace(balanced, skip_below=0.0),
+        "balanced, measured in every step": replace(balanced, serves=1.0),
+        "balanced, every step": replace(balanced, skip_below=0.0, serves=1.0),
         "balanced, untilted start": replace(balanced, tilts_start=False),
         "balanced, kernel not fitted": replace(balanced, fits_step=False),
         "balanced, alpha = 1": replace(balanced, schedule=ConstantSchedule()),
-        "balanced, gradient serves 2": replace(balanced, reuse=2),
-        "balanced, gradient serves 3": replace(balanced, reuse=3),
+        "balanced, gradient serves 2": replace(balanced, reuse=2, serves=1.0),
+        "balanced, gradient serves 3": replace(balanced, reuse=3, serves=1.0),
         "auto, damping = 0.1": Balanced(AutoSchedule(0.1), fits_step=False),
         "alpha = 1": replace(paper, schedule=ConstantSchedule()),
     }

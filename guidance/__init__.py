@@ -49,6 +49,13 @@ from .schedules import (
     UncertaintySchedule,
 )
 from .search import Found, best_of, zero_order_search
-from .step_correction import RunState, noisy_step, plain_step, slope_along
+from .step_correction import (
+    Measurement,
+    RunState,
+    Start,
+    noisy_step,
+    plain_step,
+    slope_along,
+)
 from .trace import StepRecord, Trace
 from .ve import VEView, per_sample, ve_view

@@ -133,20 +133,23 @@ def plan(
     views = [ve_view(noise_scaling, level[None]) for level in sigma]
     sigma_ve = torch.cat([view.sigma_ve for view in views])
     usable = torch.tensor([view.is_usable for view in views])
+    method = method.in_steps(len(sigma), branches)
     cost = method.cost(sigma_ve)
-    alpha = method.alpha(sigma_ve, expected(sigma_ve, score_std))
-    active, repeats = cost.active & usable, method.repeats(sigma_ve)
-    second, guided = (cost.second & usable).int() * repeats, int((active * repeats).sum())
     start = method.start_cost(sigma_ve[:1]) if adds_noise and bool(usable[0]) else StartCost()
+    active, repeats = cost.active & usable, method.repeats(sigma_ve)
+    evaluated = active & method.measures(sigma_ve, start.weight_calls > 0)
+    second, guided = (cost.second & evaluated).int() * repeats, int((evaluated * repeats).sum())
+    alpha = method.alpha(sigma_ve, expected(sigma_ve, score_std))
+    last = torch.where(evaluated, torch.arange(len(sigma)), 0).cummax(dim=0).values
     return Plan(
         sigma=sigma,
         sigma_ve=sigma_ve,
-        alpha=alpha * active,
+        alpha=alpha[last] * active,
         unskipped_alpha=alpha,
         active=active,
         model_calls=repeats + second,
         second_calls=second,
-        model_backwards=cost.backwards * active.int() * repeats,
+        model_backwards=cost.backwards * evaluated.int() * repeats,
         start_calls=start.model_calls,
         start_second_calls=start.second_calls,
         weight_calls=math.ceil(cost.gradients * guided / method.reuse) + start.weight_calls,

@@ -1,12 +1,13 @@
-"""What the coarse steps of a sampler leave of a shift, and what a run remembers for that."""
+"""What the coarse steps of a sampler leave of a shift, and how long a measured one serves."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
 
+from .finite_difference import rms
 from .shapes import Latents, PerSample
 from .ve import per_sample
 
@@ -14,6 +15,7 @@ from .ve import per_sample
 # ``bench exact`` changes by more than 3 % for 2 or more; a network whose J is no covariance can
 # give any number.
 MOST_SLOPE = 2.0
+MOST_SERVED = 2  # evaluations after the one that measured
 
 
 def slope_along(v: Latents, full_shift: Latents, sigma_ve: PerSample) -> PerSample:
@@ -75,6 +77,86 @@ def plain_step(keep: float, j: PerSample, left: PerSample) -> tuple[PerSample, P
     return left * keep * multiplied / flow, left * multiplied**2 / flow
 
 
+@dataclass(frozen=True)
+class Measurement:
+    """What an evaluation with gradient, second evaluation and value has found, for later ones.
+
+    Attributes:
+        sigma_ve: [B].
+        shift: [B, ...] with alpha and its limits, before it is made to fit a step.
+        j: [B] J along it.
+        alpha: [B].
+        log_w: [B] at D.
+        served: [B] evaluations that went on with it.
+    """
+
+    sigma_ve: PerSample
+    shift: Latents
+    j: PerSample
+    alpha: PerSample
+    log_w: PerSample
+    served: PerSample
+
+    def is_due(self, x: Latents, sigma_ve: PerSample, serves: float) -> Tensor:
+        """Where another is due, after ``MOST_SERVED`` evaluations at the latest: [B] booleans.
+
+        Args:
+            x: [B, ...]; one of another size, which some samplers make of it, has none yet.
+            sigma_ve: [B].
+            serves: the share of its noise level down to which this one serves, 1 for not at all.
+        """
+        if self.shift.shape != x.shape:
+            return torch.ones_like(sigma_ve, dtype=torch.bool)
+        left = sigma_ve.float() / self.sigma_ve
+        more_noise = left > 1 + 1e-4
+        return (left <= serves) | (self.served >= MOST_SERVED) | more_noise
+
+    def now(self, sigma_ve: PerSample) -> tuple[Latents, PerSample]:
+        """The shift at a lower noise level, and J along it; nothing is evaluated for them.
+
+        Of Gaussian data sigma^2 J falls as s^2 sigma^2 / (s^2 + sigma^2), with the variance s^2
+        that j says.
+        """
+        keep = (sigma_ve.float() / self.sigma_ve) ** 2
+        fall = (self.j + (1 - self.j) * keep).clamp(min=1e-30)
+        share = torch.where(keep <= 1, keep / fall, 0.0)
+        return per_sample(share, self.shift) * self.shift, (self.j / fall).clamp(0, MOST_SLOPE)
+
+    def where(self, chosen: Tensor, other: Measurement | None) -> Measurement:
+        """This one for the chosen samples [B], another for the rest."""
+        if other is None or other.shift.shape != self.shift.shape:
+            other = replace(self, sigma_ve=torch.full_like(self.sigma_ve, 1e-6))  # so one is due
+        pairs = ((getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
+        return Measurement(*(torch.where(per_sample(chosen, a), a, b) for a, b in pairs))
+
+
+@dataclass(frozen=True)
+class Start:
+    """D at the run's initial noise, before that was moved.
+
+    Attributes:
+        x: [B, ...], ``sigma_ve`` [B] and ``denoised`` [B, ...] as they were.
+        move: [B, ...] that x was to be moved by.
+        j: [B] J along it.
+    """
+
+    x: Latents
+    sigma_ve: PerSample
+    denoised: Latents
+    move: Latents
+    j: PerSample
+
+    def foreseen(self, x: Latents, sigma_ve: PerSample) -> Latents | None:
+        """D at the moved x, D + j (x - what it was); None further away than it was to be moved."""
+        if x.shape != self.x.shape:
+            return None
+        moved = x.float() - self.x.float()
+        near = rms(moved) <= 1.01 * rms(self.move) + 1e-3 * sigma_ve
+        if not bool((near & (sigma_ve == self.sigma_ve)).all()):
+            return None
+        return (self.denoised.float() + per_sample(self.j, x) * moved).to(self.denoised.dtype)
+
+
 @dataclass
 class RunState:
     """What a run remembers from one evaluation to the next.
@@ -83,18 +165,18 @@ class RunState:
         keep: what the last step kept of x - D; 1 where x was just drawn from w p, None where
             nobody knows.
         left: [B] what is left of the variance, see ``plain_step``; None for all of it.
-        v: [B, ...] gradient of log w at the D of the last guided step.
-        shift: [B, ...] that the last guided evaluation found, before its correction; None for none.
-        sigma_ve: [B] where that was.
-        j: [B] J along it.
+        v: [B, ...] gradient of log w at the D of the last step; None if it was not evaluated.
+        has_v: [B] where it was.
+        measured: the last measurement; None for none.
+        start: of a run that has not begun; None of others.
     """
 
     keep: float | None = None
     left: PerSample | None = None
     v: Latents | None = None
-    shift: Latents | None = None
-    sigma_ve: PerSample | None = None
-    j: PerSample | None = None
+    has_v: Tensor | None = None
+    measured: Measurement | None = None
+    start: Start | None = None
 
     def share(
         self, keep: float, draws_noise: bool, j: PerSample, distilled: Tensor | None = None
@@ -120,7 +202,7 @@ class RunState:
             share, self.left = plain_step(keep, j, left)
         return share if distilled is None else torch.where(distilled, 0.0, share)
 
-    def midway(self, v: Latents) -> Latents:
+    def midway(self, v: Latents, active: Tensor) -> Latents:
         """The gradient of log w to tilt a noisy step by that led here, [B, ...].
 
         Where log w is curved, a tilt narrows the kernel (or widens it): for a gradient that falls
@@ -130,25 +212,10 @@ class RunState:
 
         Args:
             v: [B, ...] at the point that was drawn.
+            active: [B] where it is wanted. Where the last step was not evaluated, its gradient is
+                older than the noise, and this one is taken alone.
         """
-        before, self.v = self.v, v
-        return v if before is None or before.shape != v.shape else (v + before) / 2
-
-    def cache(self, shift: Latents, sigma_ve: PerSample, j: PerSample) -> None:
-        """Note the shift of a guided evaluation."""
-        self.shift, self.sigma_ve, self.j = shift, sigma_ve.float(), j
-
-    def cached(self, x: Latents, sigma_ve: PerSample) -> tuple[Latents, PerSample] | None:
-        """The cached shift at a lower noise level, and J along it; None where there is none.
-
-        Of Gaussian data sigma^2 J falls as s^2 sigma^2 / (s^2 + sigma^2), with the variance s^2
-        that j says, so nothing is evaluated for it.
-        """
-        if self.shift is None or self.sigma_ve is None or self.j is None:
-            return None
-        if self.shift.shape != x.shape:
-            return None  # the sampler has enlarged x
-        keep = (sigma_ve.float() / self.sigma_ve) ** 2
-        fall = (self.j + (1 - self.j) * keep).clamp(min=1e-30)
-        share = torch.where(keep <= 1, keep / fall, 0.0)
-        return per_sample(share, x) * self.shift, (self.j / fall).clamp(0, MOST_SLOPE)
+        before, had, self.v, self.has_v = self.v, self.has_v, v, active
+        if before is None or had is None or before.shape != v.shape:
+            return v
+        return torch.where(per_sample(had, v), (v + before) / 2, v)

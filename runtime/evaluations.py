@@ -19,6 +19,9 @@ from .gradient import followed, gradient_bytes
 from .memory import GIGABYTE, is_out_of_memory, make_room, no_room_for_model, unless_out_of_memory
 from .rng_snapshot import Snapshot
 
+# What a sampler puts into the options of its own call to look into it.
+SAMPLERS_OWN = ("sampler_post_cfg_function", "disable_cfg1_optimization")
+
 
 class Evaluations:
     """The model as a denoiser on x_ve at one noise level: the sampler's own call, and others.
@@ -53,6 +56,12 @@ class Evaluations:
         self.branches: list[Tensor] = []  # of the own call: with and without the prompt
         self.before = Snapshot(self._options_of_the_user(), x.device)
         self.is_short = False  # of memory: the branches are evaluated one after the other
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether the sampler looks into its own call: CFG++ samplers do."""
+        own = self.guider.model_options
+        return any(self.options.get(name) != own.get(name) for name in SAMPLERS_OWN)
 
     def own(self) -> Tensor:
         """D(x): the sampler's call itself, with all that the sampler put into its options."""
@@ -161,7 +170,7 @@ class Evaluations:
         """
         own = self.guider.model_options
         options = dict(without_caches(self.options))
-        for name in ("sampler_post_cfg_function", "disable_cfg1_optimization"):
+        for name in SAMPLERS_OWN:
             options.pop(name, None)
             if name in own:
                 options[name] = own[name]

@@ -12,6 +12,7 @@ from ..guidance import (
     LAGS,
     MODES,
     AutoSchedule,
+    Balanced,
     ChordSchedule,
     ConstantSchedule,
     DifferenceStep,
@@ -76,6 +77,8 @@ class Options:
             shift_limit=self.shift_limit or None,
             reuse=self.reuse_gradient or method.reuse,
         )
+        if self.reuse_gradient and isinstance(method, Balanced):
+            method = replace(method, serves=1.0)  # a second evaluation in every guided step
         if self.skip_below != FROM_MODE:
             method = replace(method, skip_below=self.skip_below)
         if self.second_forward != SECOND_FORWARDS[0]:

@@ -473,7 +473,8 @@ class Guidance:
             run.region = _region(self.weight, x)  # the sampler has enlarged the latents
         at = self._evaluations(run, executor, guider, x, timestep, view, options, seed)
         draws = run.kind != "plain"
-        step = Step(run.keep(here, view_here), draws, at.own, state=run.state)
+        keep, watched = run.keep(here, view_here), at.is_watched
+        step = Step(keep, draws, at.own, is_watched=watched, state=run.state)
         with at_step(lambda: run.step_number(timestep), len(run.sigmas) - 1):
             log_weight, computed = _under_masks(run.cached, run, at), run.cached.computed
             denoised, record = run.method(at, log_weight, at.x_ve, view.sigma_ve, step)

@@ -63,6 +63,7 @@ def preset(mode: str, c: float = PAPERS_C, difference: DifferenceStep | None = N
             skip_below=balanced.SKIP_BELOW,
             conditional=True,
             max_deviations=balanced.MAX_DEVIATIONS,
+            serves=balanced.SERVES,
         )
     if mode == "fast":
         schedule = UncertaintySchedule(c)

@@ -5,8 +5,8 @@
 - alpha is measured per sample, by how much of the predicted gain in log w comes true.
 - The shift is made to fit the sampler's step, which is coarse.
 - The run's initial noise is drawn from w p too.
-- Late steps go on with the last shift, at no cost; the second evaluation takes the conditional
-  branch.
+- What one step has measured serves the next two, down to two thirds of its noise level, and what
+  the last has measured all late ones. The second evaluation takes the conditional branch.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ from ..contracts import Denoiser, LogWeight, check_finite_model, checked_value_a
 from ..distilled import FEW_STEPS, gives_finished_images
 from ..finite_difference import rms
 from ..shapes import Latents, PerSample
-from ..step_correction import slope_along
+from ..step_correction import MOST_SERVED, Measurement, Start, slope_along
 from ..ve import per_sample
 from .base import Guided, StartCost, Step, finish, predicted_gain, times_sigma2
 from .lags import LAGS
 
 SKIP_BELOW = 0.15
+SERVES = 0.64  # of the noise level; at 30 steps that is two evaluations more, at 10 none or one
 MAX_DEVIATIONS = 4.0
 
 
@@ -39,6 +40,8 @@ class Balanced(LAGS):
             where an approximation around the denoised sample ends; None for no limit.
         fits_step: whether the shift is made to fit the sampler's step, see ``RunState.share``.
         tilts_start: as for ``Method``.
+        serves: the share of its noise level down to which a measurement serves; 1 is one in every
+            guided step. In few steps it is 1.
         may_be_distilled: whether to ask at the start if the model gives finished images; a few
             steps without classifier-free guidance are how such models are run.
         distilled: [B] the answer, see ``gives_finished_images``; None where nobody asked.
@@ -49,6 +52,7 @@ class Balanced(LAGS):
     max_deviations: float | None = None
     fits_step: bool = True
     tilts_start: bool = True
+    serves: float = 1.0
     may_be_distilled: bool = False
     distilled: Tensor | None = None
     name = "LAGS, balanced"
@@ -57,6 +61,46 @@ class Balanced(LAGS):
         super().__post_init__()
         if self.max_deviations is not None and not self.max_deviations > 0:
             raise ValueError(f"max_deviations is {self.max_deviations}; expected above 0, or None.")
+        if not 0 < self.serves <= 1:
+            raise ValueError(f"serves is {self.serves}; expected above 0 and at most 1.")
+
+    def __call__(
+        self,
+        denoiser: Denoiser,
+        log_weight: LogWeight,
+        x: Latents,
+        sigma_ve: PerSample,
+        step: Step | None = None,
+    ) -> Guided:
+        """One evaluation; arguments as for ``Method``."""
+        step = step or Step()
+        state, step.cost = step.state, self.cost(sigma_ve)
+        if step.is_start:
+            return super().__call__(denoiser, log_weight, x, sigma_ve, step)
+        foreseen = None
+        if state.start is not None and not step.is_watched:
+            foreseen = step.denoised = state.start.foreseen(x, sigma_ve)
+        state.start = None
+        guided, record = self._guided(denoiser, log_weight, x, sigma_ve, step)
+        calls = record.model_calls - (foreseen is not None)
+        return guided, replace(record, model_calls=calls)
+
+    def _guided(
+        self, denoiser: Denoiser, log_weight: LogWeight, x: Latents, sigma_ve: PerSample, step: Step
+    ) -> Guided:
+        """By a measurement here, by the last one, or by what is left of it where none is due."""
+        if not step.cost.is_guided:
+            return self.skip(denoiser, x, sigma_ve, step)
+        measured = step.state.measured
+        if measured is not None:
+            due, cost = measured.is_due(x, sigma_ve, self.serves), step.cost
+            step.cost = replace(cost, active=cost.active & due, second=cost.second & due)
+            if not step.cost.is_guided:
+                step.state.measured = replace(measured, served=measured.served + 1)
+                guided, record = self.skip(denoiser, x, sigma_ve, step)
+                alpha, log_w = measured.alpha, measured.log_w
+                return guided, replace(record, active=True, alpha=alpha, log_w=log_w)
+        return self.guide(denoiser, log_weight, x, sigma_ve, step)
 
     def guide(
         self, denoiser: Denoiser, log_weight: LogWeight, x: Latents, sigma_ve: PerSample, step: Step
@@ -76,24 +120,29 @@ class Balanced(LAGS):
         continued = self.difference.continued(tilt, sigma_ve, j)
         factor = continued * torch.minimum(alpha, self._limit(bounded, seen, sigma_ve, continued))
         shift = self.limited(per_sample(factor, x) * seen, denoised)
+        # What the start has found serves the first step, which is at the same noise.
+        state, served = step.state, torch.full_like(j, -1.0 if step.is_start else 0.0)
+        found = Measurement(sigma_ve.float(), shift, j, alpha, log_w, served)
+        state.measured = found.where(step.cost.active, state.measured)
         if step.is_start:
             step.cost = replace(step.cost, values=2 * step.cost.values)
-            step.state.keep = 1.0
+            state.keep = 1.0
+            state.start = Start(x, sigma_ve, denoised, shift, j) if self.serves < 1 else None
             return finish(denoised, shift, sigma_ve, step, log_w, gain, alpha, onto=x)
-        step.state.cache(shift, sigma_ve, j)
-        return finish(denoised, self._fitted(shift, j, step), sigma_ve, step, log_w, gain, alpha)
+        shift = self._fitted(*state.measured.now(sigma_ve), step)
+        return finish(denoised, shift, sigma_ve, step, log_w, gain, state.measured.alpha)
 
     def skip(self, denoiser: Denoiser, x: Latents, sigma_ve: PerSample, step: Step) -> Guided:
-        """The cached shift, as far as it has fallen by now; nothing is evaluated for it.
+        """The shift that the last measurement says; nothing is evaluated for it.
 
         What is undecided below the noise levels that are guided is little where the data vary much,
         and most of what is to be decided where they vary little.
         """
         denoised, record = super().skip(denoiser, x, sigma_ve, step)
-        cached = None if step.is_start else step.state.cached(x, sigma_ve)
-        if cached is None:
+        step.state.v, measured = None, step.state.measured
+        if step.is_start or measured is None or measured.shift.shape != x.shape:
             return denoised, record
-        shift = self._fitted(*cached, step)
+        shift = self._fitted(*measured.now(sigma_ve), step)
         record = replace(record, shift_rms=rms(shift), denoised_rms=rms(denoised))
         return (denoised.float() + shift).to(denoised.dtype), record
 
@@ -104,7 +153,7 @@ class Balanced(LAGS):
         """
         if not (self.fits_step and step.draws_noise and step.keep < 1) or step.is_start:
             return v
-        midway = step.state.midway(v)
+        midway = step.state.midway(v, step.cost.active)
         if self.distilled is None:
             return midway
         return torch.where(per_sample(self.distilled, v), v, midway)
@@ -137,7 +186,9 @@ class Balanced(LAGS):
 
     def in_steps(self, steps: int, branches: int) -> Balanced:
         """The method for a run of so many steps, with so many branches of guidance."""
-        return replace(self, may_be_distilled=steps <= FEW_STEPS and branches == 1)
+        few = steps <= FEW_STEPS
+        serves = 1.0 if few else self.serves
+        return replace(self, may_be_distilled=few and branches == 1, serves=serves)
 
     def told(
         self, denoiser: Denoiser, x: Latents, sigma_ve: PerSample, step: Step | None = None
@@ -179,10 +230,22 @@ class Balanced(LAGS):
             record = replace(record, model_calls=record.model_calls + 1)  # that ``told`` made
         return (moved if record.active else x), record
 
+    def measures(self, sigma_ve: PerSample, is_tilted: bool) -> Tensor:
+        """Where ``Measurement.is_due``; the start's is one."""
+        last, served, measured = sigma_ve[0] if is_tilted else None, -1, []
+        for sigma in sigma_ve:
+            due = last is None or bool(sigma / last <= self.serves) or served >= MOST_SERVED
+            last, served = (sigma, 0) if due else (last, served + 1)
+            measured.append(due)
+        return torch.tensor(measured, device=sigma_ve.device)
+
     def start_cost(self, sigma_ve: PerSample) -> StartCost:
-        """Two evaluations for the initial noise, the weight on both sides."""
+        """Two evaluations for the initial noise, the weight on both sides.
+
+        One of them says what the first step's would say, where measurements serve later steps.
+        """
         cost = self.cost(sigma_ve)
         if not cost.is_guided:
             return StartCost()
-        calls = 1 + cost.takes_second + self.may_be_distilled
+        calls = (self.serves == 1) + cost.takes_second + self.may_be_distilled
         return StartCost(calls, int(cost.takes_second), 1, 2 * cost.values)

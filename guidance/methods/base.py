@@ -51,6 +51,7 @@ class Step:
             denoiser.
         denoised: D(x), once it is known.
         is_start: whether the run's initial noise is drawn: then it is x that is moved, not D(x).
+        is_watched: whether the sampler looks into its own evaluation, so that it has to be made.
         cost: of the evaluation, which the method notes.
     """
 
@@ -59,6 +60,7 @@ class Step:
     own: Callable[[], Latents] | None = None
     denoised: Latents | None = None
     is_start: bool = False
+    is_watched: bool = False
     cost: Cost = field(init=False)
     state: RunState = field(default_factory=RunState)
     began: float = field(default_factory=time.perf_counter)
@@ -96,14 +98,19 @@ class Cost:
     second_share: float = 1.0
 
     @cached_property
+    def _any(self) -> tuple[bool, bool]:
+        guided, second = torch.stack([self.active.any(), self.second.any()]).tolist()
+        return guided, second
+
+    @property
     def is_guided(self) -> bool:
         """Whether any of them is."""
-        return bool(self.active.any())
+        return self._any[0]
 
-    @cached_property
+    @property
     def takes_second(self) -> bool:
         """Whether any of them takes a second evaluation."""
-        return bool(self.second.any())
+        return self._any[1]
 
 
 @dataclass(frozen=True)
@@ -204,6 +211,15 @@ class Method(ABC):
     def repeats(self, sigma_ve: PerSample) -> Tensor:
         """How often a step that starts at each of these noise levels is done, [N]."""
         return torch.ones_like(sigma_ve, dtype=torch.int)
+
+    def measures(self, sigma_ve: PerSample, is_tilted: bool) -> Tensor:
+        """In which of a run's guided steps anything is evaluated for it, [N]; others go on with it.
+
+        Args:
+            sigma_ve: [N] the run's noise levels, falling.
+            is_tilted: whether the initial noise was drawn from w p.
+        """
+        return torch.ones_like(sigma_ve, dtype=torch.bool)
 
     def start_cost(self, sigma_ve: PerSample) -> StartCost:
         """What it takes before the first step, which starts at sigma_ve [1]."""

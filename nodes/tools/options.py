@@ -100,7 +100,8 @@ class LAGSOptions(io.ComfyNode):
                     **dial(0, 0, 10),
                     tooltip="How many steps use the same cached gradient of the weight: 2 halves "
                     "the time of the decoder and the weight, 1 computes the gradient in every "
-                    "step. 0 as the mode sets it (fast 2, others 1).",
+                    "step, and balanced its second evaluation too. 0 as the mode sets it: fast 2, "
+                    "paper 1, balanced 1 to 3 by how fast the noise falls.",
                 ),
             ],
             outputs=[OptionsSocket.Output(display_name="options", tooltip="For a LAGS sampler.")],

@@ -172,18 +172,106 @@ def test_steps_that_are_not_guided_go_on_with_the_cached_shift() -> None:
         assert chain(method, std, levels, 1.0, draws=True)[0] == pytest.approx(expected, rel=0.02)
 
 
-def test_a_cached_shift_is_for_the_same_samples_at_less_noise() -> None:
-    state, shift, j = guidance.RunState(), torch.ones(2, 3), torch.tensor([0.5, 1.0])
-    assert state.cached(shift, sigmas(2, 0.1)) is None
-    state.cache(shift, sigmas(2, 1.0), j)
-    found = state.cached(shift, sigmas(2, 0.5))
-    assert found is not None
+def test_a_measurement_is_for_the_same_samples_at_less_noise() -> None:
+    shift, one = torch.ones(2, 3), torch.ones(2)
+    found = guidance.Measurement(one, shift, torch.tensor([0.5, 1.0]), one, one, 0 * one)
+    now, j = found.now(sigmas(2, 0.5))
     # Of variance 1 and of any: sigma^2 J is 1 / (1 + 4) against 1 / 2, and 1 / 4 against 1.
-    torch.testing.assert_close(found[0][:, 0], torch.tensor([0.4, 0.25]))
-    torch.testing.assert_close(found[1], torch.tensor([0.8, 1.0]))
-    later = state.cached(shift, sigmas(2, 2.0))
-    assert later is not None and not later[0].any(), "nothing is known of more noise"
-    assert state.cached(torch.ones(2, 4), sigmas(2, 0.5)) is None, "enlarged by the sampler"
+    torch.testing.assert_close(now[:, 0], torch.tensor([0.4, 0.25]))
+    torch.testing.assert_close(j, torch.tensor([0.8, 1.0]))
+    assert not found.now(sigmas(2, 2.0))[0].any(), "nothing is known of more noise"
+    for level, due in ((1.0, False), (0.8, False), (0.6, True), (2.0, True)):
+        assert found.is_due(shift, sigmas(2, level), 0.7).tolist() == [due, due], level
+    for served, due in ((1.0, False), (2.0, True)):
+        later = replace(found, served=torch.full((2,), served))
+        assert later.is_due(shift, sigmas(2, 0.8), 0.7).tolist() == [due, due]
+    assert found.is_due(shift, sigmas(2, 1.0), 1.0).all(), "in every step"
+    assert found.is_due(torch.ones(2, 4), sigmas(2, 1.0), 0.7).all(), "enlarged by the sampler"
+
+
+def run_of(
+    steps: int, rows: Tensor, method: Balanced, levels: Tensor | None = None
+) -> tuple[Tensor, guidance.Trace, Counted]:
+    """Euler's steps from given noise [B, 2] under a bent weight, as a run makes them."""
+    levels = karras_sigmas(steps, 0.03, 15.0) if levels is None else levels
+    weight = guidance.AutogradLogWeight(lambda x: -(x - 1).square().sum(dim=1), "bent")
+    trace, state, model = guidance.Trace(), guidance.RunState(), Counted(BASE.denoise)
+    method = method.in_steps(steps, 2)
+    x, sigma = rows * levels[0], levels[0].expand(len(rows))
+    x, record = method.tilted_start(model, weight, x, sigma, guidance.Step(state=state))
+    trace.add_start(record)
+    for sigma, lower in pairwise(levels):
+        step = guidance.Step(float(lower / sigma), False, state=state)
+        denoised, record = method(model, weight, x, sigma.expand(len(rows)), step)
+        trace.add(record)
+        x = denoised + lower / sigma * (x - denoised)
+    return x, trace, model
+
+
+NOISE = torch.randn(3, 2, generator=torch.Generator().manual_seed(5))
+
+
+@pytest.mark.parametrize(("steps", "most"), [(9, 6), (20, 7), (30, 7), (100, 24)])
+def test_a_run_measures_now_and_then_and_does_what_was_planned(steps: int, most: int) -> None:
+    method, levels = guidance.preset("balanced", difference=FULL), karras_sigmas(steps, 0.03, 15.0)
+    made = guidance.plan(method, levels, lambda s, noise, latent: latent + s * noise)
+    _, trace, model = run_of(steps, NOISE, method)
+    assert made.total_calls == trace.model_calls == model.calls
+    assert made.weight_calls == trace.weight_calls <= most
+    assert made.value_calls == trace.value_calls == trace.weight_calls + 1
+    assert made.active.tolist() == [record.active for record in trace.records]
+    assert trace.records[0].model_calls == 0, "D there follows from D at the noise that was moved"
+    _, textbook, _ = run_of(steps, NOISE, replace(method, serves=1.0))
+    assert textbook.weight_calls == 1 + int(made.active.sum())
+    assert textbook.model_calls == 2 + steps + int(made.active.sum())
+
+
+def test_few_steps_are_each_measured() -> None:
+    method = guidance.preset("balanced", difference=FULL)
+    assert method.in_steps(8, 2).serves == 1 > method.in_steps(9, 1).serves == method.serves
+    _, trace, model = run_of(8, NOISE, method)
+    assert all(record.weight_calls == record.active for record in trace.records)
+    assert model.calls == 8 + 2 + sum(record.active for record in trace.records)
+
+
+def test_a_batch_equals_its_singles() -> None:
+    """Also where its rows are at noise levels of which one is due and another is not."""
+    method = guidance.preset("balanced", difference=FULL)
+    together = run_of(20, NOISE, method)[0]
+    for row, alone in zip(NOISE, together, strict=True):
+        torch.testing.assert_close(run_of(20, row[None], method)[0][0], alone)
+
+    weight = guidance.AutogradLogWeight(lambda x: -(x - 1).square().sum(dim=1), "bent")
+    levels = torch.tensor([[4.0, 3.0, 3.0], [3.9, 1.0, 3.9], [0.9, 0.9, 0.01]])
+
+    def through(which: list[int]) -> Tensor:
+        state = guidance.RunState()
+        for sigma in levels:
+            step = guidance.Step(0.5, True, state=state)
+            guided, _ = method(BASE.denoise, weight, 4 * NOISE[which], sigma[which], step)
+        return guided
+
+    torch.testing.assert_close(through([0, 1, 2]), torch.cat([through([i]) for i in range(3)]))
+
+
+def test_d_of_a_moved_start_is_foreseen_where_it_is_the_moved_start() -> None:
+    x, move, sigma = NOISE * 4, NOISE, sigmas(3, 4.0)
+    start = guidance.Start(x, sigma, 0.5 * x, move, torch.full((3,), 0.5))
+    found = start.foreseen(x + move, sigma)
+    assert found is not None
+    torch.testing.assert_close(found, 0.5 * (x + move))
+    assert start.foreseen(x, sigma) is not None, "a mask may have kept it where it was"
+    assert start.foreseen(x + 1.1 * move, sigma) is None
+    assert start.foreseen(x + move, sigmas(3, 3.0)) is None
+    assert start.foreseen(torch.cat([x, x], dim=1), sigma) is None
+    method, weight = guidance.preset("balanced"), LinearLogWeight(torch.ones(2))
+    for watched in (False, True):
+        state, model = guidance.RunState(), Counted(BASE.denoise)
+        moved, _ = method.tilted_start(model, weight, x, sigma, guidance.Step(state=state))
+        _, record = method(
+            model, weight, moved, sigma, guidance.Step(is_watched=watched, state=state)
+        )
+        assert record.model_calls == watched == model.calls - 2
 
 
 def test_fine_steps_and_other_samplers_take_the_full_shift() -> None:
