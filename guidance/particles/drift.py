@@ -97,7 +97,9 @@ class MethodDrift:
             guidance = shift / per_sample(sigma_ve, shift) ** 2
         weight_calls = record.weight_calls + record.value_calls
         calls = record.model_calls, 0, weight_calls, record.weight_calls
-        return Proposal(plain, guidance, record.log_w, *calls, slope=step.state.j)
+        measured = step.state.measured
+        slope = None if measured is None else measured.j
+        return Proposal(plain, guidance, record.log_w, *calls, slope=slope)
 
     def cost(self, sigma_ve: PerSample) -> Cost:
         """The method's."""
