@@ -253,7 +253,10 @@ class Rails:
         self, net: Net, before: dict[Cell, Cell | None], depth: dict[Cell, int], end: Cell
     ) -> list[Cell]:
         """The cheapest way from anywhere on a net's wires to a cell, the cell of parting first."""
-        far = lambda cell: abs(end[0] - cell[0]) + abs(end[1] - cell[1])  # noqa: E731
+
+        def far(cell: Cell) -> int:
+            return abs(end[0] - cell[0]) + abs(end[1] - cell[1])
+
         queue: list[tuple[float, float, Cell, Way]] = []
         came: dict[tuple[Cell, Way], tuple[Cell, Way] | None] = {}
         best: dict[tuple[Cell, Way], float] = {}
@@ -323,9 +326,9 @@ class Rails:
                 if len(ways[cell]) == 1:
                     continue
                 if cell not in numbers:
-                    x, y = cell[0] * PITCH, heights.get(cell, cell[1] * PITCH)
+                    x, y = cell[0] * PITCH, round(heights.get(cell, cell[1] * PITCH))
                     number = len(made) + 1
-                    numbers[cell] = {"id": number, "pos": [x, round(y)], "linkIds": []}
+                    numbers[cell] = {"id": number, "pos": [x, y], "linkIds": []}
                     if parent is not None:
                         numbers[cell]["parentId"] = parent
                     made.append(numbers[cell])
