@@ -17,6 +17,7 @@ PITCH = 20  # pixels between two wires side by side, as between two sockets
 TITLE = 30  # height of a node's title, above its position
 CLEAR = 10  # pixels from a node to the nearest wire; below it more, for pages that draw it taller
 BELOW = 55
+BULGE = 16  # how far a wire that bends swings out
 STEEP, LONG = 1.2, 500  # of a wire that needs no way: its rise per run, and its run
 LETTER = 13  # width of a letter in a group's title
 # Costs, in steps of the grid: a bend, another's wire crossed, a step on it, a step near a node.
@@ -93,13 +94,13 @@ def spline(start: tuple[float, float], end: tuple[float, float]) -> list[tuple[f
 def title_of(group: Json) -> Box:
     """Where a group's title stands, and what a wire needs that bends beside it."""
     x, y, *_ = group["bounding"]
-    return x - CLEAR, y - CLEAR - 2, x + LETTER * len(group["title"]) + 20, y + 35
+    return x - CLEAR, y - BULGE, x + LETTER * len(group["title"]) + 20, y + 35
 
 
 def obstacles(workflow: Json, around: float = 1, below: float = 1) -> list[Box]:
-    """What no wire may cross, with so much room around nodes."""
+    """What no wire may cross, with so much room around nodes: above titles that of a bend."""
     boxes = [box_of(node) for node in workflow["nodes"]]
-    boxes = [(x - around, y - around, u + around, v + below) for x, y, u, v in boxes]
+    boxes = [(x - around, y - BULGE, u + around, v + below) for x, y, u, v in boxes]
     return boxes + [title_of(group) for group in workflow["groups"]]
 
 
@@ -252,7 +253,10 @@ class Rails:
         self, net: Net, before: dict[Cell, Cell | None], depth: dict[Cell, int], end: Cell
     ) -> list[Cell]:
         """The cheapest way from anywhere on a net's wires to a cell, the cell of parting first."""
-        far = lambda cell: abs(end[0] - cell[0]) + abs(end[1] - cell[1])  # noqa: E731
+
+        def far(cell: Cell) -> int:
+            return abs(end[0] - cell[0]) + abs(end[1] - cell[1])
+
         queue: list[tuple[float, float, Cell, Way]] = []
         came: dict[tuple[Cell, Way], tuple[Cell, Way] | None] = {}
         best: dict[tuple[Cell, Way], float] = {}
@@ -322,9 +326,9 @@ class Rails:
                 if len(ways[cell]) == 1:
                     continue
                 if cell not in numbers:
-                    x, y = cell[0] * PITCH, heights.get(cell, cell[1] * PITCH)
+                    x, y = cell[0] * PITCH, round(heights.get(cell, cell[1] * PITCH))
                     number = len(made) + 1
-                    numbers[cell] = {"id": number, "pos": [x, round(y)], "linkIds": []}
+                    numbers[cell] = {"id": number, "pos": [x, y], "linkIds": []}
                     if parent is not None:
                         numbers[cell]["parentId"] = parent
                     made.append(numbers[cell])
