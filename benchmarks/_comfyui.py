@@ -93,6 +93,11 @@ KL: dict[str, Any] = {
 QWEN = "Qwen-Image"
 WAN: dict[str, Any] = {"temperal_downsample": [False, True, True], "dim": 96, "z_dim": 16}
 
+ENCODERS = {  # CLIP's image sides: layers, width, heads, patch, projection
+    "ViT-L": (24, 1024, 16, 14, 768),
+    "ViT-H": (32, 1280, 16, 14, 1024),
+}
+
 
 def import_comfyui(root: Path, scratch: Path, cpu: bool = True) -> None:
     """Make ComfyUI importable, its model folders below ``scratch``; on the CPU, or anywhere."""
@@ -117,6 +122,26 @@ def unet(family: str, side: int, dtype: torch.dtype = HALF) -> Work:
     pooled = _empty(1, 2816) if "adm_in_channels" in config else None
     timestep = torch.empty(1, device="meta")
     return count(lambda x: net(x, timestep, context=context, y=pooled), x)
+
+
+def image_side(name: str) -> Any:
+    """A network of ``ENCODERS`` on the meta device, as transformers has it."""
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    layers, width, heads, patch, projection = ENCODERS[name]
+    sizes = {"hidden_size": width, "intermediate_size": 4 * width, "patch_size": patch}
+    counts = {"num_hidden_layers": layers, "num_attention_heads": heads}
+    with torch.device("meta"):
+        config = CLIPVisionConfig(**sizes, **counts, projection_dim=projection)
+        return CLIPVisionModelWithProjection(config).eval().requires_grad_(False)
+
+
+def encoder(name: str) -> Work:
+    """An image side at its own size, with all its layers kept."""
+    net = image_side(name).to(HALF)
+    return count(
+        lambda images: net(pixel_values=images.to(HALF)).image_embeds, _empty(1, 3, 224, 224)
+    )
 
 
 def decoder(

@@ -19,17 +19,13 @@ from torch import Tensor
 
 from ..guidance import DPS, MODES, FreeDoM, LiDAR, Method, plan, preset
 from ..rewards import ColourReward, Weight
-from ._comfyui import KL, UNETS, WAN
+from ._comfyui import KL, UNETS, WAN, image_side
 
 Weights = Mapping[str, Tensor]
 Row = dict[str, Any]
 GB = 1e9
 WIDTHS = {"SD1.5": (768, 0), "SDXL": (2048, 1280)}  # of a prompt's tokens; of its pooled output
 TAESD_FILES = {"SD1.5": "taesd_decoder", "SDXL": "taesdxl_decoder"}
-ENCODERS = {  # CLIP's image sides: layers, width, heads, patch, projection
-    "ViT-L": (24, 1024, 16, 14, 768),
-    "ViT-H": (32, 1280, 16, 14, 1024),
-}
 OTHERS: dict[str, Method] = {
     "DPS": DPS(),
     "FreeDoM": FreeDoM(),
@@ -88,17 +84,10 @@ def make_taesd(family: str, folder: Path) -> Path:
 
 def make_encoder(name: str, folder: Path) -> Path:
     """CLIP's image side of a size, as transformers saves it."""
-    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
-
-    layers, width, heads, patch, projection = ENCODERS[name]
-    sizes = {"hidden_size": width, "intermediate_size": 4 * width, "patch_size": patch}
-    counts = {"num_hidden_layers": layers, "num_attention_heads": heads}
-    config = CLIPVisionConfig(**sizes, **counts, projection_dim=projection)
-    with torch.device("meta"):
-        shapes = CLIPVisionModelWithProjection(config).state_dict()
-    kept = {k: v for k, v in shapes.items() if not k.endswith("position_ids")}
+    net = image_side(name)
+    kept = {k: v for k, v in net.state_dict().items() if not k.endswith("position_ids")}
     path = save(folder / name / "model.safetensors", ("", random_weights(kept)))
-    (path.parent / "config.json").write_text(json.dumps(config.to_dict()), encoding="utf-8")
+    (path.parent / "config.json").write_text(json.dumps(net.config.to_dict()), encoding="utf-8")
     return path
 
 

@@ -2,9 +2,10 @@
 
 ComfyUI's own UNets and decoders run on the meta device, which computes nothing: no GPU, no weights.
 Arithmetic is torch's FLOP count, two for a multiply-add. The network of a preference model comes on
-top of the guided rows. Memory is for one image: what is kept between forward and backward, and the
-most that is alive at one time, neither with the weights nor with what kernels take; in half
-precision, unless a row says float32.
+top of the guided rows of the second table. Memory is for one image: what is kept between forward
+and backward, and the most that is alive at one time, neither with the weights nor with what kernels
+take; in half precision, unless a row says float32. The last table is what each mode costs over
+plain sampling as it is, with and without TAESD's file, the network of PickScore counted.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,14 @@ import torch
 
 from ..demo.sampler import karras_sigmas
 from ..guidance import MODES, plan, preset
-from ._comfyui import QWEN, Work, decoder, import_comfyui, unet
+from ._comfyui import ENCODERS, QWEN, Work, decoder, encoder, import_comfyui, unet
 from ._report import parser, report
 
 SIDES = {"SD1.5": 512, "SDXL": 1024}  # of the image, in pixels
 SIGMAS = (0.0292, 14.6146)  # of both
 DECODERS = ("vae", "taesd", "latent-rgb")
 DECODE_SIDES = (0, 448, 256)  # full, for an encoder of 224, for colour
+STEPS = (4, 8, 20, 30)  # of the runs that users ask about
 ROWS = 2  # of the UNet in one evaluation: with the prompt, and without
 
 
@@ -117,6 +119,42 @@ def rows_of(
     return rows
 
 
+def usual_rows(
+    family: str, unet: Work, decoder_of: Callable[[str, int], Work], network: Work
+) -> list[dict[str, Any]]:
+    """What each mode costs over plain, in few and many steps, as it is unless something is chosen.
+
+    Args:
+        family: one of ``SIDES``.
+        unet: of one of its rows.
+        decoder_of: as in ``rows_of``.
+        network: of a preference model.
+    """
+    nothing = Work(0, 0, 0, 0, 0)
+    weights = {"colour": (256, nothing), "PickScore": (448, network)}
+    rows = []
+    for weight, (side, own) in weights.items():
+        for mode in MODES:
+            # The paper's mode takes the VAE at full size by itself.
+            ways = [("vae", 0)] if mode == "paper" else [("taesd", side), ("vae", side)]
+            for name, decode_side in ways:
+                look = both(decoder_of(name, decode_side), own)
+                row = {"model": family, "weight": weight, "mode": mode, "decoder": name}
+                row["decoded at"] = decode_side or SIDES[family]
+                for steps in STEPS:
+                    table = runs(steps)
+                    plain = tflop(table["plain"], unet, nothing)
+                    row[f"{steps} steps"] = round(tflop(table[mode], unet, look) / plain, 2)
+                rows.append(row)
+    return rows
+
+
+def both(decoder: Work, network: Work) -> Work:
+    """The arithmetic of a decoder and of what looks at its image."""
+    forward, backward = decoder.forward + network.forward, decoder.backward + network.backward
+    return replace(decoder, forward=forward, backward=backward)
+
+
 def sizes(decoder: str, side: int) -> list[int]:
     """The sizes of the table; latent-rgb is small already."""
     if decoder in ("", "latent-rgb"):
@@ -156,7 +194,9 @@ def main(arguments: list[str]) -> None:
     root = Path(os.environ["COMFYUI_PATH"])
     with tempfile.TemporaryDirectory(prefix="lags-cost-", ignore_cleanup_errors=True) as folder:
         import_comfyui(root, Path(folder))
-        networks, rows = [], []
+        networks, rows, usual = [], [], []
+        encoders = {name: encoder(name) for name in ENCODERS}
+        networks += [network_row("", name, 224, work) for name, work in encoders.items()]
         for family in choice.families:
             side = SIDES[family]
             network = unet(family, side)
@@ -167,6 +207,7 @@ def main(arguments: list[str]) -> None:
                     works[name, size] = work = decoder(name, family, side, size)
                     networks.append(network_row(family, name, size or seen_at(name, side), work))
             rows += rows_of(family, runs(choice.steps), network, lambda *key, w=works: w[key])
+            usual += usual_rows(family, network, lambda *key, w=works: w[key], encoders["ViT-H"])
         for label, family, dtype in (
             ("vae, float32", choice.families[-1], torch.float32),
             ("vae", QWEN, torch.float16),
@@ -178,3 +219,5 @@ def main(arguments: list[str]) -> None:
     report(networks, choice.json and choice.json.with_suffix(".networks.json"))
     print()
     report(rows, choice.json)
+    print()
+    report(usual, choice.json and choice.json.with_suffix(".usual.json"))

@@ -18,9 +18,8 @@ from typing import Any
 import torch
 
 from ..guidance import MODES
-from ._comfyui import import_comfyui
+from ._comfyui import ENCODERS, import_comfyui
 from ._full_size import (
-    ENCODERS,
     METHODS,
     WIDTHS,
     encoder_parts,

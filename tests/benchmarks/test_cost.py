@@ -64,6 +64,18 @@ def test_the_table_has_every_method_decoder_and_size() -> None:
     assert {row["decoded at"] for row in paper} == {1024, 448, 256, 128}
 
 
+def test_what_users_pay_counts_the_network_and_every_number_of_steps() -> None:
+    network = Work(forward=1.0, backward=1.5, saved=0, peak=0, value=0)
+    rows = cost.usual_rows("SDXL", UNET, lambda name, side: DECODER, network)
+    assert len(rows) == 2 * (2 + 2 + 1), "weights x (balanced and fast with two decoders, paper)"
+    by = {(row["weight"], row["mode"], row["decoder"]): row for row in rows}
+    assert {row["decoded at"] for row in rows} == {256, 448, 1024}
+    paper = {weight: by[weight, "paper", "vae"]["20 steps"] for weight in ("colour", "PickScore")}
+    assert paper == pytest.approx({"colour": 2 + 1.2 / 4, "PickScore": 2 + 3.7 / 4}, abs=0.006)
+    balanced = by["PickScore", "balanced", "taesd"]
+    assert balanced["4 steps"] > balanced["8 steps"] > balanced["30 steps"] > 1
+
+
 # ---- memory -------------------------------------------------------------------------------------
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import folder_paths
 import pytest
 import torch
+from lags_pack.benchmarks import _comfyui
 from lags_pack.benchmarks import _full_size as full
 from lags_pack.runtime.decoders import APPROXIMATE, Decoding, decoder_of
 
@@ -23,7 +24,7 @@ def loaded(sd15, tmp_path, monkeypatch) -> full.Loaded:
 
 @pytest.fixture
 def encoder(tmp_path, monkeypatch) -> Path:
-    monkeypatch.setitem(full.ENCODERS, "tiny", (1, 32, 2, 14, 16))
+    monkeypatch.setitem(_comfyui.ENCODERS, "tiny", (1, 32, 2, 14, 16))
     return full.make_encoder("tiny", tmp_path)
 
 
