@@ -76,9 +76,11 @@ def test_a_run_between_two_steps_is_part_of_the_whole():
 def test_a_run_that_adds_no_noise_tilts_no_start():
     tilted, going_on = schedule(ASKED), schedule({**ASKED, "add_noise": "disable"})
     assert tilted["model_calls"] - going_on["model_calls"] in (0, 2)
-    balanced = {**ASKED, "mode": "balanced", "c": 1.0}
-    start = schedule(balanced)["model_calls"]
-    assert start - schedule({**balanced, "add_noise": "disable"})["model_calls"] == 2
+    few = {**ASKED, "mode": "balanced", "c": 1.0, "steps": 8}
+    more = {**few, "steps": 20}
+    for asked, calls in ((few, 2), (more, 0)):  # the start's measurement is the first step's
+        start = schedule(asked)["model_calls"]
+        assert start - schedule({**asked, "add_noise": "disable"})["model_calls"] == calls
 
 
 @pytest.mark.parametrize("method", [None, {"type": "LAGSMethodMPGD", "rho": 1.0}])

@@ -111,6 +111,15 @@ def test_second_forward_is_hidden_from_cfg_plus_plus(case, sampler):
     torch.testing.assert_close(same, plain, rtol=1e-4, atol=1e-4)
 
 
+@on("demo")
+@pytest.mark.parametrize(("sampler", "own"), [("euler", 0), ("dpmpp_2m", 0), ("euler_cfg_pp", 1)])
+def test_the_first_evaluation_is_foreseen_unless_the_sampler_looks_into_it(case, sampler, own):
+    model, calls = counted(case.model)
+    _, trace = case.lags(model=model, sampler_name=sampler, steps=12, mode="balanced", cfg=1.0)
+    assert trace.records[0].model_calls == own and trace.records[0].shift_rms is not None
+    assert len(calls) == trace.model_calls
+
+
 def test_a_weight_of_strength_zero_is_ksampler_too(case):
     model, calls = counted(case.model)
     plain = case.ksampler(model=model)
