@@ -15,7 +15,7 @@ from .ve import per_sample
 # ``bench exact`` changes by more than 3 % for 2 or more; a network whose J is no covariance can
 # give any number.
 MOST_SLOPE = 2.0
-MOST_SERVED = 2  # evaluations after the one that measured
+MOST_SERVED = 1  # evaluations after the one that measured
 
 
 def slope_along(v: Latents, full_shift: Latents, sigma_ve: PerSample) -> PerSample:

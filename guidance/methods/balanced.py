@@ -5,7 +5,7 @@
 - alpha is measured per sample, by how much of the predicted gain in log w comes true.
 - The shift is made to fit the sampler's step, which is coarse.
 - The run's initial noise is drawn from w p too.
-- What one step has measured serves the next two, down to two thirds of its noise level, and what
+- What one step has measured serves the next one, down to two thirds of its noise level, and what
   the last has measured all late ones. The second evaluation takes the conditional branch.
 """
 
@@ -27,7 +27,7 @@ from .base import Guided, StartCost, Step, finish, predicted_gain, times_sigma2
 from .lags import LAGS
 
 SKIP_BELOW = 0.15
-SERVES = 0.64  # of the noise level; at 30 steps that is two evaluations more, at 10 none or one
+SERVES = 0.64  # of the noise level; at 30 steps that is the next evaluation, at 10 mostly none
 MAX_DEVIATIONS = 4.0
 
 

@@ -88,7 +88,7 @@ WITHIN = {  # percent of the exact shift that ``balanced`` may miss, by sampler 
 }
 
 
-HELD = {"two points": 20, "skewed": 9}  # where J falls faster, or slower, than a Gaussian's
+HELD = {"two points": 15, "skewed": 8}  # where J falls faster, or slower, than a Gaussian's
 
 
 @pytest.mark.parametrize(("sampler", "steps"), WITHIN)
@@ -103,7 +103,7 @@ def test_a_linear_weight_gets_its_shift(name: str, sampler: str, steps: int) -> 
     most = WITHIN[sampler, steps]
     assert every["shift %"] == pytest.approx(100, abs=most)
     assert held["shift %"] == pytest.approx(100, abs=max(most, HELD.get(name, most)))
-    assert every["model calls"] < 1.95 * steps and held["weight calls"] <= 7
+    assert every["model calls"] < 1.95 * steps and held["weight calls"] <= 10
 
 
 @pytest.mark.parametrize("name", [name for name in exact.PROBLEMS if name != "convex, variance 1"])

@@ -182,7 +182,7 @@ def test_a_measurement_is_for_the_same_samples_at_less_noise() -> None:
     assert not found.now(sigmas(2, 2.0))[0].any(), "nothing is known of more noise"
     for level, due in ((1.0, False), (0.8, False), (0.6, True), (2.0, True)):
         assert found.is_due(shift, sigmas(2, level), 0.7).tolist() == [due, due], level
-    for served, due in ((1.0, False), (2.0, True)):
+    for served, due in ((0.0, False), (1.0, True)):
         later = replace(found, served=torch.full((2,), served))
         assert later.is_due(shift, sigmas(2, 0.8), 0.7).tolist() == [due, due]
     assert found.is_due(shift, sigmas(2, 1.0), 1.0).all(), "in every step"
@@ -211,7 +211,7 @@ def run_of(
 NOISE = torch.randn(3, 2, generator=torch.Generator().manual_seed(5))
 
 
-@pytest.mark.parametrize(("steps", "most"), [(9, 6), (20, 7), (30, 7), (100, 24)])
+@pytest.mark.parametrize(("steps", "most"), [(9, 6), (20, 7), (30, 10), (100, 34)])
 def test_a_run_measures_now_and_then_and_does_what_was_planned(steps: int, most: int) -> None:
     method, levels = guidance.preset("balanced", difference=FULL), karras_sigmas(steps, 0.03, 15.0)
     made = guidance.plan(method, levels, lambda s, noise, latent: latent + s * noise)
