@@ -279,8 +279,9 @@ def row(
     ruler: Sequence[Kept],
     hard: Tensor,
     real: Real,
+    plain: Measured | None = None,
 ) -> dict[str, Any]:
-    """One line of the table; errors are over prompts."""
+    """One line of the table; errors are over prompts, those of gains over plain over pairs."""
     share = found.fulfilled.mean(dim=1)
     pairs = zip(kept, ruler, strict=False)
     return {
@@ -297,6 +298,7 @@ def row(
         "judge": float(found.log_fulfilled.mean()),
         "judge +-": error(found.log_fulfilled.mean(dim=1)),
         "subject %": 100 * float(found.subject[~hard].mean()) if not bool(hard.all()) else None,
+        **_gains(found, plain),
         "fulfilled %": 100 * float(share.mean()),
         "fulfilled +-": 100 * error(share),
         "hard %": 100 * float(share[hard].mean()) if bool(hard.any()) else None,
@@ -305,6 +307,15 @@ def row(
         "diversity": mean(pairwise_distance(each) for each in found.features),
         "images": found.score.numel(),
     }
+
+
+def _gains(found: Measured, plain: Measured | None) -> dict[str, float]:
+    """What the judge says more than of plain images of the same prompts and noise."""
+    if plain is None:
+        return {}
+    gain = found.log_fulfilled.mean(dim=1)
+    gain = gain - plain.log_fulfilled[: len(gain)].mean(dim=1)
+    return {"judge gain": float(gain.mean()), "gain +-": error(gain)}
 
 
 def rows_of(
@@ -322,12 +333,13 @@ def rows_of(
         )
     hard = torch.tensor([prompt.is_hard for prompt in asked])
     rulers = {setting.label: drawn for setting, drawn in kept.items() if setting.method == RULER}
-    rows = []
+    rows, plain = [], None
     for setting, drawn in kept.items():
         count = len(drawn)
         ruler = rulers.get(setting.label, next(iter(rulers.values()), drawn))
         found = measured(bench, asked[:count], drawn)
-        rows.append(row(setting, found, drawn, ruler, hard[:count], bench.real))
+        plain = found if setting.method == PLAIN else plain
+        rows.append(row(setting, found, drawn, ruler, hard[:count], bench.real, plain))
     return rows
 
 
