@@ -291,7 +291,7 @@ def counted(
     shapes_alone = FakeTensorMode(allow_non_fake_inputs=True) if fake else nullcontext()
     with torch.inference_mode(False), shapes_alone, layers_kept(True):
         given = torch.empty(shape, device=None if fake else META, requires_grad=back)
-        with torch.set_grad_enabled(back), Count() as forward:
+        with torch.enable_grad() if back else torch.no_grad(), Count() as forward:
             made = run(given)
         with Count() as backward:
             if back:
