@@ -88,11 +88,8 @@ WITHIN = {  # percent of the exact shift that ``balanced`` may miss, by sampler 
 }
 
 
-HELD = {
-    "two points": 15,
-    "skewed": 8,
-    "uniform": 7,
-}  # where J falls faster, or slower, than a Gaussian's
+# Where J falls faster, or slower, than a Gaussian's.
+HELD = {"two points": 15, "skewed": 8, "uniform": 7}
 
 
 @pytest.mark.parametrize(("sampler", "steps"), WITHIN)
