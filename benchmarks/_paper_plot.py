@@ -26,17 +26,18 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
                     (row for row in mine if row["method"] == name), key=lambda row: row["nats"]
                 )
                 axes.errorbar(
-                    [row["judge"] for row in points],
+                    [row["fulfilled %"] for row in points],
                     [row[column] for row in points],
-                    xerr=[row["judge +-"] for row in points],
+                    xerr=[row["fulfilled +-"] for row in points],
                     marker=MARKERS[i % len(MARKERS)],
                     ms=5,
                     lw=0.8,
                     color=COLOURS["light"][i % 6],
                     label=name,
                 )
-            axes.set_yscale("log")
             axes.set_ylabel(label)
-        panels[1].set_xlabel("judge: log p(all that was asked for)")
+        panels[0].set_yscale("log", base=2)
+        panels[0].yaxis.set_major_formatter("{x:g}")
+        panels[1].set_xlabel("judge: images with all that was asked for, percent")
         panels[0].legend(ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.0), fontsize=7)
         made.savefig(path)
