@@ -12,6 +12,7 @@ const WORDS = {
   fit: ["as many as fit", "尽可能多", "入るだけ", "autant que possible", "so viele wie passen"],
   all: ["all", "全部", "すべて", "toutes", "alle"],
   auto: ["automatic", "自动", "自動", "automatique", "automatisch"],
+  data: ["by the data", "随数据", "データによる", "selon les données", "nach den Daten"],
   fresh: ["fresh noise", "全新噪声", "新しいノイズ", "bruit neuf", "neues Rauschen"],
 };
 const LANGUAGES = ["en", "zh", "ja", "fr", "de"];
@@ -33,7 +34,7 @@ const OF_NODE = {
   },
   LAGSScoreImages: { top_k: { 0: "all" } },
   LAGSSearchSampler: { radius: { 0: "fresh" } },
-  LAGSMMSOLD: { smoothing: { 0: "off" }, rank: { 0: "auto" } },
+  LAGSMMSOLD: { smoothing: { "-1": "data", 0: "off" }, rank: { 0: "auto" } },
 };
 const OF_ALL = { strength: { 0: "off" }, auto_nats: { 0: "hand" } };
 
