@@ -18,7 +18,8 @@ NAMES = {
     "comfy.cli_args": "args",
     "comfy.k_diffusion.sampling": "default_noise_sampler get_sigmas_karras",
     "comfy.latent_formats": "Flux Flux2 LatentFormat SD15 SD3 SDXL",
-    "comfy.ldm.modules.diffusionmodules.model": "Decoder",
+    "comfy.ldm.modules.diffusionmodules.model": "Decoder pytorch_attention",
+    "comfy.ldm.modules.diffusionmodules.openaimodel": "UNetModel",
     "comfy.ldm.wan.vae": "Decoder3d",
     "comfy.model_base": "BaseModel ModelType.EDM ModelType.V_PREDICTION",
     "comfy.model_management": (

@@ -309,6 +309,8 @@ def on_meta(net: nn.Module) -> Any:
         memo |= {id(vars(module)[name]): None for name in OFFLOADING if name in vars(module)}
     made = copy.deepcopy(net, memo)
     for module in made.modules():
+        module._forward_hooks.clear()  # another pack's are not for this
+        module._forward_pre_hooks.clear()
         for name in OFFLOADING:
             vars(module).pop(name, None)
         if hasattr(module, "weight_function"):

@@ -40,6 +40,7 @@ SOURCES = {
     "LAGS_METHOD": ("LAGSMethodDPS", 0),
     "LAGS_OPTIONS": ("LAGSOptions", 0),
     "LAGS_TRACE": ("LAGSKSampler", 1),
+    "LAGS_SWEEP": ("LAGSSweep", 4),
 }
 NUMBERS = [math.nan, math.inf, -math.inf, 0, -0.0, -1, 1, 0.5, 2**31, -(2**63), 2**64 - 1, 2**64]
 NUMBERS += [10**9, 10**30, 1e-300, 1e300, -1e38, 3, True, False, 16, 7]

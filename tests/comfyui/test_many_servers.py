@@ -129,8 +129,7 @@ def test_noise_drawn_for_the_whole_batch_is_another_in_a_part(name, server, othe
     assert np.abs(whole - split)[HALF:].max() > 50
 
 
-def test_an_automatic_strength_is_measured_over_what_is_sampled_together(server, other):
-    """Close, since it hangs little on which images; to be equal it is set by hand."""
+def test_an_automatic_strength_is_the_same_on_every_server(server, other):
+    """It is measured on quick images that neither the seed nor the batch changes."""
     whole, split = whole_and_split(server, other, lags("euler"), nats=3.0)
-    apart = np.abs(whole - split)
-    assert apart.max() > LEVELS and apart.mean() < 8
+    assert np.abs(whole - split).max() <= LEVELS

@@ -507,6 +507,6 @@ def test_search_beside_a_neighbour(case, name):
     neighbour = NEIGHBOURS[name](case, case.model)
     given = {"vae": case.vae, "weight": Weight.of(REWARD, 1.0), **case.settings}
     widgets = {"rounds": 1, "neighbours": 1, "radius": 0.0}
-    latent, (found,), _ = run_node(LAGSSearchSampler, model=neighbour, **given, **widgets)
+    latent, (found,), *_ = run_node(LAGSSearchSampler, model=neighbour, **given, **widgets)
     alone = case.ksampler(model=neighbour)
     assert torch.equal(latent["samples"], alone) or found > float(case.score(alone))

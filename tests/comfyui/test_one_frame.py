@@ -160,7 +160,7 @@ def test_inpainting_and_a_masked_weight(case):
 
 def test_search(case, plain):
     inputs = {"model": case.model, "vae": case.vae, "weight": RED, **case.settings}
-    latent, log_w, _ = run_node(LAGSSearchSampler, **inputs, rounds=0, neighbours=1, radius=0.0)
+    latent, log_w, *_ = run_node(LAGSSearchSampler, **inputs, rounds=0, neighbours=1, radius=0.0)
     assert torch.equal(latent["samples"], plain)
     (images,) = run_node(nodes.VAEDecode, vae=case.vae, samples=latent)
     assert log_w == pytest.approx(RED(images.clone().movedim(-1, 1)).tolist(), rel=1e-3)

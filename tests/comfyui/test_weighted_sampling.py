@@ -244,6 +244,6 @@ def test_differential_diffusion(case, pick):
 
 def test_guided_pictures_win_in_score_images(case, plain, pick):
     batch = torch.cat([plain, pictures(case, case.lags(weight=pick)[0])])
-    _, _, best, given = run_node(LAGSScoreImages, images=batch, weight=pick, top_k=1)
+    _, _, best, given, _ = run_node(LAGSScoreImages, images=batch, weight=pick, top_k=1)
     assert best >= 4, "the best of both is a guided one"
     assert sum(given[4:]) > sum(given[:4])

@@ -153,7 +153,12 @@ def check_said(found: list[str], said: str) -> None:
     ("kind", "key", "value", "said"),
     [
         ("LAGSLoadWeight", "widgets_values", ["symmetry", "diagonal", 50, 0], "axis = 'diagonal'"),
-        ("LAGSLoadWeight", "widgets_values", ["symmetry", "left-right", 50, -1], "= -1 outside"),
+        (
+            "LAGSLoadWeight",
+            "widgets_values",
+            ["symmetry", "left-right", 50, -200],
+            "= -200 outside",
+        ),
         ("LAGSLoadWeight", "widgets_values", ["taste"], "reward = 'taste'"),
         ("LAGSLoadWeight", "widgets_values", ["sharpness", "left-right", 50, 0], "4 values"),
         ("LAGSCombineWeights", "link", None, "weights.weight0 is not connected"),
