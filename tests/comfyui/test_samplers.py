@@ -423,7 +423,7 @@ def test_what_a_sampler_node_asks_for_arrives():
     known, seen = {field.name for kind in (SamplerInputs, Choices) for field in fields(kind)}, 0
     for node in NODES:
         asked = {given.id for given in node.define_schema().inputs}
-        if asked >= {"latent_image", "seed"}:
+        if asked >= {"latent_image", "positive"}:
             named = set(inspect.signature(node.execute).parameters)
             assert asked - named <= known, node.__name__
             assert not asked & named & known - {"method"}, "these would not arrive"
