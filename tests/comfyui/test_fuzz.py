@@ -96,12 +96,15 @@ def fault(error: dict[str, Any]) -> str | None:
     if not error.get("node_id") or not error.get("exception_message", "").strip():
         return f"no node or no message: {error}"
     frames = [frame.replace("\\", "/") for frame in error["traceback"]]
-    if not any(PACK in frame for frame in frames):
-        return None
-    place, _, code = frames[-1].partition("\n")
-    if PACK in place and code.strip().startswith("raise"):
+    if not any(PACK in frame for frame in frames) or is_meant(frames):
         return None
     return f"{error['exception_type']}: {error['exception_message']}\n{''.join(frames[-3:])}"
+
+
+def is_meant(frames: list[str]) -> bool:
+    """Whether a traceback ends at a `raise` of ours."""
+    place, _, code = (frames or [""])[-1].replace("\\", "/").partition("\n")
+    return PACK in place and code.strip().startswith("raise")
 
 
 def refusal_fault(status: int, body: bytes) -> str | None:
@@ -109,7 +112,11 @@ def refusal_fault(status: int, body: bytes) -> str | None:
     if status != 400:
         return f"status {status}: {body[:300]!r}"
     refused = json.loads(body)
-    if PACK in body.decode("utf-8").replace("\\\\", "/"):
+    nodes = refused.get("node_errors") or {}
+    for error in (error for told in nodes.values() for error in told["errors"]):
+        if is_meant(error.get("extra_info", {}).get("traceback", [])):
+            del error["extra_info"]["traceback"]
+    if PACK in json.dumps(refused).replace("\\\\", "/"):
         return f"a traceback of ours: {body[:2000]!r}"
     return None if refused.get("error") else f"no error in {refused}"
 
