@@ -83,7 +83,7 @@ def test_the_panel_speaks_the_language_of_the_page(speaking, server):
             assert words[key] in seen["text"] and words[f"{key}_unit"] in seen["text"]
             assert words[f"{key}_help"] in seen["help"]
         assert re.search(rf"\d[{COMMA[language[:2]]}]\d", seen["curves"][0])
-        assert words["calls"]["other"].replace("{count}", "").strip() in seen["summary"]
+        assert max(words["calls"]["other"].split("{count}"), key=len).strip() in seen["summary"]
         assert seen["wide"] == []
         said.add(seen["summary"])
     assert len(said) == len(LANGUAGES)
