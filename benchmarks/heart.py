@@ -167,6 +167,8 @@ def score(points: Tensor, seed: int, problem: Problem) -> dict[str, float]:
     }
 
 
+# Far components have weights below the smallest normal number; arithmetic on such numbers is
+# several times slower, which would time the processor and not the methods.
 @flushed_denormals()
 def main(arguments: list[str]) -> None:
     """Print the table."""
@@ -180,8 +182,6 @@ def main(arguments: list[str]) -> None:
         help="in place of the modes, all methods at the budget of LAGS with path weights",
     )
     choice = options.parse_args(arguments)
-    # Far components have weights below the smallest normal number; arithmetic on such numbers is
-    # several times slower, which would time the processor and not the methods.
     rows = []
     for name in choice.problems:
         if choice.family:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -77,6 +78,31 @@ def plain_step(keep: float, j: PerSample, left: PerSample) -> tuple[PerSample, P
     return left * keep * multiplied / flow, left * multiplied**2 / flow
 
 
+def falls(j: PerSample, keep: float | Tensor) -> tuple[PerSample, PerSample]:
+    """By what J v is divided as the noise falls, j + keep (1 - j), and J along it there: [B] each.
+
+    Exact for Gaussian data: sigma^2 J goes as s^2 sigma^2 / (s^2 + sigma^2), with the variance s^2
+    that j says.
+
+    Args:
+        j: [B] J along v.
+        keep: (sigma' / sigma)^2.
+    """
+    fall = (j + keep * (1 - j)).clamp(min=1e-30)
+    return fall, (j / fall).clamp(0, MOST_SLOPE)
+
+
+def is_spent(left: Any, served: Any, serves: float) -> Any:
+    """Whether a measurement serves no longer, of one or of many.
+
+    Args:
+        left: of its noise level.
+        served: evaluations that went on with it.
+        serves: the share of its noise level down to which it does; 1 for not at all.
+    """
+    return (left <= serves) | (served >= MOST_SERVED)
+
+
 @dataclass(frozen=True)
 class Measurement:
     """What an evaluation with gradient, second evaluation and value has found, for later ones.
@@ -109,18 +135,15 @@ class Measurement:
             return torch.ones_like(sigma_ve, dtype=torch.bool)
         left = sigma_ve.float() / self.sigma_ve
         more_noise = left > 1 + 1e-4
-        return (left <= serves) | (self.served >= MOST_SERVED) | more_noise
+        due: Tensor = is_spent(left, self.served, serves) | more_noise
+        return due
 
     def now(self, sigma_ve: PerSample) -> tuple[Latents, PerSample]:
-        """The shift at a lower noise level, and J along it; nothing is evaluated for them.
-
-        Of Gaussian data sigma^2 J falls as s^2 sigma^2 / (s^2 + sigma^2), with the variance s^2
-        that j says.
-        """
+        """The shift at a lower noise level, and J along it; nothing is evaluated for them."""
         keep = (sigma_ve.float() / self.sigma_ve) ** 2
-        fall = (self.j + (1 - self.j) * keep).clamp(min=1e-30)
+        fall, j = falls(self.j, keep)
         share = torch.where(keep <= 1, keep / fall, 0.0)
-        return per_sample(share, self.shift) * self.shift, (self.j / fall).clamp(0, MOST_SLOPE)
+        return per_sample(share, self.shift) * self.shift, j
 
     def where(self, chosen: Tensor, other: Measurement | None) -> Measurement:
         """This one for the chosen samples [B], another for the rest."""

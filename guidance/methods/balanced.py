@@ -21,7 +21,7 @@ from ..contracts import Denoiser, LogWeight, check_finite_model, checked_value_a
 from ..distilled import FEW_STEPS, gives_finished_images
 from ..finite_difference import rms
 from ..shapes import Latents, PerSample
-from ..step_correction import MOST_SERVED, Measurement, Start, slope_along
+from ..step_correction import Measurement, Start, is_spent, slope_along
 from ..ve import per_sample
 from .base import Guided, StartCost, Step, finish, predicted_gain, times_sigma2
 from .lags import LAGS
@@ -74,25 +74,19 @@ class Balanced(LAGS):
     ) -> Guided:
         """One evaluation; arguments as for ``Method``."""
         step = step or Step()
-        state, step.cost = step.state, self.cost(sigma_ve)
-        if step.is_start:
-            return super().__call__(denoiser, log_weight, x, sigma_ve, step)
+        start, step.state.start = step.state.start, None
         foreseen = None
-        if state.start is not None and not step.is_watched:
-            foreseen = step.denoised = state.start.foreseen(x, sigma_ve)
-        state.start = None
-        guided, record = self._guided(denoiser, log_weight, x, sigma_ve, step)
-        calls = record.model_calls - (foreseen is not None)
-        return guided, replace(record, model_calls=calls)
+        if start is not None and not step.is_watched:
+            foreseen = step.denoised = start.foreseen(x, sigma_ve)
+        guided, record = super().__call__(denoiser, log_weight, x, sigma_ve, step)
+        return guided, replace(record, model_calls=record.model_calls - (foreseen is not None))
 
-    def _guided(
+    def guide(
         self, denoiser: Denoiser, log_weight: LogWeight, x: Latents, sigma_ve: PerSample, step: Step
     ) -> Guided:
-        """By a measurement here, by the last one, or by what is left of it where none is due."""
-        if not step.cost.is_guided:
-            return self.skip(denoiser, x, sigma_ve, step)
+        """By a measurement here, or by the last one where none is due."""
         measured = step.state.measured
-        if measured is not None:
+        if measured is not None and not step.is_start:
             due, cost = measured.is_due(x, sigma_ve, self.serves), step.cost
             step.cost = replace(cost, active=cost.active & due, second=cost.second & due)
             if not step.cost.is_guided:
@@ -100,9 +94,9 @@ class Balanced(LAGS):
                 guided, record = self.skip(denoiser, x, sigma_ve, step)
                 alpha, log_w = measured.alpha, measured.log_w
                 return guided, replace(record, active=True, alpha=alpha, log_w=log_w)
-        return self.guide(denoiser, log_weight, x, sigma_ve, step)
+        return self._measured(denoiser, log_weight, x, sigma_ve, step)
 
-    def guide(
+    def _measured(
         self, denoiser: Denoiser, log_weight: LogWeight, x: Latents, sigma_ve: PerSample, step: Step
     ) -> Guided:
         """One evaluation; arguments as for ``Method``."""
@@ -234,7 +228,7 @@ class Balanced(LAGS):
         """Where ``Measurement.is_due``; the start's is one."""
         last, served, measured = sigma_ve[0] if is_tilted else None, -1, []
         for sigma in sigma_ve:
-            due = last is None or bool(sigma / last <= self.serves) or served >= MOST_SERVED
+            due = last is None or bool(is_spent(sigma / last, served, self.serves))
             last, served = (sigma, 0) if due else (last, served + 1)
             measured.append(due)
         return torch.tensor(measured, device=sigma_ve.device)

@@ -27,7 +27,7 @@ from torch import Tensor
 from ..ancestral import Ancestral, Chain
 from ..contracts import Denoiser, LogWeight, WeightError, check_shape
 from ..shapes import Chosen, Due, GroupLatents, GroupWeights, Latents, PerGroup, PerSample
-from ..step_correction import MOST_SLOPE
+from ..step_correction import falls
 from ..ve import per_sample
 from .drift import Drift, NoDrift
 from .record import ParticleRecord, Particles, ParticleTrace, Weighing
@@ -372,16 +372,12 @@ def _propose(
 def _lower(state: State, part: slice, keep: float) -> None:
     """The guidance of some particles at the noise level that a step ends on, in place.
 
-    A kernel is tilted by E[w | x'], and J of what x' is undecided about grows from j to
-    j / (j + keep (1 - j)), keep = (sigma' / sigma)^2: exact for Gaussian data, as
-    ``RunState.cached`` has it.
+    A kernel is tilted by E[w | x'], and J of what x' is undecided about grows as the noise falls.
     """
     if state.slope is None or state.guidance is None:
         return
-    slope = state.slope[part]
-    fall = (slope + keep * (1 - slope)).clamp(min=1e-30)
+    fall, state.slope[part] = falls(state.slope[part], keep)
     state.guidance[part] /= per_sample(fall, state.guidance[part])
-    state.slope[part] = (slope / fall).clamp(0, MOST_SLOPE)
 
 
 def _checked_log_w(log_weight: LogWeight, samples: Latents, sigma: float) -> PerSample:

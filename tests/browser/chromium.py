@@ -16,6 +16,20 @@ _names = count(1)
 READY = """() => window.app?.extensionManager && window.LiteGraph?.registered_node_types?.KSampler
     && window.LiteGraph.registered_node_types.LAGSKSampler && window.app.canvas?.graph"""
 
+# What the nodes of the graph show: text in the page, or drawn on the canvas.
+SHOWN = """() => {
+    if (LiteGraph.vueNodesMode)
+        return [...document.querySelectorAll("[data-node-id]")].flatMap(
+            (one) => one.innerText.split("\\n"));
+    const said = [], drawing = CanvasRenderingContext2D.prototype, plain = drawing.fillText;
+    drawing.fillText = function (text, ...rest) {
+        said.push(String(text));
+        return plain.call(this, text, ...rest);
+    };
+    try { app.canvas.draw(true, true); } finally { drawing.fillText = plain; }
+    return said;
+}"""
+
 # Told of everything that the tests wait for, and events of their own; before anything is queued.
 LISTEN = """() => {
     window.heard = [];
@@ -97,6 +111,8 @@ class Chromium:
 
 
 class Page:
+    SHOWN = SHOWN
+
     def __init__(self, browser: Chromium, url: str, **options: Any) -> None:
         self.browser, self.url, self.name = browser, url, f"page {next(_names)}"
         self._ask("open", url=url, **options)

@@ -9,20 +9,6 @@ from lags_pack.tests.derived import locales as i18n
 
 OFFERED = {"en", "fr", "ja", "zh"}  # of our languages; no page offers German yet
 
-# What the nodes of the graph show: text in the page, or drawn on the canvas.
-SHOWN = """() => {
-    if (LiteGraph.vueNodesMode)
-        return [...document.querySelectorAll("[data-node-id]")].flatMap(
-            (one) => one.innerText.split("\\n"));
-    const said = [], drawing = CanvasRenderingContext2D.prototype, plain = drawing.fillText;
-    drawing.fillText = function (text, ...rest) {
-        said.push(String(text));
-        return plain.call(this, text, ...rest);
-    };
-    try { app.canvas.draw(true, true); } finally { drawing.fillText = plain; }
-    return said;
-}"""
-
 ADD = """(types) => {
     app.canvas.graph.clear();
     types.forEach((type, place) => {
@@ -70,11 +56,11 @@ def shown_by(page, *types):
             || document.querySelectorAll("[data-node-id]").length === count""",
         len(types),
     )
-    before, shown = None, page.evaluate(SHOWN)
+    before, shown = None, page.evaluate(page.SHOWN)
     while shown != before:  # Nodes 2.0 draws a widget when its code has come
         time.sleep(0.5)
         page.settle()
-        before, shown = shown, page.evaluate(SHOWN)
+        before, shown = shown, page.evaluate(page.SHOWN)
     return shown
 
 

@@ -6,21 +6,6 @@ import pytest
 
 WIDGETS = """(id) => app.canvas.graph.getNodeById(id).widgets.filter((one) => !one.hidden
     && !one.element).map((one) => one.name)"""
-# What a node's rows say: drawn on the canvas, or as names and labels in the page.
-SAID = """() => {
-    if (LiteGraph.vueNodesMode)
-        return [...document.querySelectorAll("[data-node-id]")].flatMap(
-            (one) => one.innerText.split("\\n"));
-    const said = [], drawing = CanvasRenderingContext2D.prototype, plain = drawing.fillText;
-    drawing.fillText = function (text, ...rest) {
-        said.push(String(text));
-        return plain.call(this, text, ...rest);
-    };
-    try { app.canvas.draw(true, true); } finally { drawing.fillText = plain; }
-    return said;
-}"""
-
-
 SPEAKS = """(id) => !LiteGraph.vueNodesMode
     || Boolean(app.canvas.graph.getNodeById(id).widgets[0]._state)"""
 
@@ -53,11 +38,11 @@ def wait_for_widgets(page, node, *names):
 
 def wait_for_text(page, text, there=True):
     """Until some row of a node says a text, or none does."""
-    code = f"([text, there]) => ({SAID})().some((one) => one.includes(text)) === there"
+    code = f"([text, there]) => ({page.SHOWN})().some((one) => one.includes(text)) === there"
     try:
         page.wait(code, [text, there], seconds=20)
     except RuntimeError:
-        pytest.fail(f"{text!r}: {page.evaluate(SAID)}")
+        pytest.fail(f"{text!r}: {page.evaluate(page.SHOWN)}")
 
 
 def test_only_the_attributes_own_widgets_are_shown(page):
