@@ -125,6 +125,12 @@ class Scenes:
         """The cheap decoder, through which weights look."""
         return load_small_decoder(self.folder).to(memory_format=torch.channels_last)
 
+    def loaded(self) -> Scenes:
+        """With all networks in memory, for several threads to share."""
+        for network in (self.unet, self.text, self.vae, self.small_decoder):
+            network.eval()
+        return self
+
     def denoiser(self, prompt: str, cfg: float) -> SceneDenoiser:
         """The model for a prompt."""
         context, negative = (encode_prompts(self.text, [text]) for text in (prompt, ""))

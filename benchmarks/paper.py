@@ -1,10 +1,10 @@
 """The paper's main experiment on the bundled text-to-image model: preference alignment.
 
 Every method draws the same prompts from the same seeds, with the bundled PickScore as its weight:
-at the paper's own strength (1/beta = 1e4 on the cosine), and at automatic ones, 1, 2 and 3 nats per
+at the paper's own strength (1/beta = 1e4 on the cosine), and at an automatic one, 2 nats per
 standard deviation of the score. What counts is the judge, which nothing is guided by. Methods take
-turns prompt by prompt, so a noisy moment hits all alike. Beside it a sweep of c, and one of
-strengths. With --keep an interrupted run goes on, and only what is missing is drawn.
+turns prompt by prompt, so a noisy moment hits all alike. On fewer prompts a sweep of c, and others
+of the strength. With --keep an interrupted run goes on, and only what is missing is drawn.
 """
 
 from __future__ import annotations
@@ -12,8 +12,11 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import mean, median
 from time import perf_counter
@@ -48,7 +51,8 @@ PLAIN, RULER = "plain", "LAGS, paper"  # the run time of the ruler is 1.0
 NO_STRENGTH = "-"
 PAPERS, NATS = "paper's own", "{:g} nats"
 C_SWEEP = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
-STRENGTH_SWEEP = (1.0, 3.0, 10.0, 30.0, 100.0)
+STRENGTHS = (1.0, 3.0)  # nats, of every method
+STRENGTH_SWEEP = (10.0, 30.0, 100.0)  # of these:
 SWEPT = (RULER, "LAGS, balanced", "DPS", "DAS, 1 particle")
 BACKWARD = 2  # forwards that a backward pass counts as
 
@@ -166,9 +170,10 @@ def settings(methods: Sequence[str], nats: Sequence[float], sweeps: bool) -> lis
         rows += [Setting("c", f"LAGS, paper, c = {c:g}", 2.0, lags("paper", c)) for c in C_SWEEP]
         rows += [
             Setting("strength", name, strength, RUNS[name])
-            for name in SWEPT
-            for strength in STRENGTH_SWEEP
-            if name in methods and strength not in nats
+            for name in methods
+            if name not in WITHOUT_STRENGTH
+            for strength in STRENGTHS + (STRENGTH_SWEEP if name in SWEPT else ())
+            if strength not in nats
         ]
     return rows
 
@@ -193,6 +198,7 @@ class Bench:
     steps: int
     cfg: float
     folder: Path | None = None
+    workers: int = 1  # settings that are drawn at once
 
     def kept(self, setting: Setting, number: int, prompt: Prompt) -> Kept:
         """What was drawn before, or is drawn now."""
@@ -323,14 +329,15 @@ def rows_of(
 ) -> list[dict[str, Any]]:
     """Draw and measure all settings, prompt by prompt; the sweeps take the first ``swept``."""
     kept: dict[Setting, list[Kept]] = {setting: [] for setting in chosen}
-    for number, prompt in enumerate(asked):
-        start = perf_counter()
-        for setting in chosen:
-            if setting.table == "main" or number < swept:
-                kept[setting].append(bench.kept(setting, number, prompt))
-        print(
-            f"{number + 1}/{len(asked)} {prompt.text}: {perf_counter() - start:.0f} s", flush=True
-        )
+    with ThreadPoolExecutor(bench.workers) as pool:
+        for number, prompt in enumerate(asked):
+            start = perf_counter()
+            wanted = [known for known in chosen if known.table == "main" or number < swept]
+            draw_one = partial(bench.kept, number=number, prompt=prompt)
+            for setting, drawn in zip(wanted, pool.map(draw_one, wanted), strict=True):
+                kept[setting].append(drawn)
+            seconds = perf_counter() - start
+            print(f"{number + 1}/{len(asked)} {prompt.text}: {seconds:.0f} s", flush=True)
     hard = torch.tensor([prompt.is_hard for prompt in asked])
     rulers = {setting.label: drawn for setting, drawn in kept.items() if setting.method == RULER}
     rows, plain = [], None
@@ -365,17 +372,21 @@ def main(arguments: list[str]) -> None:
     options.add_argument("--steps", type=int, default=50, help="ancestral steps")
     options.add_argument("--cfg", type=float, default=5.0, help="the paper's code base has 5")
     options.add_argument("--methods", nargs="+", default=list(RUNS), help="some, by name")
-    options.add_argument("--nats", type=float, nargs="*", default=[1.0, 2.0, 3.0])
+    options.add_argument("--nats", type=float, nargs="*", default=[2.0])
     options.add_argument("--swept", type=int, default=12, help="prompts of the sweeps; 0 is none")
     options.add_argument("--half", action="store_true", help="small decoder in bfloat16")
+    options.add_argument(
+        "--workers", type=int, default=min(2, os.cpu_count() or 1), help="methods drawn at once"
+    )
     options.add_argument("--keep", type=Path, help="folder for what was drawn, for a later run")
     options.add_argument("--plot", type=Path, help="draw the frontier into this PNG file")
     choice = options.parse_args(arguments)
     _check(options, choice)
-    torch.set_num_threads(min(2, torch.get_num_threads()))
+    torch.set_num_threads(1)
     looks = load_judge(), load_real()
+    scenes = Scenes(half=choice.half).loaded()
     bench = Bench(
-        Scenes(half=choice.half), *looks, choice.seeds, choice.steps, choice.cfg, choice.keep
+        scenes, *looks, choice.seeds, choice.steps, choice.cfg, choice.keep, choice.workers
     )
     chosen = settings(choice.methods, choice.nats, choice.swept > 0)
     rows = rows_of(bench, prompts(choice.prompts), chosen, choice.swept)
@@ -389,8 +400,8 @@ def main(arguments: list[str]) -> None:
 def _check(options: argparse.ArgumentParser, choice: argparse.Namespace) -> None:
     if not set(choice.methods) <= set(RUNS):
         options.error(f"--methods: expected some of {'; '.join(RUNS)}")
-    if min(choice.prompts, choice.steps) < 1 or choice.seeds < 2:
-        options.error("--prompts and --steps must be 1 or more, --seeds 2 or more")
+    if min(choice.prompts, choice.steps, choice.workers) < 1 or choice.seeds < 2:
+        options.error("--prompts, --steps and --workers must be 1 or more, --seeds 2 or more")
     if not all(nats > 0 and math.isfinite(nats) for nats in choice.nats):
         options.error("--nats: expected finite numbers above 0")
     choice.swept = min(choice.swept, choice.prompts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -161,6 +162,22 @@ def test_what_was_drawn_is_drawn_no_more(
     monkeypatch.setattr(Bench, "drawn", lambda *_: pytest.fail("drawn again"))
     again = keeping.kept(setting, 0, prompt)
     assert torch.equal(first.latents, again.latents) and first[1:] == again[1:]
+
+
+def test_methods_drawn_at_once_are_those_drawn_in_turn(bench: Bench) -> None:
+    chosen = settings(["plain", RULER, "DAS, 1 particle"], [], sweeps=False)
+    at_once = replace(bench, workers=2)
+    alone, together = (rows_of(b, prompts(2), chosen, swept=0) for b in (bench, at_once))
+    for one, other in zip(alone, together, strict=True):
+        assert {**one, "time": 0} == pytest.approx({**other, "time": 0}, nan_ok=True)
+
+
+def test_sweeps_take_every_strength_of_every_method_that_has_one() -> None:
+    chosen = settings(list(RUNS), [2.0], sweeps=True)
+    for name in RUNS:
+        found = {s.strength for s in chosen if s.method == name}
+        assert found >= ({0.0} if name in WITHOUT_STRENGTH else {math.inf, 1.0, 2.0, 3.0})
+    assert {s.strength for s in chosen if s.method == RULER} == {math.inf, 1, 2, 3, 10, 30, 100}
 
 
 def test_settings_have_folders_of_their_own() -> None:
