@@ -27,7 +27,7 @@ from ..demo.scenes.diffusion import (
 from ..demo.scenes.scorers import SCORERS, load_scorer
 from ..demo.scenes.subjects import held_out_pair
 from ..guidance import AutogradLogWeight
-from ..rewards import Weight
+from ..rewards import PickScore, Weight
 from ..rewards.clip import CosineReward
 from ._family import Task
 from ._judge import Judge, Real, log_fulfilled, targets
@@ -129,6 +129,7 @@ class Scenes:
         """With all networks in memory, for several threads to share."""
         for network in (self.unet, self.text, self.vae, self.small_decoder):
             network.eval()
+        self.scorer(PickScore, "")  # what it imports is not to be imported by two threads at once
         return self
 
     def denoiser(self, prompt: str, cfg: float) -> SceneDenoiser:
