@@ -2,9 +2,10 @@
 
 Strengths are multiples of the one that leaves an effective sample size of 5 % of plain images. Two
 kinds of score: one without an upper bound, and a cosine. The reward is the rise of the mean score
-in standard deviations of plain images; an image is broken where a network that nothing is guided
-by is less sure of it than of 99 % of plain ones. Methods as in ``bench paper``; particles give the
-best of their group.
+in standard deviations of plain images. A network that nothing is guided by says what it costs: an
+image is far where its features are further from the nearest plain image's than those of 99 % of
+plain ones, and broken where it is less sure of it than of 99 %. Methods as in ``bench paper``;
+particles give the best of their group.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ MULTIPLES = (1.0, 3.0, 10.0, 30.0, 100.0)
 METHODS = {**RUNS, f"LAGS, {PARTICLES} particles": with_particles("lags", PARTICLES)}
 CFG = 3.0  # of the text-to-image model
 SHAPE = "star"
+REACHED = 0.99  # share of plain images that are not far from the others
 
 
 class Logit(Reward):
@@ -148,6 +150,14 @@ def scenes(count: int) -> Subject:
     return Subject(plain, rewards, task, model.images)
 
 
+def far(plain: Plain, images: Tensor) -> Tensor:
+    """Whether images are further from the nearest plain one than 99 % of plain ones are, [B]."""
+    features = plain.features / plain.scale
+    found = plain.classifier.features(images) / plain.scale
+    own = torch.cdist(features, features).fill_diagonal_(math.inf).amin(dim=1)
+    return (torch.cdist(found, features).amin(dim=1) > own.quantile(REACHED)).float()
+
+
 SUBJECTS = {"shapes": shapes, "scenes": scenes}
 
 
@@ -174,6 +184,7 @@ def row(subject: Subject, cell: Cell, name: str, count: int) -> dict[str, Any]:
         "method": name,
         "reward": float(rise.mean()),
         "+-": float(rise.std()) / math.sqrt(count),
+        "far %": 100 * float(far(subject.plain, images).mean()),
         "broken %": 100 * float(subject.plain.broken(images).mean()),
         "calls": (counted.branches + BACKWARD * counted.backwards) / count,
     }
