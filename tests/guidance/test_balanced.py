@@ -174,7 +174,7 @@ def test_steps_that_are_not_guided_go_on_with_the_cached_shift() -> None:
 
 def test_a_measurement_is_for_the_same_samples_at_less_noise() -> None:
     shift, one = torch.ones(2, 3), torch.ones(2)
-    found = guidance.Measurement(one, shift, torch.tensor([0.5, 1.0]), one, one, 0 * one)
+    found = guidance.Measurement(one, shift, torch.tensor([0.5, 1.0]), one, one, one, 0 * one)
     now, j = found.now(sigmas(2, 0.5))
     # Of variance 1 and of any: sigma^2 J is 1 / (1 + 4) against 1 / 2, and 1 / 4 against 1.
     torch.testing.assert_close(now[:, 0], torch.tensor([0.4, 0.25]))
