@@ -189,6 +189,16 @@ def test_a_measurement_is_for_the_same_samples_at_less_noise() -> None:
     assert found.is_due(torch.ones(2, 4), sigmas(2, 1.0), 0.7).all(), "enlarged by the sampler"
 
 
+def test_samples_that_were_never_measured_have_no_shift_and_one_is_due() -> None:
+    shift, one = torch.ones(2, 3), torch.ones(2)
+    found = guidance.Measurement(one, shift, one, one, one, one, 0 * one)
+    for other in (None, replace(found, shift=torch.ones(2, 4))):
+        part = found.where(torch.tensor([True, False]), other)
+        now, _ = part.now(sigmas(2, 0.9))
+        assert now[0].all() and not now[1].any()
+        assert part.is_due(shift, sigmas(2, 0.9), 0.7).tolist() == [False, True]
+
+
 def run_of(
     steps: int, rows: Tensor, method: Balanced, levels: Tensor | None = None
 ) -> tuple[Tensor, guidance.Trace, Counted]:
