@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from .finite import is_spoilt, refuse
 from .shapes import Latents, PerSample
 
 
@@ -85,12 +85,15 @@ def check_finite_model(output: Latents, sigma_ve: Tensor) -> None:
     Raises:
         ModelError: a value is NaN or infinite; the message names the first noise level.
     """
-    if not is_finite(output):
-        raise ModelError(
+
+    def error() -> ModelError:
+        return ModelError(
             "The diffusion model's own output is not finite at noise level sigma = "
             f"{float(sigma_ve.flatten()[0]):.4g}: its precision overflowed. Run the model in "
             "bfloat16 or float32, or lower cfg."
         )
+
+    refuse(is_spoilt(output), error)
 
 
 class AutogradLogWeight:
@@ -156,9 +159,8 @@ def checked_value_and_grad(
             f"Weight '{log_weight.name}' returned a gradient of shape {tuple(grad.shape)}; "
             f"expected {tuple(denoised.shape)}."
         )
-    if not are_finite(log_w, grad):
-        what = "gradient" if is_finite(log_w) else "value"
-        raise _not_finite(log_weight.name, what, sigma_ve)
+    refuse(is_spoilt(log_w), lambda: _not_finite(log_weight.name, "value", sigma_ve))
+    refuse(is_spoilt(grad), lambda: _not_finite(log_weight.name, "gradient", sigma_ve))
     return log_w, grad
 
 
@@ -170,24 +172,9 @@ def checked_value(log_weight: LogWeight, samples: Latents, sigma_ve: Tensor) -> 
     """
     log_w = log_weight(samples)
     check_shape(log_w, samples, log_weight.name)
-    if not bool((log_w < torch.inf).all()):  # as NaN is not, either
-        raise _not_finite(log_weight.name, "value", sigma_ve)
+    spoilt = ~(log_w < torch.inf).all()  # as NaN is not, either
+    refuse(spoilt, lambda: _not_finite(log_weight.name, "value", sigma_ve))
     return log_w.float()
-
-
-def is_finite(values: Tensor) -> bool:
-    """Whether all values are finite."""
-    return are_finite(values)
-
-
-def are_finite(*tensors: Tensor) -> bool:
-    """Whether all values of all tensors are finite, by one look at the first one's device."""
-    # A sum with NaN or infinity in it is never finite, and takes a third of the time of a look at
-    # each value. Many large ones can leave the dtype's range together: then each is looked at.
-    sums = [tensor.detach().sum().to(tensors[0].device) for tensor in tensors]
-    if math.isfinite(sum(sums[1:], sums[0]).item()):
-        return True
-    return all(bool(tensor.isfinite().all()) for tensor in tensors)
 
 
 def _not_finite(name: str, what: str, sigma_ve: Tensor) -> WeightError:

@@ -127,7 +127,7 @@ def plan(
     """
     if not bool(torch.isfinite(sigmas).all()):
         raise ValueError(f"A noise level is not finite: {sigmas.tolist()}.")
-    sigma = sigmas[sigmas > 0].float()
+    sigma = sigmas[sigmas > 0].float().cpu()
     if not len(sigma):
         raise ValueError("There is no noise level above 0: the list of sigmas is empty.")
     views = [ve_view(noise_scaling, level[None]) for level in sigma]

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
 
 from .shapes import PerSample
 
@@ -202,22 +201,9 @@ def influence(schedule: Schedule, sigma_ve: PerSample) -> PerSample:
     return schedule.bound(sigma_ve) * s2 / (1 + s2)
 
 
-_GRID = torch.logspace(-3, 3, 601)
-
-
-def is_active(schedule: Schedule, sigma_ve: PerSample, skip_below: float) -> Tensor:
-    """Where guidance is worth its cost: [B] booleans.
-
-    Args:
-        schedule: what scales the shift.
-        sigma_ve: [B].
-        skip_below: share of the schedule's greatest influence under which nothing is evaluated;
-            0 never skips.
-    """
-    if skip_below <= 0:
-        return torch.ones_like(sigma_ve, dtype=torch.bool)
-    greatest = influence(schedule, _GRID).max().to(sigma_ve.device)
-    return influence(schedule, sigma_ve) >= skip_below * greatest
+def greatest_influence(schedule: Schedule) -> float:
+    """The greatest ``influence`` that a schedule has at any noise level."""
+    return float(influence(schedule, torch.logspace(-3, 3, 601)).max())
 
 
 def _check_positive(name: str, value: float) -> None:

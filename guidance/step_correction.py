@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .finite_difference import rms
 from .shapes import Latents, PerSample
-from .ve import per_sample
+from .ve import chosen, per_sample
 
 # Above 1 where modes part: there a step ends in another one. None of the closed forms of
 # ``bench exact`` changes by more than 3 % for 2 or more; a network whose J is no covariance can
@@ -113,7 +113,8 @@ class Measurement:
         j: [B] J along it.
         alpha: [B].
         log_w: [B] at D.
-        served: [B] evaluations that went on with it.
+        levels: [B] sigma_ve on the CPU.
+        served: [B] evaluations that went on with it, likewise.
     """
 
     sigma_ve: PerSample
@@ -121,19 +122,20 @@ class Measurement:
     j: PerSample
     alpha: PerSample
     log_w: PerSample
+    levels: PerSample
     served: PerSample
 
-    def is_due(self, x: Latents, sigma_ve: PerSample, serves: float) -> Tensor:
+    def is_due(self, x: Latents, levels: PerSample, serves: float) -> Tensor:
         """Where another is due, after ``MOST_SERVED`` evaluations at the latest: [B] booleans.
 
         Args:
             x: [B, ...]; one of another size, which some samplers make of it, has none yet.
-            sigma_ve: [B].
+            levels: [B] sigma_ve on the CPU.
             serves: the share of its noise level down to which this one serves, 1 for not at all.
         """
         if self.shift.shape != x.shape:
-            return torch.ones_like(sigma_ve, dtype=torch.bool)
-        left = sigma_ve.float() / self.sigma_ve
+            return torch.ones_like(levels, dtype=torch.bool)
+        left = levels.float() / self.levels
         more_noise = left > 1 + 1e-4
         due: Tensor = is_spent(left, self.served, serves) | more_noise
         return due
@@ -145,12 +147,13 @@ class Measurement:
         share = torch.where(keep <= 1, keep / fall, 0.0)
         return per_sample(share, self.shift) * self.shift, j
 
-    def where(self, chosen: Tensor, other: Measurement | None) -> Measurement:
-        """This one for the chosen samples [B], another for the rest."""
+    def where(self, taken: Tensor, other: Measurement | None) -> Measurement:
+        """This one for some samples, [B] booleans on the CPU, and another for the rest."""
         if other is None or other.shift.shape != self.shift.shape:
-            other = replace(self, sigma_ve=torch.full_like(self.sigma_ve, 1e-6))  # so one is due
+            none = torch.full_like(self.sigma_ve, 1e-6), torch.full_like(self.levels, 1e-6)
+            other = replace(self, sigma_ve=none[0], levels=none[1])  # so one is due
         pairs = ((getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
-        return Measurement(*(torch.where(per_sample(chosen, a), a, b) for a, b in pairs))
+        return Measurement(*(chosen(taken, a, b) for a, b in pairs))
 
 
 @dataclass(frozen=True)
@@ -189,7 +192,7 @@ class RunState:
             nobody knows.
         left: [B] what is left of the variance, see ``plain_step``; None for all of it.
         v: [B, ...] gradient of log w at the D of the last step; None if it was not evaluated.
-        has_v: [B] where it was.
+        has_v: [B] where it was, on the CPU.
         measured: the last measurement; None for none.
         start: of a run that has not begun; None of others.
     """
@@ -235,10 +238,10 @@ class RunState:
 
         Args:
             v: [B, ...] at the point that was drawn.
-            active: [B] where it is wanted. Where the last step was not evaluated, its gradient is
-                older than the noise, and this one is taken alone.
+            active: [B] where it is wanted, on the CPU. Where the last step was not evaluated, its
+                gradient is older than the noise, and this one is taken alone.
         """
         before, had, self.v, self.has_v = self.v, self.has_v, v, active
         if before is None or had is None or before.shape != v.shape:
             return v
-        return torch.where(per_sample(had, v), (v + before) / 2, v)
+        return chosen(had, (v + before) / 2, v)

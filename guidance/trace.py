@@ -101,6 +101,7 @@ class Trace:
         strengths: strength of each factor of the weight, as used.
         measured: the names of those whose strength the run chose by itself.
         watcher: called with the trace whenever something was added, for what shows a run live.
+        held: the last record, until its tensors are copied with what is waited for anyway.
     """
 
     label: str = ""
@@ -109,10 +110,11 @@ class Trace:
     strengths: dict[str, float] = field(default_factory=dict)
     measured: tuple[str, ...] = ()
     watcher: Callable[[Trace], None] | None = field(default=None, repr=False, compare=False)
+    held: StepRecord | None = field(default=None, repr=False, compare=False)
 
     def clear(self) -> None:
         """Forget what an earlier run left."""
-        self.start = None
+        self.start = self.held = None
         self.records.clear()
         self.strengths.clear()
         self.measured = ()
@@ -123,13 +125,29 @@ class Trace:
         if self.start is not None:
             spent = {name: getattr(self.start, name) + getattr(record, name) for name in SPENT}
             record = replace(record, **spent)
-        self.start = _kept(record)
+        with torch.inference_mode(False):
+            self.start = _with(record, _on_cpu(_tensors(record)))
         self._tell()
 
     def add(self, record: StepRecord) -> None:
         """Append a record, its tensors moved to the CPU and freed from inference mode."""
-        self.records.append(_kept(record))
-        self._tell()
+        self.held = record
+        self.settle()
+
+    def settle(self, *beside: Tensor) -> list[Tensor]:
+        """Append the record that is held, if one is; copies of other tensors come with it.
+
+        Returns:
+            ``beside`` in float32 on the CPU, waited for once in all.
+        """
+        record, self.held = self.held, None
+        found = [] if record is None else _tensors(record)
+        with torch.inference_mode(False):
+            copies = _on_cpu([*beside, *found])
+        if record is not None:
+            self.records.append(_with(record, copies[len(beside) :]))
+            self._tell()
+        return copies[: len(beside)]
 
     def _tell(self) -> None:
         if self.watcher is not None:
@@ -198,8 +216,8 @@ class Trace:
         }
 
 
-def _kept(record: StepRecord) -> StepRecord:
-    """A record that holds no memory of the GPU and no inference tensor."""
+def _tensors(record: StepRecord) -> list[Tensor]:
+    """All tensors of a record, in order."""
     found: list[Tensor] = []
 
     def noted(tensor: Tensor) -> Tensor:
@@ -207,9 +225,13 @@ def _kept(record: StepRecord) -> StepRecord:
         return tensor
 
     _mapped(vars(record), noted)
-    with torch.inference_mode(False):
-        copies = iter(_on_cpu(found))
-    return StepRecord(**_mapped(vars(record), lambda _: next(copies)))
+    return found
+
+
+def _with(record: StepRecord, tensors: list[Tensor]) -> StepRecord:
+    """A record with other tensors in the places of its own."""
+    others = iter(tensors)
+    return StepRecord(**_mapped(vars(record), lambda _: next(others)))
 
 
 def _mapped(value: Any, function: Callable[[Tensor], Tensor]) -> Any:

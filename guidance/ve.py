@@ -19,6 +19,21 @@ def per_sample(values: Tensor, like: Tensor) -> Tensor:
     return values.reshape(-1, *(1,) * (like.ndim - 1))
 
 
+def chosen(where: Tensor, values: Tensor, others: Tensor) -> Tensor:
+    """``values`` of the samples that are chosen, ``others`` of the rest.
+
+    Args:
+        where: [B] booleans on the CPU; only samples that disagree are told to the device.
+        values: [B, ...].
+        others: likewise.
+    """
+    if bool(where.all()):
+        return values
+    if not bool(where.any()):
+        return others
+    return torch.where(per_sample(where.to(values.device), values), values, others)
+
+
 @dataclass(frozen=True)
 class VEView:
     """How a sampler's x at some noise level is made: x = signal * x0 + noise * eps.
@@ -59,7 +74,7 @@ def ve_view(noise_scaling: NoiseScaling, sigma: PerSample) -> VEView:
         sigma: [B] the sampler's sigma.
     """
     sigma = sigma.float()
-    one = torch.ones(sigma.shape[0], 1, 1, 1, device=sigma.device)
+    one = sigma.new_ones(sigma.shape[0], 1, 1, 1)
     signal = noise_scaling(sigma, torch.zeros_like(one), one.clone())
     noise = noise_scaling(sigma, one.clone(), torch.zeros_like(one))
     return VEView(signal.float().reshape(-1), noise.float().reshape(-1))

@@ -13,7 +13,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..guidance import AutogradLogWeight, LogWeight, WeightError, scaled_vjp
-from ..guidance.contracts import are_finite, is_finite
 from ..rewards import Weight
 from ..rewards.encoders import layers_bytes, layers_kept
 from ..rewards.masked import box_of
@@ -239,10 +238,8 @@ class DecodedLogWeight:
                 raise
             # The gradient of one pixel is tiny, and a decoder of half precision would lose it.
             gradient = scaled_vjp(images, leaf, grad)
-            if not are_finite(images, gradient):
-                check_decoded(self.decoder, "an image", images.detach(), latents)
-                if is_finite(grad):  # else it is the weight's own
-                    check_decoded(self.decoder, "a gradient", gradient, latents)
+            check_decoded(self.decoder, "an image", images, latents)
+            check_decoded(self.decoder, "a gradient", gradient, latents, of=grad)
             return log_w, gradient
 
 

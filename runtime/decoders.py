@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from ..demo.scenes.diffusion import load_small_decoder
 from ..guidance import ModelError
-from ..guidance.contracts import is_finite
+from ..guidance.finite import is_spoilt, refuse
 from ..rewards import Weight
 from ..rewards.checkpoint import fill, read_weights, shape_of
 from .autograd_safe import autograd_safe
@@ -327,26 +327,33 @@ def decoded(vae: Any, latents: Tensor) -> Tensor:
     return images
 
 
-def check_decoded(decoder: Decoder, what: str, made: Tensor, latents: Tensor) -> None:
+def check_decoded(
+    decoder: Decoder, what: str, made: Tensor, latents: Tensor, of: Tensor | None = None
+) -> None:
     """Refuse what a decoder has spoilt, before the weight is blamed for it.
 
     Args:
         decoder: whose fault it would be.
         what: it has made, in words.
         made: the values.
-        latents: what it made them of; where they are not finite, it is another's fault.
+        latents: what was decoded.
+        of: what it made them of, where that is not the latents; where it is not finite, it is
+            another's fault.
 
     Raises:
         DecoderError: a value is NaN or infinite.
     """
-    if is_finite(made) or not is_finite(latents):
-        return
-    kind = type(decoder.net).__name__ if isinstance(decoder, VAEDecoder) else decoder.name
-    raise DecoderError(
-        f"The decoder {kind}, in {str(decoder.dtype).removeprefix('torch.')}, made {what} that is "
-        f"not finite of latents that are (up to {float(latents.abs().max()):.3g}). "
-        + (HALF_OVERFLOWS if decoder.dtype == torch.float16 else NOT_BY_PRECISION)
-    )
+
+    def error() -> DecoderError:
+        kind = type(decoder.net).__name__ if isinstance(decoder, VAEDecoder) else decoder.name
+        dtype = str(decoder.dtype).removeprefix("torch.")
+        return DecoderError(
+            f"The decoder {kind}, in {dtype}, made {what} that is not finite of latents that are "
+            f"(up to {float(latents.abs().max()):.3g}). "
+            + (HALF_OVERFLOWS if decoder.dtype == torch.float16 else NOT_BY_PRECISION)
+        )
+
+    refuse(is_spoilt(made) & ~is_spoilt(latents if of is None else of), error)
 
 
 def decoder_of(decoding: Decoding, vae: Any, model: Any) -> Decoder:

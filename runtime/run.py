@@ -122,7 +122,7 @@ class Run(SamplerRun):
     @property
     def holds_guided_steps(self) -> bool:
         """Whether the method guides at any of the sampler's noise levels."""
-        view = ve_view(self.guider.inner_model.model_sampling.noise_scaling, self.sigmas[:-1])
+        view = ve_view(self.guider.inner_model.model_sampling.noise_scaling, self.levels[:-1])
         clear = (view.signal > SMALLEST_SIGNAL) & (view.noise > 0)
         return bool(clear.any()) and bool(self.method.is_active(view.sigma_ve[clear]).any())
 
@@ -378,9 +378,11 @@ class Guidance:
         run.method = run.method.bind(run)
         extra_args = {**extra_args, "model_options": {**options, self.key: run}}
         served = guider if calls_wrappers(guider) else ServedGuider(guider, self._around(guider))
-        samples = executor(
-            served, sigmas, extra_args, callback, noise, latent_image, denoise_mask, disable_pbar
-        )
+        others = noise, latent_image, denoise_mask, disable_pbar
+        try:
+            samples = executor(served, sigmas, extra_args, callback, *others)
+        finally:
+            self.trace.settle()
         if not self.trace.records and run.holds_guided_steps:
             raise never_acted(guider, executor.class_obj)
         if self.trace.doubt is not None:
@@ -412,16 +414,16 @@ class Guidance:
         guider, method = run.guider, run.method
         scaling = guider.inner_model.model_sampling.noise_scaling
         sigma = run.sigmas[0]
-        timestep = sigma.expand(noise.shape[0])
-        view = ve_view(scaling, timestep)
-        if not view.is_usable or not bool(method.is_active(view.sigma_ve).any()):
+        timestep, here = (s[:1].expand(noise.shape[0]) for s in (run.sigmas, run.levels))
+        view, view_here = ve_view(scaling, timestep), ve_view(scaling, here)
+        if not view_here.is_usable or not bool(method.is_active(view_here.sigma_ve).any()):
             return noise
         x = scaling(sigma, noise, run.kept, full)
         seed = run.extra_args.get("seed")
         at = Evaluations(
             self._plain(guider), guider, x, timestep, view, without_caches(options), seed
         )
-        step = Step(own=at.own, state=run.state)
+        step = Step(own=at.own, levels=view_here.sigma_ve, state=run.state)
         with at_step(lambda: 1, len(run.sigmas) - 1):
             run.method = method = method.told(at, at.x_ve, view.sigma_ve, step)
             log_weight = _under_masks(run.cached, run, at)
@@ -461,7 +463,8 @@ class Guidance:
             return executor(x, timestep, options, seed)
         guider = executor.class_obj
         scaling = guider.inner_model.model_sampling.noise_scaling
-        here = timestep.detach().float().cpu()  # what depends on it alone waits for the GPU once
+        # The GPU is waited for here: what follows from the noise level alone is decided on the CPU.
+        (here,) = self.trace.settle(timestep)
         view, view_here = ve_view(scaling, timestep), ve_view(scaling, here)
         if not view_here.is_usable:  # a flow model at pure noise
             return executor(x, timestep, options, seed)
@@ -474,7 +477,8 @@ class Guidance:
         at = self._evaluations(run, executor, guider, x, timestep, view, options, seed)
         draws = run.kind != "plain"
         keep, watched = run.keep(here, view_here), at.is_watched
-        step = Step(keep, draws, at.own, is_watched=watched, state=run.state)
+        levels = view_here.sigma_ve
+        step = Step(keep, draws, at.own, is_watched=watched, levels=levels, state=run.state)
         with at_step(lambda: run.step_number(timestep), len(run.sigmas) - 1):
             log_weight, computed = _under_masks(run.cached, run, at), run.cached.computed
             denoised, record = run.method(at, log_weight, at.x_ve, view.sigma_ve, step)
@@ -483,7 +487,7 @@ class Guidance:
             plain = step.denoise(at, at.x_ve, view.sigma_ve)
             denoised = torch.lerp(plain, denoised, run.region.to(denoised))
         record = run.weighed(record, at, step, denoised, float(here.flatten()[0]))
-        self.trace.add(_counted(record, run, computed))
+        self.trace.held = _counted(record, run, computed)
         return denoised
 
     def _evaluations(self, run: Run, *evaluation: Any) -> Evaluations:

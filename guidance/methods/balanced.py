@@ -22,7 +22,7 @@ from ..distilled import FEW_STEPS, gives_finished_images
 from ..finite_difference import rms
 from ..shapes import Latents, PerSample
 from ..step_correction import Measurement, Start, is_spent, slope_along
-from ..ve import per_sample
+from ..ve import chosen, per_sample
 from .base import Guided, StartCost, Step, finish, predicted_gain, times_sigma2
 from .lags import LAGS
 
@@ -87,7 +87,7 @@ class Balanced(LAGS):
         """By a measurement here, or by the last one where none is due."""
         measured = step.state.measured
         if measured is not None and not step.is_start:
-            due, cost = measured.is_due(x, sigma_ve, self.serves), step.cost
+            due, cost = measured.is_due(x, step.on_cpu(sigma_ve), self.serves), step.cost
             step.cost = replace(cost, active=cost.active & due, second=cost.second & due)
             if not step.cost.is_guided:
                 step.state.measured = replace(measured, served=measured.served + 1)
@@ -110,13 +110,15 @@ class Balanced(LAGS):
         j = slope_along(bounded, seen, sigma_ve)
         # alpha goes by the shift that the second evaluation has seen.
         gain = self.measure(log_weight, denoised, log_w, v, seen, sigma_ve, step.is_start)
-        alpha = self.schedule.alpha(sigma_ve, gain) * step.cost.active
+        alpha = self.schedule.alpha(sigma_ve, gain)
+        alpha = chosen(step.cost.active, alpha, torch.zeros_like(alpha))
         continued = self.difference.continued(tilt, sigma_ve, j)
         factor = continued * torch.minimum(alpha, self._limit(bounded, seen, sigma_ve, continued))
         shift = self.limited(per_sample(factor, x) * seen, denoised)
         # What the start has found serves the first step, which is at the same noise.
-        state, served = step.state, torch.full_like(j, -1.0 if step.is_start else 0.0)
-        found = Measurement(sigma_ve.float(), shift, j, alpha, log_w, served)
+        state, levels = step.state, step.on_cpu(sigma_ve).float()
+        served = torch.full_like(levels, -1.0 if step.is_start else 0.0)
+        found = Measurement(sigma_ve.float(), shift, j, alpha, log_w, levels, served)
         state.measured = found.where(step.cost.active, state.measured)
         if step.is_start:
             step.cost = replace(step.cost, values=2 * step.cost.values)
@@ -231,7 +233,7 @@ class Balanced(LAGS):
             due = last is None or bool(is_spent(sigma / last, served, self.serves))
             last, served = (sigma, 0) if due else (last, served + 1)
             measured.append(due)
-        return torch.tensor(measured, device=sigma_ve.device)
+        return torch.tensor(measured)
 
     def start_cost(self, sigma_ve: PerSample) -> StartCost:
         """Two evaluations for the initial noise, the weight on both sides.

@@ -6,7 +6,7 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Protocol, runtime_checkable
 
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..contracts import Denoiser, LogWeight
+from ..finite import read_together
 from ..finite_difference import rms
 from ..schedules import Measured
 from ..shapes import Latents, Levels, PerSample
@@ -52,6 +53,8 @@ class Step:
         denoised: D(x), once it is known.
         is_start: whether the run's initial noise is drawn: then it is x that is moved, not D(x).
         is_watched: whether the sampler looks into its own evaluation, so that it has to be made.
+        levels: [B] sigma_ve on the CPU, where what follows from it alone is decided; None copies it
+            when it is first needed, for which the device is waited for.
         cost: of the evaluation, which the method notes.
     """
 
@@ -61,6 +64,7 @@ class Step:
     denoised: Latents | None = None
     is_start: bool = False
     is_watched: bool = False
+    levels: PerSample | None = None
     cost: Cost = field(init=False)
     state: RunState = field(default_factory=RunState)
     began: float = field(default_factory=time.perf_counter)
@@ -70,6 +74,12 @@ class Step:
         if self.denoised is None:
             self.denoised = denoiser(x, sigma_ve) if self.own is None else self.own()
         return self.denoised
+
+    def on_cpu(self, sigma_ve: PerSample) -> PerSample:
+        """The noise levels of this evaluation on the CPU, [B]."""
+        if self.levels is None:
+            self.levels = sigma_ve.cpu()
+        return self.levels
 
     @property
     def seconds(self) -> float:
@@ -82,8 +92,8 @@ class Cost:
     """What evaluations take at some noise levels.
 
     Attributes:
-        active: [N] whether they are guided.
-        second: [N] whether they take a second evaluation of the denoiser.
+        active: [N] whether they are guided, on the CPU.
+        second: [N] whether they take a second evaluation of the denoiser, likewise.
         backwards: backward passes through the denoiser, in each guided one.
         gradients: of the weight, likewise.
         values: of the weight without a gradient, likewise.
@@ -176,10 +186,12 @@ class Method(ABC):
             ModelError: the model's own output is not finite.
         """
         step = step or Step()
-        step.cost = self.cost(sigma_ve)
+        step.cost = self.cost(step.on_cpu(sigma_ve))
         if not step.cost.is_guided:
             return self.skip(denoiser, x, sigma_ve, step)
-        return self.guide(denoiser, log_weight, x, sigma_ve, step)
+        with read_together():
+            guided, record = self.guide(denoiser, log_weight, x, sigma_ve, step)
+        return guided, replace(record, seconds=step.seconds)
 
     def guide(
         self, denoiser: Denoiser, log_weight: LogWeight, x: Latents, sigma_ve: PerSample, step: Step
@@ -201,12 +213,12 @@ class Method(ABC):
         return self
 
     def is_active(self, sigma_ve: PerSample) -> Tensor:
-        """Which noise levels it guides: [B] booleans."""
+        """Which noise levels it guides, as in ``cost``: [N] booleans."""
         return torch.ones_like(sigma_ve, dtype=torch.bool)
 
     @abstractmethod
     def cost(self, sigma_ve: PerSample) -> Cost:
-        """What an evaluation takes at each of these noise levels, [N]."""
+        """What an evaluation takes at each of these noise levels, [N] on the CPU."""
 
     def repeats(self, sigma_ve: PerSample) -> Tensor:
         """How often a step that starts at each of these noise levels is done, [N]."""

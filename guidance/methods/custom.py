@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from ..contracts import Denoiser, LogWeight, ModelError, Pull, check_finite_model, is_finite
+from ..contracts import Denoiser, LogWeight, ModelError, Pull, check_finite_model
+from ..finite import is_spoilt, refuse
 from ..shapes import Latents, PerSample
 from .base import Cost, Guided, Method, Step, cost_everywhere, finish
 
@@ -83,11 +84,14 @@ def _checked(guided: Any, x: Latents, sigma_ve: PerSample) -> Latents:
             f"The method returned something of {got} for x of shape {tuple(x.shape)}; expected the "
             "denoised sample, shaped like x."
         )
-    if not is_finite(guided):
-        raise ModelError(
+
+    def error() -> ModelError:
+        return ModelError(
             f"The method's sample is not finite at noise level sigma = {_level(sigma_ve):.4g}, "
             "and the model's is: the fault lies in the method. Leave it out, or ask its authors."
         )
+
+    refuse(is_spoilt(guided), error)
     return guided
 
 
@@ -131,6 +135,8 @@ class _WatchedDenoiser:
         return x is self.x or (x.shape == self.x.shape and torch.equal(x.to(self.x), self.x))
 
     def _check_level(self, sigma_ve: PerSample) -> None:
+        if sigma_ve is self.here:
+            return
         if sigma_ve.shape != self.here.shape or bool((sigma_ve != self.here).any()):
             raise ModelError(
                 f"The method asks for noise level {_level(sigma_ve):.4g}, and in this step the "

@@ -155,7 +155,7 @@ class FreeDoM(Method):
         if self.step == 0 and self.plain_step == 0:
             return torch.zeros_like(sigma_ve, dtype=torch.bool)
         guided = torch.tensor(self.window.guided(len(self.levels) - 1))
-        return guided[self._nearest(sigma_ve)].to(sigma_ve.device)
+        return guided[self._nearest(sigma_ve)]
 
     def cost(self, sigma_ve: PerSample) -> Cost:
         """One pass back through the denoiser and one gradient, in the steps of the window."""
@@ -170,7 +170,7 @@ class FreeDoM(Method):
     ) -> Guided:
         """One evaluation; a ``CorrectedDenoiser`` sets the step as published."""
         denoised, log_w, v, gradient = gradient_through(denoiser, log_weight, x, sigma_ve, step)
-        length = self._length(denoiser, x, denoised, float(sigma_ve.flatten()[0]), step.keep)
+        length = self._length(denoiser, x, denoised, float(step.on_cpu(sigma_ve)[0]), step.keep)
         size = rms(gradient)
         shift = per_sample(torch.where(size > 0, length / size.clamp(min=1e-30), 0.0), x) * gradient
         gain = Measured(predicted_gain(v, times_sigma2(sigma_ve, gradient)))
@@ -180,7 +180,7 @@ class FreeDoM(Method):
         """Number of the step that starts nearest to each of these noise levels."""
         starts = self.levels[:-1].double()
         # One at a time: a plan of 10,000 steps would otherwise hold 10,000^2 distances.
-        nearest = [(starts - sigma).abs().argmin() for sigma in sigma_ve.cpu().double()]
+        nearest = [(starts - sigma).abs().argmin() for sigma in sigma_ve.double()]
         return torch.stack(nearest)
 
     def _length(

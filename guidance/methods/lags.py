@@ -8,15 +8,22 @@ measures. The algorithm itself stands in ``paper``; ``balanced`` and ``fast`` ar
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from ..contracts import ConditionalDenoiser, Denoiser, LogWeight, check_finite_model, checked_value
 from ..finite_difference import DifferenceStep, jacobian_vector_product, rms
-from ..schedules import Measured, Schedule, UncertaintySchedule, is_active
+from ..schedules import (
+    Measured,
+    Schedule,
+    UncertaintySchedule,
+    greatest_influence,
+    influence,
+)
 from ..shapes import Latents, PerSample
-from ..ve import per_sample
+from ..ve import chosen, per_sample
 from .base import Cost, Method, Step, predicted_gain
 
 
@@ -58,7 +65,12 @@ class LAGS(Method):
 
     def is_active(self, sigma_ve: PerSample) -> Tensor:
         """Which of these noise levels are guided at all: [B] booleans."""
-        return is_active(self.schedule, sigma_ve, self.skip_below)
+        return influence(self.schedule, sigma_ve) >= self._least_influence
+
+    @cached_property
+    def _least_influence(self) -> float:
+        """Under which nothing is evaluated."""
+        return self.skip_below * greatest_influence(self.schedule)
 
     def cost(self, sigma_ve: PerSample) -> Cost:
         """A gradient, a second evaluation where it can be told from rounding, a value of log w."""
@@ -90,7 +102,7 @@ class LAGS(Method):
             denoiser = denoiser.conditional
         h = self.difference.size(v, sigma_ve)
         jv = jacobian_vector_product(denoiser, x, sigma_ve, denoised, v, h)
-        jv = torch.where(per_sample(step.cost.second, x), jv, v.float())
+        jv = chosen(step.cost.second, jv, v.float())
         check_finite_model(jv, sigma_ve)
         return jv
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..contracts import Denoiser, LogWeight, check_finite_model
 from ..schedules import Measured
 from ..shapes import Latents, PerSample
-from ..ve import per_sample
+from ..ve import chosen
 from .base import Cost, Guided, Method, Run, StartCost, Step, check_not_negative, finish
 from .lookahead import Lookahead
 
@@ -88,7 +88,7 @@ class LiDAR(Method):
             for b in range(x.shape[0])
         ]
         shift, log_w, variance = (torch.stack(values) for values in zip(*towards, strict=True))
-        shift = per_sample(self.scale * step.cost.active, shift) * shift
+        shift = self.scale * chosen(step.cost.active, shift, torch.zeros_like(shift))
         return finish(denoised, shift, sigma_ve, step, log_w, Measured(variance))
 
     def _towards(
@@ -111,7 +111,7 @@ class LiDAR(Method):
         logits = (closeness / sigma**2).log_softmax(dim=0)
         share, tilted = logits.exp(), (logits + log_w).softmax(dim=0)
         shift = ((tilted - share) @ away).reshape(x.shape)
-        finite = log_w.clamp(min=log_w[log_w.isfinite()].min())
+        finite = log_w.clamp(min=torch.where(log_w.isfinite(), log_w, torch.inf).min())
         mean = (share * finite).sum()
         variance = (share * (finite - mean) ** 2).sum()
         return shift, (logits + log_w).logsumexp(dim=0), variance

@@ -13,9 +13,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+
 from ..contracts import Denoiser, LogWeight, check_finite_model, checked_value_and_grad
 from ..shapes import Latents, PerSample
-from ..ve import per_sample
+from ..ve import chosen, per_sample
 from .base import Guided, Step, finish, times_sigma2
 from .lags import LAGS
 
@@ -40,6 +42,7 @@ class Paper(LAGS):
         full_shift = times_sigma2(sigma_ve, jv)
         # Prop. 1 in the form of eq. 17; other schedules are the gate of appendix B.2, and ours.
         gain = self.measure(log_weight, denoised, log_w, v, full_shift, sigma_ve)
-        alpha = self.schedule.alpha(sigma_ve, gain) * step.cost.active
+        alpha = self.schedule.alpha(sigma_ve, gain)
+        alpha = chosen(step.cost.active, alpha, torch.zeros_like(alpha))
         shift = self.limited(per_sample(alpha, x) * full_shift, denoised)
         return finish(denoised, shift, sigma_ve, step, log_w, gain, alpha)

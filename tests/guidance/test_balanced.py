@@ -174,7 +174,7 @@ def test_steps_that_are_not_guided_go_on_with_the_cached_shift() -> None:
 
 def test_a_measurement_is_for_the_same_samples_at_less_noise() -> None:
     shift, one = torch.ones(2, 3), torch.ones(2)
-    found = guidance.Measurement(one, shift, torch.tensor([0.5, 1.0]), one, one, 0 * one)
+    found = guidance.Measurement(one, shift, torch.tensor([0.5, 1.0]), one, one, one, 0 * one)
     now, j = found.now(sigmas(2, 0.5))
     # Of variance 1 and of any: sigma^2 J is 1 / (1 + 4) against 1 / 2, and 1 / 4 against 1.
     torch.testing.assert_close(now[:, 0], torch.tensor([0.4, 0.25]))
@@ -187,6 +187,16 @@ def test_a_measurement_is_for_the_same_samples_at_less_noise() -> None:
         assert later.is_due(shift, sigmas(2, 0.8), 0.7).tolist() == [due, due]
     assert found.is_due(shift, sigmas(2, 1.0), 1.0).all(), "in every step"
     assert found.is_due(torch.ones(2, 4), sigmas(2, 1.0), 0.7).all(), "enlarged by the sampler"
+
+
+def test_samples_that_were_never_measured_have_no_shift_and_one_is_due() -> None:
+    shift, one = torch.ones(2, 3), torch.ones(2)
+    found = guidance.Measurement(one, shift, one, one, one, one, 0 * one)
+    for other in (None, replace(found, shift=torch.ones(2, 4))):
+        part = found.where(torch.tensor([True, False]), other)
+        now, _ = part.now(sigmas(2, 0.9))
+        assert now[0].all() and not now[1].any()
+        assert part.is_due(shift, sigmas(2, 0.9), 0.7).tolist() == [False, True]
 
 
 def run_of(

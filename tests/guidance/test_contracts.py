@@ -7,7 +7,8 @@ import math
 import pytest
 import torch
 from lags_pack.guidance import AutogradLogWeight, WeightError, preset
-from lags_pack.guidance.contracts import are_finite, checked_value
+from lags_pack.guidance.contracts import checked_value
+from lags_pack.guidance.finite import is_finite, read_together, refuse
 from lags_pack.tests.analytic import Gaussian, sigmas
 from torch import Tensor
 
@@ -75,19 +76,39 @@ def test_a_function_that_guidance_cannot_use_is_named(function, message: str) ->
         AutogradLogWeight(function, "mine").value_and_grad(torch.ones(2, 4))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("place", [0, 1])
-def test_one_value_that_is_not_finite_is_found_in_any_of_several(bad: float, place: int) -> None:
-    tensors = [torch.ones(2, 3), torch.ones(4, dtype=torch.float16)]
-    assert are_finite(*tensors)
-    tensors[place].view(-1)[1] = bad
-    assert not are_finite(*tensors)
+def test_one_value_that_is_not_finite_is_found(bad: float, dtype: torch.dtype) -> None:
+    values = torch.full((4, 64), 6e4, dtype=dtype)
+    assert is_finite(values), "their sum is beyond half precision"
+    assert is_finite(torch.full((4,), torch.finfo(dtype).max, dtype=dtype))
+    values[2, 5] = bad
+    assert not is_finite(values)
 
 
-def test_many_large_values_are_finite() -> None:
-    """Their sum is not."""
-    large = torch.full((64,), 6e4, dtype=torch.float16)
-    assert are_finite(large) and are_finite(torch.ones(2), large)
+def test_what_is_read_together_blames_the_first_in_order() -> None:
+    """Also where what is spoilt makes a later one fail in its own way."""
+    spoilt, ran = torch.tensor([False, True, True]), []
+
+    def looks(fails: bool) -> None:
+        for i, flag in enumerate(spoilt):
+            refuse(flag, lambda i=i: ValueError(f"number {i}"))  # type: ignore[misc]
+        with read_together():
+            refuse(spoilt[1], lambda: ValueError("inner"))
+        ran.append(fails)
+        if fails:
+            raise KeyError("later")
+
+    for fails in (False, True):
+        with pytest.raises(ValueError, match="number 1"), read_together():
+            looks(fails)
+    assert ran == [False, True]
+    with pytest.raises(ValueError, match="number 1"):
+        looks(False)
+    assert len(ran) == 2, "outside of it, at once"
+    with pytest.raises(KeyError), read_together():
+        refuse(spoilt[0], lambda: ValueError("fine"))
+        raise KeyError("its own")
 
 
 @pytest.mark.parametrize(

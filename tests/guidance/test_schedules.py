@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lags_pack import guidance
 from lags_pack.guidance import AutoSchedule, ChordSchedule, Measured, Schedule, UncertaintySchedule
-from lags_pack.guidance.schedules import influence, is_active
+from lags_pack.guidance.schedules import influence
+from torch import Tensor
 
 fixed = settings(deadline=None, max_examples=60, derandomize=True)
 
@@ -150,6 +151,10 @@ def test_windows_of_the_modes(mode: str, active: list[float], skipped: list[floa
     assert [s for s in active + skipped if method.is_active(torch.tensor([s]))] == active
 
 
+def _is_active(schedule: Schedule, sigma_ve: Tensor, skip_below: float) -> Tensor:
+    return guidance.Paper(schedule, skip_below=skip_below).is_active(sigma_ve)
+
+
 @fixed
 @given(SCHEDULES, st.floats(1e-3, 1e3), st.floats(0.001, 0.9))
 def test_a_step_is_skipped_only_below_the_threshold(
@@ -158,8 +163,8 @@ def test_a_step_is_skipped_only_below_the_threshold(
     levels = torch.logspace(-3, 3, 2000)
     share = float(influence(schedule, torch.tensor([sigma])) / influence(schedule, levels).max())
     if abs(share / threshold - 1) > 0.05:  # the two grids differ a little
-        assert is_active(schedule, torch.tensor([sigma]), threshold) == (share > threshold)
-    assert is_active(schedule, torch.tensor([sigma]), 0.0)
+        assert _is_active(schedule, torch.tensor([sigma]), threshold) == (share > threshold)
+    assert _is_active(schedule, torch.tensor([sigma]), 0.0)
 
 
 def test_influence_is_what_is_undecided_times_alpha() -> None:
@@ -171,5 +176,5 @@ def test_influence_is_what_is_undecided_times_alpha() -> None:
         "high noise is never skipped"
     )
     # Each sample is active by its own noise.
-    each = is_active(UncertaintySchedule(), torch.tensor([100.0, 0.5]), 0.02)
+    each = _is_active(UncertaintySchedule(), torch.tensor([100.0, 0.5]), 0.02)
     assert each.tolist() == [False, True]

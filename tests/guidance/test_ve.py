@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 from lags_pack.guidance import ve_view
+from lags_pack.guidance.ve import chosen
 from torch import Tensor
 
 
@@ -67,3 +68,10 @@ def test_reads_in_place_forward_processes_and_any_rank() -> None:
     view = ve_view(in_place, torch.tensor([0.5, 3.0]))
     assert view.signal.tolist() == [1, 1] and view.noise.tolist() == [1, 6]
     assert view.to_ve(torch.ones(2, 4, 3, 8, 8)).shape == (2, 4, 3, 8, 8)
+
+
+@pytest.mark.parametrize("where", [[True, True], [False, False], [True, False]])
+def test_the_chosen_samples_are_taken_and_the_rest_of_the_others(where: list[bool]) -> None:
+    values, others = torch.ones(2, 3), torch.zeros(2, 3)
+    found = chosen(torch.tensor(where), values, others)
+    assert found.tolist() == [[float(taken)] * 3 for taken in where]
