@@ -40,7 +40,7 @@ def schedule(asked: dict[str, Any]) -> dict[str, Any]:
         ValueError, KeyError, TypeError, OverflowError: a value is missing or out of range.
     """
     if not isinstance(asked, dict):
-        raise ValueError(f"What is asked is a {type(asked).__name__}; expected a JSON object.")
+        raise ValueError(f"The request is a {type(asked).__name__}; expected a JSON object.")
     sampling = sampling_of(str(asked["node"]))
     if "particles" in asked:
         return particles(sampling, asked)
@@ -119,7 +119,7 @@ def noise_levels(sampling: Sampling, asked: dict[str, Any]) -> Tensor:
     """The noise levels that a node would go through."""
     if asked.get("sigmas"):
         if sampling.sigmas is None:
-            raise ValueError("SIGMAS are connected: run the node once, then its dials redraw this.")
+            raise ValueError("SIGMAS are connected: run the node once, then this follows it.")
         return sampling.sigmas
     sigmas = sampled_levels(sampling, asked)
     first, end = int(asked.get("start_at_step", 0)), int(asked.get("end_at_step", len(sigmas)))
