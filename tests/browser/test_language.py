@@ -77,7 +77,7 @@ def test_the_panel_speaks_the_language_of_the_page(speaking, server):
         speak(page, language)
         words = texts(language[:2])
         known = "(words) => document.querySelector(\"[data-node='5']\").innerText.includes(words)"
-        page.wait(known, words["the connected model"])
+        page.wait(known, words["connected_model"])
         seen = page.evaluate(READ)
         for key in ("alpha", "log_w", "ratio", "seconds"):
             assert words[key] in seen["text"] and words[f"{key}_unit"] in seen["text"]
