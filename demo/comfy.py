@@ -78,7 +78,7 @@ def run_workflow(server: Server, out: Path, timeout: float) -> None:
         rows.append(Row(name, pictures))
     save_rows(rows, out / "side_by_side.png")
     print(f"Same seeds, one row per branch: {out / 'side_by_side.png'}")
-    print(f"All pictures: {out}")
+    print(f"All images: {out}")
 
 
 def reward_of(prompt: dict[str, Any]) -> Reward:

@@ -65,7 +65,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--resume", type=Path, help="go on from these weights")
     parser.add_argument("--out", type=Path, default=WEIGHTS)
-    parser.add_argument("--classifier", action="store_true", help="train that of green pictures")
+    parser.add_argument("--classifier", action="store_true", help="train that of green images")
     options = parser.parse_args(arguments)
     if options.classifier:
         print(f"loss {classifier.train(options.seed):.4f}, saved {classifier.FOLDER}")

@@ -14,6 +14,7 @@ from .contracts import (
 )
 from .distilled import FEW_STEPS, gives_finished_images
 from .finite_difference import DifferenceStep, jacobian_vector_product
+from .message import Message
 from .methods import (
     AUTO_DAMPING_PER_C,
     CHORD_DAMPING_PER_C,

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .message import Message
 from .path_weights import ess_share
 from .shapes import Numbers, PerSample
 
@@ -189,7 +190,7 @@ class Trace:
         return known[-1] if known else None
 
     @property
-    def doubt(self) -> str | None:
+    def no_sample(self) -> Message | None:
         """Why the batch is no sample of w p, in a sentence; None where nothing says so."""
         count = 0 if self.log_weights is None else len(self.log_weights)
         if self.log_weights is None or count < FEWEST:
@@ -197,18 +198,23 @@ class Trace:
         ess = float(ess_share(self.log_weights))
         if not ess < LEAST_ESS:
             return None
-        return (
-            f"The effective sample size of these {count} images is {100 * ess:.0f} % of them: they "
-            "are not a sample of w p, and a mean over them may be off by up to "
-            f"{math.sqrt(1 / ess - 1):.1f} standard deviations. The Particle KSampler draws one; a "
-            "lower strength comes nearer."
+        return Message(
+            "no_sample",
+            "The effective sample size of these {count} images is {percent} % of them: they are "
+            "not a sample of w p, and a mean over them may be off by up to {deviations} standard "
+            "deviations. The Particle KSampler draws one; a lower strength comes nearer.",
+            {
+                "count": count,
+                "percent": round(100 * ess),
+                "deviations": round(math.sqrt(1 / ess - 1), 1),
+            },
         )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers and lists, ready for JSON."""
         return {
             "label": self.label,
-            "doubt": self.doubt,
+            "no_sample": None if self.no_sample is None else str(self.no_sample),
             "strengths": dict(self.strengths),
             "measured": list(self.measured),
             "start": self.start.to_dict() if self.start else None,

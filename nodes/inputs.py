@@ -25,7 +25,7 @@ def dial(default: float, least: float, most: float, step: float | None = None) -
 
 def model_input() -> Any:
     """The MODEL of a sampler."""
-    return io.Model.Input("model", tooltip="The diffusion model; it is not changed.")
+    return io.Model.Input("model", tooltip="Connect the diffusion model; it is not changed.")
 
 
 def ksampler_inputs(least_denoise: float = 0.01, sampler: Any = None) -> list[Any]:
@@ -42,7 +42,7 @@ def ksampler_inputs(least_denoise: float = 0.01, sampler: Any = None) -> list[An
         io.Float.Input(
             "denoise",
             **dial(1.0, least_denoise, 1.0, 0.01),
-            tooltip="Below 1 keeps the structure of the input image.",
+            tooltip="Lower it below 1 to keep the structure of the input image.",
         ),
     ]
 
@@ -50,19 +50,26 @@ def ksampler_inputs(least_denoise: float = 0.01, sampler: Any = None) -> list[An
 def run_inputs(sampler: Any = None) -> list[Any]:
     """What KSampler and KSampler Advanced have in common behind the seed."""
     return [
-        io.Int.Input("steps", default=20, min=1, max=10000, tooltip="Number of denoising steps."),
+        io.Int.Input(
+            "steps", default=20, min=1, max=10000, tooltip="Set the number of denoising steps."
+        ),
         io.Float.Input(
             "cfg",
             **dial(8.0, 0.0, 100.0, 0.1),
             round=0.01,
-            tooltip="How closely the prompt is followed; 1 skips the negative prompt. The weight "
-            "acts on the combined prediction, so a high cfg needs less strength.",
+            tooltip="Raise it to follow the prompt more closely; 1 skips the negative prompt. "
+            "The weight acts on the combined prediction, so a high cfg needs less "
+            "strength.",
         ),
         *sampler_inputs(sampler),
-        io.Conditioning.Input("positive", tooltip="What should be in the image."),
-        io.Conditioning.Input("negative", tooltip="What should not be in the image."),
+        io.Conditioning.Input(
+            "positive", tooltip="Connect the prompt: what should be in the image."
+        ),
+        io.Conditioning.Input(
+            "negative", tooltip="Connect the negative prompt: what should not be in the image."
+        ),
         io.Latent.Input(
-            "latent_image", tooltip="The latents to denoise; a noise mask is respected."
+            "latent_image", tooltip="Connect the latents to denoise; a noise mask is respected."
         ),
     ]
 
@@ -75,19 +82,21 @@ def sampler_inputs(sampler: Any = None) -> list[Any]:
             "sampler_name",
             options=KSampler.SAMPLERS,
             default="euler_ancestral",
-            tooltip="Any sampler works. Ancestral and SDE samplers follow the weight most closely.",
+            tooltip="Choose any sampler. Ancestral and SDE samplers follow the weight most "
+            "closely.",
         ),
         io.Combo.Input(
             "scheduler",
             options=KSampler.SCHEDULERS,
-            tooltip="How the noise falls from step to step.",
+            tooltip="Choose how the noise falls from step to step.",
         ),
     ]
 
 
 def seed_input(
     name: str,
-    tooltip: str = "The same seed gives the same image, and the same start as in KSampler.",
+    tooltip: str = "Change it for another image: the same seed gives the same image, and the "
+    "same start as in KSampler.",
 ) -> Any:
     """A seed widget like KSampler's."""
     return io.Int.Input(
@@ -98,7 +107,7 @@ def seed_input(
 def vae_input() -> Any:
     """The VAE of a guided sampler."""
     return io.Vae.Input(
-        "vae", tooltip="The model's own VAE: it decodes the denoised image for the weight."
+        "vae", tooltip="Connect the model's own VAE: it decodes the denoised image for the weight."
     )
 
 
@@ -111,23 +120,28 @@ def guidance_inputs() -> list[Any]:
     """What guidance asks for."""
     return [
         vae_input(),
-        WeightSocket.Input("weight", tooltip="What you want more of: any Weight node."),
+        WeightSocket.Input("weight", tooltip="Connect what you want more of: any Weight node."),
         power_input(
-            "Power of the weight: 1 as its node sets it, 2 twice as much, 0 off (exactly "
-            "KSampler), negative the opposite. Working range 0.3 to 3."
+            "Raise it for a stronger effect. It is the power of the weight: 1 as its node sets "
+            "it, 2 twice as much, 0 off (exactly KSampler), negative the opposite. Working range "
+            "0.3 to 3."
         ),
         io.Combo.Input(
             "mode",
             options=list(MODES),
             default=MODES[0],
-            tooltip="balanced: measures its own uncertainty and skips steps that change nothing. "
-            "fast: no second evaluation of the model, nearly KSampler's speed, acts late (colour, "
-            "texture). paper: LAGS as published, two evaluations of the model in every step.",
+            tooltip="Choose how guidance is computed; start with balanced. balanced: measures "
+            "its own uncertainty and skips steps that change nothing. fast: no second "
+            "evaluation of the model, nearly KSampler's speed, acts late (colour, "
+            "texture). paper: LAGS as published, two evaluations of the model in every "
+            "step.",
         ),
         coefficient_input(),
         options_input(),
         MethodSocket.Input(
-            "method", optional=True, tooltip="Another method instead of LAGS: a Method node."
+            "method",
+            optional=True,
+            tooltip="Connect a Method node to use another method instead of LAGS.",
         ),
     ]
 
@@ -138,15 +152,18 @@ def coefficient_input() -> Any:
         "c",
         display_name="uncertainty coefficient c",
         **dial(10.0, 0.001, 10000.0, 0.1),
-        tooltip="Larger: guidance acts later and more weakly. Smaller: earlier and more strongly. "
-        "This holds in all modes. The paper uses 10 and finds 0.1 to 20 stable. In balanced mode c "
-        "sets how much alpha falls where the actual gain in log w is less than the predicted gain.",
+        tooltip="Lower it to guide earlier and more strongly, raise it to guide later and more "
+        "weakly. This holds in all modes. The paper uses 10 and finds 0.1 to 20 stable. "
+        "In balanced mode c sets how much alpha falls where the actual gain in log w is "
+        "less than the predicted gain.",
     )
 
 
 def options_input() -> Any:
     """The optional socket for LAGS Options."""
-    return OptionsSocket.Input("options", optional=True, tooltip="LAGS Options, for experts.")
+    return OptionsSocket.Input(
+        "options", optional=True, tooltip="Connect LAGS Options to override what the mode chooses."
+    )
 
 
 def guided_outputs() -> list[Any]:
@@ -160,9 +177,15 @@ def guided_outputs() -> list[Any]:
 def look_inputs() -> list[Any]:
     """How an image is drawn."""
     return [
-        io.Combo.Input("axis", options=list(AXES), tooltip="The horizontal axis: steps, or sigma."),
-        io.Combo.Input("theme", options=list(THEMES), tooltip="Colours of the image."),
-        io.Float.Input("scale", **dial(1.0, 0.25, 4.0, 0.25), tooltip="1 is 1024 x 768 pixels."),
+        io.Combo.Input(
+            "axis", options=list(AXES), tooltip="Choose the horizontal axis: steps, or sigma."
+        ),
+        io.Combo.Input("theme", options=list(THEMES), tooltip="Choose the colours of the image."),
+        io.Float.Input(
+            "scale",
+            **dial(1.0, 0.25, 4.0, 0.25),
+            tooltip="Raise it for a larger image: 1 is 1024 x 768 pixels.",
+        ),
     ]
 
 
@@ -181,7 +204,8 @@ def strength_input(reward: type[Reward]) -> Any:
         "strength",
         **dial(default, -1e6, 1e6, step),
         round=min(step, 1.0),  # the page shows no more digits than the step has
-        tooltip=f"Gain in log w per unit of score ({reward.scale}). Working range "
+        tooltip="Raise it for a stronger effect: gain in log w per unit of score "
+        f"({reward.scale}). Working range "
         f"{low:g} to {high:g}, 0 off, negative for less. Default {default:g}: "
         f"{reward.strength_source}.",
     )
@@ -198,10 +222,10 @@ def auto_input(nats: float = AUTOMATIC) -> Any:
         "auto_nats",
         display_name="automatic strength",
         **dial(nats, -100.0, 100.0, 0.5),
-        tooltip="1 is gentle, 3 clear, 10 strong, negative for less; 0: strength by hand. The "
-        "strength is chosen so that log w has this standard deviation over the model's own "
-        "samples, by four quick images in a prompt's first run. It is printed and written to the "
-        "trace. Of strength then only the sign counts.",
+        tooltip="Start with 2: 1 is gentle, 3 clear, 10 strong, negative for less; 0: strength "
+        "by hand. The strength is chosen so that log w has this standard deviation over "
+        "the model's own samples, by four quick images in a prompt's first run. It is "
+        "printed and written to the trace. Of strength then only the sign counts.",
     )
 
 
@@ -215,8 +239,8 @@ def precision_input() -> Any:
     return io.Combo.Input(
         "precision",
         options=list(PRECISIONS),
-        tooltip="Precision of the reward's network; the score is always computed in float32. auto "
-        "chooses what suits the GPU.",
+        tooltip="Choose the precision of the reward's network; the score is always computed in "
+        "float32. auto chooses what suits the GPU.",
     )
 
 

@@ -37,7 +37,7 @@ class Curves:
         ess: of the particles, percent of their number, mean over the groups; or of the batch.
         resampled: share of the groups that were resampled, percent.
         spoiled: how many numbers of guided steps are not finite.
-        doubted: whether the run says that its images are no sample of w p.
+        no_sample: whether the run says that its images are no sample of w p.
     """
 
     label: str
@@ -52,18 +52,18 @@ class Curves:
     ess: list[float]
     resampled: list[float]
     spoiled: int
-    doubted: bool = False
+    no_sample: bool = False
 
 
 def curves(trace: Trace) -> Curves:
     """The numbers of a trace."""
     points = [point(record) for record in trace.records]
-    names = {field.name for field in fields(Curves)} - {"label", "spoiled", "doubted"}
+    names = {field.name for field in fields(Curves)} - {"label", "spoiled", "no_sample"}
     return Curves(
         label=trace.label or "run",
         **{name: [p[name] for p in points] for name in names},
         spoiled=sum(map(_spoiled, trace.records, points)),
-        doubted=trace.doubt is not None,
+        no_sample=trace.no_sample is not None,
     )
 
 
@@ -186,7 +186,7 @@ def _title(runs: Sequence[Curves]) -> str:
     spoiled = sum(run.spoiled for run in runs)
     if spoiled:
         return f"{spoiled} numbers of guided steps are not finite and are left out"
-    if any(run.doubted for run in runs):
+    if any(run.no_sample for run in runs):
         return "small ESS at the end: those images are no sample of w p, take particles"
     if any(math.isfinite(value) for run in runs for value in run.resampled):
         return "mean and range over all particles; ESS: effective share of them; triangles: copied"

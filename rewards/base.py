@@ -129,7 +129,7 @@ class Weight:
 
     def __post_init__(self) -> None:
         if not self.terms:
-            raise ValueError("A weight has no terms; expected at least one reward to ask more of.")
+            raise ValueError("A weight has no terms; expected at least one reward.")
 
     @classmethod
     def of(cls, reward: Reward, strength: float, spread: float = 0.0) -> Weight:

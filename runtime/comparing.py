@@ -20,7 +20,7 @@ from .finished import Entry
 from .images import channels_first
 from .page import FINISHED, page_server
 from .scores import aligned, log_weight_of, scores_of, with_strengths
-from .sweeps import NAMES, Settings, Sweep
+from .sweeps import NAMES, Sweep
 
 
 class Judged(NamedTuple):
@@ -186,7 +186,7 @@ def show_finished(node: str | None, vae: Any, entries: Sequence[Entry]) -> None:
     names = [name for name in NAMES if len({entry.given[name] for entry in entries}) > 1]
     try:
         runs = [
-            {"label": _label(entry.given, names, i), "image": dict(file)}
+            {"settings": _as_json(entry.given, names), "number": i + 1, "image": dict(file)}
             for entry in entries
             for i, file in enumerate(_files(decoded(vae, entry.made[0]["samples"])))
         ]
@@ -196,10 +196,9 @@ def show_finished(node: str | None, vae: Any, entries: Sequence[Entry]) -> None:
     server.send_sync(FINISHED, {"node": node, "runs": runs}, server.client_id)
 
 
-def _label(given: dict[str, Any], names: Sequence[str], number: int) -> str:
-    """What stands under an image of a finished run."""
-    said = Settings(*(given[name] for name in NAMES)).words(names)
-    return ", ".join(filter(None, (said, f"image {number + 1}" if number else "")))
+def _as_json(given: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """Settings of a finished run by name; a seed as text, for JavaScript rounds great ones."""
+    return {name: str(given[name]) if name == "seed" else given[name] for name in names}
 
 
 def _files(images: Tensor) -> list[Any]:

@@ -52,7 +52,7 @@ def never_acted(guider: Any, sampler: Any) -> ValueError:
     function = getattr(sampler, "sampler_function", sampler)
     name = getattr(function, "__name__", type(function).__name__).removeprefix("sample_")
     return ValueError(
-        f"The weight was never asked: guider {type(guider).__name__} with sampler '{name}' "
+        f"The weight was never evaluated: guider {type(guider).__name__} with sampler '{name}' "
         "evaluates the model past the wrappers of its MODEL, so this image would be a plain one. "
         "Use KSampler (LAGS), or another guider (CFGGuider, BasicGuider) or sampler under LAGS "
         "Guidance."

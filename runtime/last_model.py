@@ -10,12 +10,15 @@ from typing import Any
 import comfy.model_sampling
 from torch import Tensor
 
-from ..guidance import DifferenceStep
+from ..guidance import DifferenceStep, Message
 from .decoders import Decoding
 from .price import Price
 from .run import difference_step
 
 KEPT = 64  # nodes whose model is remembered
+MODEL = Message("connected_model", "the connected model")
+SIGMAS = Message("connected_sigmas", "the connected SIGMAS")
+UNKNOWN = Message("sd_until_run", "SD, until the node has run")
 
 
 class StableDiffusion(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.EPS):  # type: ignore[misc]
@@ -29,14 +32,14 @@ class Sampling:
     Attributes:
         model_sampling: ComfyUI's object of that name.
         step: the finite difference that suits the model.
-        source: where this comes from, in words.
+        source: where this comes from.
         sigmas: noise levels that were connected instead of chosen by scheduler and steps.
         prices: of the weight that it ran with, by what the weight looked through.
     """
 
     model_sampling: Any
     step: DifferenceStep
-    source: str
+    source: Message
     sigmas: Tensor | None = None
     prices: Mapping[Decoding, Price] = field(default_factory=dict)
 
@@ -67,10 +70,10 @@ def remember(
     if prices is None:
         prices = sampling_of(node).prices
     if model is None:
-        known = Sampling(StableDiffusion(), DifferenceStep(), "the connected SIGMAS", sigmas)
+        known = Sampling(StableDiffusion(), DifferenceStep(), SIGMAS, sigmas)
     else:
         sampling = model.get_model_object("model_sampling")
-        source = "the connected model" if sigmas is None else "the connected SIGMAS"
+        source = MODEL if sigmas is None else SIGMAS
         known = Sampling(sampling, difference_step(model), source, sigmas, prices)
     _remembered[node] = known
     _remembered.move_to_end(node)
@@ -81,4 +84,4 @@ def remember(
 def sampling_of(node: str) -> Sampling:
     """What a node ran with last; the noise levels of SD before its first run."""
     known = _remembered.get(node)
-    return known or Sampling(StableDiffusion(), DifferenceStep(), "SD, until the node has run")
+    return known or Sampling(StableDiffusion(), DifferenceStep(), UNKNOWN)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from itertools import count
 from typing import Any
 
-from ..guidance import StepRecord, Trace
+from ..guidance import Message, StepRecord, Trace
 from ..plots.trace import point
 
 START, STEP, NOTICE = "lags.start", "lags.step", "lags.notice"  # events known to web/js
@@ -47,12 +47,12 @@ def watcher(node: str | None) -> Callable[[Trace], None] | None:
     return tell
 
 
-def notice(text: str) -> None:
+def notice(message: Message) -> None:
     """Tell the user something that no error is: in the log, and on the page where there is one."""
-    logging.warning(text)
+    logging.warning("%s", message)
     server = page_server()
     if server is not None:
-        server.send_sync(NOTICE, {"text": text}, server.client_id)
+        server.send_sync(NOTICE, message.to_json(), server.client_id)
 
 
 def shown(record: StepRecord | None) -> dict[str, Any] | None:
@@ -69,7 +69,7 @@ def summary(trace: Trace) -> dict[str, Any]:
     """A whole run, for the panel of a node that has finished or was cached."""
     return {
         "label": trace.label,
-        "doubt": trace.doubt,
+        "no_sample": None if trace.no_sample is None else trace.no_sample.to_json(),
         "strengths": {name: finite(value) for name, value in trace.strengths.items()},
         "measured": list(trace.measured),
         "start": shown(trace.start),

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..guidance import MPGD, Method, plan, preset
+from ..guidance import MPGD, Message, Method, plan, preset
 from ..guidance.particles import particle_plan
 from .last_model import Sampling, sampling_of
 from .lookahead import PlannedRun
@@ -40,7 +40,7 @@ def schedule(asked: dict[str, Any]) -> dict[str, Any]:
         ValueError, KeyError, TypeError, OverflowError: a value is missing or out of range.
     """
     if not isinstance(asked, dict):
-        raise ValueError(f"What is asked is a {type(asked).__name__}; expected a JSON object.")
+        raise ValueError(f"The request is a {type(asked).__name__}; expected a JSON object.")
     sampling = sampling_of(str(asked["node"]))
     if "particles" in asked:
         return particles(sampling, asked)
@@ -65,7 +65,7 @@ def schedule(asked: dict[str, Any]) -> dict[str, Any]:
     score_std = float(asked.get("nats", 3.0))
     made = plan(method, sigmas, scaling, score_std, branches, adds_noise)
     price = sampling.prices.get(decoding_of(chosen, asked["mode"], bool(other)))
-    return {**curve(made if price is None else price.of(made)), "source": sampling.source}
+    return {**curve(made if price is None else price.of(made)), "source": sampling.source.to_json()}
 
 
 def connected(asked: dict[str, Any]) -> Method:
@@ -82,7 +82,7 @@ def widget(spec: Any, value: Any) -> Any:
         return value
     number = int(value) if spec.io_type == "INT" else float(value)
     if not spec.min <= number <= spec.max:
-        raise ValueError(f"{spec.id} is {number}; expected {spec.min} to {spec.max}.")
+        raise ValueError(out_of_range(spec.id, number, spec.min, spec.max))
     return number
 
 
@@ -96,7 +96,8 @@ def particles(sampling: Sampling, asked: dict[str, Any]) -> dict[str, Any]:
     )
     sigmas = sampled_levels(sampling, asked)
     if not len(sigmas):
-        raise ValueError(f"No step is run: denoise is {denoise_of(asked)}.")
+        none = "No step is run: denoise is {denoise}."
+        raise ValueError(Message("no_step", none, {"denoise": denoise_of(asked)}))
     levels = Levels.of(sampling.model_sampling, sigmas)
     steps = len(levels.sigma) - 1
     engine = choices.engine(steps, sampling.step, is_off(asked))
@@ -111,7 +112,7 @@ def particles(sampling: Sampling, asked: dict[str, Any]) -> dict[str, Any]:
         "model_backwards": made.total_backwards,
         "relative_cost": made.relative_cost,
         "is_priced": False,
-        "source": sampling.source,
+        "source": sampling.source.to_json(),
     }
 
 
@@ -119,13 +120,15 @@ def noise_levels(sampling: Sampling, asked: dict[str, Any]) -> Tensor:
     """The noise levels that a node would go through."""
     if asked.get("sigmas"):
         if sampling.sigmas is None:
-            raise ValueError("SIGMAS are connected: run the node once, then its dials redraw this.")
+            unknown = "SIGMAS are connected: run the node once to see its plan."
+            raise ValueError(Message("sigmas_first", unknown))
         return sampling.sigmas
     sigmas = sampled_levels(sampling, asked)
     first, end = int(asked.get("start_at_step", 0)), int(asked.get("end_at_step", len(sigmas)))
     kept = sigmas[:-1][first:end]  # the sampler ends at the last level, and evaluates nothing there
     if len(sigmas) and not len(kept):
-        raise ValueError(f"No step is run: start_at_step is {first}, of {len(sigmas) - 1} steps.")
+        late = "No step is run: start_at_step is {first}, of {steps} steps."
+        raise ValueError(Message("starts_late", late, {"first": first, "steps": len(sigmas) - 1}))
     return kept
 
 
@@ -133,10 +136,16 @@ def sampled_levels(sampling: Sampling, asked: dict[str, Any]) -> Tensor:
     """The noise levels of KSampler's widgets, the last one included."""
     steps = int(asked["steps"])
     if not 1 <= steps <= 10000:
-        raise ValueError(f"steps is {steps}; expected 1 to 10000.")
+        raise ValueError(out_of_range("steps", steps, 1, 10000))
     return ksampler_levels(
         sampling, steps, asked["sampler_name"], asked["scheduler"], denoise_of(asked)
     )
+
+
+def out_of_range(name: str, value: float, least: float, most: float) -> Message:
+    """What to say of a widget's value that the node does not take."""
+    values = {"name": name, "value": value, "least": least, "most": most}
+    return Message("out_of_range", "{name} is {value}; expected {least} to {most}.", values)
 
 
 def is_off(asked: dict[str, Any]) -> bool:
@@ -169,9 +178,12 @@ def register(method_nodes: Iterable[Any]) -> None:
             made = await asyncio.to_thread(schedule, await request.json())
             return web.json_response(made)
         except KeyError as error:
-            return web.json_response({"error": f"Input {error} is missing."}, status=400)
+            missing = Message("missing", "Input {name} is missing.", {"name": str(error)})
+            return web.json_response({"error": missing.to_json()}, status=400)
         except RecursionError:
             deep = "The request is nested too deeply to be read; expected the widgets of one node."
-            return web.json_response({"error": deep}, status=400)
+            return web.json_response({"error": {"text": deep}}, status=400)
         except (ValueError, TypeError, OverflowError) as error:
-            return web.json_response({"error": str(error)}, status=400)
+            said = error.args[0] if error.args else None
+            body = said.to_json() if isinstance(said, Message) else {"text": str(error)}
+            return web.json_response({"error": body}, status=400)

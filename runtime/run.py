@@ -25,6 +25,7 @@ from ..guidance import (
     FreeDoM,
     LogWeight,
     Lookahead,
+    Message,
     Method,
     ModelError,
     PathWeights,
@@ -189,12 +190,19 @@ def warn_if_idle(run: Run) -> None:
     scaling = run.guider.inner_model.model_sampling.noise_scaling
     made = plan(run.method, run.levels, scaling)
     if made.is_idle:
-        notice(
-            f"{run.method.name} changes next to nothing in these {len(made.sigma)} steps: its "
-            f"alpha is {float(made.alpha.max()):.1e} at most, at sigma "
-            f"{float(made.sigma_ve.min()):.3g}. Few steps stay at high noise, where only mode "
-            "'balanced' acts; a lower uncertainty coefficient c, or more steps, serve too."
+        idle = Message(
+            "idle",
+            "{method} changes next to nothing in these {steps} steps: its alpha is {alpha} at "
+            "most, at sigma {sigma}. Few steps stay at high noise, where only mode 'balanced' "
+            "acts; a lower uncertainty coefficient c, or more steps, serve too.",
+            {
+                "method": run.method.name,
+                "steps": len(made.sigma),
+                "alpha": float(f"{float(made.alpha.max()):.1e}"),
+                "sigma": float(f"{float(made.sigma_ve.min()):.3g}"),
+            },
         )
+        notice(idle)
 
 
 def announce_cost(run: Run) -> None:
@@ -385,8 +393,8 @@ class Guidance:
             self.trace.settle()
         if not self.trace.records and run.holds_guided_steps:
             raise never_acted(guider, executor.class_obj)
-        if self.trace.doubt is not None:
-            logging.info("LAGS: %s", self.trace.doubt)
+        if self.trace.no_sample is not None:
+            logging.info("LAGS: %s", self.trace.no_sample)
         return samples
 
     def _plain(self, guider: Any) -> Evaluate:

@@ -35,6 +35,7 @@ from ..demo.scenes.text import END, PAD, START, TOKENS, SceneTextEncoder, split_
 from ..demo.scenes.unet import UNET_CONFIG
 from ..demo.scenes.vae import DDCONFIG, EMBED_DIM
 from ..demo.weights import read_weights
+from ..guidance import Message
 from .page import notice
 
 TOKENS_KEY = "scenes"  # of this text encoder's tokens in what CLIP.tokenize gives
@@ -128,12 +129,13 @@ class SceneTokenizer:
         return {}
 
 
-def unknown_words(words: list[str]) -> str:
+def unknown_words(words: list[str]) -> Message:
     """What to tell the user about words that the scene model does not know."""
-    listed = ", ".join(repr(word) for word in words)
-    return (
-        f"LAGS Demo Text Model does not know {listed} and leaves them out: its help page lists "
-        "the subjects and colours that it draws."
+    return Message(
+        "unknown_words",
+        "LAGS Demo Text Model does not know {words} and leaves them out: its help page lists the "
+        "subjects and colours that it draws.",
+        {"words": ", ".join(repr(word) for word in words)},
     )
 
 

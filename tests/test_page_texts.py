@@ -1,10 +1,12 @@
-"""The texts of the panel and of the scores: every language has all, and the scripts know each."""
+"""Our texts on the page: every language has all, and scripts or server know each."""
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from collections import Counter
+from collections.abc import Iterator
 
 import pytest
 from lags_pack.tests.derived import locales as i18n
@@ -56,17 +58,36 @@ def test_titles_and_units_are_narrow(language: str) -> None:
 
 def test_scripts_use_all_texts_and_no_other() -> None:
     asked = set(re.findall(r'"([a-z_]+)"', SCRIPTS)) | set(_of_charts())
-    sources = set(re.findall(r'"((?:the connected|SD,) [^"]+)"', _last_model()))
-    assert len(sources) == 3 and sources <= set(ENGLISH)
-    assert set(ENGLISH) - asked - sources == set()
+    assert set(ENGLISH) - asked - {key for key, _, _ in messages()} == set()
     calls = set(re.findall(r'\btext\(\s*"([a-z_]+)"', SCRIPTS))
     assert len(calls) > 15 and calls <= set(ENGLISH)
+
+
+def test_messages_of_the_server_are_the_english_texts() -> None:
+    found = list(messages())
+    assert len(found) > 8
+    for key, english, values in found:
+        assert ENGLISH[key] == english
+        assert Counter(values) == holes(english)[0], key
+
+
+def messages() -> Iterator[tuple[str, str, list[str]]]:
+    """Key, sentence, and names of the values of each Message in the code."""
+    for path in [*(ROOT / "guidance").rglob("*.py"), *(ROOT / "runtime").rglob("*.py")]:
+        tree = ast.parse(path.read_text("utf-8"))
+        named = {
+            one.targets[0].id: one.value
+            for one in ast.walk(tree)
+            if isinstance(one, ast.Assign) and isinstance(one.targets[0], ast.Name)
+        }
+        for call in ast.walk(tree):
+            if isinstance(call, ast.Call) and getattr(call.func, "id", "") == "Message":
+                given = [named.get(getattr(one, "id", ""), one) for one in call.args]
+                key, english, *values = given
+                names = [one.value for one in values[0].keys] if values else []
+                yield key.value, english.value, names
 
 
 def _of_charts() -> list[str]:
     terms = re.findall(r'(?:key|term): "(\w+)"', SCRIPTS)
     return [f"{term}{ending}" for term in terms for ending in ("", "_unit", "_help")]
-
-
-def _last_model() -> str:
-    return (ROOT / "runtime" / "last_model.py").read_text("utf-8")

@@ -139,7 +139,7 @@ class _WatchedDenoiser:
             return
         if sigma_ve.shape != self.here.shape or bool((sigma_ve != self.here).any()):
             raise ModelError(
-                f"The method asks for noise level {_level(sigma_ve):.4g}, and in this step the "
+                f"The method evaluates at noise level {_level(sigma_ve):.4g}, and in this step the "
                 f"model answers at {_level(self.here):.4g} only: expected sigma_ve as it was given."
             )
 

@@ -39,7 +39,7 @@ def diverse(particles: Particles, count: int) -> Chosen:
     """
     n = particles.log_w.shape[1]
     if not 1 <= count <= n:
-        raise ValueError(f"diverse samples asked for: {count}; expected 1 to {n}, the particles.")
+        raise ValueError(f"count of diverse samples is {count}; expected 1 to {n}, the particles.")
     pool = everything(particles)[:, : max(count, (n + 1) // 2)]
     chosen = [
         _farthest(points[rows.to(points.device)], count)

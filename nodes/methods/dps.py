@@ -29,14 +29,15 @@ class LAGSMethodDPS(io.ComfyNode):
                 io.Float.Input(
                     "rho",
                     **dial(1.0, 0.0, 1000.0, 0.01),
-                    tooltip="Size of the gradient's step: 1 as derived, 0 off. Working range 0.1 "
-                    "to 2; too much burns the image.",
+                    tooltip="Set the size of the gradient's step: 1 as derived, 0 off. Working "
+                    "range 0.1 to 2; too much burns the image.",
                 ),
                 io.Boolean.Input(
                     "normalised",
                     default=False,
-                    tooltip="Divides each image's gradient by the size of log w, in the manner of "
-                    "the paper: the weight's strength then has no effect. Sensitive to rho.",
+                    tooltip="Enable to divide each image's gradient by the size of log w, in the "
+                    "manner of the paper: the weight's strength then has no effect. "
+                    "Sensitive to rho.",
                 ),
             ],
             outputs=[MethodSocket.Output(display_name="method", tooltip="For a LAGS sampler.")],

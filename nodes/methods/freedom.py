@@ -37,30 +37,35 @@ class LAGSMethodFreeDoM(io.ComfyNode):
                 io.Float.Input(
                     "step",
                     **dial(STEP, 0.0, 100.0, 0.01),
-                    tooltip="Length of a step relative to what cfg adds. The paper uses 0.2 for "
-                    "style.",
+                    tooltip="Set the length of a step relative to what cfg adds. The paper uses "
+                    "0.2 for style.",
                 ),
                 io.Float.Input(
                     "plain_step",
                     **dial(PLAIN_STEP, 0.0, 100.0, 0.005),
-                    tooltip="The same at cfg 1, relative to the noise. The paper uses 0.02.",
+                    tooltip="Set the same at cfg 1, relative to the noise. The paper uses 0.02.",
                 ),
                 step_share(
                     "first",
                     FIRST,
-                    "Guidance begins at this share of remaining steps; 1 is from the start.",
+                    "Set where guidance begins: at this share of remaining steps; 1 is from the "
+                    "start.",
                 ),
                 step_share(
-                    "last", LAST, "Guidance ends at this share of remaining steps; 0 is at the end."
+                    "last",
+                    LAST,
+                    "Set where guidance ends: at this share of remaining steps; 0 is at the end.",
                 ),
                 step_share(
-                    "travel_until", TRAVEL_UNTIL, "Repeats end at this share of remaining steps."
+                    "travel_until",
+                    TRAVEL_UNTIL,
+                    "Set where repeats end: at this share of remaining steps.",
                 ),
                 io.Int.Input(
                     "repeats",
                     **dial(REPEATS, 1, 100),
-                    tooltip="How many times each guided step before that is run; 1 is no time "
-                    "travel.",
+                    tooltip="Choose how many times each guided step before that is run; 1 is no "
+                    "time travel.",
                 ),
             ],
             outputs=[MethodSocket.Output(display_name="method", tooltip="For a LAGS sampler.")],

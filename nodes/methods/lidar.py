@@ -28,28 +28,30 @@ class LAGSMethodLiDAR(io.ComfyNode):
                 io.Int.Input(
                     "count",
                     **dial(COUNT, 1, 4096),
-                    tooltip="Quick images. The paper takes 50 to 100.",
+                    tooltip="Set how many quick images to make. The paper takes 50 to 100.",
                 ),
                 io.Int.Input(
                     "lookahead_steps",
                     **dial(STEPS, 1, 1000),
-                    tooltip="Steps for each of them. The paper takes 3 to 8.",
+                    tooltip="Set the steps for each of them. The paper takes 3 to 8.",
                 ),
                 io.Float.Input(
                     "scale",
                     **dial(1.0, 0.0, 1000.0, 0.1),
-                    tooltip="Size of the shift: 1 as derived; the paper takes 12.5 on SD1.5.",
+                    tooltip="Set the size of the shift: 1 as derived; the paper takes 12.5 on "
+                    "SD1.5.",
                 ),
                 io.Float.Input(
                     "sigma_end",
                     **dial(SIGMA_END, 0.0, 1000.0, 0.01),
-                    tooltip="Noise level below which steps are not guided. 0.57 is from the paper.",
+                    tooltip="Set the noise level below which steps are not guided. 0.57 is from "
+                    "the paper.",
                 ),
                 io.Int.Input(
                     "lookahead_seed",
                     **dial(0, 0, 0xFFFFFFFF),
-                    tooltip="Seed of the quick images; while it stays the same, those of a prompt "
-                    "are made only once.",
+                    tooltip="Keep the seed of the quick images: while it stays the same, those "
+                    "of a prompt are made only once.",
                 ),
             ],
             outputs=[MethodSocket.Output(display_name="method", tooltip="For a LAGS sampler.")],

@@ -29,8 +29,9 @@ class LAGSMethodMPGD(io.ComfyNode):
                     min=0.0,
                     max=1000.0,
                     step=0.01,
-                    tooltip="Size of the gradient's step: 1 adds the weight's gradient to the "
-                    "model's once, 0 off. Working range 1 to 30; too much burns the image.",
+                    tooltip="Set the size of the gradient's step: 1 adds the weight's gradient "
+                    "to the model's once, 0 off. Working range 1 to 30; too much burns "
+                    "the image.",
                 ),
             ],
             outputs=[MethodSocket.Output(display_name="method", tooltip="For a LAGS sampler.")],

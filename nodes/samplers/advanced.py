@@ -40,12 +40,14 @@ class LAGSKSamplerAdvanced(io.ComfyNode):
                 seed_input("noise_seed"),
                 *run_inputs(),
                 io.Int.Input(
-                    "start_at_step", **dial(0, 0, 10000), tooltip="The first step that is run."
+                    "start_at_step",
+                    **dial(0, 0, 10000),
+                    tooltip="Choose the first step that is run.",
                 ),
                 io.Int.Input(
                     "end_at_step",
                     **dial(10000, 0, 10000),
-                    tooltip="The run stops before this step.",
+                    tooltip="Choose the step before which the run stops.",
                 ),
                 io.Combo.Input(
                     "return_with_leftover_noise",

@@ -31,7 +31,7 @@ class LAGSGuidance(io.ComfyNode):
             ),
             inputs=[
                 io.Model.Input(
-                    "model", tooltip="The diffusion model; the output is a guided copy."
+                    "model", tooltip="Connect the diffusion model; the output is a guided copy."
                 ),
                 *guidance_inputs(),
             ],

@@ -37,77 +37,81 @@ class LAGSMMSOLD(io.ComfyNode):
                 io.Image.Input(
                     "images",
                     optional=True,
-                    tooltip="The images to learn from, all of one size: at least 8, better some "
-                    "dozens to hundreds. Instead of latents.",
+                    tooltip="Connect the images to learn from, all of one size: at least 8, "
+                    "better some dozens to hundreds. Instead of latents.",
                 ),
                 io.Latent.Input(
                     "latents",
                     optional=True,
-                    tooltip="A batch of latents to learn from. Instead of images.",
+                    tooltip="Connect a batch of latents to learn from. Instead of images.",
                 ),
                 io.Vae.Input(
                     "vae",
                     optional=True,
-                    tooltip="Encodes the images and decodes the result. Without one, the images "
-                    "are processed as pixels, which suits small ones.",
+                    tooltip="Connect a VAE to encode the images and decode the result. Without "
+                    "one, the images are processed as pixels, which suits small ones.",
                 ),
                 WeightSocket.Input(
                     "weight",
                     optional=True,
-                    tooltip="Which of the given images count more: the new ones follow w times the "
-                    "distribution of the set. Any Weight node, also those without a gradient.",
+                    tooltip="Connect what makes given images count more: the new ones follow w "
+                    "times the distribution of the set. Any Weight node, also those "
+                    "without a gradient.",
                 ),
                 power_input(
-                    "Power of the weight: 1 as its node sets it, 0 off, negative the opposite. If "
-                    "too few images keep a weight that counts, the run is refused."
+                    "Raise it for a stronger effect. It is the power of the weight: 1 as its "
+                    "node sets it, 0 off, negative the opposite. If too few images keep a weight "
+                    "that counts, the run is refused."
                 ),
                 io.Int.Input(
                     "count",
                     **dial(8, 1, 4096),
-                    tooltip="How many new images. The mean and the variation of the set hold "
-                    "exactly from four times the rank upwards.",
+                    tooltip="Choose how many new images to make. The mean and the variation of "
+                    "the set hold exactly from four times the rank upwards.",
                 ),
                 io.Int.Input(
                     "steps",
                     **dial(100, 1, 100000),
-                    tooltip="Langevin steps. 100 is published for images.",
+                    tooltip="Set the number of Langevin steps. 100 is published for images.",
                 ),
                 io.Float.Input(
                     "smoothing",
                     **dial(BY_DATA, BY_DATA, 100.0, 0.05),
-                    tooltip="sigma, in units of the distance from an image to its nearest "
-                    "neighbour (median, in whitened coordinates). -1 finds it during the run: as "
-                    "little as leaves no more copies than there are among the given images. Below "
-                    "0.4 they are copied, 0.5 to 0.8 blends neighbours, above 1 blends everything. "
-                    "0 is off.",
+                    tooltip="Set sigma, in units of the distance from an image to its nearest "
+                    "neighbour (median, in whitened coordinates). -1 finds it during the "
+                    "run: as little as leaves no more copies than there are among the "
+                    "given images. Below 0.4 they are copied, 0.5 to 0.8 blends "
+                    "neighbours, above 1 blends everything. 0 is off.",
                 ),
                 io.Float.Input(
                     "sigma_g",
                     **dial(0.05, 0.001, 10.0, 0.01),
-                    tooltip="Blur around each image, in the same units. Working range 0.01 to 0.1; "
-                    "more adds noise, less takes smaller steps.",
+                    tooltip="Set the blur around each image, in the same units. Working range "
+                    "0.01 to 0.1; more adds noise, less takes smaller steps.",
                 ),
                 io.Int.Input(
                     "draws",
                     **dial(8, 0, 10000, 2),
-                    tooltip="Random shifts per image and step that estimate the smoothing; even. "
-                    "Published 2 to 32; 0 is no smoothing.",
+                    tooltip="Set the random shifts per image and step that estimate the "
+                    "smoothing; even. Published 2 to 32; 0 is no smoothing.",
                 ),
                 io.Combo.Input(
                     "score",
                     options=list(SCORES),
                     default="nearest",
-                    tooltip="nearest: sums over the 20 nearest images and 20 others drawn for the "
-                    "rest, which keeps kinds apart. exact: over all images, which blends kinds "
-                    "where the rank is high.",
+                    tooltip="Choose which images are summed over. nearest: sums over the 20 "
+                    "nearest images and 20 others drawn for the rest, which keeps kinds "
+                    "apart. exact: over all images, which blends kinds where the rank is "
+                    "high.",
                 ),
                 io.Int.Input(
                     "rank",
                     **dial(0, 0, 4096),
-                    tooltip="Number of principal components to work in; the rest of the detail is "
-                    "lost. 0: as many as hold 95 % of the variance, at most a third of the images.",
+                    tooltip="Set the number of principal components to work in; the rest of the "
+                    "detail is lost. 0: as many as hold 95 % of the variance, at most a "
+                    "third of the images.",
                 ),
-                seed_input("seed", "One seed, one result."),
+                seed_input("seed", "Change it for another result: one seed, one result."),
             ],
             outputs=[
                 io.Image.Output(

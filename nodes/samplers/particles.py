@@ -30,8 +30,8 @@ class LAGSParticleSampler(io.ComfyNode):
         sampler = io.Combo.Input(
             "sampler_name",
             options=list(SAMPLERS),
-            tooltip="Samplers whose steps are all Gaussian, so that particles can be weighted. lcm "
-            "is for LCM models.",
+            tooltip="Choose a sampler: the steps of all are Gaussian, so that particles can be "
+            "weighted. lcm is for LCM models.",
         )
         return io.Schema(
             node_id="LAGSParticleSampler",
@@ -50,12 +50,13 @@ class LAGSParticleSampler(io.ComfyNode):
                 vae_input(),
                 WeightSocket.Input(
                     "weight",
-                    tooltip="What you want more of: any Weight node; methods smc and fk also take "
-                    "one without a gradient.",
+                    tooltip="Connect what you want more of: any Weight node; methods smc and fk "
+                    "also take one without a gradient.",
                 ),
                 power_input(
-                    "Power of the weight: 1 as its node sets it, 0 off (plain sampling), negative "
-                    "the opposite. Few particles can only follow a moderate weight: see the ESS."
+                    "Raise it for a stronger effect. It is the power of the weight: 1 as its "
+                    "node sets it, 0 off (plain sampling), negative the opposite. Few particles "
+                    "can only follow a moderate weight: see the ESS."
                 ),
                 *method_inputs(),
                 options_input(),
@@ -96,58 +97,59 @@ def method_inputs() -> list[Any]:
             "method",
             options=METHODS,
             default=METHODS[0],
-            tooltip="lags: drift by LAGS, made exact by path weights (recommended). smc: weights "
-            "only, no drift. fk: FK-steering. das, das_1p, tds, urge, urge_ess: as published, with "
-            "a gradient through the model, which takes several times the memory and time.",
+            tooltip="Choose what moves the particles; start with lags. lags: drift by LAGS, made "
+            "exact by path weights (recommended). smc: weights only, no drift. fk: "
+            "FK-steering. das, das_1p, tds, urge, urge_ess: as published, with a "
+            "gradient through the model, which takes several times the memory and time.",
         ),
         io.Int.Input(
             "particles",
             **dial(4, 1, 1024),
-            tooltip="Particles for each image; time grows with it. 4 as published, more for strong "
-            "weights.",
+            tooltip="Set the particles for each image; time grows with it. 4 as published, more "
+            "for strong weights.",
         ),
         io.Combo.Input(
             "resampling",
             options=[FROM_METHOD, *RESAMPLING],
-            tooltip="How the particles to be copied are drawn. All are unbiased; systematic and "
-            "ssp are the least noisy.",
+            tooltip="Choose how the particles to be copied are drawn. All are unbiased; "
+            "systematic and ssp are the least noisy.",
         ),
         io.Float.Input(
             "ess_threshold",
             **dial(-1.0, -1.0, 1.0, 0.05),
-            tooltip="Resample when the ESS (effective sample size) is below this share of the "
-            "particles. -1 as the method sets it (mostly 0.5), 0 never. smc with 0 and output best "
-            "is best of N.",
+            tooltip="Set when to resample: where the ESS (effective sample size) is below this "
+            "share of the particles. -1 as the method sets it (mostly 0.5), 0 never. smc "
+            "with 0 and output best is best of N.",
         ),
         io.Combo.Input(
             "tempering",
             options=[FROM_METHOD, *TEMPERING],
-            tooltip="How the weight is switched on during the run. The result always has the full "
-            "weight.",
+            tooltip="Choose how the weight is switched on during the run. The result always has "
+            "the full weight.",
         ),
         io.Int.Input(
             "evaluate_every",
             **dial(0, 0, 10000),
-            tooltip="Steps between two updates of the particle weights; 0 as the method sets it "
-            "(fk: five in all, others every step). Fewer updates are cheaper, and the result is as "
-            "exact.",
+            tooltip="Set the steps between two updates of the particle weights; 0 as the method "
+            "sets it (fk: five in all, others every step). Fewer updates are cheaper, "
+            "and the result is as exact.",
         ),
         io.Int.Input(
             "particles_at_once",
             **dial(0, 0, 1024),
-            tooltip="Particles of each image that the model sees together: more is faster on large "
-            "GPUs and takes more memory. 0 as many as fit.",
+            tooltip="Raise it to show the model more particles of each image together: more is "
+            "faster on large GPUs and takes more memory. 0 as many as fit.",
         ),
         io.Combo.Input(
             "output",
             options=list(OUTPUTS),
-            tooltip="best: the one with the greatest w. draw: drawn by weight, a sample of w p. "
-            "diverse: good ones that differ. all: every particle, best first, to be weighted by "
-            "log_weights.",
+            tooltip="Choose which particles to output. best: the one with the greatest w. draw: "
+            "drawn by weight, a sample of w p. diverse: good ones that differ. all: "
+            "every particle, best first, to be weighted by log_weights.",
         ),
         io.Int.Input(
             "count",
             **dial(1, 1, 1024),
-            tooltip="How many images to output from each group, for draw and diverse.",
+            tooltip="Choose how many images to output from each group, for draw and diverse.",
         ),
     ]

@@ -32,28 +32,31 @@ class LAGSSearchSampler(io.ComfyNode):
             inputs=[
                 *ksampler_inputs(),
                 io.Vae.Input(
-                    "vae", tooltip="The model's own VAE: it decodes the images for the weight."
+                    "vae",
+                    tooltip="Connect the model's own VAE: it decodes the images for the weight.",
                 ),
                 WeightSocket.Input(
-                    "weight", tooltip="What decides which image is the best; it needs no gradient."
+                    "weight",
+                    tooltip="Connect what decides which image is the best; it needs no gradient.",
                 ),
                 io.Int.Input(
                     "rounds",
                     **dial(3, 0, 1000),
-                    tooltip="How many rounds the search continues from the best so far. 0 is "
-                    "KSampler.",
+                    tooltip="Choose how many rounds the search continues from the best so far. 0 "
+                    "is KSampler.",
                 ),
                 io.Int.Input(
                     "neighbours",
                     **dial(4, 1, 1000),
-                    tooltip="Images tried in each round: 1 + rounds x neighbours runs in all.",
+                    tooltip="Set the images tried in each round: 1 + rounds x neighbours runs in "
+                    "all.",
                 ),
                 io.Float.Input(
                     "radius",
                     **dial(0.0, 0.0, 100.0, 0.05),
-                    tooltip="Share of fresh noise in a neighbour, relative to the best noise so "
-                    "far. 0.3 keeps most of the image; 0 is entirely fresh noise, which is best of "
-                    "N.",
+                    tooltip="Set the share of fresh noise in a neighbour, relative to the best "
+                    "noise so far. 0.3 keeps most of the image; 0 is entirely fresh "
+                    "noise, which is best of N.",
                 ),
             ],
             outputs=[

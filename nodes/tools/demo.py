@@ -28,15 +28,22 @@ class LAGSDemoModel(io.ComfyNode):
                     "subject",
                     options=[ANY, *SHAPES],
                     default=ANY,
-                    tooltip="The shape to draw; 'any' leaves it open, so that the weight decides.",
+                    tooltip="Choose the shape to draw; 'any' leaves it open, so that the weight "
+                    "decides.",
                 ),
                 io.Combo.Input(
                     "colour",
                     options=[ANY, *COLOURS],
                     default=ANY,
-                    tooltip="The shape's colour; 'any' leaves it open.",
+                    tooltip="Choose the shape's colour; 'any' leaves it open.",
                 ),
-                io.Int.Input("batch_size", default=16, min=1, max=256, tooltip="How many images."),
+                io.Int.Input(
+                    "batch_size",
+                    default=16,
+                    min=1,
+                    max=256,
+                    tooltip="Choose how many images to draw.",
+                ),
             ],
             outputs=[
                 io.Model.Output(display_name="MODEL", tooltip="The demo model."),

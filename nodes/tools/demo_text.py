@@ -25,7 +25,13 @@ class LAGSDemoTextModel(io.ComfyNode):
                 "text to image, 演示, 小模型, 文生图"
             ),
             inputs=[
-                io.Int.Input("batch_size", default=4, min=1, max=256, tooltip="How many images."),
+                io.Int.Input(
+                    "batch_size",
+                    default=4,
+                    min=1,
+                    max=256,
+                    tooltip="Choose how many images to draw.",
+                ),
             ],
             outputs=[
                 io.Model.Output(display_name="MODEL", tooltip="The diffusion model."),

@@ -24,22 +24,24 @@ NO_LEVELS = "There are no noise levels: connect a model, or SIGMAS."
 def price_inputs() -> list[Any]:
     """What the cost of the weight is counted by; newer than the others, so behind them."""
     return [
-        io.Vae.Input("vae", optional=True, tooltip="As in KSampler (LAGS)."),
+        io.Vae.Input("vae", optional=True, tooltip="Connect it as in KSampler (LAGS)."),
         WeightSocket.Input(
-            "weight", optional=True, tooltip="As in KSampler (LAGS): its cost is counted."
+            "weight",
+            optional=True,
+            tooltip="Connect it as in KSampler (LAGS): its cost is counted.",
         ),
         io.Latent.Input(
             "latent_image",
             optional=True,
-            tooltip="Gives the image's size. Without it that is what the model was trained at: "
-            "512 x 512 for SD 1.5, 1024 x 1024 for SDXL.",
+            tooltip="Connect it to give the image's size. Without it that is what the model was "
+            "trained at: 512 x 512 for SD 1.5, 1024 x 1024 for SDXL.",
         ),
         io.Float.Input(
             "cfg",
             optional=True,
             **dial(CFG, 0.0, 100.0, 0.1),
-            tooltip="As in your sampler. At 1 the model has one branch, and a second evaluation "
-            "costs as much as the first; at all other values it costs half.",
+            tooltip="Set it as in your sampler. At 1 the model has one branch, and a second "
+            "evaluation costs as much as the first; at all other values it costs half.",
         ),
     ]
 
@@ -58,30 +60,43 @@ class LAGSScheduleVisualizer(io.ComfyNode):
             "SIGMAS; weight and vae too, and their cost is counted.",
             **found_by("guidance schedule, noise levels, sigmas, plot schedule, 噪声调度, 曲线"),
             inputs=[
-                io.Model.Input("model", optional=True, tooltip="Gives the noise levels."),
+                io.Model.Input(
+                    "model", optional=True, tooltip="Connect the model that gives the noise levels."
+                ),
                 io.Sigmas.Input(
-                    "sigmas", optional=True, tooltip="Noise levels instead of scheduler and steps."
+                    "sigmas",
+                    optional=True,
+                    tooltip="Connect noise levels instead of scheduler and steps.",
                 ),
                 *sampler_inputs(),
-                io.Int.Input("steps", default=20, min=1, max=10000, tooltip="Number of steps."),
-                io.Float.Input(
-                    "denoise", default=1.0, min=0.0, max=1.0, step=0.01, tooltip="As in KSampler."
+                io.Int.Input(
+                    "steps", default=20, min=1, max=10000, tooltip="Set the number of steps."
                 ),
-                io.Combo.Input("mode", options=list(MODES), tooltip="As in KSampler (LAGS)."),
+                io.Float.Input(
+                    "denoise",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Set it as in your KSampler.",
+                ),
+                io.Combo.Input(
+                    "mode", options=list(MODES), tooltip="Choose it as in KSampler (LAGS)."
+                ),
                 coefficient_input(),
                 io.Float.Input(
                     "nats",
                     display_name="std of log w",
                     **dial(3.0, 0.0, 1000.0, 0.5),
-                    tooltip="For balanced mode, which measures alpha during the run: the standard "
-                    "deviation of log w over the model's own samples. An automatic strength is "
-                    "this number.",
+                    tooltip="Set it for balanced mode, which measures alpha during the run: the "
+                    "standard deviation of log w over the model's own samples. An "
+                    "automatic strength is this number.",
                 ),
                 io.String.Input(
                     "compare",
                     default="1, 10, 100",
-                    tooltip="Values of c for which the paper's schedule is drawn too, beside the "
-                    "chosen one.",
+                    tooltip="Write values of c for which the paper's schedule is drawn too, "
+                    "beside the chosen one.",
                 ),
                 *look_inputs(),
                 options_input(),

@@ -33,17 +33,20 @@ class LAGSScoreImages(io.ComfyNode):
                 "compare images, reward, 评分, 排名, 选优, 美学评分"
             ),
             inputs=[
-                io.Image.Input("images", tooltip="The images to judge."),
-                WeightSocket.Input("weight", tooltip="What they are judged by: any Weight node."),
+                io.Image.Input("images", tooltip="Connect the images to judge."),
+                WeightSocket.Input(
+                    "weight", tooltip="Connect what they are judged by: any Weight node."
+                ),
                 io.Int.Input(
                     "top_k",
                     **dial(0, 0, 4096),
-                    tooltip="How many of the best to output; 0 is all of them, ranked.",
+                    tooltip="Choose how many of the best to output; 0 is all of them, ranked.",
                 ),
                 io.Latent.Input(
                     "latents",
                     optional=True,
-                    tooltip="The latents that the images were decoded from; they are ranked too.",
+                    tooltip="Connect the latents that the images were decoded from; they are "
+                    "ranked too.",
                 ),
             ],
             outputs=[

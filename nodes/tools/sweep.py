@@ -37,26 +37,26 @@ class LAGSSweep(io.ComfyNode):
                 io.String.Input(
                     "strengths",
                     default="0.3, 1, 3",
-                    tooltip="Values for the sampler's strength, separated by commas. Strength 0, "
-                    "the plain image, is always there and needs no entry.",
+                    tooltip="Write values for the sampler's strength, separated by commas. "
+                    "Strength 0, the plain image, is always there and needs no entry.",
                 ),
                 io.String.Input(
                     "c",
                     display_name="uncertainty coefficient c",
                     default="10",
-                    tooltip="Values for c, separated by commas. Leave one value unless you compare "
-                    "them: all combinations are run.",
+                    tooltip="Write values for c, separated by commas. Leave one value unless you "
+                    "compare them: all combinations are run.",
                 ),
                 io.String.Input(
                     "modes",
                     default=MODES[0],
-                    tooltip="Modes to run, separated by commas: balanced, fast, paper.",
+                    tooltip="Write the modes to run, separated by commas: balanced, fast, paper.",
                 ),
                 io.String.Input(
                     "seeds",
                     default="1, 2",
-                    tooltip="Whole numbers, separated by commas. One image proves little: take "
-                    "two seeds or more, or a batch.",
+                    tooltip="Write whole numbers, separated by commas. One image proves little: "
+                    "take two seeds or more, or a batch.",
                 ),
             ],
             outputs=[
@@ -110,8 +110,8 @@ class LAGSCompare(io.ComfyNode):
                 WeightSocket.Input(
                     "weight",
                     optional=True,
-                    tooltip="Gives the scores under the images: any Weight node, also another one "
-                    "than guided them.",
+                    tooltip="Connect a weight for the scores under the images: any Weight node, "
+                    "also another one than guided them.",
                 ),
                 TraceSocket.Input(
                     "traces",
@@ -122,10 +122,12 @@ class LAGSCompare(io.ComfyNode):
                 io.Int.Input(
                     "size",
                     **dial(256, 64, 2048, 16),
-                    tooltip="Pixels of an image's longer side. Less is drawn where the whole would "
-                    "be larger than 8192.",
+                    tooltip="Set the pixels of an image's longer side. Less is drawn where the "
+                    "whole would be larger than 8192.",
                 ),
-                io.Combo.Input("theme", options=list(THEMES), tooltip="Colours around the images."),
+                io.Combo.Input(
+                    "theme", options=list(THEMES), tooltip="Choose the colours around the images."
+                ),
             ],
             outputs=[
                 io.Image.Output(display_name="image", tooltip="All images in one."),

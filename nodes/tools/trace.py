@@ -20,7 +20,7 @@ class LAGSTracePlot(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         socket = TraceSocket.Input(
-            "trace", tooltip="The trace of a LAGS sampler; the next socket appears."
+            "trace", tooltip="Connect the trace of a LAGS sampler; the next socket appears."
         )
         return io.Schema(
             node_id="LAGSTracePlot",
@@ -35,16 +35,18 @@ class LAGSTracePlot(io.ComfyNode):
                     template=io.Autogrow.TemplatePrefix(
                         socket, prefix="trace", min=1, max=MOST_TRACES
                     ),
-                    tooltip="Runs to compare.",
+                    tooltip="Connect the runs to compare.",
                 ),
                 *look_inputs(),
                 io.Combo.Input(
-                    "export", options=list(EXPORTS), tooltip="Also writes the numbers to a file."
+                    "export",
+                    options=list(EXPORTS),
+                    tooltip="Choose a format to write the numbers to a file too.",
                 ),
                 io.String.Input(
                     "filename_prefix",
                     default="lags/trace",
-                    tooltip="Name of the file below ComfyUI's output folder.",
+                    tooltip="Choose the name of the file below ComfyUI's output folder.",
                 ),
             ],
             outputs=[

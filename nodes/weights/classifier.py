@@ -14,7 +14,8 @@ from ..inputs import file_input, precision_input, strength_inputs, weight_output
 from ..sockets import CATEGORY, found_by
 
 CLASSES = (
-    "Names or numbers of classes, separated by commas, as the classifier's config.json has them."
+    "Write names or numbers of classes, separated by commas, as the classifier's config.json has "
+    "them."
 )
 
 
@@ -29,13 +30,14 @@ class LAGSWeightClassifier(io.ComfyNode):
         targets = io.String.Input(
             "targets",
             default="",
-            tooltip="How often each class should come, for example '1, 1, 2'. Empty: equally.",
+            tooltip="Write how often each class should come, for example '1, 1, 2'. Empty: "
+            "equally.",
         )
         rates = io.String.Input(
             "rates",
             default="",
-            tooltip="How often each class comes without guidance, for example '0.8, 0.2'. Empty: "
-            "measured on plain_images.",
+            tooltip="Write how often each class comes without guidance, for example '0.8, 0.2'. "
+            "Empty: measured on plain_images.",
         )
         return io.Schema(
             node_id="LAGSWeightClassifier",
@@ -50,7 +52,9 @@ class LAGSWeightClassifier(io.ComfyNode):
                 "reward classifier, 分类器引导, 公平, 均衡"
             ),
             inputs=[
-                file_input("file", "classifier", "model.safetensors in the classifier's folder."),
+                file_input(
+                    "file", "classifier", "Choose model.safetensors in the classifier's folder."
+                ),
                 io.DynamicCombo.Input(
                     "goal",
                     options=[
@@ -58,15 +62,16 @@ class LAGSWeightClassifier(io.ComfyNode):
                         io.DynamicCombo.Option("away", [classes()]),
                         io.DynamicCombo.Option("balance", [classes(), targets, rates]),
                     ],
-                    tooltip="towards: more of the classes. away: fewer. balance: each as often as "
-                    "its target.",
+                    tooltip="Choose what becomes of the classes. towards: more of the classes. "
+                    "away: fewer. balance: each as often as its target.",
                 ),
                 precision_input(),
                 *strength_inputs(ClassReward, nats=0.0),  # by hand it is exact: Bayes' rule
                 io.Image.Input(
                     "plain_images",
                     optional=True,
-                    tooltip="For balance: images sampled without guidance, to measure the rates.",
+                    tooltip="Connect, for balance, images sampled without guidance, to measure "
+                    "the rates.",
                 ),
             ],
             outputs=[weight_output()],

@@ -22,7 +22,7 @@ class LAGSCombineWeights(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        socket = WeightSocket.Input("weight", tooltip="A weight; the next socket appears.")
+        socket = WeightSocket.Input("weight", tooltip="Connect a weight; the next socket appears.")
         return io.Schema(
             node_id="LAGSCombineWeights",
             display_name="Combine Weights",
@@ -37,12 +37,12 @@ class LAGSCombineWeights(io.ComfyNode):
                 io.Autogrow.Input(
                     "weights",
                     template=io.Autogrow.TemplatePrefix(socket, prefix="weight", min=1, max=MOST),
-                    tooltip="Two or more weights.",
+                    tooltip="Connect two or more weights.",
                 ),
                 io.String.Input(
                     "exponents",
                     default="",
-                    tooltip="A power for each weight in order, for example '1, 0.5', which "
+                    tooltip="Write a power for each weight in order, for example '1, 0.5', which "
                     "multiplies its strength. Empty: 1 for each.",
                 ),
             ],
@@ -73,8 +73,11 @@ class LAGSMaskWeight(io.ComfyNode):
                 "regional reward, masked guidance, inpaint, local guidance, 局部引导, 遮罩引导"
             ),
             inputs=[
-                WeightSocket.Input("weight", tooltip="What to favour inside the mask."),
-                io.Mask.Input("mask", tooltip="White inside; stretched to the image's size."),
+                WeightSocket.Input("weight", tooltip="Connect what to favour inside the mask."),
+                io.Mask.Input(
+                    "mask",
+                    tooltip="Connect a mask, white inside; it is stretched to the image's size.",
+                ),
             ],
             outputs=[weight_output()],
         )

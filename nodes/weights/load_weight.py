@@ -47,7 +47,7 @@ class LAGSLoadWeight(io.ComfyNode):
                 io.DynamicCombo.Input(
                     "reward",
                     options=reward_options(),
-                    tooltip="The score that images are judged by.",
+                    tooltip="Choose the score that images are judged by.",
                 )
             ],
             outputs=[weight_output()],
@@ -78,9 +78,9 @@ def prompt_input() -> Any:
     return io.String.Input(
         "prompt",
         default="",
-        tooltip="The text that the image is judged by; usually the positive prompt. Empty: the "
-        "image is judged alone. Choosing another reward clears what is typed here, not what is "
-        "connected.",
+        tooltip="Write what the image is judged by; usually the positive prompt. Empty: the "
+        "image is judged alone. Choosing another reward clears what is typed here, not "
+        "what is connected.",
     )
 
 
@@ -89,7 +89,7 @@ def _own_file(name: str) -> Any:
     return file_input(
         "file",
         name,
-        "auto finds the published file in models/weight_functions"
+        "Choose auto to find the published file in models/weight_functions"
         + (f": {file.file}, {file.gigabytes:g} GB, {file.page}." if file else "."),
     )
 
@@ -103,17 +103,17 @@ def reward_options() -> list[Any]:
     text_side = io.Combo.Input(
         "text_file",
         options=[SAME_FILE, *FILES["text side"].choices()],
-        tooltip="Where the text encoder is: in the same file, or in one of ComfyUI's text encoders "
-        "that has a projection.",
+        tooltip="Choose where the text encoder is: in the same file, or in one of ComfyUI's text "
+        "encoders that has a projection.",
     )
     clip = file_input(
         "clip",
         "aesthetic CLIP",
-        "OpenAI's CLIP ViT-L/14, or for the head of version 2.5 SigLIP so400m patch14-384; also in "
-        "clip_vision.",
+        "Choose OpenAI's CLIP ViT-L/14, or for the head of version 2.5 SigLIP so400m "
+        "patch14-384; also in clip_vision.",
     )
     axis = io.Combo.Input(
-        "axis", options=list(AXES), tooltip="Which halves should mirror each other."
+        "axis", options=list(AXES), tooltip="Choose which halves should mirror each other."
     )
     return [
         _prompted(PickScore),

@@ -25,8 +25,9 @@ def _heads() -> Any:
     return io.Combo.Input(
         "heads",
         options=[auto, UNIT, *files],
-        tooltip="How much each channel of the network counts: LPIPS's own file for this network "
-        "(vgg.pth, alex.pth). auto finds it, and says so where it has to take unit weights.",
+        tooltip="Choose how much each channel of the network counts: LPIPS's own file for this "
+        "network (vgg.pth, alex.pth). auto finds it, and says so where it has to take "
+        "unit weights.",
     )
 
 
@@ -47,25 +48,25 @@ class LAGSWeightReference(io.ComfyNode):
                 "reward reference, 风格, 相似, 参考图"
             ),
             inputs=[
-                io.Image.Input("image", tooltip="The reference image, or several."),
+                io.Image.Input("image", tooltip="Connect the reference image, or several."),
                 io.DynamicCombo.Input(
                     "like",
                     options=[
                         _like(
                             "content",
                             ReferenceReward,
-                            "A CLIP, SigLIP or DINOv2; also in clip_vision.",
+                            "Choose a CLIP, SigLIP or DINOv2; also in clip_vision.",
                         ),
-                        _like("style", StyleReward, "A CLIP; also in clip_vision."),
+                        _like("style", StyleReward, "Choose a CLIP; also in clip_vision."),
                         _like(
                             "perceptual",
                             PerceptualReward,
-                            "torchvision's VGG16 or AlexNet.",
+                            "Choose torchvision's VGG16 or AlexNet.",
                             _heads(),
                         ),
                     ],
-                    tooltip="In what the result should be like the reference image. For style use "
-                    "an automatic strength: its scale depends on the CLIP.",
+                    tooltip="Choose in what the result should be like the reference image. For "
+                    "style use an automatic strength: its scale depends on the CLIP.",
                 ),
             ],
             outputs=[weight_output()],

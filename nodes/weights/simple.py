@@ -30,23 +30,25 @@ class LAGSWeightColor(io.ComfyNode):
                     "attribute",
                     options=list(ATTRIBUTES),
                     default=ATTRIBUTES[0],
-                    tooltip="The property of the image that is favoured.",
+                    tooltip="Choose the property of the image that is favoured.",
                 ),
                 io.Float.Input(
                     "hue",
                     **dial(0.0, 0.0, 360.0, 1.0),
-                    tooltip="Degrees on the colour wheel: 0 red, 60 yellow, 120 green, 180 cyan, "
-                    "240 blue, 300 magenta. Used by 'hue'.",
+                    tooltip="Set the degrees on the colour wheel: 0 red, 60 yellow, 120 green, "
+                    "180 cyan, 240 blue, 300 magenta. Used by 'hue'.",
                 ),
                 io.String.Input(
                     "colour",
                     default="#2060ff",
-                    tooltip="The colour to come close to, as #rrggbb. Used by 'mean colour'.",
+                    tooltip="Choose the colour to come close to, as #rrggbb. Used by 'mean "
+                    "colour'.",
                 ),
                 io.Float.Input(
                     "strength",
                     **dial(20.0, -10000.0, 10000.0, 1.0),
-                    tooltip="Gain in log w per unit of score; scores are on the 0..1 scale of "
+                    tooltip="Raise it for a stronger effect: gain in log w per unit of score; "
+                    "scores are on the 0..1 scale of "
                     "images. At 20, an image that is 0.1 bluer is e^2 = 7 times as likely. Working "
                     "range 5 to 100, 0 off, negative for less.",
                 ),
@@ -78,17 +80,19 @@ class LAGSWeightFrequency(io.ComfyNode):
                 io.Float.Input(
                     "low",
                     **dial(0.15, 0.0, 0.7, 0.01),
-                    tooltip="Lower edge in cycles per pixel: 0.01 is large shapes, 0.1 is texture.",
+                    tooltip="Set the lower edge in cycles per pixel: 0.01 is large shapes, 0.1 "
+                    "is texture.",
                 ),
                 io.Float.Input(
                     "high",
                     **dial(0.5, 0.01, 0.72, 0.01),
-                    tooltip="Upper edge in cycles per pixel; 0.5 is the finest stripe.",
+                    tooltip="Set the upper edge in cycles per pixel; 0.5 is the finest stripe.",
                 ),
                 io.Float.Input(
                     "strength",
                     **dial(2.0, -1000.0, 1000.0, 0.1),
-                    tooltip="Gain in log w per factor e of energy. Positive for more, negative for "
+                    tooltip="Raise it for a stronger effect: gain in log w per factor e of "
+                    "energy. Positive for more, negative for "
                     "less, 0 off. Working range 0.5 to 5.",
                 ),
                 auto_input(),

@@ -77,7 +77,7 @@ def test_the_panel_speaks_the_language_of_the_page(speaking, server):
         speak(page, language)
         words = texts(language[:2])
         known = "(words) => document.querySelector(\"[data-node='5']\").innerText.includes(words)"
-        page.wait(known, words["the connected model"])
+        page.wait(known, words["connected_model"])
         seen = page.evaluate(READ)
         for key in ("alpha", "log_w", "ratio", "seconds"):
             assert words[key] in seen["text"] and words[f"{key}_unit"] in seen["text"]
@@ -185,3 +185,75 @@ def test_nested_widgets_follow_the_choice_in_french(speaking):
         assert len(nested) > 2
         wanted = {name: inputs[name.replace(".", "_")]["name"] for name in nested}
         assert nested == wanted
+
+
+IDLE = {
+    "key": "idle",
+    "text": "English",
+    "values": {"method": "fast", "steps": 4, "alpha": 1.2e-05, "sigma": 7.25},
+}
+NO_SAMPLE = {
+    "key": "no_sample",
+    "text": "English",
+    "values": {"count": 1234567, "percent": 25, "deviations": 1.7},
+}
+SOURCE = "() => document.querySelector(\"[data-node='5'] [data-lags=source]\").textContent"
+
+
+def filled(language, message, **written):
+    """A text of a language with its values as that language writes them."""
+    return texts(language)[message["key"]].format(**{**message["values"], **written})
+
+
+def test_what_the_server_says_is_in_the_language_of_the_page(speaking):
+    page = speaking
+    page.run()
+    page.look_at(5)
+    toast = """([words, key]) => [...document.querySelectorAll(".p-toast-message, [role=alert]")]
+        .some((one) => one.innerText.includes(words))"""
+    finish = """(no_sample) => app.canvas.graph.getNodeById(5).onExecuted({
+        lags_trace: [{ points: [], model_calls: 1, seconds: 1, no_sample }] })"""
+    for language, written in (
+        ("de", {"alpha": "0,000012", "sigma": "7,25", "count": "1.234.567", "deviations": "1,7"}),
+        ("ja", {"alpha": "0.000012", "count": "1,234,567"}),
+    ):
+        speak(page, language)
+        page.evaluate("(said) => tell('lags.notice', said)", IDLE)
+        page.wait(toast, [filled(language, IDLE, **written), ""], seconds=20)
+        page.evaluate(finish, NO_SAMPLE)
+        page.wait(f"(said) => ({SOURCE})() === said", filled(language, NO_SAMPLE, **written))
+    page.dial(5, "steps", 20000)
+    shown = {"name": "steps", "value": "20,000", "least": 1, "most": "10,000"}
+    page.wait(f"(said) => ({SOURCE})() === said", texts("ja")["out_of_range"].format(**shown))
+    page.evaluate("(said) => tell('lags.notice', said)", {"text": "of a newer server", "key": "x"})
+    page.wait(toast, ["of a newer server", ""], seconds=20)
+
+
+def test_special_values_speak_too(speaking):
+    state = """([id, word]) =>
+        app.canvas.graph.getNodeById(id).widgets[2].lagsSaid?.endsWith(word)"""
+    for language in ("zh-TW", "de"):
+        speak(speaking, language)  # opens the graph anew
+        node = speaking.add("LAGSOptions", 0, 900)
+        speaking.wait(state, [node, texts(language[:2])["from_mode"]], seconds=20)
+
+
+def test_a_stopped_sweep_speaks_too(speaking):
+    """Seeds as they are, other numbers in the language's form."""
+    image = {"filename": "none.png", "subfolder": "", "type": "temp"}
+    settings = [{"strength": 0, "seed": "12345678901234567890"}, {"strength": 0.5, "mode": "fast"}]
+    runs = [{"settings": one, "number": i + 1, "image": image} for i, one in enumerate(settings)]
+    said = "() => document.querySelector('[data-lags=compare]')?.innerText.split('\\n').join('|')"
+    for language, labels in (
+        ("zh", "普通，种子 12345678901234567890|强度 0.5，fast，图像 2"),
+        ("fr", "normal, graine 12345678901234567890|force 0,5, fast, image 2"),
+    ):
+        speak(speaking, language)
+        kinds = ("LAGSSweep", "LAGSKSampler", "LAGSCompare")
+        sweep, sampler, compare = (speaking.add(kind, 0, 900) for kind in kinds)
+        speaking.connect(sweep, 0, sampler, "strength")
+        speaking.connect(sweep, 4, compare, "sweep")
+        speaking.wait(f"(words) => ({said})() === words", texts(language)["sweep_to_come"])
+        speaking.evaluate("(told) => tell('lags.finished', told)", {"node": sampler, "runs": runs})
+        shown = "|".join([texts(language)["sweep_stopped"], labels])
+        speaking.wait(f"(words) => ({said})().replace(/\\|+/g, '|') === words", shown, seconds=20)

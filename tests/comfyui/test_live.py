@@ -95,7 +95,7 @@ def test_connected_sigmas_take_the_place_of_steps():
     remember("with sigmas", None, torch.tensor([5.0, 2.0, 1.0, 0.0]))
     plan = schedule({**ASKED, "node": "with sigmas", "sigmas": True})
     assert plan["sigma"] == [5.0, 2.0, 1.0]
-    assert plan["source"] == "the connected SIGMAS"
+    assert plan["source"]["key"] == "connected_sigmas"
 
 
 @pytest.mark.parametrize("node", METHOD_NODES)

@@ -51,16 +51,16 @@ def test_what_counts_is_told_where_it_is_known(case):
     for changes in ({"sampler_name": "euler"}, {"latent_image": masked}):
         _, trace = case.lags(weight=Weight.of(BRIGHT, 20.0), **changes)
         assert all(record.log_weights is None and record.ess is None for record in trace.records)
-        assert trace.doubt is None
+        assert trace.no_sample is None
 
 
 def test_a_run_says_that_it_is_no_sample(case, caplog):
     with caplog.at_level(logging.INFO):
         _, mild = case.lags(sampler_name="euler_ancestral", weight=Weight.of(BRIGHT, 0.01))
-        assert mild.doubt is None and "no sample" not in caplog.text
+        assert mild.no_sample is None and "no sample" not in caplog.text
         _, strong = case.lags(
             sampler_name="euler_ancestral", weight=Weight.of(BRIGHT, 3000.0), mode="paper"
         )
     assert "are not a sample of w p" in caplog.text
-    assert summary(strong)["doubt"] == strong.doubt is not None
-    assert summary(mild)["doubt"] is None
+    assert summary(strong)["no_sample"]["text"] == str(strong.no_sample)
+    assert summary(mild)["no_sample"] is None

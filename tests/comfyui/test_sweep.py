@@ -381,9 +381,9 @@ def test_the_page_is_shown_what_is_finished(execute, runs, monkeypatch):
     assert not execute(prompt_of(batch=2))
     ((event, body, client),) = sent
     assert (event, client, body["node"]) == ("lags.finished", "me", "sample")
-    labels = ["plain, seed 3", "plain, seed 5", "strength 1, seed 3"]
-    said = [text for label in labels for text in (label, f"{label}, image 2")]
-    assert [one["label"] for one in body["runs"]] == said
+    runs_of = [{"strength": s, "seed": seed} for s, seed in ((0, "3"), (0, "5"), (1, "3"))]
+    said = [(settings, number) for settings in runs_of for number in (1, 2)]
+    assert [(one["settings"], one["number"]) for one in body["runs"]] == said
     assert len({one["image"]["filename"] for one in body["runs"]}) == 6
     sent.clear()
     runs.stop, runs.fail = 0, len(runs) + 1

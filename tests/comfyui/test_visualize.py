@@ -171,11 +171,11 @@ def test_a_node_without_its_inputs_stops_its_own_branch_only(monkeypatch, kind, 
 def test_route_knows_the_model_after_a_run(sd15):
     asked = {**ASKED, "node": "77"}
     before = schedule(asked)
-    assert before["source"].startswith("SD")
+    assert before["source"]["key"] == "sd_until_run"
     (flow,) = run_node(ModelSamplingSD3, model=sd15.model, shift=3.0)
     remember("77", flow)
     after = schedule(asked)
-    assert after["source"] == "the connected model"
+    assert after["source"]["key"] == "connected_model"
     assert after["sigma"][0] == pytest.approx(1.0) and before["sigma"][0] > 14
     assert schedule({**asked, "node": "78"})["sigma"] == before["sigma"]
     for bad in ({"c": "x"}, {"c": 0}, {"mode": "slow"}, {"steps": 0}, {"steps": 10**9}):
@@ -193,7 +193,7 @@ def test_route_over_http(server):
     status, told = ask()
     assert status == 200 and len(told["alpha"]) == 6
     status, told = ask(c=-1)
-    assert status == 400 and "-1" in told["error"]
+    assert status == 400 and "-1" in told["error"]["text"]
 
 
 def test_trace_is_drawn_and_written(plain, comfy_base):

@@ -86,8 +86,8 @@ def test_a_step_without_the_weight_is_plain(draws: tuple[Tensor, Tensor]) -> Non
         (lambda d, w, x, s: d(x / 0, s), ModelError, "model's own output is not finite"),
         (lambda d, w, x, s: None, ModelError, r"type NoneType for x of shape \(5, 6\)"),
         (lambda d, w, x, s: (d(x, s), None), ModelError, "type tuple"),
-        (lambda d, w, x, s: d(x, s / 2), ModelError, "asks for noise level 0.4, .* 0.8 only"),
-        (lambda d, w, x, s: d.vjp(x, s / 2)[0], ModelError, "asks for noise level 0.4"),
+        (lambda d, w, x, s: d(x, s / 2), ModelError, "evaluates at noise level 0.4, .* 0.8 only"),
+        (lambda d, w, x, s: d.vjp(x, s / 2)[0], ModelError, "evaluates at noise level 0.4"),
         (lambda d, w, x, s: w.value_and_grad(x[:, :0])[1], WeightError, "no gradient"),
     ],
 )

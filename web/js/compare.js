@@ -1,11 +1,13 @@
 // The images of a sweep in one picture; a click shows it at full size.
 
-import { text } from "./i18n.js";
+import { language, text } from "./i18n.js";
 
 const LEAST = 120; // pixels of height before there is anything
 const MOST = 600; // that it asks for; a larger node shows a larger picture
 const LINE = 17; // as in ../css/lags.css, like the next one
 const PADDING = 8;
+// What is said of a setting, by its name; a mode is its own name.
+const SWEPT = { strength: "swept_strength", c: "swept_c", seed: "swept_seed" };
 
 export class Compare {
   /**
@@ -19,7 +21,8 @@ export class Compare {
     this.root.dataset.lags = "compare";
     this.height = LEAST; // that it asks for
     this.isEmpty = true;
-    this.say(text("sweep_to_come"));
+    this.again = () => this.say(text("sweep_to_come")); // what is shown, in today's language
+    this.again();
   }
 
   /** Show the picture: the `ui` of nodes/tools/sweep.py. */
@@ -27,6 +30,7 @@ export class Compare {
     const drawn = output?.lags_compare?.at(-1);
     if (!drawn) return;
     this.isEmpty = false;
+    this.again = () => this.show(output);
     const { image, width, height } = drawn;
     const button = document.createElement("button");
     const src = this.api.apiURL(`/view?${new URLSearchParams(image)}`);
@@ -38,14 +42,15 @@ export class Compare {
     this.ask(((this.width() - 2 * PADDING) * height) / width);
   }
 
-  /** Show what a stopped sweep has finished: runs of {label, image}. */
+  /** Show what a stopped sweep has finished: runs of {settings, number, image}. */
   showFinished(runs) {
     this.isEmpty = false;
-    const left = text("sweep_stopped");
-    this.say(left);
+    this.again = () => this.showFinished(runs);
+    this.say(text("sweep_stopped"));
     const grid = document.createElement("div");
     grid.className = "lags-grid";
-    for (const { label, image } of runs) {
+    for (const { settings, number, image } of runs) {
+      const label = labelOf(settings, number);
       const card = document.createElement("figure");
       card.className = "lags-card";
       const caption = document.createElement("figcaption");
@@ -64,12 +69,23 @@ export class Compare {
   }
 
   /** One line, instead of what was there. */
-  say(text) {
+  say(said) {
     const line = document.createElement("div");
     line.className = "lags-source";
-    line.textContent = text;
+    line.textContent = said;
+    this.root.lang = language();
     this.root.replaceChildren(line);
   }
+}
+
+/** What stands under an image: the settings that differ, and its number in its batch. */
+function labelOf(settings, number) {
+  const parts = Object.entries(settings).map(([name, value]) => {
+    if (name === "mode") return value;
+    return name === "strength" && !value ? text("plain") : text(SWEPT[name], { value });
+  });
+  if (number > 1) parts.push(text("image_number", { number }));
+  return parts.join(text("comma"));
 }
 
 function pictureOf(src, alt) {

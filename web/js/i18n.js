@@ -1,4 +1,4 @@
-// The words of the panel and of the scores in the page's language, numbers in that language's form.
+// All words of ours on the page in its language, numbers in that language's form.
 // ../texts/LANGUAGE.json holds them; what a language does not have is English.
 
 const LANGUAGES = new Set(["de", "en", "fr", "ja", "zh"]);
@@ -38,10 +38,10 @@ export function language() {
 
 /**
  * A text with its {values}: numbers in the language's form, and by `count` its singular or plural.
- * A key that no language has stands for itself.
+ * For a key that no language has stands `otherwise`.
  */
-export function text(key, values = {}) {
-  let found = texts[spoken]?.[key] ?? texts.en[key] ?? key;
+export function text(key, values = {}, otherwise = key) {
+  let found = texts[spoken]?.[key] ?? texts.en[key] ?? otherwise;
   if (typeof found === "object") {
     found = found[new Intl.PluralRules(spoken).select(values.count)] ?? found.other;
   }
@@ -49,6 +49,11 @@ export function text(key, values = {}) {
     const value = values[name];
     return typeof value === "number" ? localised(String(value)) : value;
   });
+}
+
+/** A sentence of the server's: a Message of guidance/message.py, or one in English only. */
+export function said({ key = "", values = {}, text: english }) {
+  return text(key, values, english);
 }
 
 /** A decimal number as JavaScript writes it, in the language's form and with a real minus sign. */

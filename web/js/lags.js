@@ -4,7 +4,7 @@ import { app } from "../../../scripts/app.js";
 import { api } from "../../../scripts/api.js";
 import { Compare } from "./compare.js";
 import { executionIdOf, nodeOf, originOf } from "./graph.js";
-import { speak } from "./i18n.js";
+import { said, speak } from "./i18n.js";
 import { GUIDED, PARTICLES, Panel } from "./panel.js";
 import { Planner } from "./plan.js";
 import { Scores } from "./scores.js";
@@ -129,12 +129,11 @@ function keptOf(node, id) {
 
 /** Show the widgets that have an effect, and what their values stand for. */
 function dressWidgets(node) {
-  const now = (fits) => dress(node, app.extensionManager?.setting?.get("Comfy.Locale"), fits);
-  now(true);
+  dress(node, true);
   if (node.graph) dressed.add(node);
   after(node, "onAdded", () => dressed.add(node));
   after(node, "onRemoved", () => dressed.delete(node));
-  after(node, "onConfigure", () => now(false)); // a file's size is the file's
+  after(node, "onConfigure", () => dress(node, false)); // a file's size is the file's
 }
 
 /**
@@ -144,8 +143,7 @@ function dressWidgets(node) {
 function look() {
   if (document.hidden) return;
   speakAsThePage();
-  const language = app.extensionManager?.setting?.get("Comfy.Locale");
-  for (const node of dressed) dress(node, language, true);
+  for (const node of dressed) dress(node, true);
   for (const [node, entry] of shown) {
     const id = executionIdOf(node);
     entry.panel.root.dataset.node = id;
@@ -165,7 +163,7 @@ async function speakAsThePage() {
     panel.redraw();
     planner.again();
   }
-  for (const scores of scored) scores.again();
+  for (const one of [...scored, ...compared.values()]) one.again();
 }
 
 /** What is shown of the node that an event is of; undefined where the page has no such node. */
@@ -201,7 +199,7 @@ function listen() {
     }
   });
   api.addEventListener("lags.notice", ({ detail }) => {
-    const message = { severity: "warn", summary: "LAGS", detail: detail.text, life: NOTICE_MS };
+    const message = { severity: "warn", summary: "LAGS", detail: said(detail), life: NOTICE_MS };
     app.extensionManager?.toast?.add(message);
   });
   for (const name of ["execution_success", "execution_error", "execution_interrupted"]) {

@@ -14,7 +14,7 @@ import {
   makeChart,
   makeScale,
 } from "./chart.js";
-import { language, localised, text } from "./i18n.js";
+import { language, localised, said, text } from "./i18n.js";
 import { brief, fixed, percent, share, significant, time } from "./numbers.js";
 
 // The charts; `key` is the number's name in runtime/page.py, and `term` that of its texts.
@@ -237,8 +237,9 @@ export class Panel {
     const other = this.other && text("drawn_as_it_runs", { method: this.other });
     const planned = other || (plan ? inWords(plan) : "");
     write(this.summary, this.problem ? "" : planned);
-    const source = plan?.source ? text("noise_levels", { source: text(plan.source) }) : "";
-    write(this.source, this.problem || this.run?.totals?.doubt || source);
+    const source = plan?.source ? text("noise_levels", { source: said(plan.source) }) : "";
+    const noSample = this.run?.totals?.no_sample;
+    write(this.source, this.problem || (noSample ? said(noSample) : source));
   }
 
   /** What screen readers say: of the whole, of a step, and when a run has ended. */

@@ -1,7 +1,7 @@
 // The schedule of a node's widgets, asked from the server before anything is queued.
 
 import { executionIdOf, isConnected, originOf, valueOf, valuesOf } from "./graph.js";
-import { text } from "./i18n.js";
+import { said, text } from "./i18n.js";
 
 const PATH = "/lags/schedule"; // runtime/page_plan.py
 
@@ -65,7 +65,7 @@ export class Planner {
       const headers = { "Content-Type": "application/json" };
       const answer = await this.api.fetchApi(PATH, { method: "POST", headers, body: asked });
       const body = await answer.json();
-      if (body.error !== undefined) return { problem: body.error };
+      if (body.error !== undefined) return { problem: said(body.error) };
       if (body.other === undefined) return { plan: body };
       return { other: methodOf(this.node)?.title ?? body.other };
     } catch {

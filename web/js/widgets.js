@@ -2,6 +2,7 @@
 // else says what. Values stay as they are, on the page, in files and in prompts.
 
 import { isConnected, valueOf } from "./graph.js";
+import { text } from "./i18n.js";
 import { standsFor } from "./special.js";
 
 // When a widget has an effect, by the values of the node's others.
@@ -72,21 +73,22 @@ function lookAgain({ id, mode, graph }) {
  * Bring a node's widgets up to date. A node that is as high as its widgets need stays so, where
  * `fits` is true; one that is too low grows.
  */
-export function dress(node, language, fits) {
+export function dress(node, fits) {
   const hidden = [];
-  const said = [];
+  const changed = [];
   for (const widget of node.widgets ?? []) {
     if (widget.type === undefined || widget.element) continue;
     const wanted = !counts(node, widget) && !isConnected(node, widget.name);
     if (wanted !== Boolean(widget.hidden)) hidden.push([widget, wanted]);
-    const word = standsFor(node.comfyClass, widget.name, widget.value, language);
+    const meaning = standsFor(node.comfyClass, widget.name, widget.value);
+    const word = meaning ? text(meaning) : null;
     const key = word && `${isVue()} ${word}`;
-    if ((widget.lagsSaid ?? null) !== key) said.push([widget, word, key]);
+    if ((widget.lagsSaid ?? null) !== key) changed.push([widget, word, key]);
   }
-  if (!hidden.length && !said.length) return;
+  if (!hidden.length && !changed.length) return;
   const fitted = fits && node.size[1] <= node.computeSize()[1] + 1;
   for (const [widget, wanted] of hidden) hide(widget, wanted);
-  for (const [widget, word, key] of said) {
+  for (const [widget, word, key] of changed) {
     say(widget, word);
     widget.lagsSaid = key;
   }
