@@ -41,7 +41,7 @@ from ..guidance import (
 )
 from ..guidance.ve import SMALLEST_SIGNAL
 from ..rewards import Weight
-from ..rewards.masked import region, stretched
+from ..rewards.masked import MaskedReward, region, stretched
 from .caches import warn_of_caches, without_caches, without_other_packs
 from .checks import check_latent
 from .decoded_weight import DecodedLogWeight, MaskedLogWeight
@@ -52,9 +52,9 @@ from .guiders import Evaluate, ServedGuider, calls_wrappers, never_acted
 from .lookahead import PlannedRun, SamplerRun, look_ahead
 from .memory import GIGABYTE, back_on_device, forward_bytes, patchers_of_a_run
 from .models import load
-from .page import notice
+from .page import warn
 from .price import cost_in_words, price_of
-from .strengths import measured
+from .strengths import measured, warn_of_strength
 
 
 def difference_step(model: Any) -> DifferenceStep:
@@ -189,12 +189,29 @@ def warn_if_idle(run: Run) -> None:
     scaling = run.guider.inner_model.model_sampling.noise_scaling
     made = plan(run.method, run.levels, scaling)
     if made.is_idle:
-        notice(
+        warn(
+            run.trace,
             f"{run.method.name} changes next to nothing in these {len(made.sigma)} steps: its "
             f"alpha is {float(made.alpha.max()):.1e} at most, at sigma "
             f"{float(made.sigma_ve.min()):.3g}. Few steps stay at high noise, where only mode "
-            "'balanced' acts; a lower uncertainty coefficient c, or more steps, serve too."
+            "'balanced' acts; a lower uncertainty coefficient c, or more steps, serve too.",
         )
+
+
+def warn_of_masks(weight: Weight, shape: torch.Size, trace: Trace) -> None:
+    """Say before a run which masks of a weight are drawn out of shape over its latents."""
+    height, width = shape[-2:]
+    for term in weight.terms:
+        if not isinstance(term.reward, MaskedReward):
+            continue
+        high, wide = term.reward.mask.shape
+        if abs(high * width / wide - height) >= 1 and abs(wide * height / high - width) >= 1:
+            warn(
+                trace,
+                f"The mask of weight '{term.reward.name}' is {wide} x {high} and the latents are "
+                f"{width} x {height}: it is stretched, so what it marks is out of shape. Make the "
+                "mask from an image of the same proportions, or crop it to them.",
+            )
 
 
 def announce_cost(run: Run) -> None:
@@ -369,6 +386,7 @@ class Guidance:
         self.trace.clear()
         self._set_weight(run)
         warn_if_idle(run)
+        warn_of_masks(self.weight, noise.shape, self.trace)
         announce_cost(run)
         if self.method.through_model:
             _make_room(guider, log_weight, noise.shape)
@@ -440,6 +458,7 @@ class Guidance:
     def _set_weight(self, run: Run) -> None:
         """Choose the weight's automatic strengths for a run that is about to begin."""
         weight = self.weight
+        warn_of_strength(weight, self.trace)
         if not weight.is_measured:
             weight = measured(run, weight, partial(self._decoded, guider=run.guider))
             run.log_weight = self._decoded(weight, run.guider)

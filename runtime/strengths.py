@@ -7,15 +7,17 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from ..guidance import LogWeight
+from ..guidance import LogWeight, Trace
 from ..rewards import Weight
 from .lookahead import QuickImages, SamplerRun, weighed
+from .page import warn
 
 # Over seven prompts, scores and cfg scales of the bundled text model the standard deviation was
 # right within a factor of 2.3 (root mean square of its logarithm), with 8 images 1.8; fewer steps
 # leave artefacts that make scores vary where finished images agree, and so does a second-order
 # sampler in as few. The noise is the same in every run.
 IMAGES, STEPS, SAMPLER, SEED = 4, 6, "euler", 0
+STRONG = 10.0  # nats, as the widget calls it
 
 
 def measured(run: SamplerRun, weight: Weight, decoded: Callable[[Weight], LogWeight]) -> Weight:
@@ -46,6 +48,21 @@ def measured(run: SamplerRun, weight: Weight, decoded: Callable[[Weight], LogWei
             *(weight.labels[i], known.terms[i].strength, asked[i].spread, spread, IMAGES),
         )
     return known
+
+
+def warn_of_strength(weight: Weight, trace: Trace) -> None:
+    """Say before a run which factors are stronger than images bear."""
+    for label, term in zip(weight.labels, weight.terms, strict=True):
+        low, high = term.reward.working_range
+        if not term.is_known and term.spread > STRONG:
+            said = f"is {term.spread:g} nats, by the weight's node and the sampler; {STRONG:g} is"
+            said = f"The automatic strength of weight '{label}' {said} strong"
+        elif term.is_known and abs(term.strength) > high:
+            said = f"is {term.strength:g}, by its node and the sampler; its working range is"
+            said = f"The strength of weight '{label}' {said} {low:g} to {high:g}"
+        else:
+            continue
+        warn(trace, f"{said}. Lower one of the two if the image burns.")
 
 
 def deviation(scores: Tensor) -> float:
