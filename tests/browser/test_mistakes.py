@@ -8,13 +8,17 @@ from safetensors.torch import save_file
 
 SAMPLER, LAST = 5, 11  # of the colour graph: its sampler, its last node; 3 is the weight
 PLAIN = ["2", "4", "6", "8", "10"]  # its branch without a weight
-MESSAGES = """() => [...document.querySelectorAll(".p-toast-message")].map(
-    (one) => one.innerText)"""
+MESSAGES = """() => [...document.querySelectorAll(
+    ".p-toast-message, [data-testid=toast]")].map((one) => one.innerText)"""
 PANEL = """([node, part]) => document.querySelector(
     `[data-node='${node}'] [data-lags=${part}]`).textContent"""
 NOTES, SOURCE = [SAMPLER, "notes"], [SAMPLER, "source"]
 ENDED = "() => heard.some(([name]) => name.startsWith('execution_'))"
 TITLE = "(id) => app.canvas.graph.getNodeById(id).title"
+FORGET = """() => {
+    const { toast } = app.extensionManager;
+    (toast.dismissAll ?? toast.removeAll).call(toast);
+}"""
 KEEP = """() => {
     window.kept = [];
     const keep = (event) => kept.push(...event.detail.nodes);
@@ -25,7 +29,7 @@ KEEP = """() => {
 @pytest.fixture
 def graph(page, open_quickstart):
     """The colour graph with few steps, its sampler in view."""
-    page.evaluate("() => app.extensionManager.toast.removeAll()")
+    page.evaluate(FORGET)
     open_quickstart(page, steps=4)
     page.look_at(SAMPLER)
     return page
