@@ -101,6 +101,7 @@ class Trace:
         records: one per evaluation of the sampler.
         strengths: strength of each factor of the weight, as used.
         measured: the names of those whose strength the run chose by itself.
+        notes: warnings, in sentences.
         watcher: called with the trace whenever something was added, for what shows a run live.
         held: the last record, until its tensors are copied with what is waited for anyway.
     """
@@ -110,6 +111,7 @@ class Trace:
     records: list[StepRecord] = field(default_factory=list)
     strengths: dict[str, float] = field(default_factory=dict)
     measured: tuple[str, ...] = ()
+    notes: list[Message] = field(default_factory=list)
     watcher: Callable[[Trace], None] | None = field(default=None, repr=False, compare=False)
     held: StepRecord | None = field(default=None, repr=False, compare=False)
 
@@ -119,6 +121,7 @@ class Trace:
         self.records.clear()
         self.strengths.clear()
         self.measured = ()
+        self.notes.clear()
         self._tell()
 
     def add_start(self, record: StepRecord) -> None:

@@ -28,6 +28,7 @@ class FrequencyReward(Reward):
 
     name = "frequency band"
     scale = "natural logarithm of mean-square brightness in the band"
+    working_range = (0.5, 5.0)
 
     def __init__(self, low: float, high: float) -> None:
         if not (0 <= low < high and low < HIGHEST):

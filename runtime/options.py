@@ -144,8 +144,9 @@ def guided(inputs: GuidanceInputs, weight: Weight, trace: Trace) -> Any:
         return inputs.model
     if not weight.differentiable and method.needs_gradient:
         raise ValueError(
-            f"Weight '{without_gradient(weight)}' has no gradient, which guidance needs: take it "
-            "out of the weight. Score Images can rank finished images by it."
+            f"Weight '{without_gradient(weight)}' has no gradient, which guidance needs: sample "
+            "with Particle KSampler (method smc or fk) or Search KSampler, which need none, or "
+            "take it out of the weight."
         )
     weight = weight.power(inputs.strength)
     decoding = decoding_of(options, inputs.mode, inputs.method is not None)

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from itertools import count
 from typing import Any
 
+from comfy_execution.utils import get_executing_context
+
 from ..guidance import Message, StepRecord, Trace
 from ..plots.trace import point
 
@@ -50,9 +52,16 @@ def watcher(node: str | None) -> Callable[[Trace], None] | None:
 def notice(message: Message) -> None:
     """Tell the user something that no error is: in the log, and on the page where there is one."""
     logging.warning("%s", message)
-    server = page_server()
+    server, context = page_server(), get_executing_context()
     if server is not None:
-        server.send_sync(NOTICE, message.to_json(), server.client_id)
+        node = None if context is None else context.node_id
+        server.send_sync(NOTICE, {**message.to_json(), "node": node}, server.client_id)
+
+
+def warn(trace: Trace, message: Message) -> None:
+    """A notice of a run, which stays with it: on the page the node shows it as long as the run."""
+    trace.notes.append(message)
+    notice(message)
 
 
 def shown(record: StepRecord | None) -> dict[str, Any] | None:
@@ -72,6 +81,7 @@ def summary(trace: Trace) -> dict[str, Any]:
         "no_sample": None if trace.no_sample is None else trace.no_sample.to_json(),
         "strengths": {name: finite(value) for name, value in trace.strengths.items()},
         "measured": list(trace.measured),
+        "notes": [note.to_json() for note in trace.notes],
         "start": shown(trace.start),
         "points": [shown(record) for record in trace.records],
         **{name: getattr(trace, name) for name in CALLS},

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..guidance import MPGD, Message, Method, plan, preset
+from ..guidance import LAGS, MPGD, Message, Method, plan, preset
 from ..guidance.particles import particle_plan
 from .last_model import Sampling, sampling_of
 from .lookahead import PlannedRun
@@ -65,7 +65,9 @@ def schedule(asked: dict[str, Any]) -> dict[str, Any]:
     score_std = float(asked.get("nats", 3.0))
     made = plan(method, sigmas, scaling, score_std, branches, adds_noise)
     price = sampling.prices.get(decoding_of(chosen, asked["mode"], bool(other)))
-    return {**curve(made if price is None else price.of(made)), "source": sampling.source.to_json()}
+    drawn = curve(made if price is None else price.of(made))
+    is_idle = isinstance(method, LAGS) and made.is_idle
+    return {**drawn, "source": sampling.source.to_json(), "is_idle": is_idle}
 
 
 def connected(asked: dict[str, Any]) -> Method:

@@ -50,9 +50,9 @@ from .particle_model import (
     chain_of,
     start,
 )
-from .run import announce, at_step, difference_step, load_together
+from .run import announce, at_step, difference_step, load_together, warn_of_masks
 from .sampling import SamplerInputs
-from .strengths import measured
+from .strengths import measured, warn_of_strength
 
 FROM_METHOD = "from method"
 OUTPUTS = ("best", "draw", "diverse", "all")
@@ -239,6 +239,8 @@ class ParticleRun:
         x = start(sampling, levels, noises, kept, full)
         steps = len(levels.sigma) - 1
         weight = self.weight
+        warn_of_strength(weight, self.trace)
+        warn_of_masks(weight, noise.shape, self.trace)
         if not weight.is_measured:
             none = self._decoded(weight, guider)
             of_run = guider, sigmas, extra_args, noise, latent_image, denoise_mask, none, self.trace

@@ -42,7 +42,7 @@ from ..guidance import (
 )
 from ..guidance.ve import SMALLEST_SIGNAL
 from ..rewards import Weight
-from ..rewards.masked import region, stretched
+from ..rewards.masked import MaskedReward, region, stretched
 from .caches import warn_of_caches, without_caches, without_other_packs
 from .checks import check_latent
 from .decoded_weight import DecodedLogWeight, MaskedLogWeight
@@ -53,9 +53,9 @@ from .guiders import Evaluate, ServedGuider, calls_wrappers, never_acted
 from .lookahead import PlannedRun, SamplerRun, look_ahead
 from .memory import GIGABYTE, back_on_device, forward_bytes, patchers_of_a_run
 from .models import load
-from .page import notice
+from .page import warn
 from .price import cost_in_words, price_of
-from .strengths import measured
+from .strengths import measured, warn_of_strength
 
 
 def difference_step(model: Any) -> DifferenceStep:
@@ -202,7 +202,29 @@ def warn_if_idle(run: Run) -> None:
                 "sigma": float(f"{float(made.sigma_ve.min()):.3g}"),
             },
         )
-        notice(idle)
+        warn(run.trace, idle)
+
+
+def warn_of_masks(weight: Weight, shape: torch.Size, trace: Trace) -> None:
+    """Say before a run which masks of a weight are drawn out of shape over its latents."""
+    height, width = shape[-2:]
+    for term in weight.terms:
+        if not isinstance(term.reward, MaskedReward):
+            continue
+        high, wide = term.reward.mask.shape
+        if abs(high * width / wide - height) >= 1 and abs(wide * height / high - width) >= 1:
+            stretched = Message(
+                "mask_stretched",
+                "The mask of weight '{name}' is {mask} and the latents are {latents}: it is "
+                "stretched, so what it marks is out of shape. Make the mask from an image of the "
+                "same proportions, or crop it to them.",
+                {
+                    "name": term.reward.name,
+                    "mask": f"{wide} x {high}",
+                    "latents": f"{width} x {height}",
+                },
+            )
+            warn(trace, stretched)
 
 
 def announce_cost(run: Run) -> None:
@@ -377,6 +399,7 @@ class Guidance:
         self.trace.clear()
         self._set_weight(run)
         warn_if_idle(run)
+        warn_of_masks(self.weight, noise.shape, self.trace)
         announce_cost(run)
         if self.method.through_model:
             _make_room(guider, log_weight, noise.shape)
@@ -450,6 +473,7 @@ class Guidance:
     def _set_weight(self, run: Run) -> None:
         """Choose the weight's automatic strengths for a run that is about to begin."""
         weight = self.weight
+        warn_of_strength(weight, self.trace)
         if not weight.is_measured:
             weight = measured(run, weight, partial(self._decoded, guider=run.guider))
             run.log_weight = self._decoded(weight, run.guider)

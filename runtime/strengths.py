@@ -7,15 +7,17 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from ..guidance import LogWeight
+from ..guidance import LogWeight, Message, Trace
 from ..rewards import Weight
 from .lookahead import QuickImages, SamplerRun, weighed
+from .page import warn
 
 # Over seven prompts, scores and cfg scales of the bundled text model the standard deviation was
 # right within a factor of 2.3 (root mean square of its logarithm), with 8 images 1.8; fewer steps
 # leave artefacts that make scores vary where finished images agree, and so does a second-order
 # sampler in as few. The noise is the same in every run.
 IMAGES, STEPS, SAMPLER, SEED = 4, 6, "euler", 0
+STRONG = 10.0  # nats, as the widget calls it
 
 
 def measured(run: SamplerRun, weight: Weight, decoded: Callable[[Weight], LogWeight]) -> Weight:
@@ -46,6 +48,29 @@ def measured(run: SamplerRun, weight: Weight, decoded: Callable[[Weight], LogWei
             *(weight.labels[i], known.terms[i].strength, asked[i].spread, spread, IMAGES),
         )
     return known
+
+
+def warn_of_strength(weight: Weight, trace: Trace) -> None:
+    """Say before a run which factors are stronger than images bear."""
+    for label, term in zip(weight.labels, weight.terms, strict=True):
+        low, high = term.reward.working_range
+        if not term.is_known and term.spread > STRONG:
+            strong = Message(
+                "strong_automatic",
+                "The automatic strength of weight '{name}' is {nats} nats, by the weight's node "
+                "and the sampler; {limit} is strong. Lower one of the two if the image burns.",
+                {"name": label, "nats": term.spread, "limit": STRONG},
+            )
+        elif term.is_known and abs(term.strength) > high:
+            strong = Message(
+                "strong_by_hand",
+                "The strength of weight '{name}' is {strength}, by its node and the sampler; its "
+                "working range is {low} to {high}. Lower one of the two if the image burns.",
+                {"name": label, "strength": term.strength, "low": low, "high": high},
+            )
+        else:
+            continue
+        warn(trace, strong)
 
 
 def deviation(scores: Tensor) -> float:

@@ -187,6 +187,10 @@ class Page:
         }"""
         self.evaluate(code, workflow)
 
+    def clear(self) -> None:
+        """Open an empty workflow. A graph that is only cleared hands old values on to new nodes."""
+        self.load({"nodes": [], "links": [], "version": 0.4})
+
     def dial(self, node: int | str, name: str, value: Any) -> None:
         """Set a widget, as a user does who turns it."""
         code = """([id, name, value]) => {

@@ -73,7 +73,7 @@ const requests = {
     await pages.get(name).page.mouse.wheel(0, by);
   },
   async screenshot({ name, file, clip }) {
-    await pages.get(name).page.screenshot({ path: file, clip });
+    await pages.get(name).page.screenshot({ path: file, clip: clip ?? undefined });
   },
   async log({ name }) {
     return pages.get(name).log;

@@ -8,7 +8,7 @@ UNCONNECTED = "There are no noise levels: connect a model, or SIGMAS."
 
 
 def test_a_visualizer_without_noise_levels_stops_itself_only(page):
-    page.evaluate("() => app.canvas.graph.clear()")
+    page.clear()
     node = page.add("LAGSScheduleVisualizer", 0, 0)
     image, shown = page.add("EmptyImage", 500, 0), page.add("PreviewImage", 900, 0)
     page.connect(image, 0, shown, "images")

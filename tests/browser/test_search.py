@@ -29,7 +29,7 @@ OFFERED = """() => [...document.querySelectorAll("[role=option]")].map(
 def test_search_knows_the_words(another_page, server):
     if "search_aliases" not in server.object_info()["LAGSKSampler"]:
         pytest.skip("this ComfyUI's nodes have no words to be found by")
-    another_page.evaluate("() => app.canvas.graph.clear()")
+    another_page.clear()
     another_page.settle()
     another_page.double_click(700, 500)
     another_page.wait(TYPING)

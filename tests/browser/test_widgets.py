@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-WIDGETS = """(id) => app.canvas.graph.getNodeById(id).widgets.filter((one) => !one.hidden
-    && !one.element).map((one) => one.name)"""
+# Hidden nowhere: each frontend looks elsewhere.
+WIDGETS = """(id) => app.canvas.graph.getNodeById(id).widgets.filter((one) => !one.element
+    && ![one, one.options, one._state?.options].some((place) => place?.hidden)
+    ).map((one) => one.name)"""
 SPEAKS = """(id) => !LiteGraph.vueNodesMode
     || Boolean(app.canvas.graph.getNodeById(id).widgets[0]._state)"""
 
 
 def added(page, kind):
     """A new node, alone and in view."""
-    page.evaluate("() => app.canvas.graph.clear()")
+    page.clear()
     node = page.add(kind, 0, 0)
     page.evaluate(
         """(id) => {
@@ -34,6 +36,74 @@ def wait_for_widgets(page, node, *names):
         page.wait(code, [node, list(names)], seconds=20)
     except RuntimeError:
         assert page.evaluate(WIDGETS, node) == list(names)
+
+
+# By node: what to dial of one whose twin stays as it comes, and what of theirs each then shows.
+TWINS = {
+    "LAGSWeightColor": (
+        {"attribute": "mean colour", "auto_nats": 0},
+        ["attribute", "colour", "strength", "auto_nats"],
+        ["attribute", "hue", "auto_nats"],
+    ),
+    "LAGSOptions": ({"schedule": "hard gate"}, ["sigma_gate"], []),
+    "LAGSParticleSampler": ({"output": "draw"}, ["count"], []),
+    "LAGSLoadWeight": ({"reward.auto_nats": 0}, ["reward.strength"], []),
+    "LAGSWeightFrequency": ({"auto_nats": 0}, ["strength"], []),
+}
+COPY = """(ids) => {
+    app.canvas.selectItems(ids.map((id) => app.canvas.graph.getNodeById(id)));
+    app.canvas.copyToClipboard();
+    app.canvas.pasteFromClipboard();
+    return app.canvas.graph.nodes.map((one) => one.id).filter((id) => !ids.includes(id));
+}"""
+
+
+def wait_for_twins(page, kind, one, other):
+    """Until either shows what counts by its own values; of the many widgets, those that change."""
+    _, *both = TWINS[kind]
+    changing = set().union(*both)
+    code = f"""([ids, changing]) => ids.map((id) =>
+        ({WIDGETS})(id).filter((one) => changing.includes(one)))"""
+    same = f"([given, both]) => JSON.stringify(({code})(given)) === JSON.stringify(both)"
+    given = [[one, other], list(changing)]
+    try:
+        page.wait(same, [given, both], seconds=20)
+    except RuntimeError:
+        assert page.evaluate(code, given) == both
+
+
+@pytest.mark.parametrize("kind", TWINS)
+def test_each_of_two_nodes_shows_what_counts_by_its_own_values(page, kind):
+    """Side by side, copied, and opened from a file."""
+    page.clear()
+    one, other = page.add(kind, 0, 0), page.add(kind, 600, 0)
+    for name, value in TWINS[kind][0].items():
+        page.dial(one, name, value)
+    wait_for_twins(page, kind, one, other)
+    wait_for_twins(page, kind, *page.evaluate(COPY, [one, other]))
+    saved = page.evaluate("() => app.graph.serialize()")
+    page.clear()
+    page.load(saved)
+    wait_for_twins(page, kind, one, other)
+
+
+def test_a_node_in_the_place_of_another_shows_what_counts_by_its_own_values(page):
+    """A file in ComfyUI's API format: the page keeps what it knew of the ids."""
+    by_hand = {"attribute": "brightness", "hue": 240, "colour": "#ff0000", "strength": 20}
+    for inputs, here, gone in (
+        ({**by_hand, "auto_nats": 0}, "strength", "hue"),
+        ({**by_hand, "attribute": "hue", "auto_nats": 3}, "hue", "strength"),
+    ):
+        prompt = {"1": {"class_type": "LAGSWeightColor", "inputs": inputs}}
+        page.evaluate("async (prompt) => { await app.loadApiJson(prompt, 'one.json'); }", prompt)
+        page.settle()
+        code = f"""([here, gone], rows = ({page.SHOWN})()) =>
+            rows.includes(here) && !rows.includes(gone)"""
+        try:
+            page.wait(code, [here, gone], seconds=20)
+        except RuntimeError:
+            pytest.fail(f"{here}, not {gone}: {page.evaluate(page.SHOWN)}")
+    wait_for_text(page, "off, by hand", there=False)
 
 
 def wait_for_text(page, text, there=True):

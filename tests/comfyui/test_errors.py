@@ -13,10 +13,12 @@ from comfy.nested_tensor import NestedTensor
 from comfyui_support.executing import run_node
 from comfyui_support.guided import Case, options, rms, vae_like
 from comfyui_support.weighing import case_of, demo_case
-from lags_pack.guidance import WeightError
+from lags_pack.guidance import Trace, WeightError
 from lags_pack.nodes.weights.simple import LAGSWeightColor, LAGSWeightFrequency
-from lags_pack.rewards import ColourReward, Reward, Weight
+from lags_pack.rewards import ColourReward, FrequencyReward, JpegSizeReward, Reward, Weight
+from lags_pack.rewards.masked import masked
 from lags_pack.runtime.checks import check_vae
+from lags_pack.runtime.page import summary, warn
 from torch import Tensor
 
 
@@ -223,3 +225,52 @@ def test_the_greatest_seed_is_said_where_comfyuis_noise_cannot_take_it(refused, 
     said = refused(seed=greatest, sampler_name="euler_ancestral")
     assert str(greatest) in said and "choose a smaller seed" in said
     assert torch.isfinite(case.lags(seed=greatest)[0]).all(), "Euler draws no noise and takes it"
+
+
+@pytest.mark.parametrize(
+    ("weight", "strength", "words"),
+    [
+        (Weight.of(ColourReward("hue"), 30.0), 3.0, ()),
+        (Weight.of(ColourReward("hue"), 30.0), -4.0, ("colour (hue)", "is -120,", "5 to 100")),
+        (Weight.of(ColourReward("hue"), 20.0, 3.0), 3.0, ()),
+        (Weight.of(ColourReward("hue"), 20.0, 3.0), 4.0, ("automatic", "12 nats", "10 is strong")),
+    ],
+)
+@pytest.mark.parametrize("sampler", ["lags", "particles"])
+def test_a_strength_above_its_working_range_is_said(case, weight, strength, words, sampler, caplog):
+    ways = {"strength": strength, "sampler_name": "euler_ancestral"}
+    done = getattr(case, sampler)(weight=weight, **ways)
+    notes = [said for said in caplog.messages if "trength of weight" in said and "burns" in said]
+    assert len(notes) == bool(words)
+    if sampler == "lags":
+        assert summary(done[1])["notes"] == notes
+    assert all(word in notes[0] for word in (*words, "Lower one") if words)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "said"), [(64, 64, False), (61, 64, False), (32, 64, True), (8, 1, True)]
+)
+@pytest.mark.parametrize("sampler", ["lags", "particles"])
+def test_a_mask_that_is_drawn_out_of_shape_is_said(case, height, width, said, sampler, caplog):
+    weight = masked(Weight.of(ColourReward("hue"), 30.0), torch.ones(height, width))
+    getattr(case, sampler)(weight=weight, sampler_name="euler_ancestral")
+    assert (f"is {width} x {height} and the latents are 8 x 8" in caplog.text) == said
+
+
+def test_warnings_of_one_run_are_not_the_next_ones():
+    trace = Trace()
+    warn(trace, "too strong")
+    trace.clear()
+    assert summary(trace)["notes"] == []
+
+
+def test_ranges_are_those_of_the_tooltips():
+    for node, reward in ((LAGSWeightColor, ColourReward), (LAGSWeightFrequency, FrequencyReward)):
+        (widget,) = (one for one in node.GET_SCHEMA().inputs if one.id == "strength")
+        low, high = reward.working_range
+        assert f"Working range {low:g} to {high:g}" in widget.tooltip
+
+
+def test_a_weight_without_a_gradient_names_who_needs_none(refused):
+    said = refused(weight=Weight.of(JpegSizeReward(), 0.1))
+    assert "JPEG size" in said and "Particle KSampler (method smc or fk)" in said

@@ -6,7 +6,7 @@ import { Compare } from "./compare.js";
 import { executionIdOf, nodeOf, originOf } from "./graph.js";
 import { said, speak } from "./i18n.js";
 import { GUIDED, PARTICLES, Panel } from "./panel.js";
-import { Planner } from "./plan.js";
+import { Planner, ignoresNegative } from "./plan.js";
 import { Scores } from "./scores.js";
 import { followTheme, loadStyles } from "./theme.js";
 import { dress } from "./widgets.js";
@@ -19,6 +19,8 @@ const PANEL_HEIGHT = 216; // as in ../css/lags.css
 const MARGINS = 20; // that ComfyUI leaves around a DOM widget, two sides together
 const LEAST_WIDTH = 300; // of a new node with a panel, so that its first line is one line
 const NOTICE_MS = 10000; // how long a notice stays
+const ERROR_MS = 20000;
+const FOLDER = new URL(import.meta.url).pathname.split("/extensions/")[1].split("/")[0];
 const LOOK_EVERY = 60; // milliseconds between two looks at the widgets
 
 // Panels of nodes that are in a graph: node -> {panel, planner}.
@@ -145,6 +147,7 @@ function look() {
   speakAsThePage();
   for (const node of dressed) dress(node, true);
   for (const [node, entry] of shown) {
+    entry.panel.advise(ignoresNegative(node));
     const id = executionIdOf(node);
     entry.panel.root.dataset.node = id;
     const kept = keptOf(node, id);
@@ -177,6 +180,17 @@ function stopAll() {
   for (const { panel } of shown.values()) panel.stop();
 }
 
+/** A message in a corner of the page. */
+function tell(severity, summary, detail, life) {
+  app.extensionManager?.toast?.add({ severity, summary, detail, life });
+}
+
+/** Whether an error came out of this pack, in whichever node: newer pages say only that one failed. */
+function isOurs({ node_type, traceback }) {
+  const last = String(traceback?.at(-1)).replaceAll("\\", "/");
+  return node_type?.startsWith("LAGS") || last.includes(`/custom_nodes/${FOLDER}/`);
+}
+
 /** Hear of runs, from the first moment on: a page may be opened in the middle of one. */
 function listen() {
   api.addEventListener("lags.start", (event) => {
@@ -199,8 +213,15 @@ function listen() {
     }
   });
   api.addEventListener("lags.notice", ({ detail }) => {
-    const message = { severity: "warn", summary: "LAGS", detail: said(detail), life: NOTICE_MS };
-    app.extensionManager?.toast?.add(message);
+    const node = detail.node && nodeOf(app.graph, detail.node);
+    shown.get(node)?.panel.warn(detail);
+    tell("warn", node?.title ?? "LAGS", said(detail), NOTICE_MS);
+  });
+  api.addEventListener("execution_error", ({ detail }) => {
+    if (!isOurs(detail)) return;
+    const node = nodeOf(app.graph, detail.node_id);
+    shown.get(node)?.panel.fail(detail.exception_message.trim());
+    tell("error", node?.title ?? detail.node_type, detail.exception_message.trim(), ERROR_MS);
   });
   for (const name of ["execution_success", "execution_error", "execution_interrupted"]) {
     api.addEventListener(name, stopAll);

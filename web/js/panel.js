@@ -59,7 +59,10 @@ export class Panel {
     this.charts = charts;
     this.name = name;
     this.plan = null;
-    this.problem = "";
+    this.problem = ""; // with the plan
+    this.failure = ""; // of the last run
+    this.warnings = []; // of the last run
+    this.ignoresNegative = false;
     this.other = "";
     this.run = null;
     this.hovered = null; // place in 0..1 under the pointer
@@ -80,6 +83,9 @@ export class Panel {
     this.summary.dataset.lags = "plan";
     this.source = head.appendChild(element("div", "source"));
     this.source.dataset.lags = "source";
+    this.notes = head.appendChild(element("div", "notes"));
+    this.notes.dataset.lags = "notes";
+    this.notes.setAttribute("aria-live", "polite");
     this.root.append(head);
     this.rows = this.charts.map((row) => this.buildRow(row));
     const foot = element("div", "foot");
@@ -136,6 +142,8 @@ export class Panel {
   start(number) {
     const expected = this.plan?.sigma.length ?? 0;
     this.run = { number, points: [], expected, state: "running", totals: null };
+    this.failure = "";
+    this.warnings = [];
     this.redraw();
   }
 
@@ -152,8 +160,43 @@ export class Panel {
   finish(trace) {
     const points = trace.points ?? [];
     this.run = { number: null, points, expected: points.length, state: "done", totals: trace };
+    this.failure = "";
+    this.warnings = trace.notes ?? [];
     this.ended = true;
     this.redraw();
+  }
+
+  /** A warning of the run that goes on: a message of the server's. */
+  warn(message) {
+    if (!this.warnings.some((one) => said(one) === said(message))) this.warnings.push(message);
+    this.redraw();
+  }
+
+  /** The node has failed, with this message; it stays until the next run. */
+  fail(message) {
+    this.failure = message;
+    this.redraw();
+  }
+
+  /** Whether the negative prompt is without effect; asked before every run. */
+  advise(ignoresNegative) {
+    if (ignoresNegative === this.ignoresNegative) return;
+    this.ignoresNegative = ignoresNegative;
+    this.redraw();
+  }
+
+  /** Why nothing can be planned, or what the last run failed with; "" where all is well. */
+  get trouble() {
+    return this.failure || this.problem;
+  }
+
+  /** What the user should know beside the plan, before a run and after it. */
+  warned() {
+    const idle = this.plan?.is_idle && !this.warnings.length; // a run says so itself
+    const steps = this.plan?.sigma.length;
+    const planned = idle ? [text("plan_idle", { steps })] : [];
+    const cfg = this.ignoresNegative ? [text("cfg_one")] : [];
+    return [...cfg, ...planned, ...this.warnings.map(said)];
   }
 
   /** The queue has ended; a run that has not is not going on. */
@@ -219,7 +262,7 @@ export class Panel {
     const view = { points, total, steps, step: under(steps), evaluation: under(total) };
     const ran = points.length > 0 || this.run?.state === "running";
     this.root.classList.toggle("lags-ran", ran);
-    this.root.classList.toggle("lags-troubled", this.problem !== "");
+    this.root.classList.toggle("lags-troubled", this.trouble !== "");
     this.root.dataset.state = this.run?.state ?? "idle";
     this.root.dataset.points = points.length;
     this.root.lang = language();
@@ -236,10 +279,13 @@ export class Panel {
     const plan = this.plan;
     const other = this.other && text("drawn_as_it_runs", { method: this.other });
     const planned = other || (plan ? inWords(plan) : "");
-    write(this.summary, this.problem ? "" : planned);
+    write(this.summary, this.trouble ? "" : planned);
     const source = plan?.source ? text("noise_levels", { source: said(plan.source) }) : "";
     const noSample = this.run?.totals?.no_sample;
-    write(this.source, this.problem || (noSample ? said(noSample) : source));
+    write(this.source, this.trouble || (noSample ? said(noSample) : source));
+    const notes = this.trouble ? "" : this.warned().join("\n");
+    write(this.notes, notes);
+    write(this.notes, notes, "title"); // of many the panel shows the first lines
   }
 
   /** What screen readers say: of the whole, of a step, and when a run has ended. */
@@ -249,15 +295,15 @@ export class Panel {
     const [node, status] = [this.name(), this.status.textContent];
     const [plan, values] = [this.summary.textContent, shown.map(read).join(text("comma"))];
     const at = this.hovered === null ? 0 : (evaluation ?? step) + 1;
-    const said = { node, plan, status, values, problem: this.problem };
+    const sentence = { node, plan, status, values, problem: this.trouble };
     write(this.axis, text("walk"), "aria-label");
     write(this.axis, "0", "aria-valuemin");
     write(this.axis, String(total), "aria-valuemax");
     write(this.axis, String(at), "aria-valuenow");
     write(this.axis, at ? text("walked", { step: status, values }) : status, "aria-valuetext");
     if (at) return; // the sentences are of the end, not of a step
-    write(this.root, text(this.problem ? "panel_problem" : "panel", said), "aria-label");
-    if (this.ended) write(this.said, text("finished", said));
+    write(this.root, text(this.trouble ? "panel_problem" : "panel", sentence), "aria-label");
+    if (this.ended) write(this.said, text("finished", sentence));
     this.ended = false;
   }
 

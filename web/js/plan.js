@@ -19,6 +19,13 @@ export function question(node) {
   return asked;
 }
 
+/** Whether a negative prompt was typed that cfg 1 leaves without effect. */
+export function ignoresNegative(node) {
+  const origin = originOf(node, "negative");
+  if (valueOf(node, "cfg") !== 1 || !origin || origin === originOf(node, "positive")) return false;
+  return String(valueOf(origin, "text") ?? "").trim() !== "";
+}
+
 /** The node that gives another method than LAGS; Particle KSampler's `method` is a widget. */
 function methodOf(node) {
   const isWidget = node.widgets?.some((widget) => widget.name === "method");

@@ -15,24 +15,24 @@ const CONDITIONS = {
   LAGSParticleSampler: { count: (value) => ["draw", "diverse"].includes(value("output")) },
 };
 
-const labels = new WeakMap(); // widget -> its label without our words
 const words = new WeakMap(); // widget -> what its value stands for
 
-/** Whether a widget has an effect. */
+/** Whether a widget has an effect; undefined for one that always has, which is not ours to hide. */
 function counts(node, { name }) {
   const value = (other) => valueOf(node, other);
   const condition = CONDITIONS[node.comfyClass]?.[name];
   if (condition) return condition(value);
-  if (name.split(".").at(-1) !== "strength") return true;
+  if (name.split(".").at(-1) !== "strength") return undefined;
   const automatic = value(name.replace(/strength$/, "auto_nats"));
   return !automatic || !(value(name) > 0); // of an automatic strength only the sign is left
 }
 
-/** Hide a widget, or show it; each frontend looks elsewhere. */
-function hide(widget, hidden) {
-  widget.hidden = hidden;
-  widget.options.hidden = hidden;
-  if (widget._state?.options) widget._state.options.hidden = hidden;
+/**
+ * Where a widget is hidden: each frontend looks elsewhere. The page keeps the state by the node's
+ * id, and a new node may take over that of one that had the same.
+ */
+function placesOf(widget) {
+  return [widget, widget.options, widget._state?.options].filter(Boolean);
 }
 
 /** A getter that an object has from its class. */
@@ -45,18 +45,25 @@ function inherited(object, name) {
   return null;
 }
 
-/** Let a widget say a word for its value: on the canvas in its place, in Nodes 2.0 by its label. */
+/** Let a widget say a word for its value on the canvas, in its place. */
 function say(widget, word) {
-  if (!labels.has(widget)) {
-    labels.set(widget, widget.label);
+  if (!words.has(widget)) {
     const plain = inherited(widget, "_displayValue");
     const get = () => (isVue() ? null : words.get(widget)) ?? plain.call(widget);
     if (plain) Object.defineProperty(widget, "_displayValue", { configurable: true, get });
   }
   words.set(widget, word);
-  const label = labels.get(widget);
+}
+
+/**
+ * A widget's label with a word for its value, as Nodes 2.0 says it. What is ours of a label stands
+ * beside it, in the state that a new node may take over.
+ */
+function labelOf(widget, word) {
+  const state = widget._state ?? widget;
+  if (widget.label !== state.lagsLabel) state.lagsPlain = widget.label; // the page's, or the user's
   const follows = isVue() && widget._state; // older pages keep a label that they once drew
-  widget.label = word && follows ? `${label ?? widget.name}: ${word}` : label;
+  return word && follows ? `${state.lagsPlain ?? widget.name}: ${word}` : state.lagsPlain;
 }
 
 function isVue() {
@@ -78,19 +85,24 @@ export function dress(node, fits) {
   const changed = [];
   for (const widget of node.widgets ?? []) {
     if (widget.type === undefined || widget.element) continue;
-    const wanted = !counts(node, widget) && !isConnected(node, widget.name);
-    if (wanted !== Boolean(widget.hidden)) hidden.push([widget, wanted]);
+    const effect = counts(node, widget);
+    const wanted = effect === false && !isConnected(node, widget.name);
+    const differs = ({ hidden = false }) => hidden !== wanted;
+    if (effect !== undefined && placesOf(widget).some(differs)) hidden.push([widget, wanted]);
     const meaning = standsFor(node.comfyClass, widget.name, widget.value);
     const word = meaning ? text(meaning) : null;
-    const key = word && `${isVue()} ${word}`;
-    if ((widget.lagsSaid ?? null) !== key) changed.push([widget, word, key]);
+    const label = labelOf(widget, word);
+    const isSaid = label === widget.label && word === (words.get(widget) ?? null);
+    if (!isSaid) changed.push([widget, word, label]);
   }
   if (!hidden.length && !changed.length) return;
   const fitted = fits && node.size[1] <= node.computeSize()[1] + 1;
-  for (const [widget, wanted] of hidden) hide(widget, wanted);
-  for (const [widget, word, key] of changed) {
+  for (const [widget, wanted] of hidden) {
+    for (const place of placesOf(widget)) place.hidden = wanted;
+  }
+  for (const [widget, word, label] of changed) {
     say(widget, word);
-    widget.lagsSaid = key;
+    (widget._state ?? widget).lagsLabel = widget.label = label;
   }
   if (isVue()) lookAgain(node);
   const [, needed] = node.computeSize();
