@@ -1,6 +1,6 @@
-"""Takes README's picture of a graph in ComfyUI's page; named by hand, for no test looks for it.
+"""Takes README's image of a graph in ComfyUI's page; named by hand, for no test looks for it.
 
-python3 dev.py test tests/browser/pictures.py
+python3 dev.py test tests/browser/images.py
 """
 
 from __future__ import annotations
