@@ -5,9 +5,9 @@ Runs in ComfyUI's Python only; beside ``_comfyui`` the one file of this room tha
 
 from __future__ import annotations
 
+import gc
 import json
 import math
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -138,7 +138,7 @@ class Measured:
     """What a run took.
 
     Attributes:
-        seconds: by the GPU's events; without one, of the processor, in this process.
+        seconds: by the GPU's events; without one, the user time of this process.
         peak: GB of memory at most, weights included.
         more: of these, beyond what was there before.
     """
@@ -153,9 +153,9 @@ def measured(run: Callable[[], object]) -> Measured:
     if not torch.cuda.is_available():
         before = _resident("VmRSS")
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # forget the peak so far
-        began = time.process_time()
+        began = _user_time()
         run()
-        seconds, peak = time.process_time() - began, _resident("VmHWM")
+        seconds, peak = _user_time() - began, _resident("VmHWM")
         return Measured(seconds, peak, peak - before)
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     torch.cuda.synchronize()
@@ -169,6 +169,19 @@ def measured(run: Callable[[], object]) -> Measured:
     return Measured(start.elapsed_time(end) / 1000, peak, peak - held)
 
 
+def warm_up(run: Callable[[], object]) -> None:
+    """Once for what a GPU does only the first time: load, choose kernels. A CPU has none of it."""
+    if torch.cuda.is_available():
+        run()
+
+
+def _user_time() -> float:
+    """Seconds of this process, all its threads; finer than ``os.times``."""
+    import resource  # not on Windows, as little as /proc
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_utime
+
+
 def _resident(name: str) -> float:
     """GB of this process' memory, from Linux."""
     text = Path("/proc/self/status").read_text(encoding="ascii")
@@ -176,11 +189,22 @@ def _resident(name: str) -> float:
     return int(kilobytes) * 1024 / GB
 
 
+def free() -> None:
+    """Let go of the models that nobody holds any more, before larger ones come."""
+    import comfy.model_management as mm
+
+    mm.unload_all_models()
+    gc.collect()
+    mm.soft_empty_cache()
+
+
 # ---- rows ---------------------------------------------------------------------------------------
 
 
 def vaes(loaded: Loaded, path: Path) -> dict[str, Any]:
-    """Decoders of the parts: the checkpoint's VAE as it is and in float32, TAESD, Qwen-Image's VAE.
+    """Decoders of the parts: the checkpoint's VAE and TAESD; on a GPU also others' VAEs.
+
+    Those are the checkpoint's in float32, which it has on a CPU anyway, and Qwen-Image's.
 
     Args:
         loaded: of the checkpoint.
@@ -192,6 +216,11 @@ def vaes(loaded: Loaded, path: Path) -> dict[str, Any]:
 
     from ..runtime.decoders import Decoding, VAEDecoder, decoder_of
 
+    found: dict[str, Any] = {
+        name: decoder_of(Decoding(name), loaded.vae, loaded.model) for name in ("vae", "taesd")
+    }
+    if not torch.cuda.is_available():
+        return found
     prefix = "first_stage_model."
     own = comfy.utils.load_torch_file(str(path))
     own = {k.removeprefix(prefix): v for k, v in own.items() if k.startswith(prefix)}
@@ -199,12 +228,8 @@ def vaes(loaded: Loaded, path: Path) -> dict[str, Any]:
         shapes = WanVAE(**WAN).state_dict()
     full = comfy.sd.VAE(sd=own, dtype=torch.float32)
     qwen = comfy.sd.VAE(sd=random_weights(shapes))
-    return {
-        "vae": decoder_of(Decoding("vae"), loaded.vae, loaded.model),
-        "vae, float32": VAEDecoder(full, torch.Tensor.clone),
-        "vae of Qwen-Image": VAEDecoder(qwen, torch.Tensor.clone),
-        "taesd": decoder_of(Decoding("taesd"), loaded.vae, loaded.model),
-    }
+    others = {"vae, float32": full, "vae of Qwen-Image": qwen}
+    return found | {name: VAEDecoder(one, torch.Tensor.clone) for name, one in others.items()}
 
 
 def parts(family: str, decoders: dict[str, Any], side: int, decode_side: int) -> Iterator[Row]:
@@ -260,7 +285,7 @@ def _both_ways(looked: Any, given: Tensor, about: Row, counted: Any) -> Iterator
         ("gradient", looked.value_and_grad, counted.both),
         ("value", looked, counted.forward),
     ):
-        run(given)  # once, for what is made at the first time
+        warm_up(partial(run, given))
         took = measured(partial(run, given))
         numbers = {"seconds": took.seconds, "TFLOP": flop / 1e12, "GB beside weights": took.more}
         asks = getattr(looked, "bytes_per_image", None)
@@ -320,20 +345,20 @@ def _run(inputs: Any, name: str, decoder: str) -> tuple[Measured, float | None]:
     options, other = Options(decoding=Decoding(decoder)), OTHERS.get(name)
     mode = name if name in MODES else MODES[0]
     given = replace(inputs, options=options, mode=mode, method=other)
+    looks = given.vae, given.weight, given.latent_image, options
+    price = prices_before(given.model, *looks)[decoding_of(options, mode, other is not None)]
 
     def sample(given: Any) -> object:
         if name == DAS:
             return sample_particles(given, Choices("das", PARTICLES), None)
         return sample_guided(given, None)
 
-    sample(replace(given, steps=1))
+    warm_up(lambda: sample(replace(given, steps=1)))
     took = measured(lambda: sample(given))
     if name == DAS:
         return took, None
     method = other or preset(mode, 10.0, difference_step(given.model))
     levels = ksampler_levels(given.model, given.steps, given.sampler_name, given.scheduler, 1.0)
-    looks = given.vae, given.weight, given.latent_image, options
-    price = prices_before(given.model, *looks)[decoding_of(options, mode, other is not None)]
     return took, priced(method, given.model, levels, price).relative_cost
 
 

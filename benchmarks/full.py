@@ -2,8 +2,8 @@
 
 Full-size SD 1.5 and SDXL, their VAE, TAESD, and CLIP's ViT-L and ViT-H, with random weights that
 are made on the spot and loaded by ComfyUI's own loaders. On a GPU without any argument: everything
-that the memory guide has rows for, into one file (--json). On a CPU: SD 1.5 at 384, two steps.
-Seconds are the GPU's, or the processor's in this process.
+that the memory guide has rows for, into one file (--json). On a CPU small settings: two steps at
+384 with a colour. Seconds are the GPU's, or the user time of this process.
 """
 
 from __future__ import annotations
@@ -12,6 +12,9 @@ import json
 import os
 import platform
 import tempfile
+from argparse import Namespace
+from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +25,9 @@ from ._comfyui import ENCODERS, import_comfyui
 from ._full_size import (
     METHODS,
     WIDTHS,
+    Row,
     encoder_parts,
+    free,
     load_checkpoint,
     load_weight,
     make_checkpoint,
@@ -45,11 +50,10 @@ def main(arguments: list[str]) -> None:
     """Print and write what each part and each run takes."""
     gpu = torch.cuda.is_available()
     options = parser("full", __doc__)
-    families = list(WIDTHS) if gpu else ["SD1.5"]
-    options.add_argument("--families", nargs="+", choices=WIDTHS, default=families)
+    options.add_argument("--families", nargs="+", choices=WIDTHS, default=list(WIDTHS))
     options.add_argument("--sides", nargs="+", type=int, help="of the image, in pixels")
     options.add_argument("--steps", type=int, default=4 if gpu else 2)
-    usual = WEIGHTS if gpu else WEIGHTS[::2]
+    usual = WEIGHTS if gpu else WEIGHTS[:1]
     options.add_argument("--weights", nargs="+", choices=WEIGHTS, default=usual)
     options.add_argument("--decoders", nargs="+", choices=DECODERS, default=DECODERS)
     usual = METHODS if gpu else MODES
@@ -60,35 +64,44 @@ def main(arguments: list[str]) -> None:
         base = Path(folder)
         import_comfyui(Path(os.environ["COMFYUI_PATH"]), base, cpu=not gpu)
         found: dict[str, Any] = {"device": device(), **{table: [] for table in TABLES}}
-        weights = {}
-        for name in choice.weights:
-            file = make_encoder(name, base / "clip") if name in ENCODERS else None
-            weights[name] = load_weight(file)
-        for family in choice.families:
-            make_taesd(family, base / "models" / "vae_approx")
-            path = make_checkpoint(family, base)
-            loaded = load_checkpoint(family, path)
-            sides = choice.sides or (GPU_SIDES[family] if gpu else [384])
-            sizes = [(side, at) for side in sides for at in (0, PARTS_AT) if at < side]
+        files = {name: make_encoder(name, base / "clip") for name in ENCODERS}
+        if "encoders" in choice.tables:
             with torch.inference_mode():
-                if family == choice.families[-1] and "encoders" in choice.tables:
-                    found["encoders"] += encoder_parts(weights)
-                if family == choice.families[-1] and "decoders" in choice.tables:
-                    decoders = vaes(loaded, path)
-                    for size in sizes:
-                        found["decoders"] += parts(family, decoders, *size)
-                for side in sides if "runs" in choice.tables else []:
-                    how = weights, choice.decoders, choice.methods
-                    for row in runs(loaded, side, choice.steps, *how):
-                        print(json.dumps(row), flush=True)
-                        found["runs"].append(row)
-            path.unlink()
+                found["encoders"] += encoder_parts({n: load_weight(f) for n, f in files.items()})
+            free()
+        for family in choice.families:
+            for table, row in of_family(family, base, files, choice):
+                print(json.dumps(row), flush=True)
+                found[table].append(row)
+            free()
     for table in choice.tables:
         print()
         report(found[table])
     if choice.json is not None:
         choice.json.write_text(json.dumps(found, indent=1), encoding="utf-8")
         print(f"All of it written to {choice.json}")
+
+
+def of_family(
+    family: str, base: Path, files: dict[str, Path], choice: Namespace
+) -> Iterator[tuple[str, Row]]:
+    """The rows of a family, each with its table; what decoders take only with the last."""
+    make_taesd(family, base / "models" / "vae_approx")
+    path = make_checkpoint(family, base)
+    loaded = load_checkpoint(family, path)
+    sides = choice.sides or (GPU_SIDES[family] if torch.cuda.is_available() else [384])
+    with torch.inference_mode():
+        if family == choice.families[-1] and "decoders" in choice.tables:
+            decoders = vaes(loaded, path)
+            for side, at in product(sides, (0, PARTS_AT)):
+                for row in parts(family, decoders, side, at) if at < side else []:
+                    yield "decoders", row
+        weights = {name: load_weight(files.get(name)) for name in choice.weights}
+        for side in sides if "runs" in choice.tables else []:
+            how = weights, choice.decoders, choice.methods
+            for row in runs(loaded, side, choice.steps, *how):
+                yield "runs", row
+    path.unlink()
 
 
 def device() -> str:

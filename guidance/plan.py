@@ -13,9 +13,10 @@ from .schedules import Measured, Schedule
 from .shapes import Levels, PerSample, PerStep
 from .ve import NoiseScaling, ve_view
 
-# A backward pass in forwards: the denoiser once more, its blocks again while autograd goes back
-# through them, and the gradients of the inputs, which are as many products as a forward.
-BACKWARD = 3.0
+# A backward pass in forwards: the blocks again while autograd goes back through them, and the
+# gradients of the inputs, which are as many products as a forward. The step's own evaluation is the
+# one that is gone back through.
+BACKWARD = 2.0
 LEAST_ALPHA = 0.01  # a shift of a hundredth of what the weight asks for is not seen
 
 

@@ -47,12 +47,17 @@ def siglip_encoder(path: Path, dtype: torch.dtype) -> ImageEncoder:
     mine = _image_side(weights, path)
     config = _config(path, mine)
     net = from_transformers(SiglipVisionModel, config, mine, path, torch.float32)
-    if is_large(net):
+    large = is_large(net)
+    if large:
         inner: Any = getattr(net, "vision_model", net)  # transformers 5 has no such part
         recompute(inner.encoder.layers)
     look = preprocessing_beside(path, "siglip")
     encoder = ImageEncoder(
-        net, lambda net, pixels: net(pixel_values=pixels).pooler_output, look, config.hidden_size
+        net,
+        lambda net, pixels: net(pixel_values=pixels).pooler_output,
+        look,
+        config.hidden_size,
+        recomputes=large,
     )
     try_grey(encoder, path)
     return encoder.to(dtype)

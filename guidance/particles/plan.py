@@ -8,10 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..plan import BACKWARD
+from ..plan import BACKWARD as BLOCKS_AND_GRADIENT
 from ..shapes import Levels, PerStep
 from .engine import ParticleSampler
 from .tempering import Adaptive
+
+# In forwards: before it the denoiser is evaluated once more, of a few particles at a time.
+BACKWARD = 1 + BLOCKS_AND_GRADIENT
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lags_pack.runtime.decoded_weight import HELD
 
 Rows = list[dict[str, Any]]
 PACK = Path(__file__).resolve().parents[2]
@@ -103,3 +104,5 @@ def test_what_is_reserved_covers_what_is_alive_and_little_more(
             ("GB reserved for that", "GB without a gradient"),
         ):
             assert row[alive] < row[reserved] < most * row[alive], (side, reserved)
+        beside = HELD * row["GB reserved"]  # of it, while the weight's network runs
+        assert row["GB saved"] <= beside < most * row["GB saved"], side

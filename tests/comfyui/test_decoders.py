@@ -124,12 +124,15 @@ def test_large_networks_keep_their_layers_where_there_is_room(kl_vae, monkeypatc
     found: list[bool] = []
     weight, x = DecodedLogWeight(choose("vae", kl_vae), Weight.of(Noting(), 1.0)), latents(2)
     layers = 1e9
-    monkeypatch.setattr(decoded_weight, "layers_bytes", lambda modules: layers)
-    free = 2 * (weight.bytes_per_image(x.shape) + room * layers)
+    monkeypatch.setattr(decoded_weight, "layers_bytes", lambda modules, kept: kept * layers)
+    free = 2 * room * weight.bytes_per_image(x.shape, sparing=False)
     monkeypatch.setattr(mm, "get_free_memory", lambda *_, **__: free)
     weight.value_and_grad(x)
     assert found == kept
     assert not are_layers_kept()
+    alone = weight.decoder.bytes_per_image(*x.shape[-2:], True)
+    assert weight.bytes_per_image(x.shape, sparing=False) == decoded_weight.HELD * alone + layers
+    assert weight.bytes_per_image(x.shape) == alone
 
 
 def test_out_of_memory_is_tried_once_more_and_then_said(kl_vae, monkeypatch, attempts):

@@ -92,6 +92,7 @@ def test_a_large_one_recomputes(whole: Path, monkeypatch: pytest.MonkeyPatch) ->
     def gradient() -> tuple[torch.Tensor, int]:
         encoder, leaf = siglip_encoder(whole, FLOAT), pictures(1).requires_grad_()
         (grad,) = torch.autograd.grad(encoder(leaf).square().sum(), leaf)
+        assert encoder.recomputes == encoders.is_large(encoder.net)  # what is reserved goes by it
         return grad, sum(isinstance(part, Recomputed) for part in encoder.modules())
 
     plain, none = gradient()
