@@ -97,7 +97,7 @@ def test_there_are_the_promised_workflows():
     promised = {f"{base}_{name}" for base in ("sd15", "sdxl") for name in ("colour", *MADE)}
     promised |= {"quickstart_demo", "colour_demo", "combine_demo", "particles_demo", "methods_demo"}
     promised |= {"fairness_demo", "frequency_demo", "mmsold_demo", "paper_demo", "sd15_away"}
-    promised |= {"sweep_demo"}
+    promised |= {"sweep_demo", "second_pass_demo", "sd15_second_pass"}
     assert {file.stem for file in FILES} == promised
 
 
@@ -270,6 +270,30 @@ def test_quickstart_shows_a_higher_score_under_every_image(server, info):
     plain, guided = sorted(shown, key=int)
     assert [plain, guided] == sorted(decoders, key=int)
     assert shown[guided] > shown[plain] + 0.01
+
+
+def test_the_second_pass_goes_on_from_the_best(server, info):
+    """Larger, most like the image of the highest score, and by that score no worse."""
+    prompt = to_prompt(load("second_pass_demo"), info)
+    judge = next(key for key, node in prompt.items() if node["class_type"] == "LAGSScoreImages")
+    decoders = [key for key, node in prompt.items() if node["class_type"] == "VAEDecode"]
+    last = prompt[judge]["inputs"] | {"images": [max(decoders, key=int), 0]}
+    del last["latents"]
+    prompt["last"] = {"class_type": "LAGSScoreImages", "inputs": last}
+    entry = server.queue(prompt, timeout=300)
+    saved = {
+        node["inputs"]["filename_prefix"].split("/")[-1]: entry["outputs"][key]["images"]
+        for key, node in prompt.items()
+        if node["class_type"] == "SaveImage"
+    }
+    (second,) = (server.view(**image) for image in saved["second"])
+    first = [server.view(**image) for image in saved["first"]]
+    assert second.size == (160, 160) and [image.size for image in first] == [(128, 128)] * 4
+    small = np.array(second.resize((128, 128)), float)
+    distances = [np.abs(np.array(image, float) - small).mean() for image in first]
+    (best, *_), (after,) = (entry["outputs"][key]["lags_scores"] for key in (judge, "last"))
+    assert best["index"] == int(np.argmin(distances))
+    assert after["score"] > best["score"] - 0.02
 
 
 def test_demo_reports_a_higher_score_and_writes_the_pictures(server, tmp_path, capsys):
