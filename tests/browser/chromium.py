@@ -143,6 +143,9 @@ class Page:
     def move(self, x: float, y: float) -> None:
         self._ask("move", x=x, y=y)
 
+    def click(self, x: float, y: float) -> None:
+        self._ask("click", x=x, y=y)
+
     def double_click(self, x: float, y: float) -> None:
         self._ask("doubleClick", x=x, y=y)
 
