@@ -17,7 +17,7 @@ import torch
 from lags_pack.demo.check_workflows import file_faults, main, workflow_faults
 from lags_pack.demo.comfy import run_workflow, to_tensor
 from lags_pack.demo.make_workflows import MADE
-from lags_pack.demo.workflow import branches, to_prompt
+from lags_pack.demo.workflow import branches, to_prompt, widget_values
 from lags_pack.rewards import ColourReward, SymmetryReward
 from PIL import Image
 
@@ -97,7 +97,7 @@ def test_there_are_the_promised_workflows():
     promised = {f"{base}_{name}" for base in ("sd15", "sdxl") for name in ("colour", *MADE)}
     promised |= {"quickstart_demo", "colour_demo", "combine_demo", "particles_demo", "methods_demo"}
     promised |= {"fairness_demo", "frequency_demo", "mmsold_demo", "paper_demo", "sd15_away"}
-    promised |= {"sweep_demo", "second_pass_demo", "sd15_second_pass"}
+    promised |= {"sweep_demo", "second_pass_demo", "sd15_second_pass", "quickstart_app"}
     assert {file.stem for file in FILES} == promised
 
 
@@ -270,6 +270,18 @@ def test_quickstart_shows_a_higher_score_under_every_image(server, info):
     plain, guided = sorted(shown, key=int)
     assert [plain, guided] == sorted(decoders, key=int)
     assert shown[guided] > shown[plain] + 0.01
+
+
+def test_the_app_shows_widgets_that_are_there(info):
+    """What app mode names: widgets that no wire sets, and a node that saves images."""
+    workflow = load("quickstart_app")
+    nodes = {node["id"]: node for node in workflow["nodes"]}
+    shown = workflow["extra"]["linearData"]
+    assert workflow["extra"]["linearMode"] is True
+    for number, name in shown["inputs"]:
+        sockets = {one["name"]: one for one in nodes[number]["inputs"] if "widget" in one}
+        assert sockets[name]["link"] is None and name in widget_values(nodes[number], info)
+    assert [nodes[number]["type"] for number in shown["outputs"]] == ["SaveImage"]
 
 
 def test_the_second_pass_goes_on_from_the_best(server, info):
