@@ -1,4 +1,4 @@
-"""The workflows as they follow from others: SDXL's from SD 1.5's, new widgets from the nodes.
+"""Workflows and blueprints as they follow: SDXL's from SD 1.5's, new widgets from the nodes.
 
 All wires are laid anew around the nodes (rails.py).
 
@@ -111,10 +111,11 @@ def with_new_widgets(text: str, info: dict[str, Any]) -> str:
     ``info`` is of the pack's nodes, as ComfyUI's /object_info has it.
     """
     workflow = json.loads(text)
-    for node in workflow["nodes"]:
-        ours = node["type"].startswith(OURS) and node["type"] in info
-        if ours and saved_values(node) is not None:
-            _complete(node, workflow["links"], info)
+    for graph in graphs(workflow):
+        for node in graph["nodes"]:
+            ours = node["type"].startswith(OURS) and node["type"] in info
+            if ours and saved_values(node) is not None:
+                _complete(node, graph["links"], info)
     return _written(workflow)
 
 
@@ -124,13 +125,18 @@ def named(text: str, project: dict[str, Any]) -> str:
     ``project`` is that part of pyproject.toml: the registry's name of the pack, and its version.
     """
     workflow = json.loads(text)
-    for node in workflow["nodes"]:
+    for node in (node for graph in graphs(workflow) for node in graph["nodes"]):
         if node["type"].startswith(OURS):
             node["properties"] |= {"cnr_id": project["name"], "ver": project["version"]}
     return _written(workflow)
 
 
-def _complete(node: dict[str, Any], links: list[list[Any]], info: dict[str, Any]) -> None:
+def graphs(workflow: dict[str, Any]) -> list[dict[str, Any]]:
+    """The graph of a file and those of its subgraphs, whose links have names and no places."""
+    return [workflow, *workflow.get("definitions", {}).get("subgraphs", [])]
+
+
+def _complete(node: dict[str, Any], links: list[Any], info: dict[str, Any]) -> None:
     """Add what a node lacks: values, and a socket for each, behind the one of its neighbour."""
     names, known = widget_names(node, info), node_inputs(node, info)
     before = saved_widgets(node)
@@ -152,8 +158,10 @@ def _complete(node: dict[str, Any], links: list[list[Any]], info: dict[str, Any]
             sockets.insert(place, {**named, "widget": {"name": name}, "link": None})
     places = {socket["link"]: i for i, socket in enumerate(sockets) if socket.get("link")}
     for link in links:
-        if link[3] == node["id"]:
-            link[4] = places[link[0]]
+        by_place = isinstance(link, list)
+        number, end, slot = (0, 3, 4) if by_place else ("id", "target_id", "target_slot")
+        if link[end] == node["id"]:
+            link[slot] = places[link[number]]
 
 
 def _first_widget(sockets: list[dict[str, Any]]) -> int:
@@ -180,3 +188,13 @@ def derived(folder: Path, info: dict[str, Any], project: dict[str, Any]) -> dict
         made = make_sdxl(name, found[folder / f"sd15_{name}.json"])
         found[folder / f"sdxl_{name}.json"] = laid_out(made)
     return found
+
+
+def derived_blueprints(
+    folder: Path, info: dict[str, Any], project: dict[str, Any]
+) -> dict[Path, str]:
+    """The text that each blueprint of a folder should have."""
+    return {
+        path: named(with_new_widgets(path.read_text("utf-8"), info), project)
+        for path in folder.glob("*.json")
+    }

@@ -25,7 +25,7 @@ COMFY = published.pyproject()["tool"]["comfy"]
 # What the pack consists of; another kind (.pt, .csv, .pyc ...) has to be thought about first.
 KINDS = {"", ".py", ".js", ".css", ".json", ".md", ".jpg", ".png", ".safetensors", ".toml", ".txt"}
 KINDS |= {".webp"}
-NEEDED = ("nodes", "guidance", "rewards", "plots", "web", "workflows", "locales")
+NEEDED = ("nodes", "guidance", "rewards", "plots", "web", "workflows", "subgraphs", "locales")
 NEEDED += ("demo/weight_functions",)
 # The top level of ComfyUI, and what the requirements.txt of 0.8.0 and of 0.33.0 both bring.
 COMFYUI = {"comfy", "comfy_api", "comfy_execution", "folder_paths", "latent_preview", "nodes"}

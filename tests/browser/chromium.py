@@ -143,6 +143,9 @@ class Page:
     def move(self, x: float, y: float) -> None:
         self._ask("move", x=x, y=y)
 
+    def click(self, x: float, y: float) -> None:
+        self._ask("click", x=x, y=y)
+
     def double_click(self, x: float, y: float) -> None:
         self._ask("doubleClick", x=x, y=y)
 
@@ -178,14 +181,15 @@ class Page:
         code = "async ([name, value]) => { await app.extensionManager.setting.set(name, value); }"
         self.evaluate(code, [setting, value])
 
-    def load(self, workflow: dict[str, Any]) -> None:
-        """Open a workflow; takes the file's contents."""
-        code = """async (graph) => {
+    def load(self, workflow: dict[str, Any], as_app: bool = False) -> None:
+        """Open a workflow; takes the file's contents. An app opens as the graph that it is, too."""
+        code = """async ([graph, asApp]) => {
+            if (graph.extra && !asApp) delete graph.extra.linearMode;
             await app.loadGraphData(graph, true, true);
             const close = "[role=dialog] button[aria-label*=lose]";
             setTimeout(() => document.querySelectorAll(close).forEach((one) => one.click()), 500);
         }"""
-        self.evaluate(code, workflow)
+        self.evaluate(code, [workflow, as_app])
 
     def clear(self) -> None:
         """Open an empty workflow. A graph that is only cleared hands old values on to new nodes."""

@@ -60,6 +60,9 @@ const requests = {
   async move({ name, x, y }) {
     await pages.get(name).page.mouse.move(x, y);
   },
+  async click({ name, x, y }) {
+    await pages.get(name).page.mouse.click(x, y);
+  },
   async doubleClick({ name, x, y }) {
     await pages.get(name).page.mouse.dblclick(x, y);
   },

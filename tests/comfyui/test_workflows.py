@@ -17,7 +17,7 @@ import torch
 from lags_pack.demo.check_workflows import file_faults, main, workflow_faults
 from lags_pack.demo.comfy import run_workflow, to_tensor
 from lags_pack.demo.make_workflows import MADE
-from lags_pack.demo.workflow import branches, to_prompt
+from lags_pack.demo.workflow import branches, to_prompt, widget_values
 from lags_pack.rewards import ColourReward, SymmetryReward
 from PIL import Image
 
@@ -97,7 +97,7 @@ def test_there_are_the_promised_workflows():
     promised = {f"{base}_{name}" for base in ("sd15", "sdxl") for name in ("colour", *MADE)}
     promised |= {"quickstart_demo", "colour_demo", "combine_demo", "particles_demo", "methods_demo"}
     promised |= {"fairness_demo", "frequency_demo", "mmsold_demo", "paper_demo", "sd15_away"}
-    promised |= {"sweep_demo"}
+    promised |= {"sweep_demo", "second_pass_demo", "sd15_second_pass", "quickstart_app"}
     assert {file.stem for file in FILES} == promised
 
 
@@ -270,6 +270,42 @@ def test_quickstart_shows_a_higher_score_under_every_image(server, info):
     plain, guided = sorted(shown, key=int)
     assert [plain, guided] == sorted(decoders, key=int)
     assert shown[guided] > shown[plain] + 0.01
+
+
+def test_the_app_shows_widgets_that_are_there(info):
+    """What app mode names: widgets that no wire sets, and a node that saves images."""
+    workflow = load("quickstart_app")
+    nodes = {node["id"]: node for node in workflow["nodes"]}
+    shown = workflow["extra"]["linearData"]
+    assert workflow["extra"]["linearMode"] is True
+    for number, name in shown["inputs"]:
+        sockets = {one["name"]: one for one in nodes[number]["inputs"] if "widget" in one}
+        assert sockets[name]["link"] is None and name in widget_values(nodes[number], info)
+    assert [nodes[number]["type"] for number in shown["outputs"]] == ["SaveImage"]
+
+
+def test_the_second_pass_goes_on_from_the_best(server, info):
+    """Larger, most like the image of the highest score, and by that score no worse."""
+    prompt = to_prompt(load("second_pass_demo"), info)
+    judge = next(key for key, node in prompt.items() if node["class_type"] == "LAGSScoreImages")
+    decoders = [key for key, node in prompt.items() if node["class_type"] == "VAEDecode"]
+    last = prompt[judge]["inputs"] | {"images": [max(decoders, key=int), 0]}
+    del last["latents"]
+    prompt["last"] = {"class_type": "LAGSScoreImages", "inputs": last}
+    entry = server.queue(prompt, timeout=300)
+    saved = {
+        node["inputs"]["filename_prefix"].split("/")[-1]: entry["outputs"][key]["images"]
+        for key, node in prompt.items()
+        if node["class_type"] == "SaveImage"
+    }
+    (second,) = (server.view(**image) for image in saved["second"])
+    first = [server.view(**image) for image in saved["first"]]
+    assert second.size == (160, 160) and [image.size for image in first] == [(128, 128)] * 4
+    small = np.array(second.resize((128, 128)), float)
+    distances = [np.abs(np.array(image, float) - small).mean() for image in first]
+    (best, *_), (after,) = (entry["outputs"][key]["lags_scores"] for key in (judge, "last"))
+    assert best["index"] == int(np.argmin(distances))
+    assert after["score"] > best["score"] - 0.02
 
 
 def test_demo_reports_a_higher_score_and_writes_the_pictures(server, tmp_path, capsys):

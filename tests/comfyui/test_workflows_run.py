@@ -41,6 +41,7 @@ FEWEST = 32  # images for MM-SOLD
 MASKED_SEED = 29
 SEEDS = (seed for seed in itertools.count(1) if seed not in (27, 31, MASKED_SEED))
 SIZED = {"EmptyLatentImage", "SolidMask", "MaskComposite"}
+WITHOUT_PLAIN = ("mmsold", "sweep", "second_pass", "_app")
 
 
 class Server(support.Server):
@@ -133,8 +134,8 @@ def pictures(server: Server, prompt: dict[str, Any]) -> dict[str, np.ndarray]:
 def test_workflow_runs(name, server, info):
     """Images come, and all of its runs give different ones."""
     found = pictures(server, shortened(name, info))
-    assert len(found) >= 2
-    assert name == "mmsold_demo" or "sweep" in name or "plain" in found
+    assert len(found) >= (1 if name.endswith("_app") else 2)
+    assert "plain" in found or any(kind in name for kind in WITHOUT_PLAIN)
     for one, images in found.items():
         assert images.std() > 1, f"{one} is of one colour"
         for other, others in found.items():

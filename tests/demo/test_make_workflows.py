@@ -11,6 +11,8 @@ import pytest
 from lags_pack.demo.make_workflows import (
     MADE,
     derived,
+    derived_blueprints,
+    graphs,
     make_away,
     make_sdxl,
     named,
@@ -21,6 +23,7 @@ from lags_pack.tests import published
 
 PROJECT = {"name": "a-pack", "version": "1.2.3"}
 FOLDER = Path(__file__).resolve().parents[2] / "workflows"
+BLUEPRINTS = FOLDER.with_name("subgraphs")
 
 
 def text(name: str) -> str:
@@ -73,9 +76,12 @@ def test_the_bundled_workflows_name_this_pack():
     """ComfyUI Manager offers it to who opens a shared file without having it."""
     project = published.pyproject()["project"]
     wanted = {"cnr_id": project["name"], "ver": project["version"]}
-    for path in FOLDER.glob("*.json"):
-        for node in json.loads(path.read_text("utf-8"))["nodes"]:
-            assert (wanted.items() <= node["properties"].items()) == node["type"].startswith("LAGS")
+    for path in [*FOLDER.glob("*.json"), *BLUEPRINTS.glob("*.json")]:
+        found = [
+            node for graph in graphs(json.loads(path.read_text("utf-8"))) for node in graph["nodes"]
+        ]
+        ours = [node for node in found if wanted.items() <= node["properties"].items()]
+        assert ours and ours == [node for node in found if node["type"].startswith("LAGS")]
 
 
 # ---- new widgets -------------------------------------------------------------------------------
@@ -114,6 +120,22 @@ def test_new_widgets_get_their_defaults_and_their_places():
     assert names == ["socket", "first", "attribute", "hue", "colour", "last"]
     assert {link[0]: link[4] for link in links} == {1: 0, 2: 3, 3: 3, 4: 4}
     assert with_new_widgets(text, NEW_INFO) == text
+
+
+def test_a_blueprint_gets_them_too(tmp_path):
+    """Links of a subgraph have names for what a workflow's have in places."""
+    names = ("id", "origin_id", "origin_slot", "target_id", "target_slot", "type")
+    links = [dict(zip(names, link, strict=True)) for link in LINKS]
+    graph = {"nodes": [{**copy.deepcopy(NODE), "properties": {}}], "links": links}
+    file = {"nodes": [], "links": [], "definitions": {"subgraphs": [graph]}}
+    path = tmp_path / "a blueprint.json"
+    path.write_text(json.dumps(file), "utf-8")
+    made = json.loads(derived_blueprints(tmp_path, NEW_INFO, PROJECT)[path])
+    (graph,) = made["definitions"]["subgraphs"]
+    (node,) = graph["nodes"]
+    assert node["widgets_values"] == [True, "hue", 240.0, "#2060ff", "one"]
+    assert node["properties"] == {"cnr_id": "a-pack", "ver": "1.2.3"}
+    assert {link["id"]: link["target_slot"] for link in graph["links"]} == {1: 0, 2: 3, 3: 3, 4: 4}
 
 
 def test_a_file_that_is_older_is_read_with_defaults():

@@ -4,7 +4,7 @@
 
 - locales/en: the English texts; of other languages it says what is lacking and what is stale,
 - web/docs: a page for every node, a line for every input that a page does not name yet,
-- workflows: new widgets at their defaults, and SDXL's from SD 1.5's,
+- workflows, subgraphs: new widgets at their defaults, and SDXL's workflows from SD 1.5's,
 - tests/frozen: the record of a version to be released, or of what is newer than the last one.
 
 With --check it writes nothing, names the files, and ends with 1 where there are any.
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from ...demo.make_workflows import derived as derived_workflows
+from ...demo.make_workflows import derived_blueprints
 from .. import published
 from ..comfyui import headless
 from . import frozen, help_pages, locales
@@ -45,6 +46,7 @@ def derived(info: dict[str, Json]) -> dict[Path, str | None]:
     project = published.pyproject()["project"]
     flows = derived_workflows(ROOT / "workflows", info, project)
     files |= flows
+    files |= derived_blueprints(ROOT / "subgraphs", info, project)
     today = frozen.describe(
         frozen.node_info(info), {path.stem: json.loads(text) for path, text in flows.items()}
     )
