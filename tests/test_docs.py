@@ -20,7 +20,7 @@ def test_links_lead_to_files_and_commands_are_ones_that_dev_py_has(page: Path) -
     assert [one for one in targets if not (page.parent / one).resolve().exists()] == []
     commands = re.search(r"for command in \((.+)\)", source)[1].split(", ")
     benchmarks = {file.stem for file in (ROOT / "benchmarks").glob("[a-z]*.py")}
-    for command, argument in re.findall(r"python3? dev\.py (\w+)(?: ([\w/]+))?", text):
+    for command, argument in re.findall(r"python3? dev\.py (\w+)(?: ([\w/]+(?:\.py)?))?", text):
         assert command in commands, command
         if command == "bench" and argument != "NAME":
             assert argument in benchmarks, argument

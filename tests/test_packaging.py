@@ -43,7 +43,7 @@ def test_the_archive_is_small_and_holds_no_link(tmp_path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
         sizes = {entry.filename: entry.file_size for entry in archive.infolist()}
     assert list(sizes) == FILES
-    assert path.stat().st_size < 20e6 and sum(sizes.values()) < 20e6
+    assert path.stat().st_size < 20e6
     assert [name for name, size in sizes.items() if size > 5e6] == []
     assert [name for name in FILES if (ROOT / name).is_symlink()] == []
 
