@@ -52,3 +52,18 @@ def test_a_step_waits_for_few_numbers_of_the_gpu(sd15, monkeypatch, mode, sample
         assert found.total() <= (GUIDED if record.active else PLAIN), found
     kinds = {(record.active, record.weight_calls) for record, _ in seen}
     assert kinds == KINDS[mode], "every kind of step was counted"
+
+
+def test_a_run_that_ends_early_keeps_the_record_of_its_last_step(sd15, monkeypatch):
+    inner, traces = Guidance.predict_noise, []
+
+    def failing(self: Guidance, *args: Any, **kwargs: Any) -> Tensor:
+        if len(traces) == 3:
+            raise KeyError("pulled out")
+        traces.append(self.trace)
+        return inner(self, *args, **kwargs)
+
+    monkeypatch.setattr(Guidance, "predict_noise", failing)
+    with pytest.raises(KeyError, match="pulled out"):
+        case_of(sd15, sampler_name="euler").lags(mode="paper")
+    assert [len(trace.records) for trace in traces] == [3, 3, 3]
