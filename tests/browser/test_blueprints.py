@@ -7,7 +7,8 @@ import pytest
 EMPTY = {"nodes": [], "links": [], "groups": [], "version": 0.4, "extra": {}}
 SEARCH = "() => app.extensionManager.command.execute('Workspace.SearchBox.Toggle')"
 TYPING = "() => document.activeElement?.tagName === 'INPUT'"
-FIRST = """(title) => document.querySelector("[role=option]")?.innerText.startsWith(title)"""
+OFFERED = """(title) => [...document.querySelectorAll("[role=option]")].some(
+    (one) => one.innerText.startsWith(title))"""
 DROPPED = "() => app.canvas.graph._nodes.find((one) => one.isSubgraphNode?.())"
 DEMO = ("MODEL", "CLIP", "VAE", "LATENT")  # outputs of the demo model, as the page names them
 # By name: what its widgets are set to, what they begin with, and how many images come out.
@@ -32,7 +33,7 @@ def drop(page, title: str) -> str:
     page.evaluate(SEARCH)
     page.wait(TYPING)
     page.type(title)
-    page.wait(FIRST, title)
+    page.wait(OFFERED, title)
     page.press("Enter")
     page.wait(f"() => !!({DROPPED})()")
     page.move(700, 520)
