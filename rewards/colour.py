@@ -47,6 +47,7 @@ class ColourReward(Reward):
     """
 
     scale = "image units, 0..1 per channel"
+    default_strength = 20.0
     working_range = (5.0, 100.0)
 
     def __init__(self, attribute: str, hue: float = 0.0, colour: str = "#ff0000") -> None:
