@@ -78,3 +78,23 @@ def test_dropped_and_queued(another_page, name):
         one["output"]["images"] for one in page.heard("executed") if one["node"] == str(shown)
     ]
     assert [len(one) for one in images] == [count]
+
+
+def test_the_plan_inside_goes_by_the_blueprint_s_widgets(another_page):
+    page = another_page
+    host, _ = drop(page, "LAGS with PickScore")
+    page.dial(host, "steps", 7)
+    page.load(page.evaluate("() => app.graph.serialize()"))  # till then it may follow the mouse
+    inside = """(id) => {
+        const node = app.canvas.graph.getNodeById(id);
+        app.canvas.openSubgraph(node.subgraph, node);
+    }"""
+    page.evaluate(inside, host)
+    # 1.49.6 takes the value back to the inner node's when it opens a subgraph.
+    planned = """() => {
+        const host = app.canvas.graph.rootGraph.nodes.find((one) => one.isSubgraphNode?.());
+        const { value } = host.widgets.find((one) => one.name === "steps");
+        const plans = [...document.querySelectorAll("[data-lags=plan]")];
+        return plans.some((one) => one.textContent.includes(`of ${value} steps`));
+    }"""
+    page.wait(planned, seconds=30)

@@ -165,7 +165,7 @@ def test_a_weight_without_a_gradient(graph):
 
 def test_strength_1000(graph):
     graph.dial(SAMPLER, "strength", 1000)
-    warned(graph, "colour (hue)", "is 30000", "5 to 100", "Lower")
+    warned(graph, "colour (hue)", "is 30,000", "5 to 100", "Lower")
     runs_after(graph, PLAIN, lambda: graph.dial(SAMPLER, "strength", 1))
 
 

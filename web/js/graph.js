@@ -42,11 +42,29 @@ function pathTo(from, wanted) {
   return null;
 }
 
+/** The first node that a subgraph is; null for the outermost graph. */
+function hostOf(graph) {
+  const path = pathTo(rootOf(graph), graph);
+  return path?.length ? nodeOf(graph, path.join(":")) : null;
+}
+
+/** [node, input] of the subgraph's node that an input inside it is led out to; else null. */
+function outside(node, input) {
+  const slot = node.inputs?.find((one) => one.name === input);
+  const link = slot?.link == null ? null : node.graph?.getLink?.(slot.link);
+  if (!link || link.origin_id !== node.graph.inputNode?.id) return null;
+  const host = hostOf(node.graph);
+  const led = host?.inputs?.[link.origin_slot]?.name;
+  return led === undefined ? null : [host, led];
+}
+
 /** The node at the other end of an input, through reroutes; null where nothing is connected. */
 export function originOf(node, input) {
-  let slot = node.inputs?.findIndex((one) => one.name === input) ?? -1;
-  let origin = slot < 0 ? null : node.getInputNode(slot);
-  while (origin?.type === "Reroute") origin = origin.getInputNode(0);
+  const led = outside(node, input);
+  if (led) return originOf(...led);
+  const slot = node.inputs?.findIndex((one) => one.name === input) ?? -1;
+  const origin = slot < 0 ? null : node.getInputNode(slot);
+  if (origin?.type === "Reroute") return originOf(origin, origin.inputs[0].name);
   return origin?.mode === BYPASSED ? null : (origin ?? null);
 }
 
@@ -55,10 +73,16 @@ export function isConnected(node, input) {
   return node.inputs?.some((one) => one.name === input && one.link != null) ?? false;
 }
 
-/** The value of a widget, or of the primitive that is connected in its place. */
+/** The value of a widget, or of the primitive or a subgraph's widget that is in its place. */
 export function valueOf(node, name) {
+  const led = outside(node, name);
+  if (led) return valueOf(...led) ?? valueIn(node, name);
   const origin = isConnected(node, name) ? originOf(node, name) : null;
   if (origin?.type?.startsWith("Primitive")) return origin.widgets?.[0]?.value;
+  return valueIn(node, name);
+}
+
+function valueIn(node, name) {
   return node.widgets?.find((widget) => widget.name === name)?.value;
 }
 
