@@ -203,5 +203,5 @@ def main(arguments: list[str]) -> None:
     subject, rows = SUBJECTS[choice.model](choice.plain), []
     for (times, cell), name in product(cells(subject, choice.times), choice.methods):
         rows.append({"strength": times, **row(subject, cell, name, choice.guided)})
-        print(f"{cell.name} {times:g} times, {name}", flush=True)
+        print(*rows[-1].values(), flush=True)  # an interrupted run has said what it found
     report(rows, choice.json)
