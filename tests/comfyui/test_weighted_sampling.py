@@ -131,7 +131,9 @@ def test_two_weights_raise_both_scores(case, plain, both, mode):
 
 def test_weight_without_gradient_is_refused(case):
     pair = combine(*(load_weight(name) for name in ("symmetry", "JPEG size")))
-    with pytest.raises(ValueError, match="'JPEG size' has no gradient.*Particle KSampler.*Search KSampler"):
+    with pytest.raises(
+        ValueError, match="'JPEG size' has no gradient.*Particle KSampler.*Search KSampler"
+    ):
         case.lags(weight=pair)
 
 
