@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import product
 from typing import Any
 
@@ -110,6 +111,21 @@ class Subject:
     task: Callable[[Cell], Task]
     images: Callable[[Tensor], Tensor]
 
+    @cached_property
+    def reach(self) -> float:
+        """How far from the nearest other one 99 % of plain images are, in features."""
+        distances = torch.cdist(self._features, self._features).fill_diagonal_(math.inf)
+        return float(distances.amin(dim=1).quantile(REACHED))
+
+    def far(self, images: Tensor) -> Tensor:
+        """Whether images are further from the nearest plain one than that, [B] of 0 or 1."""
+        found = self.plain.classifier.features(images) / self.plain.scale
+        return (torch.cdist(found, self._features).amin(dim=1) > self.reach).float()
+
+    @cached_property
+    def _features(self) -> Tensor:
+        return self.plain.features / self.plain.scale
+
 
 def shapes(count: int) -> Subject:
     """The demo model; the classifier that guides is not the one that looks."""
@@ -150,14 +166,6 @@ def scenes(count: int) -> Subject:
     return Subject(plain, rewards, task, model.images)
 
 
-def far(plain: Plain, images: Tensor) -> Tensor:
-    """Whether images are further from the nearest plain one than 99 % of plain ones are, [B]."""
-    features = plain.features / plain.scale
-    found = plain.classifier.features(images) / plain.scale
-    own = torch.cdist(features, features).fill_diagonal_(math.inf).amin(dim=1)
-    return (torch.cdist(found, features).amin(dim=1) > own.quantile(REACHED)).float()
-
-
 SUBJECTS = {"shapes": shapes, "scenes": scenes}
 
 
@@ -184,7 +192,7 @@ def row(subject: Subject, cell: Cell, name: str, count: int) -> dict[str, Any]:
         "method": name,
         "reward": float(rise.mean()),
         "+-": float(rise.std()) / math.sqrt(count),
-        "far %": 100 * float(far(subject.plain, images).mean()),
+        "far %": 100 * float(subject.far(images).mean()),
         "broken %": 100 * float(subject.plain.broken(images).mean()),
         "calls": (counted.branches + BACKWARD * counted.backwards) / count,
     }

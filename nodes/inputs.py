@@ -104,6 +104,13 @@ def seed_input(
     )
 
 
+def batch_input(default: int) -> Any:
+    """How many images a demo model is to draw."""
+    return io.Int.Input(
+        "batch_size", default=default, min=1, max=256, tooltip="Choose how many images to draw."
+    )
+
+
 def vae_input() -> Any:
     """The VAE of a guided sampler."""
     return io.Vae.Input(

@@ -213,7 +213,7 @@ def warn_of_masks(weight: Weight, shape: torch.Size, trace: Trace) -> None:
             continue
         high, wide = term.reward.mask.shape
         if abs(high * width / wide - height) >= 1 and abs(wide * height / high - width) >= 1:
-            stretched = Message(
+            warning = Message(
                 "mask_stretched",
                 "The mask of weight '{name}' is {mask} and the latents are {latents}: it is "
                 "stretched, so what it marks is out of shape. Make the mask from an image of the "
@@ -224,7 +224,7 @@ def warn_of_masks(weight: Weight, shape: torch.Size, trace: Trace) -> None:
                     "latents": f"{width} x {height}",
                 },
             )
-            warn(trace, stretched)
+            warn(trace, warning)
 
 
 def announce_cost(run: Run) -> None:

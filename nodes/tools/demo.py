@@ -6,6 +6,7 @@ from comfy_api.latest import io
 
 from ...demo.shapes import COLOURS, SHAPES
 from ...runtime.demo_model import empty_latent, load_model, load_vae, prompts
+from ..inputs import batch_input
 from ..sockets import CATEGORY, found_by
 
 ANY = "any"
@@ -37,13 +38,7 @@ class LAGSDemoModel(io.ComfyNode):
                     default=ANY,
                     tooltip="Choose the shape's colour; 'any' leaves it open.",
                 ),
-                io.Int.Input(
-                    "batch_size",
-                    default=16,
-                    min=1,
-                    max=256,
-                    tooltip="Choose how many images to draw.",
-                ),
+                batch_input(16),
             ],
             outputs=[
                 io.Model.Output(display_name="MODEL", tooltip="The demo model."),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ...runtime.scene_model import empty_latent, load_clip, load_model, load_vae
+from ..inputs import batch_input
 from ..sockets import CATEGORY, found_by
 
 
@@ -25,13 +26,7 @@ class LAGSDemoTextModel(io.ComfyNode):
                 "text to image, 演示, 小模型, 文生图"
             ),
             inputs=[
-                io.Int.Input(
-                    "batch_size",
-                    default=4,
-                    min=1,
-                    max=256,
-                    tooltip="Choose how many images to draw.",
-                ),
+                batch_input(4),
             ],
             outputs=[
                 io.Model.Output(display_name="MODEL", tooltip="The diffusion model."),

@@ -9,7 +9,7 @@ import torch
 from lags_pack.benchmarks import strong
 from lags_pack.benchmarks._classifier import ShapeClassifier
 from lags_pack.benchmarks._tilting import Plain
-from lags_pack.benchmarks.strong import METHODS, Counted, Subject, cells, far, main, row
+from lags_pack.benchmarks.strong import METHODS, Counted, Subject, cells, main, row
 from lags_pack.demo.model import load_network, to_images
 from lags_pack.demo.pictures import draw_pictures
 from lags_pack.rewards import ColourReward
@@ -32,8 +32,8 @@ def subject() -> Subject:
 
 def test_plain_images_are_near_and_noise_is_far(subject: Subject) -> None:
     plain = subject.plain
-    assert far(plain, plain.pictures).sum() == 0
-    assert far(plain, torch.rand(4, 3, 32, 32)).mean() == 1
+    assert subject.far(plain.pictures).sum() == 0
+    assert subject.far(torch.rand(4, 3, 32, 32)).mean() == 1
 
 
 def test_strengths_are_multiples_of_the_one_of_the_effective_sample_size(subject: Subject) -> None:
