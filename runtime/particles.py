@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from comfy.utils import repeat_to_batch_size
+from torch import Tensor
 
 from ..guidance.particles import PRESETS, Particles
 from ..rewards import Weight
@@ -13,6 +14,12 @@ from .checks import without_gradient
 from .particle_model import check_sampler
 from .particle_run import NEED_GRADIENT, Choices, ParticleRun, ParticleRunTrace
 from .sampling import SamplerInputs, prepare, sample_as_ksampler
+
+NO_SEED = (
+    "No particle has a seed of its own: particle 0 begins with KSampler's noise of this seed, the "
+    "others with noise drawn after it. The same seed and settings give all of them again, and "
+    "LATENT carries those put out on to a second pass."
+)
 
 
 def sample_particles(
@@ -39,7 +46,7 @@ def sample_particles(
     levels = replace(inputs, model=run.apply(inputs.model), sampler_name="euler_ancestral")
     latent = _arranged(sample_as_ksampler(levels), run.index.shape[1])
     shares = run.particles.weights.log().gather(1, run.index).flatten().tolist()
-    return latent, shares, trace, _in_words(run.particles, title)
+    return latent, shares, trace, _in_words(run.particles, run.index, title)
 
 
 def _check_gradient(weight: Weight, method: str) -> None:
@@ -76,8 +83,8 @@ def _arranged(latent: dict[str, Any], copies: int) -> dict[str, Any]:
     return latent
 
 
-def _in_words(particles: Particles, title: str) -> str:
-    """The run in words, a line for each image."""
+def _in_words(particles: Particles, index: Tensor, title: str) -> str:
+    """The run in words, a line for each image; ``index`` [G, K] are the particles put out."""
     groups, count = particles.log_w.shape
     trace = particles.trace
     weighings = [record.weighing for record in trace.records if record.weighing is not None]
@@ -96,6 +103,12 @@ def _in_words(particles: Particles, title: str) -> str:
             f"ESS at the end {1 / float(particles.weights[group].square().sum()):.2f}, "
             f"least {min(sizes, default=float(count)):.2f}; resampled {copied} times, "
             f"{len(left[group].unique())} of {count} first particles have descendants; "
-            f"log of the mean weight {float(particles.log_normaliser[group]):.4g}"
+            f"log of the mean weight {float(particles.log_normaliser[group]):.4g}; "
+            f"output: {_named(index[group].tolist(), left[group].tolist())}"
         )
-    return "\n".join(lines)
+    return "\n".join([*lines, NO_SEED])
+
+
+def _named(chosen: list[int], roots: list[int]) -> str:
+    """Particles by their numbers, and the first particle that each descends from."""
+    return ", ".join(f"particle {one} (began as {roots[one]})" for one in chosen)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -137,6 +138,26 @@ def test_methods(case, method):
     assert torch.equal(best.samples, first.samples[::count]), "the same run, the same images"
     assert len(first.trace.records) == 4 and f"{count} particles for each of 2" in first.summary
     assert json.loads(json.dumps(first.trace.to_dict()))["particles"]["records"][0]["model_calls"]
+
+
+@on("demo")
+@pytest.mark.parametrize("threshold", [0.0, 1.0], ids=["never copied", "copied"])
+def test_the_summary_names_the_particles_put_out(case, threshold):
+    """And with which first particle each began, which is another once copies were made."""
+    found = ran(case, output="all", method="smc", ess_threshold=threshold)
+    roots = found.trace.particles.roots(2, 3).tolist()
+    named = [re.findall(r"particle (\d) \(began as (\d)\)", line) for line in _lines(found)]
+    assert all(sorted(int(one) for one, _ in line) == [0, 1, 2] for line in named)
+    assert [[roots[g][int(one)] for one, _ in line] for g, line in enumerate(named)] == [
+        [int(root) for _, root in line] for line in named
+    ]
+    assert (roots == [[0, 1, 2]] * 2) == (threshold == 0.0)
+    assert "No particle has a seed of its own" in found.summary
+
+
+def _lines(found: Ran) -> list[str]:
+    """What the summary says of each image."""
+    return [line for line in found.summary.splitlines() if line.startswith("image ")]
 
 
 VARIANTS: dict[str, dict[str, Any]] = {
