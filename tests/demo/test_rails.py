@@ -106,7 +106,8 @@ def test_nodes_lie_apart_and_titles_can_be_read(name: str) -> None:
     workflow = read(name)
     for one, other in itertools.combinations(workflow["nodes"], 2):
         (x, y, u, v), (a, b, c, d) = rails.box_of(one), rails.box_of(other)
-        assert min(min(u, c) - max(x, a), min(v, d) - max(y, b)) <= 0, (one["id"], other["id"])
+        gap = max(max(x, a) - min(u, c), max(y, b) - min(v, d))
+        assert gap >= rails.CLEAR, (one["id"], other["id"])
     assert workflow["extra"]["ds"]["scale"] >= LEAST_ZOOM
 
 
