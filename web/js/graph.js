@@ -48,10 +48,18 @@ function hostOf(graph) {
   return path?.length ? nodeOf(graph, path.join(":")) : null;
 }
 
+/**
+ * The link that comes in at an input; null where there is none, or the node is in no graph. Nodes'
+ * own getInputLink has another meaning for a subgraph's node: what comes in at its output, inside.
+ */
+function linkTo(node, input) {
+  const slot = node.inputs?.find((one) => one.name === input);
+  return slot?.link == null ? null : (node.graph?.getLink?.(slot.link) ?? null);
+}
+
 /** [node, input] of the subgraph's node that an input inside it is led out to; else null. */
 function outside(node, input) {
-  const slot = node.inputs?.find((one) => one.name === input);
-  const link = slot?.link == null ? null : node.graph?.getLink?.(slot.link);
+  const link = linkTo(node, input);
   if (!link || link.origin_id !== node.graph.inputNode?.id) return null;
   const host = hostOf(node.graph);
   const led = host?.inputs?.[link.origin_slot]?.name;
@@ -62,8 +70,8 @@ function outside(node, input) {
 export function originOf(node, input) {
   const led = outside(node, input);
   if (led) return originOf(...led);
-  const slot = node.inputs?.findIndex((one) => one.name === input) ?? -1;
-  const origin = slot < 0 ? null : node.getInputNode(slot);
+  const link = linkTo(node, input);
+  const origin = link && nodeIn(node.graph, link.origin_id);
   if (origin?.type === "Reroute") return originOf(origin, origin.inputs[0].name);
   return origin?.mode === BYPASSED ? null : (origin ?? null);
 }

@@ -30,6 +30,7 @@ const scored = new Set();
 // Compare nodes that are in a graph: node -> its images.
 const compared = new Map();
 const dressed = new Set(); // nodes in a graph whose widgets show what counts
+const elements = new Map(); // node in a graph -> what we have added to it
 
 /** Add a DOM element to a node as a widget that nothing saves; height() is what it needs. */
 function addElement(node, name, element, height) {
@@ -39,7 +40,22 @@ function addElement(node, name, element, height) {
     getMinHeight: () => height() + MARGINS,
   });
   widget.serialize = false; // not in the workflow file
+  const keep = () => elements.set(node, element);
+  if (node.graph) keep();
+  after(node, "onAdded", keep);
+  after(node, "onRemoved", () => elements.delete(node));
   grow(node);
+}
+
+/**
+ * Put a node's element where Nodes 2.0 still shows that of an earlier node with this id: it mounts
+ * one per id, and a node that is packed into a subgraph keeps its own.
+ */
+function mount(node, element) {
+  if (element.isConnected || !globalThis.LiteGraph?.vueNodesMode) return;
+  if (node.graph !== app.canvas?.graph) return;
+  const kind = `[data-lags="${element.dataset.lags}"]`;
+  document.querySelector(`[data-node-id="${node.id}"] ${kind}`)?.replaceWith(element);
 }
 
 /** Make a node large enough for what is in it. */
@@ -146,6 +162,7 @@ function look() {
   if (document.hidden) return;
   speakAsThePage();
   for (const node of dressed) dress(node, true);
+  for (const [node, element] of elements) mount(node, element);
   for (const [node, entry] of shown) {
     entry.panel.advise(ignoresNegative(node));
     const id = executionIdOf(node);
