@@ -45,7 +45,7 @@ def test_a_click_shows_the_picture_at_full_size(sweep, server):
 
 def test_a_stopped_sweep_shows_what_is_finished_and_goes_on(sweep, server):
     sampler = id_of(sweep, SAMPLER)
-    sweep.dial(sampler, "steps", 6)
+    sweep.dial(sampler, "steps", 30)  # a page that draws seldom hears of them late
     sweep.queue()
     # lags.start comes of guided runs only: at the second one two runs are finished.
     started = "() => heard.filter(([name]) => name === 'lags.start').length > 1"
