@@ -17,6 +17,7 @@ from .ve import chosen, per_sample
 # give any number.
 MOST_SLOPE = 2.0
 MOST_SERVED = 1  # evaluations after the one that measured
+MOST_TREND = 2.0  # times what was foreseen, or its half: more is noise between two points
 
 
 def slope_along(v: Latents, full_shift: Latents, sigma_ve: PerSample) -> PerSample:
@@ -115,6 +116,8 @@ class Measurement:
         log_w: [B] at D.
         levels: [B] sigma_ve on the CPU.
         served: [B] evaluations that went on with it, likewise.
+        trend: [B] log of how much greater the shift is than the measurement before had foreseen.
+        span: [B] log of the fall of the noise level between the two, above 0.
     """
 
     sigma_ve: PerSample
@@ -124,6 +127,24 @@ class Measurement:
     log_w: PerSample
     levels: PerSample
     served: PerSample
+    trend: PerSample
+    span: PerSample
+
+    def after(self, before: Measurement | None) -> Measurement:
+        """This one with the trend since the one before, none where that was not at more noise.
+
+        A shift is foreseen as that of Gaussian data, which comes true. Where modes part, or log w
+        is convex, it outgrows that from one measurement to the next, and so it does afterwards.
+        """
+        if before is None or before.shift.shape != self.shift.shape:
+            return self
+        foreseen, _ = before.foreseen(self.sigma_ve)
+        along = (foreseen * self.shift).flatten(1).sum(dim=1)
+        times = along / foreseen.flatten(1).square().sum(dim=1).clamp(min=1e-30)
+        trend = times.clamp(1 / MOST_TREND, MOST_TREND).log()
+        span = (before.sigma_ve / self.sigma_ve).log()
+        follows = span > 1e-3
+        return replace(self, trend=torch.where(follows, trend, 0.0), span=span.clamp(min=1e-3))
 
     def is_due(self, x: Latents, levels: PerSample, serves: float) -> Tensor:
         """Where another is due, after ``MOST_SERVED`` evaluations at the latest: [B] booleans.
@@ -141,7 +162,17 @@ class Measurement:
         return due
 
     def now(self, sigma_ve: PerSample) -> tuple[Latents, PerSample]:
-        """The shift at a lower noise level, and J along it; nothing is evaluated for them."""
+        """The shift at a lower noise level, and J along it; nothing is evaluated for them.
+
+        The trend goes on for as long as it was seen, not into the late steps.
+        """
+        shift, j = self.foreseen(sigma_ve)
+        ahead = (self.sigma_ve / sigma_ve.float()).log() / self.span
+        more = torch.where(ahead <= 1, (self.trend * ahead).exp(), 1.0)
+        return per_sample(more, shift) * shift, j
+
+    def foreseen(self, sigma_ve: PerSample) -> tuple[Latents, PerSample]:
+        """The same as if the data were Gaussian."""
         keep = (sigma_ve.float() / self.sigma_ve) ** 2
         fall, j = falls(self.j, keep)
         share = torch.where(keep <= 1, keep / fall, 0.0)

@@ -5,8 +5,9 @@
 - alpha is measured per sample, by how much of the predicted gain in log w comes true.
 - The shift is made to fit the sampler's step, which is coarse.
 - The run's initial noise is drawn from w p too.
-- What one step has measured serves the next one, down to two thirds of its noise level, and what
-  the last has measured all late ones. The second evaluation takes the conditional branch.
+- What one step has measured serves the next one, down to two thirds of its noise level and with
+  the trend of the last two, and what the last has measured all late ones. The second evaluation
+  takes the conditional branch.
 """
 
 from __future__ import annotations
@@ -118,7 +119,9 @@ class Balanced(LAGS):
         # What the start has found serves the first step, which is at the same noise.
         state, levels = step.state, step.on_cpu(sigma_ve).float()
         served = torch.full_like(levels, -1.0 if step.is_start else 0.0)
-        found = Measurement(sigma_ve.float(), shift, j, alpha, log_w, levels, served)
+        no_trend, one = torch.zeros_like(j), torch.ones_like(j)
+        found = Measurement(sigma_ve.float(), shift, j, alpha, log_w, levels, served, no_trend, one)
+        found = found if step.is_start else found.after(state.measured)
         state.measured = found.where(step.cost.active, state.measured)
         if step.is_start:
             step.cost = replace(step.cost, values=2 * step.cost.values)

@@ -88,8 +88,8 @@ WITHIN = {  # percent of the exact shift that ``balanced`` may miss, by sampler 
 }
 
 
-# Where J falls faster, or slower, than a Gaussian's.
-HELD = {"two points": 15, "skewed": 8, "uniform": 7}
+# Where J falls faster, or slower, than a Gaussian's; 15, 8 and 7 (uniform) without its trend.
+HELD = {"two points": 12, "skewed": 6}
 
 
 @pytest.mark.parametrize(("sampler", "steps"), WITHIN)
@@ -105,6 +105,15 @@ def test_a_linear_weight_gets_its_shift(name: str, sampler: str, steps: int) -> 
     assert every["shift %"] == pytest.approx(100, abs=most)
     assert held["shift %"] == pytest.approx(100, abs=max(most, HELD.get(name, most)))
     assert every["model calls"] < 1.95 * steps and held["weight calls"] <= 10
+
+
+@pytest.mark.parametrize("name", ["convex, variance 1", "convex, uniform"])
+def test_between_measurements_a_convex_weight_gets_what_it_gets_in_every_step(name: str) -> None:
+    """Shifts outgrow what is foreseen of a straight weight: 83 and 90 % if that is not followed."""
+    solver, balanced = exact.Solver("euler_ancestral", 30), preset("balanced")
+    methods = {"every": replace(balanced, serves=1.0), "balanced": balanced}
+    every, held = exact.rows(name, solver, methods, plain=20_000, guided=4000)
+    assert held["shift %"] > max(89, every["shift %"] - 3)
 
 
 @pytest.mark.parametrize("name", [name for name in exact.PROBLEMS if name != "convex, variance 1"])

@@ -172,9 +172,16 @@ def test_steps_that_are_not_guided_go_on_with_the_cached_shift() -> None:
         assert chain(method, std, levels, 1.0, draws=True)[0] == pytest.approx(expected, rel=0.02)
 
 
+def measured(shift: Tensor, sigma: float = 1.0, j: Tensor | None = None) -> guidance.Measurement:
+    """A measurement without a trend."""
+    one = torch.ones(len(shift))
+    level, j = sigma * one, one if j is None else j
+    return guidance.Measurement(level, shift, j, one, one, level, 0 * one, 0 * one, one)
+
+
 def test_a_measurement_is_for_the_same_samples_at_less_noise() -> None:
-    shift, one = torch.ones(2, 3), torch.ones(2)
-    found = guidance.Measurement(one, shift, torch.tensor([0.5, 1.0]), one, one, one, 0 * one)
+    shift = torch.ones(2, 3)
+    found = measured(shift, j=torch.tensor([0.5, 1.0]))
     now, j = found.now(sigmas(2, 0.5))
     # Of variance 1 and of any: sigma^2 J is 1 / (1 + 4) against 1 / 2, and 1 / 4 against 1.
     torch.testing.assert_close(now[:, 0], torch.tensor([0.4, 0.25]))
@@ -189,9 +196,31 @@ def test_a_measurement_is_for_the_same_samples_at_less_noise() -> None:
     assert found.is_due(torch.ones(2, 4), sigmas(2, 1.0), 0.7).all(), "enlarged by the sampler"
 
 
+def test_what_outgrew_its_foresight_goes_on_to_do_so_for_as_long() -> None:
+    """J = 1, so sigma^2 J v is foreseen as keep; the first sample's is 1.5 times that."""
+    before = measured(torch.ones(2, 3), 1.0)
+    found = measured(0.64 * torch.tensor([1.5, 1.0])[:, None].expand(2, 3), 0.8).after(before)
+    for level, grown in ((0.8, 1.0), (0.8**1.5, 1.5**0.5), (0.641, 1.5), (0.63, 1.0)):
+        now, _ = found.now(sigmas(2, level))
+        expected = level**2 * torch.tensor([1.5 * grown, 1.0])
+        torch.testing.assert_close(now[:, 0], expected, rtol=0.01, atol=0)
+    for times in (50.0, -1.0):  # another image, or the way back
+        far = measured(0.64 * times * torch.ones(2, 3), 0.8).after(before)
+        assert far.trend.abs().amax() == pytest.approx(math.log(2))
+
+
+def test_no_trend_is_seen_in_more_noise_or_another_size() -> None:
+    found, twice = measured(torch.ones(2, 3), 0.8), 2 * torch.ones(2, 3)
+    for before in (None, measured(twice, 0.8), measured(twice, 0.7), measured(torch.ones(2, 4))):
+        assert not found.after(before).trend.any()
+        torch.testing.assert_close(
+            found.after(before).now(sigmas(2, 0.7)), found.now(sigmas(2, 0.7))
+        )
+
+
 def test_samples_that_were_never_measured_have_no_shift_and_one_is_due() -> None:
-    shift, one = torch.ones(2, 3), torch.ones(2)
-    found = guidance.Measurement(one, shift, one, one, one, one, 0 * one)
+    shift = torch.ones(2, 3)
+    found = measured(shift)
     for other in (None, replace(found, shift=torch.ones(2, 4))):
         part = found.where(torch.tensor([True, False]), other)
         now, _ = part.now(sigmas(2, 0.9))
