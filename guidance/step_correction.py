@@ -140,10 +140,11 @@ class Measurement:
             return self
         foreseen, _ = before.foreseen(self.sigma_ve)
         along = (foreseen * self.shift).flatten(1).sum(dim=1)
-        times = along / foreseen.flatten(1).square().sum(dim=1).clamp(min=1e-30)
+        length = foreseen.flatten(1).square().sum(dim=1)
+        times = along / length.clamp(min=1e-30)
         trend = times.clamp(1 / MOST_TREND, MOST_TREND).log()
         span = (before.sigma_ve / self.sigma_ve).log()
-        follows = span > 1e-3
+        follows = (span > 1e-3) & (length > 0)
         return replace(self, trend=torch.where(follows, trend, 0.0), span=span.clamp(min=1e-3))
 
     def is_due(self, x: Latents, levels: PerSample, serves: float) -> Tensor:

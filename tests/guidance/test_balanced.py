@@ -209,9 +209,10 @@ def test_what_outgrew_its_foresight_goes_on_to_do_so_for_as_long() -> None:
         assert far.trend.abs().amax() == pytest.approx(math.log(2))
 
 
-def test_no_trend_is_seen_in_more_noise_or_another_size() -> None:
+def test_no_trend_is_seen_in_more_noise_or_another_size_or_from_nothing() -> None:
     found, twice = measured(torch.ones(2, 3), 0.8), 2 * torch.ones(2, 3)
-    for before in (None, measured(twice, 0.8), measured(twice, 0.7), measured(torch.ones(2, 4))):
+    others = measured(twice, 0.8), measured(twice, 0.7), measured(torch.ones(2, 4))
+    for before in (None, *others, measured(0 * twice)):
         assert not found.after(before).trend.any()
         torch.testing.assert_close(
             found.after(before).now(sigmas(2, 0.7)), found.now(sigmas(2, 0.7))
