@@ -121,8 +121,7 @@ class Balanced(LAGS):
         served = torch.full_like(levels, -1.0 if step.is_start else 0.0)
         no_trend, one = torch.zeros_like(j), torch.ones_like(j)
         found = Measurement(sigma_ve.float(), shift, j, alpha, log_w, levels, served, no_trend, one)
-        found = found if step.is_start else found.after(state.measured)
-        state.measured = found.where(step.cost.active, state.measured)
+        state.measured = found.after(state.measured).where(step.cost.active, state.measured)
         if step.is_start:
             step.cost = replace(step.cost, values=2 * step.cost.values)
             state.keep = 1.0

@@ -181,6 +181,11 @@ class Page:
         code = "async ([name, value]) => { await app.extensionManager.setting.set(name, value); }"
         self.evaluate(code, [setting, value])
 
+    def show_the_graph_alone(self) -> None:
+        """Without the page's own tools on it, for an image."""
+        for tool in ("Comfy.Canvas.SelectionToolbox", "Comfy.Minimap.Visible"):
+            self.set(tool, False)
+
     def load(self, workflow: dict[str, Any], as_app: bool = False) -> None:
         """Open a workflow; takes the file's contents. An app opens as the graph that it is, too."""
         code = """async ([graph, asApp]) => {

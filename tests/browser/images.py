@@ -51,8 +51,7 @@ def test_the_quickstart(server, browser, read_workflow, tmp_path):
 
     page = Page(browser, server.url, scale=1.5, width=1500, height=1300)
     page.load(closer(read_workflow("quickstart_demo")))
-    for name in ("Comfy.Canvas.SelectionToolbox", "Comfy.Minimap.Visible"):
-        page.set(name, False)
+    page.show_the_graph_alone()
     left, top = 100, 200
     page.evaluate(SHOW, [left, top])
     page.run(seconds=900)

@@ -46,8 +46,7 @@ def test_thumbnail(name, server, browser, read_workflow, tmp_path):
     reach = [max(node["pos"][i] + node["size"][i] for node in workflow["nodes"]) for i in (0, 1)]
     width, height = (int(SCALE * (size + 400)) + 4 * AROUND for size in reach)
     page = Page(browser, server.url, scale=1, width=width, height=height)
-    for setting in ("Comfy.Canvas.SelectionToolbox", "Comfy.Minimap.Visible"):
-        page.set(setting, False)
+    page.show_the_graph_alone()
     page.load(workflow)
     if name in RUN:
         page.run(seconds=1800)

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import comfyui_version
 import pytest
 from lags_pack.runtime.decoded_weight import HELD
 
@@ -96,7 +97,9 @@ def test_arithmetic_to_reach(tables: tuple[Rows, Rows]) -> None:
 def test_what_is_reserved_covers_what_is_alive_and_little_more(
     tables: tuple[Rows, Rows], model: str, name: str, sides: tuple[int, ...]
 ) -> None:
-    most = 1.15 if model == "SDXL" else 1.8  # its attention grows by the square of the size
+    older = comfyui_version.__version__ == "0.8.0"  # its Qwen VAE keeps less of what is asked for
+    # Qwen's attention grows by the square of the size.
+    most = 1.15 if model == "SDXL" else 1.8 if older else 1.7
     for side in sides:
         row = network(tables, model, name, side)
         for reserved, alive in (

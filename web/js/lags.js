@@ -40,10 +40,7 @@ function addElement(node, name, element, height) {
     getMinHeight: () => height() + MARGINS,
   });
   widget.serialize = false; // not in the workflow file
-  const keep = () => elements.set(node, element);
-  if (node.graph) keep();
-  after(node, "onAdded", keep);
-  after(node, "onRemoved", () => elements.delete(node));
+  whileInGraph(node, () => elements.set(node, element), () => elements.delete(node));
   grow(node);
 }
 
@@ -87,6 +84,13 @@ function after(node, name, ours) {
   };
 }
 
+/** Call enter() when a node comes into a graph, or is in one, and leave() when it goes. */
+function whileInGraph(node, enter, leave) {
+  if (node.graph) enter();
+  after(node, "onAdded", enter);
+  after(node, "onRemoved", leave);
+}
+
 /** Give a sampler or a visualizer its panel, with these charts. */
 function addPanel(node, charts) {
   const panel = new Panel(charts, () => node.title);
@@ -95,10 +99,7 @@ function addPanel(node, charts) {
   addElement(node, "lags_panel", panel.root, () => PANEL_HEIGHT);
   followTheme(panel.root);
   letThrough(panel.root);
-  const open = () => shown.set(node, entry);
-  if (node.graph) open();
-  after(node, "onAdded", open);
-  after(node, "onRemoved", () => shown.delete(node));
+  whileInGraph(node, () => shown.set(node, entry), () => shown.delete(node));
   after(node, "onExecuted", (output) => show(entry, output));
 }
 
@@ -116,9 +117,7 @@ function addScores(node) {
   const scores = new Scores(api, () => node.size[0] - MARGINS);
   addElement(node, "lags_scores", scores.root, () => scores.height);
   followTheme(scores.root);
-  after(node, "onAdded", () => scored.add(scores));
-  after(node, "onRemoved", () => scored.delete(scores));
-  if (node.graph) scored.add(scores);
+  whileInGraph(node, () => scored.add(scores), () => scored.delete(scores));
   after(node, "onExecuted", (output) => {
     scores.show(output);
     grow(node);
@@ -130,10 +129,7 @@ function addImages(node) {
   const images = new Compare(api, () => node.size[0] - MARGINS);
   addElement(node, "lags_compare", images.root, () => images.height);
   followTheme(images.root);
-  const open = () => compared.set(node, images);
-  if (node.graph) open();
-  after(node, "onAdded", open);
-  after(node, "onRemoved", () => compared.delete(node));
+  whileInGraph(node, () => compared.set(node, images), () => compared.delete(node));
   after(node, "onExecuted", (output) => {
     images.show(output);
     grow(node);
@@ -148,9 +144,7 @@ function keptOf(node, id) {
 /** Show the widgets that have an effect, and what their values stand for. */
 function dressWidgets(node) {
   dress(node, true);
-  if (node.graph) dressed.add(node);
-  after(node, "onAdded", () => dressed.add(node));
-  after(node, "onRemoved", () => dressed.delete(node));
+  whileInGraph(node, () => dressed.add(node), () => dressed.delete(node));
   after(node, "onConfigure", () => dress(node, false)); // a file's size is the file's
 }
 
