@@ -148,18 +148,24 @@ class ChordSchedule:
     long is 1 - 2 alpha d, and the mean slope on the way (that of the chord) 1 - alpha d; the shift
     that its own slope gives has damping 2 by the first, which is right for a parabola and
     Gaussian data, and 1 by the second, which serves weights of all kinds best
-    (docs/benchmarks.md). Where log w was looked at on both sides, alpha is at most the mean slope
-    over both, as a share of the gradient. Not in the paper.
+    (docs/benchmarks.md). Where there is little noise, the posterior is so narrow that all of them
+    are parabolas: hence ``late``. For d above 1, where log w falls over the full shift, alpha is at most
+    1 / (2 d), the top of the parabola: beyond it a strong weight would lower log w. Where log w was
+    looked at on both sides, alpha is at most the mean slope over both, as a share of the gradient.
+    Not in the paper.
 
     Attributes:
         damping: > 0. Working range 0.25 to 2.
+        late: how many times as much it is without noise, by 1 / (1 + sigma^2) on the way there.
     """
 
     damping: float = 1.0
+    late: float = 2.0
     needs_shift = needs_gain = True
 
     def __post_init__(self) -> None:
         _check_positive("damping", self.damping)
+        _check_positive("late damping", self.late)
 
     def alpha(self, sigma_ve: PerSample, measured: Measured | None = None) -> PerSample:
         """[B] in 0..1; 0 where the gradient itself says that the shift lowers log w.
@@ -171,7 +177,9 @@ class ChordSchedule:
         predicted = measured.predicted.float()
         missing = (predicted - measured.actual.float()).clamp(min=0)
         possible = predicted.clamp(min=0) + NEGLIGIBLE_GAIN
-        alpha = 1 / (1 + self.damping * missing / possible)
+        d = missing / possible
+        damping = self.damping * (1 + (self.late - 1) / (1 + sigma_ve.float() ** 2))
+        alpha = torch.minimum(1 / (1 + damping * d), 1 / (2 * d).clamp(min=1))
         if measured.opposite is not None:
             rise = (measured.actual - measured.opposite).float().nan_to_num(nan=0.0) / 2
             alpha = torch.minimum(alpha, ((rise + NEGLIGIBLE_GAIN) / possible).clamp(0, 1))

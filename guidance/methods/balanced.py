@@ -27,9 +27,10 @@ from ..ve import chosen, per_sample
 from .base import Guided, StartCost, Step, finish, predicted_gain, times_sigma2
 from .lags import LAGS
 
-SKIP_BELOW = 0.15
+SKIP_BELOW = 0.03  # guides down to noise of 0.18
 SERVES = 0.64  # of the noise level; at 30 steps that is the next evaluation, at 10 mostly none
 MAX_DEVIATIONS = 4.0
+LEAST_OPEN = 0.1  # of the variance along a shift; less may be a network's rounding
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,8 @@ class Balanced(LAGS):
     """Guidance by the full step, limited by what is measured.
 
     Attributes:
-        max_deviations: greatest shift in standard deviations of the posterior along it, which is
-            where an approximation around the denoised sample ends; None for no limit.
+        max_deviations: greatest shift in standard deviations of the data along it, beyond which
+            a network has seen nothing; None for no limit.
         fits_step: whether the shift is made to fit the sampler's step, see ``RunState.share``.
         tilts_start: as for ``Method``.
         serves: the share of its noise level down to which a measurement serves; 1 is one in every
@@ -114,7 +115,8 @@ class Balanced(LAGS):
         alpha = self.schedule.alpha(sigma_ve, gain)
         alpha = chosen(step.cost.active, alpha, torch.zeros_like(alpha))
         continued = self.difference.continued(tilt, sigma_ve, j)
-        factor = continued * torch.minimum(alpha, self._limit(bounded, seen, sigma_ve, continued))
+        limit = self._limit(bounded, seen, sigma_ve, continued, j)
+        factor = continued * torch.minimum(alpha, limit)
         shift = self.limited(per_sample(factor, x) * seen, denoised)
         # What the start has found serves the first step, which is at the same noise.
         state, levels = step.state, step.on_cpu(sigma_ve).float()
@@ -167,16 +169,23 @@ class Balanced(LAGS):
         return per_sample(share, shift) * shift
 
     def _limit(
-        self, v: Latents, full_shift: Latents, sigma_ve: PerSample, continued: PerSample
+        self,
+        v: Latents,
+        full_shift: Latents,
+        sigma_ve: PerSample,
+        continued: PerSample,
+        j: PerSample,
     ) -> PerSample:
         """The factor that leaves ``max_deviations`` of a shift ``continued`` times as long, [B].
 
         A tilt by v moves the mean of the posterior by sqrt(<v, full shift>) of its standard
-        deviations; of the noise, where a distilled model leaves no posterior, by |sigma J v|.
+        deviations, and 1 - j of the data's variance along the shift is the posterior's. Of the
+        noise, by |sigma J v|, where a distilled model leaves no posterior.
         """
         if self.max_deviations is None:
             return torch.full_like(continued, torch.inf)
-        deviations = predicted_gain(v, full_shift).clamp(min=0).sqrt()
+        posterior = predicted_gain(v, full_shift).clamp(min=0).sqrt()
+        deviations = posterior * (1 - j).clamp(min=LEAST_OPEN).sqrt()
         if self.distilled is not None:
             of_noise = rms(full_shift) * math.sqrt(full_shift[0].numel()) / sigma_ve.float()
             deviations = torch.where(self.distilled, of_noise, deviations)

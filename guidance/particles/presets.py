@@ -23,6 +23,7 @@ FK_WEIGHINGS = 5  # FK-steering weighs at 20, 40, 60 and 80 of 100 steps, and th
 # The slope of log w at the end of the shift, right where log w is a parabola: a stronger drift
 # leaves less even weights. A run without weights does better with less (``methods.preset``).
 DAMPING = 2.0
+SKIP_BELOW = 0.15  # what weights correct anyway is not measured late
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,9 @@ def particle_preset(
     if name not in PRESETS:
         raise ValueError(f"particle preset is {name!r}; expected one of {', '.join(PRESETS)}.")
     if name == "lags":
-        method = replace(preset("balanced", difference=difference), schedule=ChordSchedule(DAMPING))
+        method = replace(
+            preset("balanced", difference=difference), schedule=ChordSchedule(DAMPING, late=1.0)
+        )
         return ParticleSampler(MethodDrift(method), tempering=Leading())
     if name == "smc":
         return ParticleSampler()
