@@ -98,7 +98,9 @@ def particle_preset(
         raise ValueError(f"particle preset is {name!r}; expected one of {', '.join(PRESETS)}.")
     if name == "lags":
         method = replace(
-            preset("balanced", difference=difference), schedule=ChordSchedule(DAMPING, late=1.0)
+            preset("balanced", difference=difference),
+            schedule=ChordSchedule(DAMPING, late=1.0),
+            skip_below=SKIP_BELOW,
         )
         return ParticleSampler(MethodDrift(method), tempering=Leading())
     if name == "smc":

@@ -50,7 +50,7 @@ class LAGSOptions(io.ComfyNode):
                     **dial(FROM_MODE, -1.0, 0.99, 0.01),
                     tooltip="Raise it to skip more steps: those whose influence is below this "
                     "share of the greatest one are not guided. 0 never skips, -1 as the "
-                    "mode sets it (balanced 0.15, fast 0.02, paper 0).",
+                    "mode sets it (balanced 0.03, fast 0.02, paper 0).",
                 ),
                 io.Float.Input(
                     "shift_limit",

@@ -140,9 +140,8 @@ def test_presets_are_what_they_say() -> None:
 
 
 def test_strength_without_end_tilts_by_four_deviations() -> None:
-    """For a Gaussian: the posterior's own deviation along the slope is known."""
-    level, x, sigma = 2.0, draw(2, 2.0), sigmas(2, 2.0)
-    deviation = math.sqrt(BASE.variance * level**2 / (BASE.variance + level**2))
+    """Of the data."""
+    x, sigma, deviation = draw(2, 2.0), sigmas(2, 2.0), math.sqrt(BASE.variance)
     for strength in (1e3, 1e6, 1e12):
         weight = LinearLogWeight(slope(1.0, 1.0) * strength)
         guided, record = preset("balanced")(BASE.denoise, weight, x, sigma)

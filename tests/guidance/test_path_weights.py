@@ -72,12 +72,16 @@ def test_weighed_by_their_paths_images_have_the_exact_shift(
 
 @pytest.mark.parametrize("name", [*LINEAR, "correlated", "concave, variance 1", *HEARTS])
 def test_a_run_says_that_it_is_no_sample_where_it_is_none(name: str) -> None:
-    """Under the heart balanced is 4 to 40 times as far off as exact draws are."""
-    drawn, _ = guided(name, "balanced", 500)
+    """Under the heart balanced is 4 to 40 times as far off as exact draws are.
+
+    Where modes part late, one of 500 images can count as much as all others.
+    """
+    count = 4000 if name == "two points" else 500
+    drawn, _ = guided(name, "balanced", count)
     said = drawn.trace.no_sample
     assert (said is not None) == (name in HEARTS)
     if said is not None:
-        assert "of these 500 images" in str(said) and "Particle KSampler" in str(said)
+        assert f"of these {count} images" in str(said) and "Particle KSampler" in str(said)
 
 
 @pytest.mark.parametrize("name", ["variance 1", "variance 10", "skewed", "variance 1, 2 nats"])

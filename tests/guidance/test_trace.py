@@ -7,7 +7,7 @@ from lags_pack.guidance import StepRecord, Trace, preset
 from lags_pack.tests.analytic import Gaussian, LinearLogWeight, sigmas
 
 BASE = Gaussian(torch.zeros(8), 0.5)
-LEVELS = (0.2, 1.0, 0.5, 0.05)  # balanced skips the first and the last
+LEVELS = (0.1, 1.0, 0.5, 0.05)  # balanced skips the first and the last
 
 
 def run(trace: Trace) -> None:
