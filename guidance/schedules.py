@@ -149,10 +149,8 @@ class ChordSchedule:
     that its own slope gives has damping 2 by the first, which is right for a parabola and
     Gaussian data, and 1 by the second, which serves weights of all kinds best
     (docs/benchmarks.md). Where there is little noise, the posterior is so narrow that all of them
-    are parabolas: hence ``late``. A parabola has its top at 1 / (2 d), and at 1 / d nothing is
-    gained any more, which 1 / (1 + d) comes near to for a strong weight. So alpha is at most
-    3 / (4 d), where three quarters of the greatest gain are left. Where log w was looked at on both
-    sides, alpha is at most the mean slope over both, as a share of the gradient. Not in the paper.
+    are parabolas: hence ``late``. Where log w was looked at on both sides, alpha is at most the mean
+    slope over both, as a share of the gradient. Not in the paper.
 
     Attributes:
         damping: > 0. Working range 0.25 to 2.
@@ -177,10 +175,8 @@ class ChordSchedule:
         predicted = measured.predicted.float()
         missing = (predicted - measured.actual.float()).clamp(min=0)
         possible = predicted.clamp(min=0) + NEGLIGIBLE_GAIN
-        d = missing / possible
         damping = self.damping * (1 + (self.late - 1) / (1 + sigma_ve.float() ** 2))
-        most = BEFORE_NOTHING / d.clamp(min=BEFORE_NOTHING)
-        alpha = torch.minimum(1 / (1 + damping * d), most)
+        alpha = 1 / (1 + damping * missing / possible)
         if measured.opposite is not None:
             rise = (measured.actual - measured.opposite).float().nan_to_num(nan=0.0) / 2
             alpha = torch.minimum(alpha, ((rise + NEGLIGIBLE_GAIN) / possible).clamp(0, 1))
@@ -190,8 +186,6 @@ class ChordSchedule:
         """[B], 1: reached wherever log w is a line."""
         return torch.ones_like(sigma_ve, dtype=torch.float32)
 
-
-BEFORE_NOTHING = 0.75  # of the way to where a parabola is as low again as at the start
 
 # Gains below this are lost in the rounding of a weight in half precision, and too small to matter.
 NEGLIGIBLE_GAIN = 0.05  # nats
