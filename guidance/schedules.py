@@ -149,8 +149,8 @@ class ChordSchedule:
     that its own slope gives has damping 2 by the first, which is right for a parabola and
     Gaussian data, and 1 by the second, which serves weights of all kinds best
     (docs/benchmarks.md). Where there is little noise, the posterior is so narrow that all of them
-    are parabolas: hence ``late``. Where log w was looked at on both sides, alpha is at most the mean
-    slope over both, as a share of the gradient. Not in the paper.
+    are parabolas: hence ``late``. Where log w was looked at on both sides, alpha is at most the
+    mean slope over both, as a share of the gradient. Not in the paper.
 
     Attributes:
         damping: > 0. Working range 0.25 to 2.
