@@ -135,6 +135,7 @@ def usual_rows(
     """
     nothing = Work(0, 0, 0, 0, 0)
     weights = {"colour": (256, nothing), "PickScore": (448, network)}
+    tables = {steps: runs(steps) for steps in STEPS}
     rows = []
     for weight, (side, own) in weights.items():
         for mode in MODES:
@@ -144,8 +145,7 @@ def usual_rows(
                 look = both(decoder_of(name, decode_side), own)
                 row = {"model": family, "weight": weight, "mode": mode, "decoder": name}
                 row["decoded at"] = decode_side or SIDES[family]
-                for steps in STEPS:
-                    table = runs(steps)
+                for steps, table in tables.items():
                     plain = tflop(table["plain"], unet, nothing)
                     row[f"{steps} steps"] = round(tflop(table[mode], unet, look) / plain, 2)
                 rows.append(row)
