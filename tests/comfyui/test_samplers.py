@@ -71,9 +71,10 @@ def test_strength_zero_is_ksampler_and_strength_raises_the_score(case, cases, sa
     better, trace = case.lags(sampler_name=sampler)
     assert torch.isfinite(better).all()
     assert trace.records
-    # The J of random weights is no covariance, so there four steps may lose a little.
+    # The J of random weights is no covariance: there four steps of this sampler may lose a little.
+    may_lose = case is cases["sdxl"] and "sde_heun" in sampler
     assert not torch.equal(better, plain)
-    assert case.gain(better, plain) > (0.0 if case is cases["demo"] else -0.05)
+    assert case.gain(better, plain) > (-0.05 if may_lose else 0.0)
 
 
 @on("demo")
