@@ -131,7 +131,7 @@ def methods() -> dict[str, LAGS | None]:
     rows["balanced, measured in every step"] = replace(balanced, serves=1.0)
     rows["balanced, every step"] = replace(balanced, skip_below=0.0, serves=1.0)
     rows["balanced, alpha = 1"] = replace(balanced, schedule=ConstantSchedule())
-    for damping in (0.25, 1.0, 2.0):
+    for damping in (0.25, 2.0):
         rows[f"balanced, damping {damping:g}"] = replace(balanced, schedule=ChordSchedule(damping))
     return rows
 
