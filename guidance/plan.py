@@ -27,7 +27,7 @@ class Plan:
     Attributes:
         sigma: the sampler's own noise level.
         sigma_ve: variance-exploding noise level.
-        alpha: factor of the guidance, 0..1; 0 where the step stays plain.
+        alpha: factor of the guidance, 0..1, where log w is a line; 0 where the step stays plain.
         unskipped_alpha: alpha as if no step were skipped.
         active: whether the step is guided.
         model_calls: forwards of the denoiser, at one evaluation per step.

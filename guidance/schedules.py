@@ -33,7 +33,7 @@ class Measured:
 
 @runtime_checkable
 class Schedule(Protocol):
-    """``alpha(sigma_ve, measured) -> [B] in 0..1``; ``bound(sigma_ve)`` is alpha's largest value.
+    """``alpha(sigma_ve, measured) -> [B]``; ``bound(sigma_ve)`` is its value where log w is a line.
 
     ``needs_shift`` says whether alpha reads the predicted gain, which costs the second evaluation;
     ``needs_gain`` whether it also reads the actual one, which costs one value of the weight.
@@ -149,37 +149,45 @@ class ChordSchedule:
     that its own slope gives has damping 2 by the first, which is right for a parabola and
     Gaussian data, and 1 by the second, which serves weights of all kinds best
     (docs/benchmarks.md). Where there is little noise, the posterior is so narrow that all of them
-    are parabolas: hence ``late``. Where log w was looked at on both sides, alpha is at most the
-    mean slope over both, as a share of the gradient. Not in the paper.
+    are parabolas: hence ``late``. Where log w bends up, as energies and contrasts do, d is below 0
+    and the right shift is a longer one: ``rising``. Where log w was looked at on both sides, alpha
+    is at most the mean slope over both, as a share of the gradient. Not in the paper.
 
     Attributes:
         damping: > 0. Working range 0.25 to 2.
         late: how many times as much it is without noise, by 1 / (1 + sigma^2) on the way there.
+        rising: the damping where log w bends up, at least 0; 0 for the full shift at most. Between
+            the chord's and a parabola's.
     """
 
     damping: float = 1.0
     late: float = 2.0
+    rising: float = 1.5
     needs_shift = needs_gain = True
 
     def __post_init__(self) -> None:
         _check_positive("damping", self.damping)
         _check_positive("late damping", self.late)
+        if not 0 <= self.rising < math.inf:
+            raise ValueError(f"rising is {self.rising}; expected a finite number, 0 or above.")
 
     def alpha(self, sigma_ve: PerSample, measured: Measured | None = None) -> PerSample:
-        """[B] in 0..1; 0 where the gradient itself says that the shift lowers log w.
+        """[B] in 0..MOST_ALPHA; 0 where the gradient itself says that the shift lowers log w.
 
         For an exact score <v, J v> is never negative, so there the network's J is wrong.
         """
         if measured is None or measured.actual is None:
             raise ValueError("ChordSchedule needs the predicted and the actual gain in log w.")
         predicted = measured.predicted.float()
-        missing = (predicted - measured.actual.float()).clamp(min=0)
+        missing = predicted - measured.actual.float()
+        missing = torch.where(predicted > 0, missing, missing.clamp(min=0))
         possible = predicted.clamp(min=0) + NEGLIGIBLE_GAIN
         damping = self.damping * (1 + (self.late - 1) / (1 + sigma_ve.float() ** 2))
-        alpha = 1 / (1 + damping * missing / possible)
+        damping = torch.where(missing < 0, self.rising, damping)
+        alpha = 1 / (1 + damping * missing / possible).clamp(min=1 / MOST_ALPHA)
         if measured.opposite is not None:
             rise = (measured.actual - measured.opposite).float().nan_to_num(nan=0.0) / 2
-            alpha = torch.minimum(alpha, ((rise + NEGLIGIBLE_GAIN) / possible).clamp(0, 1))
+            alpha = torch.minimum(alpha, ((rise + NEGLIGIBLE_GAIN) / possible).clamp(0, MOST_ALPHA))
         return torch.where(predicted > -NEGLIGIBLE_GAIN, alpha, 0.0)
 
     def bound(self, sigma_ve: PerSample) -> PerSample:
@@ -187,6 +195,7 @@ class ChordSchedule:
         return torch.ones_like(sigma_ve, dtype=torch.float32)
 
 
+MOST_ALPHA = 2.0  # what lies further than that beyond the sample seen is not known
 # Gains below this are lost in the rounding of a weight in half precision, and too small to matter.
 NEGLIGIBLE_GAIN = 0.05  # nats
 

@@ -26,7 +26,7 @@ class StepRecord:
     Attributes:
         sigma_ve: noise level, variance-exploding units.
         active: whether the step was guided.
-        alpha: the schedule's factor, 0..1.
+        alpha: the schedule's factor, 0..1; above where log w bends up.
         log_w: log-weight of the denoised sample before the shift, nats.
         predicted_gain: <v, sigma_ve^2 J v>, nats: what v predicts that log w gains by the full
             shift; also the posterior variance of the linearised log w, squared nats.

@@ -162,7 +162,8 @@ def fill(axes: dict[str, Any], runs: Sequence[Curves], axis: str, theme: str) ->
     for name, panel in axes.items():
         panel.set_ylabel(LABELS[name])
         panel.set_ylim(bottom=None if name == "log_w" else 0)
-    axes["alpha"].set_ylim(-0.05, 1.1)
+    most = max((a for run in runs for a in run.alpha if math.isfinite(a)), default=1.0)
+    axes["alpha"].set_ylim(-0.05, 1.1 * max(most, 1.0))
     if "ess" in axes:
         axes["ess"].set_ylim(0, 105)
     title = _title(runs)

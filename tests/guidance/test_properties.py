@@ -22,6 +22,7 @@ from lags_pack.guidance.particles import (
     noisy_start,
     particle_preset,
 )
+from lags_pack.guidance.schedules import MOST_ALPHA
 from torch import Tensor
 
 fixed = settings(deadline=None, max_examples=25, derandomize=True)
@@ -201,10 +202,12 @@ def test_a_sum_of_log_weights_shifts_by_the_sum(shape, level, a, b) -> None:
 
 @fixed
 @given(SHAPES, LEVELS, SCHEDULES, STRENGTHS)
-def test_the_trusted_share_lies_in_0_to_1(shape, level, schedule, strength) -> None:
+def test_alpha_is_no_less_than_0_and_no_more_than_its_most(
+    shape, level, schedule, strength
+) -> None:
     x, sigma = noisy(shape, level, 6)
     _, record = guidance.Paper(schedule)(shrink, waves(strength), x, sigma)
-    assert record.alpha is None or ((record.alpha >= 0) & (record.alpha <= 1)).all()
+    assert record.alpha is None or ((record.alpha >= 0) & (record.alpha <= MOST_ALPHA)).all()
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "LiDAR"])

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lags_pack import guidance
 from lags_pack.guidance import AutoSchedule, ChordSchedule, Measured, Schedule, UncertaintySchedule
-from lags_pack.guidance.schedules import influence
+from lags_pack.guidance.schedules import MOST_ALPHA, influence
 from torch import Tensor
 
 fixed = settings(deadline=None, max_examples=60, derandomize=True)
@@ -35,14 +35,16 @@ GAINS = st.one_of(st.floats(-1e30, 1e30), st.just(-math.inf))
 
 @fixed
 @given(SCHEDULES, LEVELS, st.floats(-1e6, 1e30), GAINS, GAINS)
-def test_alpha_lies_in_0_to_1_under_its_bound(
+def test_alpha_is_0_or_more_and_most_where_log_w_is_a_line(
     schedule: Schedule, levels: list[float], predicted: float, realised: float, opposite: float
 ) -> None:
     sigma = torch.tensor(levels)
     alpha = schedule.alpha(sigma, measured(sigma, predicted, realised, opposite))
     assert alpha.shape == sigma.shape and alpha.dtype == torch.float32
-    assert ((alpha >= 0) & (alpha <= 1)).all()
-    assert (alpha <= schedule.bound(sigma)).all()
+    most = MOST_ALPHA if isinstance(schedule, ChordSchedule) else schedule.bound(sigma)
+    assert ((alpha >= 0) & (alpha <= most)).all()
+    line = schedule.alpha(sigma, measured(sigma, predicted, predicted, -predicted))
+    assert (line <= schedule.bound(sigma)).all()
 
 
 @fixed
@@ -64,17 +66,22 @@ def test_auto_alpha_falls_with_the_measured_variance(kappa: float, variances: li
 
 
 def test_chord_trusts_a_line_and_follows_a_parabola() -> None:
-    """A parabola that falls short by the share d of its promise: alpha = 1 / (1 + caution d)."""
-    sigma = torch.ones(4)
-    promised = torch.full((4,), 10.0)
-    realised = torch.tensor([12.0, 10.0, 6.0, -30.0])
-    for caution in (0.5, 2.0):
-        alpha = ChordSchedule(caution, late=1.0).alpha(sigma, Measured(promised, realised))
-        expected = [1, 1, 1 / (1 + caution * 0.4), 1 / (1 + caution * 4)]
-        assert alpha.tolist() == pytest.approx(expected, rel=0.01)
+    """A parabola that falls short by the share d of its promise: alpha = 1 / (1 + caution d).
+
+    One that bends up gains more than promised, and alpha is above 1: by 2 where it is exact.
+    """
+    sigma = torch.ones(5)
+    promised = torch.full((5,), 10.0)
+    realised = torch.tensor([40.0, 12.0, 10.0, 6.0, -30.0])
+    for caution, rising in ((0.5, 1.5), (2.0, 2.0), (2.0, 0.0)):
+        schedule = ChordSchedule(caution, late=1.0, rising=rising)
+        alpha = schedule.alpha(sigma, Measured(promised, realised))
+        down = [1 / (1 + caution * 0.4), 1 / (1 + caution * 4)]
+        up = [2 if rising else 1, 1 / (1 - rising * 0.2)]
+        assert alpha.tolist() == pytest.approx([*up, 1, *down], rel=0.01)
     # The shift that its own chord's slope gives: alpha = (mean slope on the way) / (slope here).
     d = 0.4
-    gains = Measured(promised[:1], realised[2:3])
+    gains = Measured(promised[:1], realised[3:4])
     alpha_chord = float(ChordSchedule(1.0).alpha(1e3 * sigma[:1], gains))
     assert alpha_chord == pytest.approx(1 - d * alpha_chord, abs=0.01)
     # Without noise all is a parabola, and the slope at the end is right.

@@ -342,7 +342,7 @@ export class Panel {
 
     write(row.chart.svg, curveInWords(row, values, spanOf(this.plan, alpha), steps), "aria-label");
     if (!width || !height) return; // hidden: the observer calls again when it is not
-    const limits = row.fixed ?? limitsOf(row, [values, low, high]);
+    const limits = limitsOf(row, [values, low, high]);
     write(row.top, limits ? row.ends(limits[1]) : "");
     write(row.bottom, limits ? (limits[0] === 0 ? "0" : row.ends(limits[0])) : "");
     const scale = makeScale(width, height, limits ?? [0, 1]);
@@ -419,6 +419,7 @@ function noteOn({ marked, effective }, point, low = null, high = null) {
 /** The numbers at the ends of a chart; null where there is nothing to draw. */
 function limitsOf(row, arrays) {
   const found = extent(arrays);
+  if (row.fixed) return [row.fixed[0], Math.max(row.fixed[1], found ? found[1] : 0)];
   if (!found) return null;
   let [low, high] = found;
   if (row.zero) low = Math.min(low, 0);
