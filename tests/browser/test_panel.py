@@ -158,7 +158,7 @@ def test_no_node_lies_on_another(page, workflow_name, read_workflow):
 def test_titles_units_and_size(quickstart):
     panel = quickstart.panels()["5"]
     text = quickstart.evaluate("() => document.querySelector('[data-lags=panel]').textContent")
-    for words in ("alpha0 to 1", "log wnats", "shift% of image", "timeper step"):
+    for words in ("alpha1 = full", "log wnats", "shift% of image", "timeper step"):
         assert words in text
     assert panel["state"] == "idle"
     assert panel["status"]["text"] == "planned"
