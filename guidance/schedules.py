@@ -201,7 +201,7 @@ NEGLIGIBLE_GAIN = 0.05  # nats
 
 
 def influence(schedule: Schedule, sigma_ve: PerSample) -> PerSample:
-    """What is still undecided at a noise level, times the largest alpha there: 0..1.
+    """What is still undecided at a noise level, times the schedule's bound there: 0..1.
 
     sigma^2 / (1 + sigma^2) is the posterior variance of a coefficient of unit variance. Nothing
     falls off at high noise: brightness and colour of a whole image have far more than unit

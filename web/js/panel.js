@@ -419,7 +419,7 @@ function noteOn({ marked, effective }, point, low = null, high = null) {
 /** The numbers at the ends of a chart; null where there is nothing to draw. */
 function limitsOf(row, arrays) {
   const found = extent(arrays);
-  if (row.fixed) return [row.fixed[0], Math.max(row.fixed[1], found ? found[1] : 0)];
+  if (row.fixed) return [row.fixed[0], Math.max(row.fixed[1], found?.[1] ?? 0)];
   if (!found) return null;
   let [low, high] = found;
   if (row.zero) low = Math.min(low, 0);
