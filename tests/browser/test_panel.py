@@ -422,6 +422,20 @@ def test_strange_events_do_no_harm(quickstart):
     assert "NaN" not in "".join(panel["curves"])
 
 
+def test_alpha_above_1_stays_in_its_chart(quickstart):
+    tops = "() => [...document.querySelectorAll('.lags-top')].map((one) => one.textContent)"
+    send = """(alphas) => {
+        tell("lags.start", { node: "5", run: 76 });
+        alphas.forEach((alpha, index) => tell(
+            "lags.step", { node: "5", run: 76, index, point: { ...pointOf(1), alpha } }));
+    }"""
+    for alphas, top in (((0.2, 0.7), "1"), ((0.2, 1.4), "1.4")):
+        quickstart.evaluate(send, alphas)
+        panel = quickstart.panels()["5"]
+        assert panel["alpha"]["value"] == str(alphas[-1])
+        assert top in quickstart.evaluate(tops)
+
+
 def test_thousands_of_steps_stay_cheap(quickstart):
     milliseconds = quickstart.evaluate("""async () => {
         const frame = () => new Promise((go) => requestAnimationFrame(go));
