@@ -4,6 +4,9 @@ The truth is known by importance sampling: plain samples weighted with w, at str
 chosen effective share of them. Four weights: overall colour, brightness of one corner, energy of a
 frequency band, probability of a class. Guided runs start from the same noise as plain ones, so the
 difference of their means has little noise of its own.
+
+Six more by name, which ``balanced`` was not made with: saturation, symmetry, edges, contrast,
+network, cosine, as in ``bench images``.
 """
 
 from __future__ import annotations
@@ -17,6 +20,8 @@ from time import perf_counter
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.nn import functional as F
 
 from ..demo.model import DemoUNet, load_network
 from ..demo.pictures import BATCH, draw_pictures
@@ -24,6 +29,7 @@ from ..demo.shapes import SIZE
 from ..guidance import LAGS, AutoSchedule, Balanced, ConstantSchedule, preset
 from ..guidance.path_weights import ess_share
 from ..rewards import ColourReward, FrequencyReward, Reward, Weight
+from ..rewards.function import FunctionReward
 from ..rewards.masked import MaskedReward
 from . import _tilt_scenes
 from ._classifier import ShapeClassifier, ShapeReward, trained
@@ -33,6 +39,8 @@ from ._scenes import Scenes
 from ._tilt_family import cell_rows, wins
 from ._tilt_plot import draw
 from ._tilting import Cell, Plain
+from .images import SCORES
+from .images import SIDE as SEEN
 
 PARTICLES = (4, 8)  # that set the family's budgets
 
@@ -47,6 +55,23 @@ def rewards(classifier: ShapeClassifier) -> dict[str, Reward]:
         "band": FrequencyReward(0.15, 0.5),
         "class": ShapeReward(classifier, "star"),
     }
+
+
+def others() -> dict[str, Reward]:
+    """Those of ``bench images``; its networks see images of 16 x 16 pixels."""
+
+    def of(name: str) -> Reward:
+        score = SCORES[name]()
+        if isinstance(score, Reward):
+            return score
+
+        def seen(images: Tensor) -> Tensor:
+            return score(F.interpolate(images, size=SEEN, mode="area"))
+
+        return FunctionReward(seen if name in ("network", "cosine") else score)
+
+    names = ("saturation", "symmetry", "edges", "contrast", "network", "cosine")
+    return {name: of(name) for name in names}
 
 
 def methods() -> dict[str, LAGS]:
@@ -177,7 +202,9 @@ def main(arguments: list[str]) -> None:
     options.add_argument(
         "--effective", type=float, nargs="+", default=[60.0, 20.0, 5.0], help="sizes in percent"
     )
-    options.add_argument("--weights", nargs="+", help="some of colour, corner, band, class")
+    options.add_argument(
+        "--weights", nargs="+", help="some of colour, corner, band, class, or others"
+    )
     options.add_argument("--methods", nargs="+", help="some of the methods, by name")
     options.add_argument(
         "--family",
@@ -209,12 +236,13 @@ def main(arguments: list[str]) -> None:
     torch.set_num_threads(min(2, torch.get_num_threads()))
     network = load_network()
     plain = prepared(network, choice.plain, choice.keep)
-    known, guided = rewards(plain.classifier), methods()
+    usual, guided = rewards(plain.classifier), methods()
+    known = {**usual, **others()}
     table: Mapping[str, object] = family() if by_budget else guided
     _check(options, {"--weights": (choice.weights, known), "--methods": (choice.methods, table)})
     names = choice.methods or list(table)
     rows: list[dict[str, Any]] = []
-    for weight, effective in product(choice.weights or known, choice.effective):
+    for weight, effective in product(choice.weights or usual, choice.effective):
         cell = Cell.of(weight, known[weight], effective / 100, plain)
         rows += exact_rows(cell)
         if by_budget:

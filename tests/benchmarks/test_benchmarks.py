@@ -89,6 +89,18 @@ def test_cells_of_the_tilt_table() -> None:
     assert cell.distance(cell.target) == 0
 
 
+def test_the_other_weights_of_the_tilt_table() -> None:
+    """Their networks see 16 pixels a side, the rest whole images: no edge is averaged away."""
+    others = tilt.others()
+    assert set(others) == {"saturation", "symmetry", "edges", "contrast", "network", "cosine"}
+    checked = (torch.arange(32)[:, None] + torch.arange(32)).remainder(2).float()
+    images = torch.stack([checked, torch.full((32, 32), 0.5)])[:, None].expand(-1, 3, -1, -1)
+    scores = {name: others[name](images) for name in ("edges", "network", "cosine")}
+    assert float(scores["edges"][0]) == pytest.approx(2) and float(scores["edges"][1]) == 0
+    for name in ("network", "cosine"):
+        assert float(scores[name][0]) == pytest.approx(float(scores[name][1]), abs=1e-5)
+
+
 def test_the_tilt_table_from_end_to_end(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
