@@ -159,7 +159,10 @@ def corner(images: Tensor) -> Tensor:
 
 @cache
 def network() -> tuple[Score, Score]:
-    """Scores [B] of a network with random weights: along a direction, and by a cosine."""
+    """Scores [B] of a network with random weights: along a direction, and by a cosine.
+
+    It sees images of any size at 16 x 16 pixels.
+    """
     with torch.random.fork_rng():
         torch.manual_seed(0)
         sizes = (3, 16, 32, 32)
@@ -168,14 +171,15 @@ def network() -> tuple[Score, Score]:
         net = nn.Sequential(*layers, nn.Flatten(), nn.Linear(128, 16)).requires_grad_(False)
     for layer in (*convolutions, net[-1]):
         layer.weight *= 2.0
-    seen = drawn_images(500, torch.Generator().manual_seed(9))
-    mean, std = float(seen.mean()), float(seen.std())
+    drawn = drawn_images(500, torch.Generator().manual_seed(9))
+    mean, std = float(drawn.mean()), float(drawn.std())
 
     def features(images: Tensor) -> Tensor:
-        return net((images - mean) / std)
+        seen = F.interpolate(images, size=SIDE, mode="area")
+        return net((seen - mean) / std)
 
-    centre = features(seen).mean(dim=0)
-    wanted = F.normalize(features(seen[7:8]) - centre, dim=1)[0]
+    centre = features(drawn).mean(dim=0)
+    wanted = F.normalize(features(drawn[7:8]) - centre, dim=1)[0]
     return (
         lambda images: (features(images) - centre) @ wanted,
         lambda images: F.cosine_similarity(features(images) - centre, wanted[None], dim=1),

@@ -20,8 +20,6 @@ from time import perf_counter
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.nn import functional as F
 
 from ..demo.model import DemoUNet, load_network
 from ..demo.pictures import BATCH, draw_pictures
@@ -40,9 +38,9 @@ from ._tilt_family import cell_rows, wins
 from ._tilt_plot import draw
 from ._tilting import Cell, Plain
 from .images import SCORES
-from .images import SIDE as SEEN
 
 PARTICLES = (4, 8)  # that set the family's budgets
+OTHERS = ("saturation", "symmetry", "edges", "contrast", "network", "cosine")
 
 
 def rewards(classifier: ShapeClassifier) -> dict[str, Reward]:
@@ -58,20 +56,8 @@ def rewards(classifier: ShapeClassifier) -> dict[str, Reward]:
 
 
 def others() -> dict[str, Reward]:
-    """Those of ``bench images``; its networks see images of 16 x 16 pixels."""
-
-    def of(name: str) -> Reward:
-        score = SCORES[name]()
-        if isinstance(score, Reward):
-            return score
-
-        def seen(images: Tensor) -> Tensor:
-            return score(F.interpolate(images, size=SEEN, mode="area"))
-
-        return FunctionReward(seen if name in ("network", "cosine") else score)
-
-    names = ("saturation", "symmetry", "edges", "contrast", "network", "cosine")
-    return {name: of(name) for name in names}
+    """Those of ``bench images``."""
+    return {name: FunctionReward(SCORES[name]()) for name in OTHERS}
 
 
 def methods() -> dict[str, LAGS]:
