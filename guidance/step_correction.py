@@ -223,8 +223,8 @@ class RunState:
         keep: what the last step kept of x - D; 1 where x was just drawn from w p, None where
             nobody knows.
         left: [B] what is left of the variance, see ``plain_step``; None for all of it.
-        v: [B, ...] gradient of log w at the D of the last step; None if it was not evaluated.
-        has_v: [B] where it was, on the CPU.
+        v: [B, ...] gradient of log w at D, the last that was evaluated; None for none.
+        since: [B] evaluations of the sampler since then, on the CPU.
         measured: the last measurement; None for none.
         start: of a run that has not begun; None of others.
     """
@@ -232,7 +232,7 @@ class RunState:
     keep: float | None = None
     left: PerSample | None = None
     v: Latents | None = None
-    has_v: Tensor | None = None
+    since: Tensor | None = None
     measured: Measurement | None = None
     start: Start | None = None
 
@@ -266,14 +266,24 @@ class RunState:
         Where log w is curved, a tilt narrows the kernel (or widens it): for a gradient that falls
         by a s along a noise of s, to s / sqrt(1 + a s^2), about s - a s^3 / 2. Adding s^2 times the
         gradient at the point that was drawn makes it s - a s^3, twice as much. The mean of that
-        gradient and the one at the kernel's mean is right, and D there is D of the step before.
+        gradient and the one at the kernel's mean is right, and D there is D of the step before. Was
+        that one held, its gradient is halfway between this one and the one before it.
 
         Args:
             v: [B, ...] at the point that was drawn.
-            active: [B] where it is wanted, on the CPU. Where the last step was not evaluated, its
-                gradient is older than the noise, and this one is taken alone.
+            active: [B] where it is wanted, on the CPU. One that is older than a held step is left
+                out, and this one taken alone.
         """
-        before, had, self.v, self.has_v = self.v, self.has_v, v, active
-        if before is None or had is None or before.shape != v.shape:
+        before, since = self.v, self.since
+        if before is None or since is None or before.shape != v.shape:
+            self.v, self.since = v, torch.where(active, 0, MOST_SERVED + 1)
             return v
-        return chosen(had, (v + before) / 2, v)
+        self.v, self.since = chosen(active, v, before), torch.where(active, 0, since + 1)
+        share = torch.where(since <= MOST_SERVED, 0.5 ** (since + 1), 0.0)
+        share = per_sample(share.to(v.device), v)
+        return (1 - share) * v + share * before
+
+    def pass_by(self) -> None:
+        """Note an evaluation of the sampler for which no gradient was taken."""
+        if self.since is not None:
+            self.since = self.since + 1

@@ -139,7 +139,8 @@ class Balanced(LAGS):
         and most of what is to be decided where they vary little.
         """
         denoised, record = super().skip(denoiser, x, sigma_ve, step)
-        step.state.v, measured = None, step.state.measured
+        step.state.pass_by()
+        measured = step.state.measured
         if step.is_start or measured is None or measured.shift.shape != x.shape:
             return denoised, record
         shift = self._fitted(*measured.now(sigma_ve), step)
