@@ -279,9 +279,11 @@ class RunState:
             self.v, self.since = v, torch.where(active, 0, MOST_SERVED + 1)
             return v
         self.v, self.since = chosen(active, v, before), torch.where(active, 0, since + 1)
-        share = torch.where(since <= MOST_SERVED, 0.5 ** (since + 1), 0.0)
-        share = per_sample(share.to(v.device), v)
-        return (1 - share) * v + share * before
+        midway = v
+        for held in range(MOST_SERVED + 1):
+            share = 0.5 ** (held + 1)
+            midway = chosen(since == held, (1 - share) * v + share * before, midway)
+        return midway
 
     def pass_by(self) -> None:
         """Note an evaluation of the sampler for which no gradient was taken."""
