@@ -33,6 +33,12 @@ def parser(name: str, description: str | None) -> argparse.ArgumentParser:
     return result
 
 
+def printed(row: dict[str, Any]) -> dict[str, Any]:
+    """The row, printed as soon as it is found, so that an interrupted run has said it."""
+    print(*map(_text, row.values()), flush=True)
+    return row
+
+
 def report(rows: Sequence[Row], json_path: Path | None = None) -> None:
     """Print rows as a Markdown table; write them as JSON where a path is given."""
     columns = list(dict.fromkeys(key for row in rows for key in row))

@@ -32,6 +32,7 @@ from ..demo.pictures import BATCH, on_latents
 from ..guidance.particles import PRESETS
 from ..rewards import Weight
 from ._family import Drawn, Task, at_least, budget, family, single
+from ._report import printed
 from ._tilting import Cell
 
 STEPS = 30
@@ -64,17 +65,16 @@ def cell_rows(
             drawn = known[name](task, wanted, groups, 0)
             drawn = replace(drawn, x=to_images(drawn.x).clamp(0, 1))
         seconds = perf_counter() - start
-        rows.append(
-            {
-                **cell.row(name),
-                "particles of ours": particles,
-                "calls per picture": drawn.calls,
-                "spent on": drawn.spent,
-                "groups": drawn.x.shape[0],
-                **measured(drawn, cell),
-                "seconds": seconds,
-            }
-        )
+        row = {
+            **cell.row(name),
+            "particles of ours": particles,
+            "calls per picture": drawn.calls,
+            "spent on": drawn.spent,
+            "groups": drawn.x.shape[0],
+            **measured(drawn, cell),
+            "seconds": seconds,
+        }
+        rows.append(printed(row))
     return rows
 
 

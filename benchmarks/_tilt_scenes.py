@@ -23,6 +23,7 @@ from ..guidance import Method, preset
 from ..rewards import ClipScore, ColourReward, PickScore, Reward, Weight
 from ._family import Task, run_guided, run_plain
 from ._judge import Judge, load_judge
+from ._report import printed
 from ._scenes import BATCH, Scenes, images_of
 from ._tilting import Cell, Plain
 
@@ -160,6 +161,6 @@ def rows(
                     cell = Cell.of(weight, known[weight], share, plain)
                 for name in methods:
                     for decoder in looks:
-                        found.append(guided_row(scenes, cell, name, decoder, cfg, guided_count))
-                        print(f"{weight} {share:g} {name} {decoder} cfg {cfg:g}", flush=True)
+                        one = guided_row(scenes, cell, name, decoder, cfg, guided_count)
+                        found.append(printed(one))
     return found

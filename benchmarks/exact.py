@@ -7,9 +7,12 @@ standard deviation unit (1 nat) over the data unless the name says otherwise.
 ``shift %`` is the guided rise of the mean of log w, in percent of the exact one: plain samples of
 the same sampler, weighted by w. ``of p %`` is the same in percent of what exact draws of the data
 give: what differs between the two is the sampler's own error, without any guidance. ``std %`` is
-the standard deviation of log w, in percent of the exact one. ``--particles`` adds LAGS with path
-weights in groups of so many, each group by its own weights. ``ESS %`` is what a guided run says of
-itself on an ancestral sampler: which share of its samples count as a sample of w p.
+the standard deviation of log w, in percent of the exact one. ``off`` is how far the law of log w
+is from the exact one: their 2-Wasserstein distance if both were normal, in exact standard
+deviations. ``--particles`` adds LAGS with path weights in groups of so many, each group by its own
+weights. ``ESS %`` is what a guided run says of itself on an ancestral sampler: which share of its
+samples count as a sample of w p. ``by weight %`` is the share of the shift that the samples have
+where each counts by its path weight.
 """
 
 from __future__ import annotations
@@ -216,7 +219,8 @@ class Solver:
             trace.add(record)
             return denoised
 
-        return Drawn(SAMPLERS[self.sampler](denoiser, x, sigmas, generator), trace)
+        drawn = SAMPLERS[self.sampler](denoiser, x, sigmas, generator)
+        return Drawn(drawn, trace, path.log_ratio)
 
     def particles(self, problem: Problem, count: int, groups: int, seed: int = 0) -> Particles:
         """Groups of weighted particles, by LAGS with path weights on ancestral steps."""
@@ -228,10 +232,11 @@ class Solver:
 
 @dataclass(frozen=True)
 class Drawn:
-    """Guided samples [B, D], and what was done."""
+    """Guided samples [B, D], what was done, and the log of plain over guided density [B]."""
 
     x: Tensor
     trace: Trace
+    log_ratio: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -274,15 +279,19 @@ def rows(
         row = {"problem": name, **vars(solver), "mode": label}
         shares = {"shift %": gain / truth.shift, "of p %": gain / exact.shift}
         row |= {column: 100 * share for column, share in shares.items()}
-        return {**row, "std %": 100 * std / truth.std, **dict(zip(CALLS, calls, strict=True))}
+        off = math.hypot(gain - truth.shift, std - truth.std) / truth.std
+        row |= {"std %": 100 * std / truth.std, "off": off}
+        return {**row, **dict(zip(CALLS, calls, strict=True))}
 
     for label, method in methods.items():
         drawn = solver.guided(problem, method, guided)
         after = problem.weight(drawn.x).double()
         gain, calls = after - before, (drawn.trace.model_calls, drawn.trace.weight_calls)
         found.append(line(label, float(gain.mean()), float(after.std()), calls))
-        if drawn.trace.log_weights is not None:
+        if drawn.trace.log_weights is not None and drawn.log_ratio is not None:
             found[-1]["ESS %"] = 100 * float(ess_share(drawn.trace.log_weights))
+            weighed = float((drawn.log_ratio + after).softmax(dim=0) @ after)
+            found[-1]["by weight %"] = 100 * (weighed - truth.plain) / truth.shift
         if problem.target is not None:
             target = problem.target(guided, torch.Generator().manual_seed(1))
             found[-1]["sliced W2"] = heart.sliced_wasserstein(drawn.x, target)

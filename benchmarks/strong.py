@@ -32,7 +32,7 @@ from . import _tilt_scenes
 from ._classifier import ShapeClassifier, trained
 from ._family import Task
 from ._judge import load_judge
-from ._report import parser, report
+from ._report import parser, printed, report
 from ._scenes import Scenes
 from ._tilt_family import task_of
 from ._tilting import Cell, Plain
@@ -210,6 +210,5 @@ def main(arguments: list[str]) -> None:
     torch.set_num_threads(min(2, torch.get_num_threads()))
     subject, rows = SUBJECTS[choice.model](choice.plain), []
     for (times, cell), name in product(cells(subject, choice.times), choice.methods):
-        rows.append({"strength": times, **row(subject, cell, name, choice.guided)})
-        print(*rows[-1].values(), flush=True)  # an interrupted run has said what it found
+        rows.append(printed({"strength": times, **row(subject, cell, name, choice.guided)}))
     report(rows, choice.json)

@@ -32,7 +32,7 @@ from ..rewards.masked import MaskedReward
 from . import _tilt_scenes
 from ._classifier import ShapeClassifier, ShapeReward, trained
 from ._family import family
-from ._report import parser, report
+from ._report import parser, printed, report
 from ._scenes import Scenes
 from ._tilt_family import cell_rows, wins
 from ._tilt_plot import draw
@@ -235,7 +235,8 @@ def main(arguments: list[str]) -> None:
             for count in choice.family or PARTICLES:
                 rows += cell_rows(network, cell, count, choice.guided, names)
         else:
-            rows += [guided_row(network, cell, n, guided[n], choice.guided) for n in names]
+            for name in names:
+                rows.append(printed(guided_row(network, cell, name, guided[name], choice.guided)))
     report(rows, choice.json)
     print("\n".join(captured(rows)))
     if by_budget:

@@ -83,11 +83,12 @@ def ancestral_keep(sigmas: Levels, sigma: float) -> float:
     """(sigma' / sigma)^2 of the step that starts at sigma; 1 where no step of the list does.
 
     Args:
-        sigmas: falling noise levels of a run, variance-exploding, the last may be 0.
+        sigmas: falling noise levels of a run, variance-exploding, the last may be 0; one that
+            follows itself starts no step.
         sigma: > 0.
     """
     levels = sigmas.tolist()
     for level, lower in zip(levels[:-1], levels[1:], strict=True):
-        if abs(level - sigma) <= 1e-4 * sigma:
+        if lower < level and abs(level - sigma) <= 1e-4 * sigma:
             return float(lower / level) ** 2
     return 1.0

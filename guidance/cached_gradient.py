@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
-
 from .contracts import LogWeight
 from .shapes import Latents, PerSample
 
@@ -42,24 +39,13 @@ class CachedGradient:
     def value_and_grad(self, denoised: Latents) -> tuple[PerSample, Latents]:
         """(log w [B], v like ``denoised``), float32; as new or as cached."""
         denoised, last = denoised.float(), self.last
-        if last is None or not self._serves(last[0], denoised):
-            last = denoised, *self.log_weight.value_and_grad(denoised)
-            self.remember(*last)
-            self.computed += 1
+        # A sampler that enlarges the samples on its way has no use for one of another size.
+        if last is None or self._served >= self.every or last[0].shape != denoised.shape:
+            last = self.last = denoised, *self.log_weight.value_and_grad(denoised)
+            self.computed, self._served = self.computed + 1, 0
         self._served += 1
         before, log_w, v = last
         self.is_fresh = self._served == 1
         if self.is_fresh:
             return log_w, v
         return log_w + (v * (denoised - before)).flatten(1).sum(dim=1), v
-
-    def remember(self, denoised: Latents, log_w: PerSample, v: Latents) -> None:
-        """Note log w and v at a sample, for when it is the next one asked for."""
-        self.last, self._served = (denoised, log_w, v), 0
-
-    def _serves(self, before: Tensor, denoised: Tensor) -> bool:
-        """Whether what is cached answers for a sample: at first only for its own."""
-        if self._served == 0:
-            return torch.equal(before, denoised)
-        # A sampler that enlarges the samples on its way has no use for one of another size.
-        return self._served < self.every and before.shape == denoised.shape

@@ -1,4 +1,4 @@
-"""What the rooms promise each other: a denoiser, a log-weight, and the record of one evaluation."""
+"""The interfaces: a denoiser, a log-weight, and what is checked of their answers."""
 
 from __future__ import annotations
 
@@ -125,12 +125,14 @@ class AutogradLogWeight:
             leaf = denoised.detach().clone().float().requires_grad_()
             log_w = self.function(leaf)
             check_shape(log_w, leaf, self.name)
-            if not log_w.requires_grad:
+            grad = None
+            if log_w.requires_grad:
+                (grad,) = torch.autograd.grad(log_w.sum(), leaf, allow_unused=True)
+            if grad is None:
                 raise WeightError(
                     f"Weight '{self.name}' gives no gradient, which guidance needs. "
                     "Use a differentiable weight, or a particle method, which needs none."
                 )
-            (grad,) = torch.autograd.grad(log_w.sum(), leaf)
         return log_w.detach().float(), grad
 
 

@@ -17,6 +17,7 @@ from .ve import chosen, per_sample
 # give any number.
 MOST_SLOPE = 2.0
 MOST_SERVED = 1  # evaluations after the one that measured
+SAME_LEVEL = 1 + 1e-4  # a noise level that went through exp(log) differs in its last digits
 MOST_TREND = 2.0  # times what was foreseen, or its half: more is noise between two points
 
 
@@ -130,6 +131,10 @@ class Measurement:
     trend: PerSample
     span: PerSample
 
+    def passed_by(self) -> Measurement:
+        """This one after an evaluation more that went on with it."""
+        return replace(self, served=self.served + 1)
+
     def after(self, before: Measurement | None) -> Measurement:
         """This one with the trend since the one before, none where that was not at more noise.
 
@@ -158,7 +163,7 @@ class Measurement:
         if self.shift.shape != x.shape:
             return torch.ones_like(levels, dtype=torch.bool)
         left = levels.float() / self.levels
-        more_noise = left > 1 + 1e-4
+        more_noise = left > SAME_LEVEL
         due: Tensor = is_spent(left, self.served, serves) | more_noise
         return due
 
@@ -168,15 +173,15 @@ class Measurement:
         The trend goes on for as long as it was seen, not into the late steps.
         """
         shift, j = self.foreseen(sigma_ve)
-        ahead = (self.sigma_ve / sigma_ve.float()).log() / self.span
-        more = torch.where(ahead <= 1, (self.trend * ahead).exp(), 1.0)
+        elapsed = (self.sigma_ve / sigma_ve.float()).log() / self.span
+        more = torch.where(elapsed <= 1, (self.trend * elapsed).exp(), 1.0)
         return per_sample(more, shift) * shift, j
 
     def foreseen(self, sigma_ve: PerSample) -> tuple[Latents, PerSample]:
         """The same as if the data were Gaussian."""
         keep = (sigma_ve.float() / self.sigma_ve) ** 2
         fall, j = falls(self.j, keep)
-        share = torch.where(keep <= 1, keep / fall, 0.0)
+        share = torch.where(keep <= SAME_LEVEL**2, keep / fall, 0.0)
         return per_sample(share, self.shift) * self.shift, j
 
     def where(self, taken: Tensor, other: Measurement | None) -> Measurement:
@@ -205,7 +210,11 @@ class Start:
     j: PerSample
 
     def foreseen(self, x: Latents, sigma_ve: PerSample) -> Latents | None:
-        """D at the moved x, D + j (x - what it was); None further away than it was to be moved."""
+        """D at the moved x, D + j (x - what it was).
+
+        None for the batch where any sample is further away than it was to be moved: D of all is
+        evaluated together.
+        """
         if x.shape != self.x.shape:
             return None
         moved = x.float() - self.x.float()
@@ -220,8 +229,8 @@ class RunState:
     """What a run remembers from one evaluation to the next.
 
     Attributes:
-        keep: what the last step kept of x - D; 1 where x was just drawn from w p, None where
-            nobody knows.
+        keep: what the last step kept of x - D, (sigma' / sigma)^2 if it drew noise and sigma' /
+            sigma if not; 1 where x was just drawn from w p, None where nobody knows.
         left: [B] what is left of the variance, see ``plain_step``; None for all of it.
         v: [B, ...] gradient of log w at D, the last that was evaluated; None for none.
         since: [B] evaluations of the sampler since then, on the CPU.
@@ -266,24 +275,22 @@ class RunState:
         Where log w is curved, a tilt narrows the kernel (or widens it): for a gradient that falls
         by a s along a noise of s, to s / sqrt(1 + a s^2), about s - a s^3 / 2. Adding s^2 times the
         gradient at the point that was drawn makes it s - a s^3, twice as much. The mean of that
-        gradient and the one at the kernel's mean is right, and D there is D of the step before. Was
-        that one held, its gradient is halfway between this one and the one before it.
+        gradient and the one at the kernel's mean is right, and D there is D of the step before. If
+        that step took no gradient, its own is halfway between this one and the one before it.
 
         Args:
             v: [B, ...] at the point that was drawn.
-            active: [B] where it is wanted, on the CPU. One that is older than a held step is left
-                out, and this one taken alone.
+            active: [B] where it is wanted, on the CPU. One before it that more than one step
+                without a gradient has followed is left out, and this one taken alone.
         """
         before, since = self.v, self.since
         if before is None or since is None or before.shape != v.shape:
             self.v, self.since = v, torch.where(active, 0, MOST_SERVED + 1)
             return v
         self.v, self.since = chosen(active, v, before), torch.where(active, 0, since + 1)
-        midway = v
-        for held in range(MOST_SERVED + 1):
-            share = 0.5 ** (held + 1)
-            midway = chosen(since == held, (1 - share) * v + share * before, midway)
-        return midway
+        older = torch.where(since <= MOST_SERVED, 0.5 ** (since + 1.0), 0.0)
+        share = per_sample(older.to(v), v)
+        return (1 - share) * v + share * before
 
     def pass_by(self) -> None:
         """Note an evaluation of the sampler for which no gradient was taken."""

@@ -27,7 +27,8 @@ class StepRecord:
         sigma_ve: noise level, variance-exploding units.
         active: whether the step was guided.
         alpha: the schedule's factor, 0..1; above where log w bends up.
-        log_w: log-weight of the denoised sample before the shift, nats.
+        log_w: log-weight of the denoised sample before the shift, nats; of an earlier one where a
+            step reuses what that one has measured.
         predicted_gain: <v, sigma_ve^2 J v>, nats: what v predicts that log w gains by the full
             shift; also the posterior variance of the linearised log w, squared nats.
         shift_rms: RMS of the shift, latent units; of a skipped step where a cached one was taken.
@@ -69,8 +70,14 @@ class StepRecord:
         """A plain evaluation: one forward, nothing else."""
         return cls(sigma_ve, False, None, None, None, None, None, 1, 0, seconds)
 
+    @property
+    def has_evaluated(self) -> bool:
+        """Whether log w is that of this evaluation, not reused from an earlier one."""
+        looked = self.weight_calls > 0 or self.value_calls > 0
+        return self.log_w is not None and (looked or self.predicted_gain is not None)
+
     def weighed(self, log_ratio: PerSample) -> StepRecord:
-        """The record with what each image counts by now, where log w was looked at.
+        """The record with what each image counts by now, where log w was evaluated.
 
         E[w] at a noise level is taken for w of the denoised image times exp(alpha * predicted gain
         / 2), as it is where the data are Gaussian and log w is a line.
@@ -78,7 +85,7 @@ class StepRecord:
         Args:
             log_ratio: [B] of the path, see ``PathWeights``.
         """
-        if self.log_w is None:
+        if self.log_w is None or not self.has_evaluated:
             return self
         log_weights = log_ratio + self.log_w.float()
         if self.predicted_gain is not None and self.alpha is not None:
@@ -103,7 +110,7 @@ class Trace:
         measured: the names of those whose strength the run chose by itself.
         notes: warnings, in sentences.
         watcher: called with the trace whenever something was added, for what shows a run live.
-        held: the last record, until its tensors are copied with what is waited for anyway.
+        pending: the last record, until its tensors are copied with what is waited for anyway.
     """
 
     label: str = ""
@@ -113,16 +120,16 @@ class Trace:
     measured: tuple[str, ...] = ()
     notes: list[Message] = field(default_factory=list)
     watcher: Callable[[Trace], None] | None = field(default=None, repr=False, compare=False)
-    held: StepRecord | None = field(default=None, repr=False, compare=False)
+    pending: StepRecord | None = field(default=None, repr=False, compare=False)
 
     def clear(self) -> None:
         """Forget what an earlier run left."""
-        self.start = self.held = None
+        self.start = self.pending = None
         self.records.clear()
         self.strengths.clear()
         self.measured = ()
         self.notes.clear()
-        self._tell()
+        self._notify()
 
     def add_start(self, record: StepRecord) -> None:
         """Note what was done before the first step, with what that cost so far."""
@@ -131,29 +138,30 @@ class Trace:
             record = replace(record, **spent)
         with torch.inference_mode(False):
             self.start = _with(record, _on_cpu(_tensors(record)))
-        self._tell()
+        self._notify()
 
     def add(self, record: StepRecord) -> None:
         """Append a record, its tensors moved to the CPU and freed from inference mode."""
-        self.held = record
+        self.settle()
+        self.pending = record
         self.settle()
 
     def settle(self, *beside: Tensor) -> list[Tensor]:
-        """Append the record that is held, if one is; copies of other tensors come with it.
+        """Append the pending record, if there is one; copies of other tensors come with it.
 
         Returns:
             ``beside`` in float32 on the CPU, waited for once in all.
         """
-        record, self.held = self.held, None
+        record, self.pending = self.pending, None
         found = [] if record is None else _tensors(record)
         with torch.inference_mode(False):
             copies = _on_cpu([*beside, *found])
         if record is not None:
             self.records.append(_with(record, copies[len(beside) :]))
-            self._tell()
+            self._notify()
         return copies[: len(beside)]
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         if self.watcher is not None:
             self.watcher(self)
 
@@ -255,8 +263,8 @@ def _on_cpu(tensors: list[Tensor]) -> list[Tensor]:
     copies: dict[int, Tensor] = {}
     for device in {tensor.device for tensor in tensors}:
         mine = [i for i, tensor in enumerate(tensors) if tensor.device == device]
-        whole = torch.cat([tensors[i].detach().float().flatten() for i in mine]).cpu()
-        parts = torch.split(whole, [tensors[i].numel() for i in mine])
+        flat = torch.cat([tensors[i].detach().float().flatten() for i in mine]).cpu()
+        parts = torch.split(flat, [tensors[i].numel() for i in mine])
         copies |= {i: part.view(tensors[i].shape) for i, part in zip(mine, parts, strict=True)}
     return [copies[i] for i in range(len(tensors))]
 

@@ -156,7 +156,7 @@ def fill(axes: dict[str, Any], runs: Sequence[Curves], axis: str, theme: str) ->
         if "ratio" in axes:
             axes["ratio"].plot(x, run.ratio, **marks)
         if "ess" in axes:
-            axes["ess"].plot(x, run.ess, color=colour, lw=1.5)
+            axes["ess"].plot(*_known(x, run.ess), color=colour, lw=1.5)
             axes["ess"].plot(x, _where_resampled(run), color=colour, lw=0, marker="v", ms=6)
         axes["seconds"].plot(x, run.seconds, color=colour, lw=1)
     for name, panel in axes.items():
@@ -171,6 +171,12 @@ def fill(axes: dict[str, Any], runs: Sequence[Curves], axis: str, theme: str) ->
     place: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0}
     axes["log_w"].legend(ncols=_columns(runs), **place)
     label_bottom(axes["seconds"], axis, "evaluation")
+
+
+def _known(x: Sequence[float], values: Sequence[float]) -> tuple[list[float], list[float]]:
+    """The points that have a number: a line goes on between them."""
+    pairs = [(at, value) for at, value in zip(x, values, strict=True) if math.isfinite(value)]
+    return [at for at, _ in pairs], [value for _, value in pairs]
 
 
 def _where_resampled(run: Curves) -> list[float]:

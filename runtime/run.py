@@ -519,7 +519,7 @@ class Guidance:
             plain = step.denoise(at, at.x_ve, view.sigma_ve)
             denoised = torch.lerp(plain, denoised, run.region.to(denoised))
         record = run.weighed(record, at, step, denoised, float(here.flatten()[0]))
-        self.trace.held = _counted(record, run, computed)
+        self.trace.pending = _counted(record, run, computed)
         return denoised
 
     def _evaluations(self, run: Run, *evaluation: Any) -> Evaluations:

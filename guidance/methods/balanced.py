@@ -86,13 +86,16 @@ class Balanced(LAGS):
     def guide(
         self, denoiser: Denoiser, log_weight: LogWeight, x: Latents, sigma_ve: PerSample, step: Step
     ) -> Guided:
-        """By a measurement here, or by the last one where none is due."""
+        """By a measurement here, or by the last one where none is due.
+
+        What the model answers is not checked where the last one serves.
+        """
         measured = step.state.measured
         if measured is not None and not step.is_start:
             due, cost = measured.is_due(x, step.on_cpu(sigma_ve), self.serves), step.cost
             step.cost = replace(cost, active=cost.active & due, second=cost.second & due)
             if not step.cost.is_guided:
-                step.state.measured = replace(measured, served=measured.served + 1)
+                step.state.measured = measured.passed_by()
                 guided, record = self.skip(denoiser, x, sigma_ve, step)
                 alpha, log_w = measured.alpha, measured.log_w
                 return guided, replace(record, active=True, alpha=alpha, log_w=log_w)
@@ -101,7 +104,7 @@ class Balanced(LAGS):
     def _measured(
         self, denoiser: Denoiser, log_weight: LogWeight, x: Latents, sigma_ve: PerSample, step: Step
     ) -> Guided:
-        """One evaluation; arguments as for ``Method``."""
+        """Gradient, second evaluation and value of log w here, noted for later evaluations."""
         denoised = step.denoise(denoiser, x, sigma_ve)
         check_finite_model(denoised, sigma_ve)
         log_w, v = checked_value_and_grad(log_weight, denoised, sigma_ve)
@@ -123,7 +126,8 @@ class Balanced(LAGS):
         served = torch.full_like(levels, -1.0 if step.is_start else 0.0)
         no_trend, one = torch.zeros_like(j), torch.ones_like(j)
         found = Measurement(sigma_ve.float(), shift, j, alpha, log_w, levels, served, no_trend, one)
-        state.measured = found.after(state.measured).where(step.cost.active, state.measured)
+        before = None if state.measured is None else state.measured.passed_by()
+        state.measured = found.after(before).where(step.cost.active, before)
         if step.is_start:
             step.cost = replace(step.cost, values=2 * step.cost.values)
             state.keep = 1.0
@@ -135,8 +139,8 @@ class Balanced(LAGS):
     def skip(self, denoiser: Denoiser, x: Latents, sigma_ve: PerSample, step: Step) -> Guided:
         """The shift that the last measurement says; nothing is evaluated for it.
 
-        What is undecided below the noise levels that are guided is little where the data vary much,
-        and most of what is to be decided where they vary little.
+        So it goes on below the noise levels that are guided: little is undecided there if the data
+        vary much, but most is if they vary little.
         """
         denoised, record = super().skip(denoiser, x, sigma_ve, step)
         step.state.pass_by()
@@ -150,7 +154,7 @@ class Balanced(LAGS):
     def _tilt(self, v: Latents, step: Step) -> Latents:
         """The gradient along which a step is tilted: midway where it makes up for a noisy one.
 
-        From one finished image to the next there is no way.
+        D of a distilled model jumps from image to image, and nothing is halfway: v is taken alone.
         """
         if not (self.fits_step and step.draws_noise and step.keep < 1) or step.is_start:
             return v
@@ -163,8 +167,8 @@ class Balanced(LAGS):
         """The part of a shift that fits the sampler's step; j [B] is J along it."""
         if not self.fits_step:
             return shift
-        # What few steps without noise draw of a model that gives means is a blur of its data: of a
-        # shift that fits that, nothing is left.
+        # In few steps without noise a model of means draws blurred samples, and of a shift that
+        # fits those next to nothing is left.
         keep = 1.0 if self.may_be_distilled and not step.draws_noise else step.keep
         share = step.state.share(keep, step.draws_noise, j, self.distilled)
         return per_sample(share, shift) * shift

@@ -23,7 +23,7 @@ class CustomMethod(Method):
     Attributes:
         function: x [B, ...] and sigma_ve [B] are variance-exploding; it asks ``denoiser(x,
             sigma_ve)`` at any x and this sigma_ve, and ``log_weight.value_and_grad(denoised)``, as
-            often as it likes, and returns the denoised sample that the sampler is to believe in.
+            often as it likes, and returns the denoised sample that the sampler receives.
             Its attributes ``name``, ``needs_gradient`` and ``through_model`` are read where it has
             them.
     """
@@ -61,11 +61,11 @@ class CustomMethod(Method):
         """
         model = _WatchedDenoiser(denoiser, x, sigma_ve, step)
         weight = _WatchedLogWeight(log_weight, len(x))
-        guided = _checked(self.function(model, weight, x, sigma_ve), x, sigma_ve)
+        guided = _checked(self.function(model, weight, x, sigma_ve), x, sigma_ve).detach()
         plain = guided if step.denoised is None else step.denoised
         shift = guided.float() - plain.float()
         _, record = finish(plain, shift, sigma_ve, step, weight.log_w)
-        return guided, replace(
+        return guided.to(plain.dtype), replace(
             record,
             active=bool(weight.gradients or weight.values),
             model_calls=model.calls,

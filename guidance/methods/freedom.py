@@ -24,7 +24,7 @@ from ..contracts import CorrectedDenoiser, Denoiser, LogWeight
 from ..finite_difference import rms
 from ..schedules import Measured
 from ..shapes import Latents, Levels, PerSample
-from ..ve import per_sample
+from ..ve import chosen, per_sample
 from .base import (
     Cost,
     Guided,
@@ -142,7 +142,9 @@ class FreeDoM(Method):
             ValueError: there is no run yet.
         """
         if self.sigmas is None:
-            raise ValueError("FreeDoM was not bound to a run: its steps hang on the noise levels.")
+            raise ValueError(
+                "FreeDoM was not bound to a run: its steps depend on the noise levels."
+            )
         return self.sigmas
 
     @property
@@ -170,9 +172,11 @@ class FreeDoM(Method):
     ) -> Guided:
         """One evaluation; a ``CorrectedDenoiser`` sets the step as published."""
         denoised, log_w, v, gradient = gradient_through(denoiser, log_weight, x, sigma_ve, step)
-        length = self._length(denoiser, x, denoised, float(step.on_cpu(sigma_ve)[0]), step.keep)
+        active, levels = step.cost.active, step.on_cpu(sigma_ve)
+        length = self._length(denoiser, x, denoised, levels, step.keep, active)
         size = rms(gradient)
         shift = per_sample(torch.where(size > 0, length / size.clamp(min=1e-30), 0.0), x) * gradient
+        shift = chosen(active, shift, torch.zeros_like(shift))
         gain = Measured(predicted_gain(v, times_sigma2(sigma_ve, gradient)))
         return finish(denoised, shift, sigma_ve, step, log_w, gain)
 
@@ -184,12 +188,26 @@ class FreeDoM(Method):
         return torch.stack(nearest)
 
     def _length(
-        self, denoiser: Denoiser, x: Latents, denoised: Latents, level: float, keep: float
+        self,
+        denoiser: Denoiser,
+        x: Latents,
+        denoised: Latents,
+        levels: PerSample,
+        keep: float,
+        active: Tensor,
     ) -> PerSample:
-        """RMS of the shift of the denoised sample, [B]."""
+        """RMS of the shift of the denoised sample, [B]; levels and active are on the CPU."""
         correction = denoiser.correction() if isinstance(denoiser, CorrectedDenoiser) else None
         if correction is None:
             return self.plain_step * rms(x.float() - denoised.float())
+        sizes = [
+            self._step_size(level, keep) if guided else 0.0
+            for level, guided in zip(levels.tolist(), active.tolist(), strict=True)
+        ]
+        return rms(correction) * torch.tensor(sizes).to(correction.device)
+
+    def _step_size(self, level: float, keep: float) -> float:
+        """By what the RMS of cfg (D_c - D_u) is multiplied at one noise level."""
         kept = keep if keep < 1 else ancestral_keep(self.levels, level)
         if kept >= 1:
             raise ValueError(
@@ -198,7 +216,7 @@ class FreeDoM(Method):
             )
         lower = level * math.sqrt(kept)
         # eps_c - eps_u = (D_u - D_c) / sigma; a shift of D moves x' by 1 - keep of it.
-        return self.step * rms(correction) / level * math.sqrt(1 + lower**2) / (1 - kept)
+        return self.step / level * math.sqrt(1 + lower**2) / (1 - kept)
 
 
 @torch.no_grad()

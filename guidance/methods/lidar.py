@@ -60,7 +60,7 @@ class LiDAR(Method):
 
     def is_active(self, sigma_ve: PerSample) -> Tensor:
         """Which noise levels are high enough to be guided: [B] booleans."""
-        return (sigma_ve >= self.sigma_end) & (self.scale != 0)
+        return (sigma_ve >= self.sigma_end) & (sigma_ve > 0) & (self.scale != 0)
 
     def cost(self, sigma_ve: PerSample) -> Cost:
         """Nothing beyond the plain evaluation."""
@@ -81,37 +81,36 @@ class LiDAR(Method):
         """
         denoised = step.denoise(denoiser, x, sigma_ve)
         check_finite_model(denoised, sigma_ve)
-        # One sample at a time: the set times the batch need not be held, and no sample is rounded
-        # by what it shares a batch with.
-        towards = [
-            self._towards(x[b].float(), denoised[b].float(), sigma_ve[b].float(), b)
-            for b in range(x.shape[0])
-        ]
+        if self.lookahead is None:
+            raise ValueError("LiDAR was not bound to a run: it has no lookahead samples.")
+        # One sample at a time: the set times the batch need not be in memory at once, and no sample
+        # is rounded by what it shares a batch with.
+        samples = zip(x.float(), denoised.float(), sigma_ve.float(), strict=True)
+        sets = self.lookahead.each(x.shape[0], x.device)
+        towards = [_towards(*one, *of_one) for one, of_one in zip(samples, sets, strict=True)]
         shift, log_w, variance = (torch.stack(values) for values in zip(*towards, strict=True))
         shift = self.scale * chosen(step.cost.active, shift, torch.zeros_like(shift))
         return finish(denoised, shift, sigma_ve, step, log_w, Measured(variance))
 
-    def _towards(
-        self, x: Tensor, denoised: Tensor, sigma: Tensor, sample: int
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """(sum_i (w'_i - w_i) x_i, log sum_i w_i w(x_i), variance of log w under w), one sample."""
-        if self.lookahead is None:
-            raise ValueError("LiDAR was not bound to a run: it has no lookahead samples.")
-        samples, log_w = (part.to(x.device, torch.float32) for part in self.lookahead.of(sample))
-        if samples.shape[1:] != x.shape:
-            raise ValueError(
-                f"The sampler changed its samples from {tuple(samples.shape[1:])} to "
-                f"{tuple(x.shape)} during the run, and LiDAR's lookahead samples have the first "
-                "size: take a sampler that keeps the size, or LAGS without a method."
-            )
-        # -|x - x_i|^2 / 2 about the denoised sample, without the part that all share: what is left
-        # is small, where |x|^2 of a whole latent is beyond float32's digits.
-        away = (samples - denoised).flatten(1)
-        closeness = away @ (x - denoised).flatten() - away.square().sum(dim=1) / 2
-        logits = (closeness / sigma**2).log_softmax(dim=0)
-        share, tilted = logits.exp(), (logits + log_w).softmax(dim=0)
-        shift = ((tilted - share) @ away).reshape(x.shape)
-        finite = log_w.clamp(min=torch.where(log_w.isfinite(), log_w, torch.inf).min())
-        mean = (share * finite).sum()
-        variance = (share * (finite - mean) ** 2).sum()
-        return shift, (logits + log_w).logsumexp(dim=0), variance
+
+def _towards(
+    x: Tensor, denoised: Tensor, sigma: Tensor, samples: Tensor, log_w: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(sum_i (w'_i - w_i) x_i, log sum_i w_i w(x_i), variance of log w under w), one sample."""
+    if samples.shape[1:] != x.shape:
+        raise ValueError(
+            f"The sampler changed its samples from {tuple(samples.shape[1:])} to "
+            f"{tuple(x.shape)} during the run, and LiDAR's lookahead samples have the first "
+            "size: take a sampler that keeps the size, or LAGS without a method."
+        )
+    # -|x - x_i|^2 / 2 about the denoised sample, without the part that all share: what is left
+    # is small, where |x|^2 of a whole latent is beyond float32's digits.
+    away = (samples - denoised).flatten(1)
+    closeness = away @ (x - denoised).flatten() - away.square().sum(dim=1) / 2
+    logits = (closeness / sigma**2).log_softmax(dim=0)
+    share, tilted = logits.exp(), (logits + log_w).softmax(dim=0)
+    shift = ((tilted - share) @ away).reshape(x.shape)
+    finite = log_w.clamp(min=torch.where(log_w.isfinite(), log_w, torch.inf).min())
+    mean = (share * finite).sum()
+    variance = (share * (finite - mean) ** 2).sum()
+    return shift, (logits + log_w).logsumexp(dim=0), variance

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import repeat
 
 import torch
 from torch import Tensor
@@ -39,11 +41,17 @@ class Lookahead:
                 "them, or a weight that is not zero almost everywhere."
             )
 
-    def of(self, sample: int) -> tuple[Latents, PerSample]:
-        """The set [n, ...] and its log-weights [n] of one sample of a batch."""
+    def each(self, batch: int, device: torch.device) -> Iterator[tuple[Latents, PerSample]]:
+        """The set [n, ...] and its log-weights [n] of each sample of a batch, float32 there.
+
+        What all share is copied to the device once.
+        """
         if self.log_w.ndim == 1:
-            return self.samples, self.log_w
-        return self.samples[sample], self.log_w[sample]
+            own = self.samples.to(device, torch.float32), self.log_w.to(device, torch.float32)
+            yield from repeat(own, batch)
+            return
+        for samples, log_w in zip(self.samples[:batch], self.log_w[:batch], strict=True):
+            yield samples.to(device, torch.float32), log_w.to(device, torch.float32)
 
 
 def look_ahead(denoiser: Denoiser, log_weight: LogWeight, x: Latents, sigmas: Levels) -> Lookahead:
@@ -77,6 +85,8 @@ def few_steps(denoiser: Denoiser, x: Latents, sigmas: Levels) -> Latents:
     ones, levels = x.new_ones(x.shape[0]), sigmas.tolist()
     before: tuple[Latents, float] | None = None  # the last denoised sample, and its step in log
     for sigma, lower in zip(levels[:-1], levels[1:], strict=True):
+        if lower == sigma:
+            continue
         denoised = denoiser(x, sigma * ones)
         if lower == 0:
             return denoised

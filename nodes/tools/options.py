@@ -105,7 +105,7 @@ class LAGSOptions(io.ComfyNode):
                     tooltip="Choose how many steps use the same cached gradient of the weight: 2 "
                     "halves the time of the decoder and the weight, 1 computes the "
                     "gradient in every step, and balanced its second evaluation too. 0 "
-                    "as the mode sets it: fast 2, paper 1, balanced 1 to 3 by how fast "
+                    "as the mode sets it: fast 2, paper 1, balanced 1 or 2 by how fast "
                     "the noise falls.",
                 ),
             ],

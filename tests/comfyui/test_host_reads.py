@@ -22,8 +22,8 @@ def steps_of(case: Case, patches: Any, **settings: Any) -> list[tuple[StepRecord
     def counted(self: Guidance, *args: Any, **kwargs: Any) -> Tensor:
         before = reads.found.copy()
         denoised = inner(self, *args, **kwargs)
-        if self.trace.held is not None:  # else it was of the tilted start
-            seen.append((self.trace.held, reads.found - before))
+        if self.trace.pending is not None:  # else it was of the tilted start
+            seen.append((self.trace.pending, reads.found - before))
         return denoised
 
     patches.setattr(Guidance, "predict_noise", counted)

@@ -15,7 +15,7 @@ from lags_pack.benchmarks._samplers import LEVELS
 from lags_pack.demo.heart import Mixture
 from lags_pack.demo.sampler import karras_sigmas
 from lags_pack.guidance import Balanced, ChordSchedule, ancestral_keep
-from lags_pack.tests.analytic import Counted, LinearLogWeight, sigmas
+from lags_pack.tests.analytic import Counted, Gaussian, LinearLogWeight, sigmas
 from torch import Tensor
 
 BASE = Mixture(
@@ -327,6 +327,7 @@ def test_fine_steps_and_other_samplers_take_the_full_shift() -> None:
     torch.testing.assert_close(guidance.noisy_step(0.0, 0.25, j), 0.75 * j)
     assert ancestral_keep(torch.tensor([4.0, 2.0, 0.0]), 3.0) == 1
     assert ancestral_keep(torch.tensor([4.0, 2.0, 0.0]), 2.0) == 0
+    assert ancestral_keep(torch.tensor([4.0, 2.0, 2.0, 1.0]), 2.0) == 0.25, "a level may repeat"
 
 
 @pytest.mark.parametrize(
@@ -337,7 +338,7 @@ def test_a_parabola_keeps_the_spread_that_it_should(
 ) -> None:
     """With the gradient of the drawn points alone the spread is 0.77 of it in ten coarse steps.
 
-    In 30, of which every second is held, 0.92 of it.
+    In 30, of which every second takes no gradient, 0.92 of it.
     """
     problem = exact.on_line(exact.gaussian(1.0), exact.quadratic(curvature))
     solver = exact.Solver("euler_ancestral", steps)
@@ -347,8 +348,8 @@ def test_a_parabola_keeps_the_spread_that_it_should(
     assert float(found.mean()) - truth.plain == pytest.approx(truth.shift, rel=off)
 
 
-def test_the_gradient_midway_holds_less_of_an_older_one() -> None:
-    """Half of the last step's, a quarter where one step was held since, nothing of others."""
+def test_the_gradient_midway_takes_less_of_an_older_one() -> None:
+    """Half of the last step's, a quarter where one step took none since, nothing of others."""
     older, newer = torch.full((4, 2), 8.0), torch.full((4, 2), 4.0)
     state, measured = guidance.RunState(), torch.tensor([True, True, True, False])
     first = torch.tensor([True, True, False, True])
@@ -364,6 +365,18 @@ def test_the_gradient_midway_holds_less_of_an_older_one() -> None:
     assert not state.midway(torch.zeros(4, 2), measured).any()
     other = torch.ones(4, 3)
     assert torch.equal(state.midway(other, measured), other), "of another size"
+
+
+@pytest.mark.parametrize("over", [0.0, 1.2e-7, 5e-5])
+def test_a_noise_level_that_is_rounded_up_is_the_one_that_was_measured(over: float) -> None:
+    """exp(log sigma), as some samplers start, is above sigma by a digit: the shift was zero."""
+    x, method, state = torch.randn(3, 4), guidance.preset("balanced"), guidance.RunState()
+    weight, model = LinearLogWeight(torch.ones(4)), Gaussian(torch.zeros(4), 1.0)
+    method.tilted_start(model.denoise, weight, 4 * x, sigmas(3, 4.0), guidance.Step(state=state))
+    state.keep = 0.6  # of a step that led here, so that there is something to make up for
+    here = guidance.Step(0.6, state=state)
+    _, record = method(model.denoise, weight, 4 * x, sigmas(3, 4.0 * (1 + over)), here)
+    assert bool((record.shift_rms > 0.1).all())
 
 
 def test_the_slope_is_where_the_shift_is() -> None:

@@ -52,20 +52,6 @@ def test_every_time_is_the_weight_itself_bit_for_bit_and_values_are_never_kept()
         assert torch.equal(seldom(point), bent(point))
 
 
-def test_what_was_found_out_elsewhere_serves_its_own_sample_only() -> None:
-    cached = CachedGradient(Counted(), 2)
-    log_w, v = AutogradLogWeight(bent, "").value_and_grad(POINTS[0])
-    cached.remember(POINTS[0], log_w, v)
-    value, gradient = cached.value_and_grad(POINTS[0])
-    assert torch.equal(value, log_w) and torch.equal(gradient, v)
-    assert cached.computed == 0 and cached.is_fresh
-    cached.value_and_grad(POINTS[1])
-    assert cached.computed == 0 and not cached.is_fresh
-    cached.remember(POINTS[0], log_w, v)
-    assert torch.equal(cached.value_and_grad(POINTS[2])[0], bent(POINTS[2]))
-    assert cached.computed == 1 and cached.is_fresh
-
-
 def test_a_line_goes_on_exactly() -> None:
     line = AutogradLogWeight(lambda x: 2 * x.sum(dim=1), "line")
     cached = CachedGradient(line, 10)

@@ -69,6 +69,7 @@ def test_a_whole_evaluation_works_in_inference_mode(mode: str) -> None:
         (lambda x: x[:1, 0], r"returned shape \(1,\) for 2 samples"),
         (lambda x: x.detach().sum(1), "'mine' gives no gradient.*Use a differentiable weight"),
         (lambda x: x.round().argmax(1).float(), "'mine' gives no gradient"),
+        (lambda x: torch.ones(2, requires_grad=True), "'mine' gives no gradient"),
     ],
 )
 def test_a_function_that_guidance_cannot_use_is_named(function, message: str) -> None:

@@ -112,6 +112,18 @@ def test_a_method_through_the_model_is_dps(draws: tuple[Tensor, Tensor]) -> None
     assert counts == (theirs.model_calls, theirs.model_backwards, theirs.weight_calls) == (1, 1, 1)
 
 
+def test_it_has_the_models_dtype_and_no_graph(draws: tuple[Tensor, Tensor]) -> None:
+    x, sigma = draws
+    slope = torch.ones(x.shape[1], requires_grad=True)
+
+    def function(denoiser, log_weight, x, sigma_ve):
+        return denoiser(x, sigma_ve).float() + slope
+
+    guided, record = CustomMethod(function)(lambda x, sigma: x / 2, WEIGHT, x.half(), sigma)
+    assert guided.dtype == torch.float16 and not guided.requires_grad
+    assert record.shift_rms is not None and not record.shift_rms.requires_grad
+
+
 def test_more_pictures_than_the_batch_may_be_weighed(draws: tuple[Tensor, Tensor]) -> None:
     """Two of each, say; what stands in the trace is of the batch."""
 

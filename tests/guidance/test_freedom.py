@@ -192,6 +192,25 @@ def test_a_batch_equals_its_singles() -> None:
     torch.testing.assert_close(run(slice(None)), singles, rtol=1e-4, atol=1e-5)
 
 
+def test_each_sample_of_a_batch_has_the_step_of_its_own_level() -> None:
+    """The first one's level was that of all, and samples outside the window were guided."""
+    x, correction, method = (
+        3 * noise(11)(torch.empty(3, 4)),
+        noise(12)(torch.empty(3, 4)),
+        FreeDoM(sigmas=LEVELS),
+    )
+    levels = LEVELS[[2, 8, 11]]
+    assert method.is_active(levels).tolist() == [False, True, True]
+
+    def run(rows: slice) -> Tensor:
+        model = Branched(correction[rows])
+        return method(model, LinearLogWeight(SLOPE), x[rows], levels[rows])[0]
+
+    singles = torch.cat([run(slice(i, i + 1)) for i in range(3)])
+    torch.testing.assert_close(run(slice(None)), singles, rtol=1e-5, atol=1e-6)
+    assert torch.equal(singles[0], MIXTURE.denoise(x, levels)[0])
+
+
 def test_refusals() -> None:
     black = AutogradLogWeight(lambda d: d.detach().sum(dim=1), "jury")
     x, level = torch.zeros(2, 4), LEVELS[3].expand(2)

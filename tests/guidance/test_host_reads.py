@@ -21,8 +21,8 @@ def test_an_evaluation_waits_for_the_noise_level_and_for_what_is_finite(
     with host_reads.HostReads() as reads:
         method = bound(name)
         reads.found.clear()  # the run's noise levels
-        _, trace.held = method(model, log_weight, x, sigma)
-    assert reads.found.total() == 1 + trace.held.active, reads.found
+        _, trace.pending = method(model, log_weight, x, sigma)
+    assert reads.found.total() == 1 + trace.pending.active, reads.found
     with host_reads.HostReads() as reads:
         trace.settle(sigma)
     assert reads.found.total() == 1, "the record, with the next noise level"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -103,6 +104,8 @@ def test_few_steps_follow_the_probability_flow() -> None:
         errors.append(float((end - exact).square().mean().sqrt()))
     assert errors[0] < 0.1
     assert errors[2] < errors[1] / 3 < errors[0] / 9, "second order"
+    twice = torch.cat([levels[:9], levels[8:]])
+    assert torch.equal(few_steps(mixture.denoise, x, twice), end), "a level may repeat"
 
 
 def test_a_batch_equals_its_singles_bit_for_bit() -> None:
@@ -140,6 +143,21 @@ def test_calls_scale_and_end() -> None:
     )
     assert torch.equal(mixed[1], mixture.denoise(x, sigmas(4, 0.5))[1])
     assert torch.equal(mixed[0], once[0])
+    finished, record = LiDAR(lookahead=ahead, sigma_end=0.0)(model, weight, x, sigmas(4, 0.0))
+    assert torch.equal(finished, mixture.denoise(x, sigmas(4, 0.0))) and not record.active
+
+
+def test_a_set_that_all_share_goes_to_the_device_once() -> None:
+    class Noted(Tensor):
+        moved = 0
+
+        def to(self, *args: Any, **options: Any) -> Tensor:
+            Noted.moved += self.shape == data().shape
+            return super().to(*args, **options)
+
+    ahead = Lookahead(data().as_subclass(Noted), data()[:, 0])
+    LiDAR(lookahead=ahead)(lambda x, _: x / 2, WEIGHT, data(4), sigmas(4, 1.0))
+    assert Noted.moved == 1
 
 
 def test_weights_of_zero_and_refusals() -> None:

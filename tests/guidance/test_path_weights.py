@@ -84,6 +84,18 @@ def test_a_run_says_that_it_is_no_sample_where_it_is_none(name: str) -> None:
         assert f"of these {count} images" in str(said) and "Particle KSampler" in str(said)
 
 
+@pytest.mark.parametrize(("slope", "steps"), [(2.0, 28), (2.4, 30)])
+def test_a_step_that_reuses_a_measurement_weighs_nothing(slope: float, steps: int) -> None:
+    """Its log w is that of an earlier x: the ESS was 0.63 and 0.62, of 0.81 and 0.75."""
+    line = exact.linear(torch.tensor(slope))
+    problem = exact.on_line(exact.gaussian(1.0), line)
+    solver = exact.Solver("euler_ancestral", steps)
+    trace = solver.guided(problem, preset("balanced"), 512).trace
+    assert trace.no_sample is None
+    for record in trace.records:
+        assert (record.log_weights is None) == (record.weight_calls == 0)
+
+
 @pytest.mark.parametrize("name", ["variance 1", "variance 10", "skewed", "variance 1, 2 nats"])
 def test_the_papers_mode_says_so_where_it_acts_late(name: str) -> None:
     """It has 4 to 30 % of the shift there."""

@@ -123,11 +123,10 @@ def test_a_batch_equals_its_singles(name, shape, level, seed) -> None:
         assert close(alone, together[only])
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "FreeDoM"])
+@pytest.mark.parametrize("name", NAMES)
 @fixed
 @given(shape=SHAPES, data=st.data())
 def test_a_batch_of_levels_is_its_singles_in_any_order(name, shape, data) -> None:
-    """FreeDoM's step hangs on the run's noise level, which all of its samples share."""
     x, _ = noisy(shape, 1.0, 5)
     sigma = torch.tensor([data.draw(LEVELS) for _ in range(shape[0])])
     order = data.draw(st.permutations(range(shape[0])))
@@ -138,6 +137,26 @@ def test_a_batch_of_levels_is_its_singles_in_any_order(name, shape, data) -> Non
     for i in range(shape[0]):
         alone, _ = method(shrink, waves(2.0), x[i : i + 1], sigma[i : i + 1])
         assert close(alone, straight[i : i + 1])
+
+
+@pytest.mark.parametrize("name", NAMES)
+@settings(fixed, max_examples=6)
+@given(shape=SHAPES, data=st.data())
+def test_a_run_of_a_batch_of_levels_is_its_singles(name, shape, data) -> None:
+    """What one sample reuses, and for how long, is not decided by another."""
+    method, x = bound(name, shape, 1.0), noisy(shape, 4.0, 5)[0]
+    falls = [data.draw(st.sampled_from([0.5, 0.7, 0.9])) for _ in range(shape[0])]
+    levels = 4 * torch.tensor(falls) ** torch.arange(6.0)[:, None]
+
+    def run(only: slice) -> Tensor:
+        here, state = x[only], guidance.RunState()
+        for sigma in levels[:, only]:
+            here, _ = method(shrink, waves(2.0), here, sigma, guidance.Step(0.6, state=state))
+        return here
+
+    together = run(slice(None))
+    for i in range(shape[0]):
+        assert close(run(slice(i, i + 1)), together[i : i + 1])
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -34,6 +34,13 @@ def test_counts_what_the_run_cost_and_is_ready_for_json() -> None:
     assert Trace().records == [], "not shared"
 
 
+def test_a_record_that_waits_is_not_lost() -> None:
+    trace, one = Trace(), torch.ones(1)
+    trace.pending = StepRecord.skipped(one, 0.1)
+    trace.add(StepRecord.skipped(2 * one, 0.1))
+    assert [float(record.sigma_ve) for record in trace.records] == [1.0, 2.0]
+
+
 def test_records_are_freed_from_inference_mode_and_from_the_run_and_are_float32() -> None:
     trace, sigma = Trace(), sigmas(1, 1.0)
     with torch.inference_mode():

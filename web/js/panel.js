@@ -53,6 +53,11 @@ function column(points, key) {
   return Array.from(points, (point) => finite(point?.[key]));
 }
 
+/** Whether there is a number. */
+function isKnown(value) {
+  return value !== null;
+}
+
 export class Panel {
   /** charts: GUIDED or PARTICLES. name(): what the node is called. */
   constructor(charts, name) {
@@ -332,13 +337,15 @@ export class Panel {
     const high = row.band ? column(points, "high") : [];
     const alpha = row.key === "alpha" && this.plan ? this.plan.alpha.map(finite) : [];
 
-    let at = values.findLastIndex((value) => value !== null);
+    let at = values.findLastIndex(isKnown);
     if (this.hovered !== null) at = evaluation;
     const value = (points.length ? values[at] : alpha[step]) ?? null;
     const planned = value === null && this.hovered === null ? spanOf(this.plan, alpha) : null;
     write(row.number, planned ?? row.write(value));
     row.number.dataset.value = value ?? "";
-    write(row.note, noteOn(row, points[at], low[at], high[at]));
+    // A step that reuses a measurement weighs nothing: the last that was weighed stands.
+    const ess = row.effective ? column(points.slice(0, at + 1), "ess").findLast(isKnown) : null;
+    write(row.note, noteOn(row, points[at], low[at], high[at], ess ?? null));
 
     write(row.chart.svg, curveInWords(row, values, spanOf(this.plan, alpha), steps), "aria-label");
     if (!width || !height) return; // hidden: the observer calls again when it is not
@@ -389,7 +396,7 @@ function inState(run) {
 /** A curve in a sentence: how far it goes, and the last value. */
 function curveInWords(row, values, span, steps) {
   const title = text(row.term);
-  const known = values.filter((value) => value !== null);
+  const known = values.filter(isKnown);
   if (!known.length) {
     return text(span ? "curve_planned" : "curve_empty", { title, span, count: steps });
   }
@@ -407,12 +414,11 @@ function spanOf(plan, alpha) {
 }
 
 /** What stands below a number: the band of log w, or what is special about the step. */
-function noteOn({ marked, effective }, point, low = null, high = null) {
+function noteOn({ marked }, point, low = null, high = null, ess = null) {
   if (point?.active === false) return text("not_guided");
   if (marked && point?.[marked] > 0) return text("copied_here");
   if (low === null || high === null) return "";
   const range = text("range", { low: significant(low), high: significant(high) });
-  const ess = effective ? finite(point?.ess) : null;
   return ess === null ? range : text("range_and_ess", { range, ess: percent(ess) });
 }
 
