@@ -1,4 +1,4 @@
-"""Whether values are finite, asked of the device as seldom as can be: answers are waited for."""
+"""Whether values are finite; the device is asked rarely, because each answer is waited for."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def refuse(spoilt: Tensor, error: Callable[[], Exception]) -> None:
 def read_together() -> Iterator[None]:
     """Inside it nothing is refused; at its end, or where something fails, the first in order is.
 
-    So a whole step waits once for the device, and what is spoilt is not blamed on those who came
-    after. One inside another ends with the outer one.
+    So a step waits once for the device, and the error names the first cause. One inside another
+    ends with the outer one.
     """
     if _noted.get() is not None:
         yield

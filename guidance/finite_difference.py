@@ -69,7 +69,7 @@ class DifferenceStep:
         return v.float() * per_sample(share.clamp(max=1), v)
 
     def continued(self, v: Latents, sigma_ve: PerSample, j: PerSample) -> PerSample:
-        """How many times the shift of a shortened step the whole one's is taken to be, [B].
+        """The factor from the shift of a shortened step to that of the full step, [B].
 
         J v goes on along a line: as far as v was shortened, but to no more than ``max_step``
         standard deviations of the noise, now in the shift, which is j times as long as the step.

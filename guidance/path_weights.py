@@ -39,7 +39,8 @@ class PathWeights:
     def start(self, noise: Latents, push: Latents) -> None:
         """Note by what the initial noise was moved, both in its standard deviations, [B, ...].
 
-        That the push hangs on the noise is neglected: its determinant takes more evaluations.
+        The push depends on the noise; the determinant of that map is neglected, since it would take
+        more evaluations.
         """
         self.log_ratio = _log_ratio(push, noise)
 

@@ -17,7 +17,7 @@ from .ve import NoiseScaling, ve_view
 # gradients of the inputs, which are as many products as a forward. The step's own evaluation is the
 # one that is gone back through.
 BACKWARD = 2.0
-LEAST_ALPHA = 0.01  # a shift of a hundredth of what the weight asks for is not seen
+LEAST_ALPHA = 0.01  # a hundredth of the full shift is not seen
 
 
 @dataclass(frozen=True)

@@ -195,7 +195,7 @@ class ChordSchedule:
         return torch.ones_like(sigma_ve, dtype=torch.float32)
 
 
-MOST_ALPHA = 2.0  # what lies further than that beyond the sample seen is not known
+MOST_ALPHA = 2.0  # no value of log w is known further out
 # Gains below this are lost in the rounding of a weight in half precision, and too small to matter.
 NEGLIGIBLE_GAIN = 0.05  # nats
 

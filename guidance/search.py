@@ -1,6 +1,6 @@
 """Baselines that only choose: sample plainly, weigh what comes, keep the best.
 
-Every method has to be held against these at the same number of model calls.
+Compare every method with these at the same number of model calls.
 """
 
 from __future__ import annotations

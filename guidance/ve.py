@@ -23,7 +23,7 @@ def chosen(where: Tensor, values: Tensor, others: Tensor) -> Tensor:
     """``values`` of the samples that are chosen, ``others`` of the rest.
 
     Args:
-        where: [B] booleans on the CPU; only samples that disagree are told to the device.
+        where: [B] booleans on the CPU; copied to the device only where samples differ.
         values: [B, ...].
         others: likewise.
     """

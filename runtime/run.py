@@ -456,7 +456,7 @@ class Guidance:
         )
         step = Step(own=at.own, levels=view_here.sigma_ve, state=run.state)
         with at_step(lambda: 1, len(run.sigmas) - 1):
-            run.method = method = method.told(at, at.x_ve, view.sigma_ve, step)
+            run.method = method = method.detect_distilled(at, at.x_ve, view.sigma_ve, step)
             log_weight = _under_masks(run.cached, run, at)
             computed = run.cached.computed
             moved, record = method.tilted_start(at, log_weight, at.x_ve, view.sigma_ve, step)

@@ -202,7 +202,7 @@ class Balanced(LAGS):
         serves = 1.0 if few else self.serves
         return replace(self, may_be_distilled=few and branches == 1, serves=serves)
 
-    def told(
+    def detect_distilled(
         self, denoiser: Denoiser, x: Latents, sigma_ve: PerSample, step: Step | None = None
     ) -> Balanced:
         """The method after it has asked, if it is to; arguments as for ``tilted_start``."""
@@ -239,7 +239,7 @@ class Balanced(LAGS):
         step.is_start = True
         moved, record = self(denoiser, log_weight, x, sigma_ve, step)
         if self.distilled is not None:
-            record = replace(record, model_calls=record.model_calls + 1)  # that ``told`` made
+            record = replace(record, model_calls=record.model_calls + 1)  # of ``detect_distilled``
         return (moved if record.active else x), record
 
     def measures(self, sigma_ve: PerSample, is_tilted: bool) -> Tensor:

@@ -1,4 +1,4 @@
-"""What every method promises: one call per evaluation of the sampler, a record, a stated cost."""
+"""The interface of every method: one call per evaluation of the sampler, a record, its cost."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ from .base import (
 class MPGD(Method):
     """D' = D + rho min(sigma^2, 1) v, v = grad log w at D.
 
-    sigma^2 v is the shift that adds v to the score; the step is held at that of sigma = 1, since
+    sigma^2 v is the shift that adds v to the score; the step is capped at that of sigma = 1, since
     far from the data v says little about where x should go.
 
     Attributes:
