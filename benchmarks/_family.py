@@ -36,6 +36,7 @@ from ..guidance import (
     LogWeight,
     Lookahead,
     Method,
+    PathWeights,
     RunState,
     Trace,
     look_ahead,
@@ -263,14 +264,19 @@ def _least_steps(task: Task, wanted: int, counted: Callable[[Task, int], int]) -
 
 
 def run_guided(
-    task: Task, method: Method, sigmas: Tensor, groups: int, seed: int
+    task: Task,
+    method: Method,
+    sigmas: Tensor,
+    groups: int,
+    seed: int,
+    path: PathWeights | None = None,
 ) -> tuple[Tensor, Trace]:
-    """One guided run per group: images [G, ...], and what was done."""
+    """One guided run per group: images [G, ...], and what was done; weighed if a path is given."""
     trace, state = Trace(), RunState()
     draw, base = _noises(task, groups, seed), task.differentiable
-    x = tilted(method, base, task.log_weight, draw() * sigmas[0], sigmas[0], trace, state)
+    x = tilted(method, base, task.log_weight, draw() * sigmas[0], sigmas[0], trace, state, path)
     cached = CachedGradient(task.log_weight, method.reuse)
-    denoiser = guided(method, base, cached, sigmas, trace, state)
+    denoiser = guided(method, base, cached, sigmas, trace, state, path)
     rounds = method.rounds if isinstance(method, FreeDoM) else [1] * (len(sigmas) - 1)
     x = time_travel(denoiser, x, sigmas, rounds, lambda like: draw())
     return x, trace

@@ -19,7 +19,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..demo.scenes.diffusion import LATENT_RGB_FILE
-from ..guidance import Method, preset
+from ..guidance import Method, PathWeights, Trace, preset
+from ..guidance.path_weights import ess_share
 from ..rewards import ClipScore, ColourReward, PickScore, Reward, Weight
 from ._family import Task, run_guided, run_plain
 from ._judge import Judge, load_judge
@@ -88,16 +89,22 @@ def decoders(scenes: Scenes) -> dict[str, Callable[[Tensor], Tensor]]:
     return dict(zip(DECODERS, ways, strict=True))
 
 
-def latents_of(task: Task, count: int, method: Method | None = None) -> Tensor:
-    """[count, 4, h, w], plain or guided, from the same noise."""
-    parts = []
-    for number, start in enumerate(range(0, count, BATCH)):
-        groups = min(BATCH, count - start)
-        if method is None:
-            parts.append(run_plain(task, groups, number))
-        else:
-            parts.append(run_guided(task, method, task.sigmas(task.steps), groups, number)[0])
-    return torch.cat(parts)
+def batches(count: int) -> list[tuple[int, int]]:
+    """How many images each batch has, and its seed."""
+    starts = range(0, count, BATCH)
+    return [(min(BATCH, count - start), seed) for seed, start in enumerate(starts)]
+
+
+def plain_latents(task: Task, count: int) -> Tensor:
+    """[count, 4, h, w]."""
+    return torch.cat([run_plain(task, groups, seed) for groups, seed in batches(count)])
+
+
+def guided_latents(task: Task, count: int, method: Method) -> tuple[Tensor, list[Trace]]:
+    """[count, 4, h, w] from the noise of the plain ones, and what was done, by batch."""
+    sigmas = task.sigmas(task.steps)
+    runs = [run_guided(task, method, sigmas, *batch, PathWeights()) for batch in batches(count)]
+    return torch.cat([latents for latents, _ in runs]), [trace for _, trace in runs]
 
 
 def prepared(scenes: Scenes, judge: Judge, cfg: float, count: int, folder: Path | None) -> Plain:
@@ -109,7 +116,7 @@ def prepared(scenes: Scenes, judge: Judge, cfg: float, count: int, folder: Path 
         latents = load_file(kept)["latents"]
     else:
         nothing = Weight.of(ColourReward("hue", hue=HUE), 0.0)
-        latents = latents_of(scenes.task(PROMPT, nothing, cfg, STEPS), count)
+        latents = plain_latents(scenes.task(PROMPT, nothing, cfg, STEPS), count)
         if kept is not None:
             kept.parent.mkdir(parents=True, exist_ok=True)
             save_file({"latents": latents}, kept)
@@ -123,7 +130,9 @@ def guided_row(
     weight = Weight.of(cell.reward, cell.strength)
     task = scenes.task(PROMPT, weight, cfg, STEPS, decoders(scenes)[decoder])
     start = perf_counter()
-    images = scenes.images(latents_of(task, count, METHODS[name]))
+    latents, traces = guided_latents(task, count, METHODS[name])
+    known = [trace.log_weights for trace in traces if trace.log_weights is not None]
+    images = scenes.images(latents)
     seconds = perf_counter() - start
     with torch.no_grad():
         scores = cell.reward(images)
@@ -135,6 +144,7 @@ def guided_row(
         **cell.captured(scores - cell.scores[:count], float(scores.std())),
         "feature distance": cell.distance(features),
         "broken %": 100 * float(cell.plain.broken(images).mean()),
+        **({"ESS %": 100 * float(ess_share(torch.cat(known)))} if known else {}),
         "seconds": seconds,
     }
 

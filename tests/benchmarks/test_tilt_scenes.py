@@ -10,7 +10,15 @@ import torch
 from lags_pack.benchmarks import _tilt_scenes
 from lags_pack.benchmarks._judge import Judge, Real
 from lags_pack.benchmarks._scenes import Scenes
-from lags_pack.benchmarks._tilt_scenes import DECODERS, PROMPT, WEIGHTS, decoders, latents_of, rows
+from lags_pack.benchmarks._tilt_scenes import (
+    DECODERS,
+    PROMPT,
+    WEIGHTS,
+    decoders,
+    guided_latents,
+    plain_latents,
+    rows,
+)
 from lags_pack.benchmarks.tilt import main
 from lags_pack.guidance import preset
 from lags_pack.rewards import ColourReward, Weight
@@ -48,8 +56,9 @@ def test_decoders_make_images_of_their_sizes(scenes: Scenes) -> None:
 def test_plain_and_guided_start_from_the_same_noise(scenes: Scenes) -> None:
     """A weight of strength 0 guides nothing, and draws what plain sampling draws."""
     task = scenes.task(PROMPT, Weight.of(ColourReward("hue", hue=240.0), 0.0), 1.0, 3)
-    plain, guided = latents_of(task, 3), latents_of(task, 3, preset("paper"))
+    plain, (guided, (trace,)) = plain_latents(task, 3), guided_latents(task, 3, preset("paper"))
     assert torch.allclose(plain, guided, atol=1e-4)
+    assert trace.log_weights is not None and not trace.log_weights.any(), "each counts the same"
 
 
 def test_rows(scenes: Scenes, tmp_path: Path) -> None:
@@ -63,6 +72,7 @@ def test_rows(scenes: Scenes, tmp_path: Path) -> None:
     ]
     numbers = [value for row in found for value in row.values() if isinstance(value, float)]
     assert all(map(math.isfinite, numbers))
+    assert all(50 <= row["ESS %"] <= 100 for row in found), "of two images"
     assert [path.name for path in tmp_path.iterdir()] == ["scenes_8_cfg_3.safetensors"]
 
 
