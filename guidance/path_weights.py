@@ -29,12 +29,14 @@ class PathWeights:
         mean: [B, ...] of the step under way, as guided; None where none is.
         push: [B, ...] by which it is guided, in its standard deviations.
         std: of its noise.
+        sigma: noise level that it starts at.
     """
 
     log_ratio: PerSample | None = None
     mean: Latents | None = None
     push: Latents | None = None
     std: float = 0.0
+    sigma: float = 0.0
 
     def start(self, noise: Latents, push: Latents) -> None:
         """Note by what the initial noise was moved, both in its standard deviations, [B, ...].
@@ -58,9 +60,10 @@ class PathWeights:
         """
         if self.log_ratio is None:
             self.log_ratio = torch.zeros(x.shape[0], device=x.device)
-        if self.mean is not None and self.push is not None:
+        is_taken = sigma != self.sigma  # a level that follows itself starts no step
+        if is_taken and self.mean is not None and self.push is not None:
             self.log_ratio = self.log_ratio + _log_ratio(self.push, (x - self.mean) / self.std)
-        self.std = sigma * math.sqrt(keep * (1 - keep))
+        self.sigma, self.std = sigma, sigma * math.sqrt(keep * (1 - keep))
         self.mean = self.push = None
         if self.std > 0:
             self.mean = torch.lerp(guided.float(), x.float(), keep)

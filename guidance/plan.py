@@ -116,7 +116,7 @@ def plan(
 
     Args:
         method: guidance, bound to the run where it needs that.
-        sigmas: the sampler's noise levels, falling, usually down to 0.
+        sigmas: the noise levels that the sampler's steps start at, falling; a 0 is left out.
         noise_scaling: the model's forward process.
         score_std: standard deviation of log w over what the model draws, from which a schedule that
             measures what it goes by has to guess it beforehand.

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from .contracts import LogWeight, checked_value
 from .shapes import Latents, PerSample
@@ -41,10 +42,14 @@ class Found:
     def better_of(self, other: Found) -> Found:
         """Whichever is better, sample by sample; both were paid for. The earlier wins a tie."""
         better = other.log_w > self.log_w
+
+        def pick(ours: Tensor, theirs: Tensor) -> Tensor:
+            return torch.where(per_sample(better.to(ours.device), ours), theirs, ours)
+
         return Found(
-            torch.where(per_sample(better, self.samples), other.samples, self.samples),
-            torch.where(better, other.log_w, self.log_w),
-            torch.where(per_sample(better, self.noise), other.noise, self.noise),
+            pick(self.samples, other.samples),
+            pick(self.log_w, other.log_w),
+            pick(self.noise, other.noise),
             self.model_calls + other.model_calls,
             self.value_calls + other.value_calls,
         )

@@ -110,6 +110,7 @@ class Trace:
         measured: the names of those whose strength the run chose by itself.
         notes: warnings, in sentences.
         watcher: called with the trace whenever something was added, for what shows a run live.
+        unrecorded: evaluations of the sampler at pure noise, of which there is nothing to tell.
         pending: the last record, until its tensors are copied with what is waited for anyway.
     """
 
@@ -119,12 +120,14 @@ class Trace:
     strengths: dict[str, float] = field(default_factory=dict)
     measured: tuple[str, ...] = ()
     notes: list[Message] = field(default_factory=list)
+    unrecorded: int = 0
     watcher: Callable[[Trace], None] | None = field(default=None, repr=False, compare=False)
     pending: StepRecord | None = field(default=None, repr=False, compare=False)
 
     def clear(self) -> None:
         """Forget what an earlier run left."""
         self.start = self.pending = None
+        self.unrecorded = 0
         self.records.clear()
         self.strengths.clear()
         self.measured = ()
@@ -172,7 +175,7 @@ class Trace:
     @property
     def model_calls(self) -> int:
         """Forwards of the denoiser over the run."""
-        return sum(record.model_calls for record in self._all)
+        return self.unrecorded + sum(record.model_calls for record in self._all)
 
     @property
     def model_backwards(self) -> int:
@@ -270,7 +273,14 @@ def _on_cpu(tensors: list[Tensor]) -> list[Tensor]:
 
 
 def plain(value: Any) -> Any:
-    """Tensors as lists of numbers, also in a dictionary: ready for JSON."""
+    """Tensors as lists of numbers, also in a dictionary: ready for JSON.
+
+    That knows finite numbers only: others, as log w of a weight of zero, are None.
+    """
     if isinstance(value, dict):
         return {name: plain(item) for name, item in value.items()}
-    return value.tolist() if isinstance(value, Tensor) else value
+    if isinstance(value, Tensor):
+        value = value.tolist()
+    if isinstance(value, list):
+        return [plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

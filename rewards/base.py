@@ -159,13 +159,19 @@ class Weight:
 
     @property
     def differentiable(self) -> bool:
-        """Whether every term has a gradient."""
-        return all(term.reward.differentiable for term in self.terms)
+        """Whether every term has a gradient, or is off."""
+        return all(term.reward.differentiable or not term.strength for term in self.terms)
 
     @property
     def is_off(self) -> bool:
         """Whether log w is 0 everywhere."""
         return all(term.strength == 0 for term in self.terms)
+
+    @property
+    def without_off(self) -> Weight:
+        """The weight without the terms that are off; as it is where all are."""
+        kept = tuple(term for term in self.terms if term.strength)
+        return Weight(kept) if kept else self
 
     @property
     def is_measured(self) -> bool:

@@ -255,6 +255,7 @@ def fill(module: nn.Module, weights: Weights, path: Path, dtype: torch.dtype) ->
         for key in sorted(own.keys() & weights.keys())
         if own[key].shape != weights[key].shape
     ]
+    shapes += of_other_types(own, weights)
     refuse_misfits(path, own.keys() - weights.keys(), weights.keys() - own.keys(), shapes)
     check_finite(weights, path)
     copies = {
@@ -265,6 +266,15 @@ def fill(module: nn.Module, weights: Weights, path: Path, dtype: torch.dtype) ->
     module.requires_grad_(False).eval()
 
 
+def of_other_types(own: Mapping[str, Tensor], weights: Weights) -> list[str]:
+    """Weights of no fractions where the module computes with fractions, as quantised ones are."""
+    return [
+        f"{key} is {str(weights[key].dtype).removeprefix('torch.')}"
+        for key in sorted(own.keys() & weights.keys())
+        if own[key].is_floating_point() and not weights[key].is_floating_point()
+    ]
+
+
 def refuse_misfits(
     path: Path, missing: Iterable[str], surplus: Iterable[str], shapes: Iterable[str] = ()
 ) -> None:
@@ -273,7 +283,7 @@ def refuse_misfits(
     Raises:
         CheckpointError: any of the three names something; the message lists it.
     """
-    kinds = {"missing": missing, "surplus": surplus, "of other shapes": shapes}
+    kinds = {"missing": missing, "surplus": surplus, "of other shapes or types": shapes}
     faults = [f"{kind}: {_listed(sorted(names))}" for kind, names in kinds.items() if names]
     if faults:
         raise CheckpointError(

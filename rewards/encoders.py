@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .base import Reward
-from .checkpoint import CheckpointError, Weights, check_finite, refuse_misfits
+from .checkpoint import CheckpointError, Weights, check_finite, of_other_types, refuse_misfits
 from .preprocessing import Preprocessing
 from .processors import read_settings
 
@@ -26,6 +26,9 @@ LARGE = 400_000_000
 # its parameters and image tokens, over its width. 5 to 12 % above what is counted alive at one time
 # for ViT-L, ViT-H and SigLIP so400m, as transformers and as open_clip run them (test_encoders.py).
 LAYERS = {True: 0.94, False: 0.15}
+# That is for blocks of one width and one number of tokens. Of other networks (VGG, ResNet, Swin)
+# what autograd saves is counted; 1.0 to 2.1 times as much is alive at one time.
+LAYERED = 2.2
 
 
 class ImageEncoder(nn.Module):
@@ -51,6 +54,7 @@ class ImageEncoder(nn.Module):
     ) -> None:
         super().__init__()
         self.recomputes = recomputes
+        self.saved_bytes: float | None = None  # counted when it is first asked for
         self.net, self.features, self.preprocessing = net, features, preprocessing
         self.width, self.logit_scale = width, logit_scale
         self.eval()
@@ -213,7 +217,51 @@ def _layers_bytes(encoder: ImageEncoder, kept: bool) -> float:
         return 0.0
     tokens = (encoder.preprocessing.size // patches.stride[0]) ** 2
     weights = sum(p.nbytes for p in encoder.net.parameters())
-    return LAYERS[kept] * weights * tokens / patches.out_channels
+    uniform = LAYERS[kept] * weights * tokens / patches.out_channels
+    return min(uniform, LAYERED * _saved_bytes(encoder)) if kept else uniform
+
+
+class _Called(nn.Module):
+    """An encoder without its preprocessing, for ``functional_call``."""
+
+    def __init__(self, encoder: ImageEncoder) -> None:
+        super().__init__()
+        self.net, self.features = encoder.net, encoder.features
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.features(self.net, pixels)
+
+
+def _saved_bytes(encoder: ImageEncoder) -> float:
+    """What autograd keeps of one image, weights not counted; infinite where nobody can tell."""
+    if encoder.saved_bytes is None:
+        encoder.saved_bytes = _count_saved(encoder)
+    return encoder.saved_bytes
+
+
+def _count_saved(encoder: ImageEncoder) -> float:
+    """The same, by one forward on the meta device, which computes nothing."""
+    called, kept = _Called(encoder), dict[int, int]()
+    with torch.inference_mode(False), torch.enable_grad(), layers_kept(True):
+        named = (*called.named_parameters(), *called.named_buffers())
+        weights = {key: torch.empty_like(value, device="meta") for key, value in named}
+        own = {value.untyped_storage()._cdata for value in weights.values()}
+        side, dtype = encoder.preprocessing.size, next(encoder.net.parameters()).dtype
+        pixels = torch.empty(1, 3, side, side, dtype=dtype, device="meta", requires_grad=True)
+
+        def pack(saved: Tensor) -> Tensor:
+            storage = saved.untyped_storage()
+            if storage._cdata not in own:
+                kept[storage._cdata] = storage.nbytes()
+            return saved
+
+        try:
+            with torch.autograd.graph.saved_tensors_hooks(pack, lambda saved: saved):
+                made = torch.func.functional_call(called, weights, (pixels,))
+        except Exception:  # which one, differs by network and release
+            return float("inf")
+    del made
+    return float(sum(kept.values()))
 
 
 class Recomputed(nn.Module):
@@ -307,6 +355,7 @@ def from_transformers(
         if bars:
             transformers.logging.enable_progress_bar()
     shapes = [str(key[0] if isinstance(key, tuple) else key) for key in found["mismatched_keys"]]
+    shapes += of_other_types(net.state_dict(), weights)
     computed = _computed(net)  # some releases of transformers save them, others do not
     missing = set(found["missing_keys"]) - set(shapes) - computed
     refuse_misfits(path, missing, set(found["unexpected_keys"]) - computed, shapes)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .base import Reward
+from .preprocessing import clamp_outward
 
 
 class FunctionReward(Reward):
@@ -37,7 +38,7 @@ class FunctionReward(Reward):
         Raises:
             ValueError: the function does not return one number for each image.
         """
-        scores = self.function(images.float())
+        scores = self.function(clamp_outward(images.float()))  # decoded ones go a little beyond
         if not isinstance(scores, torch.Tensor) or scores.shape != images.shape[:1]:
             got = tuple(scores.shape) if isinstance(scores, torch.Tensor) else type(scores).__name__
             raise ValueError(

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .base import Reward, Term, Weight
+from .base import Reward, Weight
 
 GREY = 0.5
+LEAST = 0.02  # of a mask: 5 of 255 levels, below which a file's noise lies
 
 
 class MaskedReward(Reward):
@@ -28,9 +30,13 @@ class MaskedReward(Reward):
         if mask.ndim != 2:
             raise ValueError(f"The mask has shape {tuple(mask.shape)}; expected [height, width].")
         with torch.inference_mode(False):
-            self.mask = mask.detach().clone().float().cpu().clamp(0, 1)
+            seen = mask.detach().float().cpu().clamp(0, 1)
+            self.mask = torch.where(seen < LEAST, 0.0, seen)
         if not bool(self.mask.max() > 0.5):  # also where it is NaN
-            raise ValueError("The mask is empty: nothing in it is above one half. Paint an area.")
+            raise ValueError(
+                "The mask is empty: nothing in it is above one half. Paint an area; of two masks, "
+                "areas that overlap."
+            )
         self.reward, self.scale = reward, reward.scale
         self.name = f"{reward.name}, masked"
         self.input_size, self.differentiable = reward.input_size, reward.differentiable
@@ -77,8 +83,19 @@ def _ends(flags: Tensor) -> tuple[int, int]:
 
 def masked(weight: Weight, mask: Tensor) -> Weight:
     """The weight with every term restricted to a mask [H, W]."""
-    terms = (Term(MaskedReward(t.reward, mask), t.strength, t.spread) for t in weight.terms)
+    terms = (replace(t, reward=_within(t.reward, mask)) for t in weight.terms)
     return Weight(tuple(terms))
+
+
+def _within(reward: Reward, mask: Tensor) -> MaskedReward:
+    """A reward inside a mask; one that has a mask already, inside of both."""
+    restricted = MaskedReward(reward, mask)
+    if not isinstance(reward, MaskedReward):
+        return restricted
+    pair = reward.mask, restricted.mask
+    height, width = max(m.shape[0] for m in pair), max(m.shape[1] for m in pair)
+    one, other = (stretched(m, height, width) for m in pair)
+    return MaskedReward(reward.reward, one * other)
 
 
 def _masks(weight: Weight) -> list[Tensor] | None:

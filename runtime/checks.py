@@ -214,7 +214,8 @@ def check_denoise(denoise: float, steps: int) -> None:
 
 def without_gradient(weight: Weight) -> str:
     """The factors of a weight that no gradient can be taken of, for messages."""
-    return ", ".join(term.reward.name for term in weight.terms if not term.reward.differentiable)
+    terms = (term for term in weight.terms if term.strength)
+    return ", ".join(term.reward.name for term in terms if not term.reward.differentiable)
 
 
 def with_commas(text: str) -> str:

@@ -160,10 +160,16 @@ def _in_words(
                 values = [] if judged.scores is None else [judged.scores]
                 said += [f"{column[number]:.4f}" for column in (*values, judged.log_w)]
             if traces:
-                said += [str(traces[run].model_calls), f"{traces[run].seconds:.1f}"]
+                said += _cost(traces[run])
             lines.append(said)
             number += 1
     return aligned(lines)
+
+
+def _cost(trace: Trace) -> list[str]:
+    """Model calls and seconds of a run; of a plain one nothing was noted."""
+    is_known = trace.start is not None or trace.records
+    return [str(trace.model_calls), f"{trace.seconds:.1f}"] if is_known else ["-", "-"]
 
 
 def for_the_page(picture: Tensor) -> dict[str, Any]:

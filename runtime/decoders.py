@@ -295,6 +295,9 @@ class LatentRGBDecoder(Decoder):
         bias = getattr(latent_format, "latent_rgb_factors_bias", None) or [0.0, 0.0, 0.0]
         self.unpacked = getattr(latent_format, "latent_rgb_factors_reshape", None)
         self.receptive_field = 0 if self.unpacked is None else None
+        if self.unpacked is not None:
+            one = torch.zeros(1, latent_format.latent_channels, 1, 1)
+            self.cell = int(self.unpacked(one).shape[-1])
         with torch.inference_mode(False):
             self.factors = torch.tensor(factors, dtype=torch.float32)  # [C, 3]
             self.bias = torch.tensor(bias, dtype=torch.float32).view(3, 1, 1)
@@ -305,14 +308,14 @@ class LatentRGBDecoder(Decoder):
         return mm.get_torch_device()
 
     def images(self, latents: Tensor) -> Tensor:
-        """As a decoder; the image has the latents' size."""
+        """As a decoder; the image has a pixel per cell, or several where cells are packed."""
         cells = latents.float() if self.unpacked is None else self.unpacked(latents.float())
         colours = torch.einsum("bchw,cr->brhw", cells, self.factors.to(cells.device))
         return (colours + self.bias.to(cells.device) + 1) / 2
 
     def bytes_per_image(self, height: int, width: int, gradient: bool) -> float:
         """As a decoder: the image and its gradient."""
-        return 2 * 3 * 4 * height * width
+        return 2 * 3 * 4 * height * width * self.cell**2
 
 
 def decoded(vae: Any, latents: Tensor) -> Tensor:

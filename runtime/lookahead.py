@@ -206,15 +206,20 @@ class QuickImages:
         settings = (self.count, self.steps, self.seed, self.sampler, begin)
         numbers = {key: value for key, value in vars(guider).items() if isinstance(value, PLAIN)}
         options = without_caches(run.extra_args["model_options"])
-        of = type(guider).__qualname__, str(guider.model_patcher.patches_uuid)
-        digest.update(repr((settings, of)).encode())
-        digest.update(str(id(guider.model_patcher.model)).encode())
+        digest.update(repr((settings, type(guider).__qualname__)).encode())
+        second = getattr(guider, "uncond_model_patcher", None)  # of guiders with a model per branch
+        patchers = [guider.model_patcher, *([] if second is None else [second])]
+        for patcher in patchers:
+            digest.update(f"{patcher.patches_uuid} {id(patcher.model)}".encode())
+        beside = [] if second is None else [without_caches(second.model_options)]
+        # In no patches_uuid: another sampling or shift, and LoRAs that are bypassed.
+        patched = [(patcher.object_patches, patcher.injections) for patcher in patchers]
         try:
             _add(digest, [guider.original_conds, numbers])
             if not self.continues:
                 rows = slice(1 if self.begins_alike else None)
                 _add(digest, [self.kept[rows], None if run.mask is None else run.mask[rows]])
-            parts = tuple(_parts(digest, options))
+            parts = tuple(_parts(digest, {"options": [options, *beside], "patched": patched}))
         except TypeError:
             return None, ()
         return digest.hexdigest(), parts
@@ -248,6 +253,8 @@ def _parts(digest: Any, options: dict[Any, Any]) -> Iterator[ref[Any]]:
             yield from _parts(digest, dict(enumerate(value)))
         elif value is None or isinstance(value, (*PLAIN, Tensor)):
             _add(digest, value)
+        elif isinstance(value, torch.dtype):
+            digest.update(str(value).encode())
         else:
             digest.update(str(id(value)).encode())
             yield ref(value)

@@ -142,6 +142,7 @@ def guided(inputs: GuidanceInputs, weight: Weight, trace: Trace) -> Any:
     method = lags if inputs.method is None else as_method(inputs.method)
     if inputs.strength == 0 or weight.is_off:
         return inputs.model
+    weight = weight.without_off
     if not weight.differentiable and method.needs_gradient:
         raise ValueError(
             f"Weight '{without_gradient(weight)}' has no gradient, which guidance needs: sample "
@@ -173,7 +174,7 @@ def prices_of(
     found = {}
     for decoding in {decoding_of(options, mode, False) for mode in MODES}:
         decoder = decoder_of(decoding, vae, model)
-        log_weight = DecodedLogWeight(decoder, weight, decoding.side_for(weight))
+        log_weight = DecodedLogWeight(decoder, weight.without_off, decoding.side_for(weight))
         price = price_of(model, log_weight, shape)
         if price is not None:
             found[decoding] = price

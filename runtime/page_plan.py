@@ -124,7 +124,7 @@ def noise_levels(sampling: Sampling, asked: dict[str, Any]) -> Tensor:
         if sampling.sigmas is None:
             unknown = "SIGMAS are connected: run the node once to see its plan."
             raise ValueError(Message("sigmas_first", unknown))
-        return sampling.sigmas
+        return sampling.sigmas[:-1]  # the run ends at the last one
     sigmas = sampled_levels(sampling, asked)
     first, end = int(asked.get("start_at_step", 0)), int(asked.get("end_at_step", len(sigmas)))
     kept = sigmas[:-1][first:end]  # the sampler ends at the last level, and evaluates nothing there

@@ -25,13 +25,13 @@ from ..guidance.particles import (
     Progress,
     best,
     diverse,
+    draw,
     everything,
     gather,
     group_seeds,
     noisy_start,
     particle_preset,
 )
-from ..guidance.particles.resampling import multinomial
 from ..rewards import Weight
 from .caches import warn_of_caches, without_caches
 from .checks import check_latent
@@ -145,9 +145,7 @@ class Choices:
             return everything(particles)
         if self.output == "diverse":
             return diverse(particles, self.count)
-        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        uniforms = [torch.rand(self.count, generator=g, dtype=torch.float64) for g in generators]
-        return multinomial(particles.log_weights, torch.stack(uniforms))
+        return draw(particles, seeds, self.count)
 
 
 @dataclass

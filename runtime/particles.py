@@ -38,7 +38,7 @@ def sample_particles(
     """
     title = PRESETS[choices.method].title
     trace = ParticleRunTrace(title)
-    weight = prepare(inputs, trace, node).power(inputs.strength)
+    weight = prepare(inputs, trace, node).power(inputs.strength).without_off
     check_sampler(inputs.sampler_name)
     _check_gradient(weight, choices.method)
     run = ParticleRun(inputs, choices, weight, trace)

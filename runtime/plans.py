@@ -48,7 +48,8 @@ def planned(
         scaling = model.get_model_object("model_sampling").noise_scaling
         step = difference_step(model)
     method = (options or Options()).applied_to(preset(mode, c, step), c)
-    return plan(method, sigmas.detach().float().cpu(), scaling, nats, branches)
+    starts = sigmas[:-1].detach().float().cpu()  # the run ends at the last one
+    return plan(method, starts, scaling, nats, branches)
 
 
 def _variance_exploding(sigma: Tensor, noise: Tensor, latent: Tensor) -> Tensor:

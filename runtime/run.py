@@ -185,11 +185,18 @@ def branches_of(guider: Any) -> int:
 
 def warn_if_idle(run: Run) -> None:
     """Say before a run that its method will leave the image as it is."""
-    if not isinstance(run.method, LAGS):
+    if not isinstance(run.method, LAGS) or len(run.levels) < 2:
         return
     scaling = run.guider.inner_model.model_sampling.noise_scaling
-    made = plan(run.method, run.levels, scaling)
-    if made.is_idle:
+    made = plan(run.method, run.levels[:-1], scaling)
+    if not bool((ve_view(scaling, made.sigma).signal > SMALLEST_SIGNAL).any()):
+        nothing = Message(
+            "pure_noise",
+            "The only noise level of this run is pure noise, which says nothing of the image yet: "
+            "the image is a plain one. Take 2 steps or more.",
+        )
+        warn(run.trace, nothing)
+    elif made.is_idle:
         idle = Message(
             "idle",
             "{method} changes next to nothing in these {steps} steps: its alpha is {alpha} at "
@@ -228,10 +235,12 @@ def warn_of_masks(weight: Weight, shape: torch.Size, trace: Trace) -> None:
 
 
 def announce_cost(run: Run) -> None:
-    """Say before a run what it will cost."""
+    """Say before a run what it will cost; one without steps costs nothing."""
+    if len(run.levels) < 2:
+        return
     method, branches = run.method.bind(PlannedRun(run.levels)), branches_of(run.guider)
     scaling = run.guider.inner_model.model_sampling.noise_scaling
-    made = plan(method, run.levels, scaling, 3.0, branches, bool(run.noise.any()))
+    made = plan(method, run.levels[:-1], scaling, 3.0, branches, bool(run.noise.any()))
     price = price_of(run.guider.model_patcher, run.log_weight, run.noise.shape)
     made = made if price is None else price.of(made)
     logging.info("LAGS: %d model calls, %s.", made.total_calls, cost_in_words(made, price))
@@ -499,6 +508,7 @@ class Guidance:
         (here,) = self.trace.settle(timestep)
         view, view_here = ve_view(scaling, timestep), ve_view(scaling, here)
         if not view_here.is_usable:  # a flow model at pure noise
+            self.trace.unrecorded += 1
             return executor(x, timestep, options, seed)
 
         if self._compares(run, view_here):

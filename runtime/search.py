@@ -45,7 +45,7 @@ def search(
     Raises:
         ValueError: an input that no run can use.
     """
-    weight = prepare(inputs)
+    weight = prepare(inputs).without_off
     model, latent = inputs.model, inputs.latent_image
     check_vae(inputs.vae, model)
     start, left = begun_as_ksampler(model, latent)

@@ -33,8 +33,9 @@ def split_words(prompt: str) -> tuple[list[int], list[str]]:
     unknown: list[str] = []
     for written in re.findall(r"[^\W\d_]+", prompt.lower()):
         word = _ALIASES.get(written, written)
-        if word not in _NUMBERS and word.endswith("s") and word[:-1] in _NUMBERS:
-            word = word[:-1]
+        singular = _ALIASES.get(word[:-1], word[:-1])
+        if word not in _NUMBERS and word.endswith("s") and singular in _NUMBERS:
+            word = singular
         if word in _NUMBERS:
             numbers.append(_NUMBERS[word])
         elif word and written not in unknown:

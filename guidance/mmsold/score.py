@@ -71,7 +71,9 @@ class SmoothedScore:
     def _candidates(self, overlap: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """(points [B, K + L] that are summed, log of how many each stands for [K + L])."""
         count, n = overlap.shape
-        near = overlap.topk(self.nearest, dim=1).indices
+        # Points of weight zero stand for nothing, however near: all of them would be no share.
+        reachable = overlap.masked_fill(self.log_shares == -torch.inf, -torch.inf)
+        near = reachable.topk(self.nearest, dim=1).indices
         keys = torch.rand(count, n, generator=generator, device=generator.device).to(overlap.device)
         far = keys.scatter(1, near, -1.0).topk(self.others, dim=1).indices
         stands_for = torch.ones(self.nearest + self.others, dtype=overlap.dtype)

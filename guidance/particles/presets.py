@@ -110,7 +110,7 @@ def particle_preset(
             tempering=NoTempering(),
             resampling=multinomial,
             ess_threshold=None,
-            interval=max(1, steps // FK_WEIGHINGS),
+            interval=max(1, round(steps / FK_WEIGHINGS)),
         )
     drift = GradientDrift()
     if name == "das":

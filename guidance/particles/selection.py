@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -15,12 +17,17 @@ def best(particles: Particles) -> Chosen:
     return particles.log_w.argmax(dim=1, keepdim=True)
 
 
-def draw(particles: Particles, seed: int, count: int = 1) -> Chosen:
-    """Samples of w p by the particles' weights: [G, count], repeats possible."""
-    generator = torch.Generator().manual_seed(seed)
-    groups = particles.log_weights.shape[0]
-    uniforms = torch.rand(groups, count, generator=generator, dtype=torch.float64)
-    return multinomial(particles.log_weights, uniforms)
+def draw(particles: Particles, seeds: Sequence[int], count: int = 1) -> Chosen:
+    """Samples of w p by the particles' weights: [G, count], repeats possible.
+
+    Args:
+        particles: G groups.
+        seeds: of each group, so that one draws the same in any batch.
+        count: of samples.
+    """
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    uniforms = [torch.rand(count, generator=g, dtype=torch.float64) for g in generators]
+    return multinomial(particles.log_weights, torch.stack(uniforms))
 
 
 def everything(particles: Particles) -> Chosen:

@@ -39,7 +39,9 @@ def test_a_click_shows_the_picture_at_full_size(sweep, server):
     sweep.wait("() => document.querySelector('dialog.lags-enlarged img')?.naturalWidth > 0")
     shown = sweep.evaluate("() => document.querySelector('dialog.lags-enlarged img').clientWidth")
     assert shown == drawn["width"]
-    sweep.evaluate("() => document.querySelector('dialog.lags-enlarged').click()")
+    assert sweep.evaluate("() => document.querySelector('dialog.lags-enlarged').ariaLabel")
+    pressed = "document.activeElement.closest('dialog.lags-enlarged button')"
+    sweep.evaluate(f"() => {pressed}.click()")  # it has the focus, so Enter presses it
     sweep.wait("() => !document.querySelector('dialog.lags-enlarged')")
 
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import logging
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from comfy_extras import nodes_model_advanced
 from comfyui_support.executing import run_node
 from comfyui_support.guided import Case, flow_of
 from comfyui_support.weighing import case_of, combine, demo_case, load_weight, pictures, scores
 from lags_pack.nodes.weights.simple import LAGSWeightColor
-from lags_pack.rewards import ColourReward, Weight
+from lags_pack.rewards import ColourReward, JpegSizeReward, Weight
+from lags_pack.rewards.masked import masked
 from lags_pack.runtime import lookahead
 from lags_pack.runtime.strengths import IMAGES, STEPS
 
@@ -78,6 +81,23 @@ def test_the_sign_is_that_of_the_strength(case, pick):
     assert more > fewer + 5
 
 
+@pytest.mark.parametrize("change", ["sampling", "injection"])
+def test_what_is_patched_beside_the_weights_is_measured_anew(case, pick, change):
+    """The quick images of a model served those that differ in no patch of a weight."""
+    if change == "sampling":
+        node = nodes_model_advanced.ModelSamplingDiscrete
+        (model,) = run_node(node, model=case.model, sampling="v_prediction", zsnr=False)
+    else:
+        model = case.model.clone()
+        patched = SimpleNamespace(inject=lambda patcher: None, eject=lambda patcher: None)
+        model.set_injections("bypassed_lora", [patched])
+    lookahead.cached.clear()
+    first, after = measured(case, pick), measured(case, pick, model=model)
+    assert len(lookahead.cached) == 2, "sampled anew"
+    assert measured(case, pick) == first and len(lookahead.cached) == 2
+    assert (after != first) == (change == "sampling")
+
+
 @pytest.mark.parametrize("power", [2.0, -2.0])
 def test_the_samplers_strength_multiplies(case, pick, power):
     once, twice = (measured(case, pick, strength=strength) for strength in (1.0, power))
@@ -104,7 +124,7 @@ def test_only_what_is_automatic_is_measured(case, pick):
     _, trace = case.lags(weight=weight, mode="fast")
     assert trace.measured == ("PickScore", "HPSv2.1")
     assert trace.strengths["symmetry (left-right)"] == 7.0
-    assert trace.strengths["HPSv2"] == 0.0, "0 is off, automatic or not"
+    assert "HPSv2" not in trace.strengths, "0 is off, automatic or not"
     assert trace.strengths["PickScore"] == pytest.approx(
         measured(case, pick, steps=4) / 2, rel=1e-6
     )
@@ -170,3 +190,13 @@ def test_flow_model(case, pick):
     assert len(trace.records) == 5, "sigma = 1 is not guided"
     plain, better = (pictures(case, x) for x in (case.ksampler(**settings), guided))
     assert scores(pick, better).mean() > scores(pick, plain).mean()
+
+
+def test_a_factor_that_is_off_changes_nothing(case):
+    """It had the mask of the others forgotten, and the run refused for want of its gradient."""
+    left = torch.zeros(32, 32)
+    left[:, :16] = 1
+    one = masked(Weight.of(ColourReward("brightness"), 300.0), left)
+    both = Weight((*one.terms, *Weight.of(JpegSizeReward(), 0.0).terms))
+    (alone, _), (beside, trace) = case.lags(weight=one), case.lags(weight=both)
+    assert torch.equal(alone, beside) and list(trace.strengths) == [one.name]

@@ -276,6 +276,15 @@ def test_auto_takes_taesd_where_its_file_is(kl_vae, taesd_there):
     assert isinstance(choose("auto", kl_vae), TAESDDecoder)
 
 
+@pytest.mark.parametrize("latent_format", [formats.SD15, formats.Flux2])
+def test_latent_rgb_knows_how_many_pixels_a_cell_has(latent_format):
+    """Flux 2 packs four of them into a cell: half of the size was said, and twice was decoded."""
+    decoder = LatentRGBDecoder(latent_format())
+    latents = torch.zeros(1, latent_format.latent_channels, 6, 4)
+    height, width = decoder.images(latents).shape[-2:]
+    assert (height, width) == (6 * decoder.cell, 4 * decoder.cell)
+
+
 SPACES = [
     *(formats.SD15, formats.SDXL, formats.SD3, formats.Flux),
     *(formats.SDXL_Playground_2_5, formats.Wan21, formats.HunyuanVideo, formats.Flux2),

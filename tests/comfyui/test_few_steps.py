@@ -9,7 +9,7 @@ from typing import Any
 import comfy.samplers
 import pytest
 import torch
-from comfyui_support.guided import Case, counted
+from comfyui_support.guided import Case, counted, flow_of
 from comfyui_support.weighing import demo_case
 from lags_pack.rewards import ColourReward, Weight
 from lags_pack.runtime.run import kind_of
@@ -105,6 +105,15 @@ KINDS = {
 @pytest.mark.parametrize("name", KINDS)
 def test_the_kind_of_a_sampler(name):
     assert kind_of(comfy.samplers.sampler_object(name)) == KINDS[name]
+
+
+def test_a_run_of_pure_noise_alone_says_so(case, caplog):
+    """No mode, and no c, could act there."""
+    with caplog.at_level(logging.WARNING):
+        settings = {"model": flow_of(case.model), "scheduler": "simple", "steps": 1}
+        _, trace = case.lags(weight=Weight.of(BRIGHT, 3.0), mode="balanced", **settings)
+    assert "pure noise" in caplog.text and "changes next to nothing" not in caplog.text
+    assert not trace.records and trace.model_calls == trace.unrecorded == 1
 
 
 @pytest.mark.parametrize("mode", ["balanced", "fast", "paper"])

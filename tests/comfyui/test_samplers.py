@@ -409,6 +409,8 @@ def test_flow_model(case):
     settings = {"model": guided.flow_of(case.model), "scheduler": "simple", "steps": 6}
     _, _, trace = check_rises(case, **settings)
     assert len(trace.records) == 5, "sigma = 1 is not guided"
+    assert trace.unrecorded == 1
+    assert trace.model_calls == 1 + sum(record.model_calls for record in trace.records)
 
 
 def test_all_nodes_validate():

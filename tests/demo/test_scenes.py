@@ -102,6 +102,7 @@ def test_random_captions_name_what_is_there() -> None:
 
 
 def test_unknown_words_are_named() -> None:
+    assert split_words("kittens and donuts") == split_words("cat and doughnut")
     numbers, unknown = split_words("Two Cats, a zebra on GRAY (zebra) and Götterbote!")
     assert unknown == ["two", "zebra", "götterbote"]
     assert numbers == split_words("cat a on grey and")[0]

@@ -512,3 +512,14 @@ def test_kinds_of_digits_do_not_blend() -> None:
 
     assert pure(MMSOLD(steps=60)) > 0.8
     assert pure(MMSOLD(sigma=0.8, nearest=0, steps=60)) < 0.6, "blends"
+
+
+@pytest.mark.parametrize("kept", [10, 20, 100])
+def test_points_of_weight_zero_leave_the_nearest_to_others(kept: int) -> None:
+    """All 40 points that were summed could have none, and what came was no number."""
+    points = 3 * torch.randn(1000, 2, generator=torch.Generator().manual_seed(0)).double()
+    log_w = torch.full((1000,), -math.inf)
+    log_w[:kept] = 0
+    found = MMSOLD().sample(points, 200, 0, log_w)
+    assert found.isfinite().all()
+    torch.testing.assert_close(found.mean(dim=0), points[:kept].mean(dim=0))

@@ -452,7 +452,7 @@ def test_when_presets_weigh_and_resample() -> None:
     steps = {name: whole(name).trace.resampled_steps for name in ("urge", "fk")}
     assert steps["urge"] == list(range(1, STEPS - 1))
     assert steps["fk"] == [2, 4, 6, 8, 10]
-    assert [particles.particle_preset("fk", steps).interval for steps in (100, 3)] == [20, 1]
+    assert [particles.particle_preset("fk", steps).interval for steps in (100, 29, 3)] == [20, 6, 1]
     found = run(replace(preset_of("smc"), interval=5))
     weighed = [step for step, r in enumerate(found.trace.records) if r.weighing is not None]
     assert weighed == [0, 5, 10] and found.trace.weight_calls == 4
@@ -559,10 +559,11 @@ def test_best_is_the_greatest_weight_function_and_draw_goes_by_particle_weight()
     assert particles.best(found).tolist() == [[1], [2]]
     assert particles.everything(found).tolist() == [[1, 3, 2, 0], [2, 3, 0, 1]]
     assert particles.gather(found, particles.best(found)).tolist() == [[[1.0]], [[6.0]]]
-    indices = particles.draw(found, seed=1, count=4000)
+    indices = particles.draw(found, seeds=[1, 2], count=4000)
     assert set(indices.unique().tolist()) == {0, 3}
     assert abs((indices == 3).double().mean() - 0.5) < 0.03
-    assert torch.equal(particles.draw(found, 1, 4), particles.draw(found, 1, 4))
+    alone = Particles(x[1:], log_w[1:], found.log_weights[1:], torch.zeros(1), found.trace)
+    assert torch.equal(particles.draw(alone, [2], 4000), indices[1:]), "as in any batch"
 
 
 def test_diverse_starts_with_the_best_goes_far_and_takes_copies_last() -> None:

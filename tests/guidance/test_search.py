@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from lags_pack.guidance import AutogradLogWeight, WeightError
-from lags_pack.guidance.search import best_of, evaluate, zero_order_search
+from lags_pack.guidance.search import Found, best_of, evaluate, zero_order_search
 from torch import Tensor
 
 WEIGHT = AutogradLogWeight(lambda x: x[:, 0] - 0.1 * x[:, 1] ** 2, "first")
@@ -101,3 +101,13 @@ def test_weights_of_zero_and_refusals() -> None:
     broken = AutogradLogWeight(lambda x: x[:, 0] * math.nan, "broken")
     with pytest.raises(WeightError, match="'broken' has a value that is not finite"):
         best_of(doubled, broken, drawing(1), 2, STEPS)
+
+
+def test_the_better_one_is_found_where_samples_are_not_on_the_weights_device() -> None:
+    def found(log_w: float) -> Found:
+        return Found(
+            torch.empty(1, 4, device="meta"), torch.tensor([log_w]), torch.zeros(1, 4), 1, 1
+        )
+
+    best = found(1.0).better_of(found(2.0))
+    assert float(best.log_w) == 2 and best.samples.device.type == "meta"

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import math
+from dataclasses import replace
 
 import torch
 from lags_pack.guidance import StepRecord, Trace, preset
@@ -54,3 +56,12 @@ def test_records_are_freed_from_inference_mode_and_from_the_run_and_are_float32(
     half = torch.ones(1, dtype=torch.bfloat16)
     trace.add(StepRecord(half, True, half, half, half, half, half, 2, 1, 0.1))
     assert trace.records[1].alpha.dtype == torch.float32
+
+
+def test_a_weight_of_zero_leaves_valid_json() -> None:
+    none = StepRecord.skipped(torch.ones(2), 0.1)
+    record = replace(
+        none, log_w=torch.tensor([-math.inf, 1.0]), terms={"a": torch.tensor([math.nan])}
+    )
+    read = json.loads(json.dumps(record.to_dict(), allow_nan=False))
+    assert read["log_w"] == [None, 1.0] and read["terms"] == {"a": [None]}

@@ -261,6 +261,21 @@ def test_8_bit_weights_are_read_and_looked_at(dtype: torch.dtype, tmp_path: Path
         clip.image_encoder(path, torch.float32)
 
 
+@pytest.mark.parametrize("dtype", [torch.int8, torch.complex64])
+def test_weights_of_no_fractions_are_refused(dtype: torch.dtype, tmp_path: Path) -> None:
+    """Quantised ones loaded without a word, and scored 0."""
+    path = reward_files.pickscore(tmp_path)
+    save_file({name: value.to(dtype) for name, value in load_file(path).items()}, path)
+    with pytest.raises(CheckpointError):
+        clip.image_encoder(path, torch.float32)
+    module = nn.Linear(2, 2)
+    weights = {
+        name: torch.ones(value.shape).to(dtype) for name, value in module.state_dict().items()
+    }
+    with pytest.raises(CheckpointError, match=r"types: bias is (int8|complex64), weight is"):
+        fill(module, weights, path, torch.float32)
+
+
 # ---- fill -------------------------------------------------------------------------------------
 
 
@@ -290,7 +305,7 @@ def test_fill_lists_what_is_missing_surplus_and_of_another_shape(tmp_path: Path)
     listed = ", ".join(f"extra.{i}" for i in range(8))
     assert str(caught.value).startswith(
         f"{path} does not hold this model. Keys missing: 0.weight; surplus: {listed} and 2 more; "
-        "of other shapes: 1.bias is (3,), not (2,). Choose the file"
+        "of other shapes or types: 1.bias is (3,), not (2,). Choose the file"
     )
 
 

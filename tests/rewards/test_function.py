@@ -48,3 +48,10 @@ def test_scores_are_the_functions_own_in_float32_and_a_network_is_moved_with_its
 def test_anything_but_one_number_for_each_picture_is_refused(returned: object, said: str) -> None:
     with pytest.raises(ValueError, match=rf"returned {said} for 3 images; expected .*\(3,\)"):
         FunctionReward(lambda images: returned)(torch.rand(3, 3, 4, 4))
+
+
+def test_a_function_gets_images_in_0_to_1() -> None:
+    """Decoded ones go a little beyond, where a root is no number."""
+    root = FunctionReward(lambda x: x.sqrt().mean((1, 2, 3)))
+    assert root(torch.full((1, 3, 4, 4), -0.02)).isfinite().all()
+    assert torch.equal(root(torch.full((1, 3, 4, 4), 1.3)), root(torch.ones(1, 3, 4, 4)))

@@ -194,3 +194,28 @@ def test_the_region_of_masks_of_several_sizes_has_the_finest() -> None:
     assert found is not None and found.shape == (40, 16)
     assert (found == 1).all()
     assert left is not None and torch.equal(left, tall)
+
+
+def test_a_mask_on_a_mask_is_both() -> None:
+    """The inner one was stretched over the box of the outer one."""
+    right, left = torch.zeros(64, 64), torch.zeros(64, 64)
+    right[:, 32:], left[:, :48] = 1, 1
+    twice = masked(masked(Weight.of(ColourReward("brightness"), 1.0), right), left)
+    dark = torch.zeros(1, 3, 64, 64)
+    for columns, is_seen in ((slice(0, 32), False), (slice(32, 48), True), (slice(48, 64), False)):
+        lit = dark.clone()
+        lit[..., columns] = 1
+        assert (float(twice(lit)) != float(twice(dark))) is is_seen
+    acts = region(twice)
+    assert acts is not None and torch.equal(acts, right * left)
+    assert "masked, masked" not in twice.name
+    with pytest.raises(ValueError, match="areas that overlap"):
+        masked(masked(Weight.of(ColourReward("brightness"), 1.0), right), 1 - right)
+
+
+def test_the_noise_of_a_file_does_not_widen_a_mask() -> None:
+    clean, noisy = torch.zeros(64, 64), torch.zeros(64, 64)
+    clean[8:20, 8:20] = noisy[8:20, 8:20] = 1
+    noisy[0, 0] = noisy[63, 63] = 1 / 255
+    weights = [masked(Weight.of(ColourReward("brightness"), 1.0), m) for m in (clean, noisy)]
+    assert box_of(weights[0], 256, 256) == box_of(weights[1], 256, 256)

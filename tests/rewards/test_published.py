@@ -545,7 +545,9 @@ def test_a_missing_a_surplus_and_a_misshapen_weight_are_listed(name: str, tmp_pa
     changes: dict[str, Callable[[Weights], object]] = {
         f"missing: {listed}.": lambda weights: weights.pop(key),
         f"surplus: {more[1]}.": lambda weights: weights.update({more[0]: torch.zeros(2)}),
-        f"of other shapes: {listed}": lambda weights: weights.update({key: torch.zeros(3, 5)}),
+        f"of other shapes or types: {listed}": lambda weights: weights.update(
+            {key: torch.zeros(3, 5)}
+        ),
     }
     load(make(tmp_path / "good"), torch.float32)
     for fault, change in changes.items():
@@ -619,7 +621,7 @@ def test_files_whose_sizes_cannot_be_read_are_refused(
 
     load, make, _ = NEEDED[name]
     path = without_config(altered(make(tmp_path), change))
-    kinds = "(missing|surplus)" if shape is None else "of other shapes"
+    kinds = "(missing|surplus)" if shape is None else "of other shapes or types"
     assert re.search(rf"Keys {kinds}: .*{SIZES[name][key]}", refusal(load, path))
 
 

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, replace
 
 import pytest
 import torch
-from lags_pack.rewards import ColourReward, FrequencyReward, Reward, Term, Weight, product
+from lags_pack.rewards import (
+    ColourReward,
+    FrequencyReward,
+    JpegSizeReward,
+    Reward,
+    SharpnessReward,
+    Term,
+    Weight,
+    product,
+)
 from torch import Tensor, nn
 
 HUE, BAND = ColourReward("hue"), FrequencyReward(0.1, 0.3)
@@ -176,3 +185,13 @@ def test_a_product_needs_one_exponent_for_each_weight(weights: int, exponents: i
     said = f"^There are {weights} weights and {exponents} exponents; expected one exponent for each"
     with pytest.raises(ValueError, match=said):
         product([Weight.of(HUE, 1.0)] * weights, [1.0] * exponents)
+
+
+def test_a_term_that_is_off_is_as_if_it_were_not_there() -> None:
+    off, on = Term(JpegSizeReward(), 0.0), Term(SharpnessReward(), 1.0)
+    assert (
+        Weight((off, on)).differentiable
+        and not Weight((replace(off, strength=1), on)).differentiable
+    )
+    assert Weight((off, on)).without_off == Weight((on,))
+    assert Weight((off,)).without_off == Weight((off,)), "where all are, it stays"

@@ -96,11 +96,15 @@ function pictureOf(src, alt) {
   return picture;
 }
 
-/** A picture at full size above the page, until a click or Escape. */
+/** A picture at full size above the page, until a click, Enter or Escape. */
 function enlarge(src) {
   const dialog = document.createElement("dialog");
   dialog.className = "lags-enlarged";
-  dialog.append(pictureOf(src, text("sweep")));
+  dialog.setAttribute("aria-label", text("sweep"));
+  const close = document.createElement("button"); // so that a key or a screen reader can press it
+  close.type = "button";
+  close.append(pictureOf(src, text("sweep")));
+  dialog.append(close);
   dialog.addEventListener("click", () => dialog.close());
   dialog.addEventListener("close", () => dialog.remove());
   document.body.append(dialog);

@@ -1,6 +1,6 @@
 // Nodes in ComfyUI's graph: their ids as the server knows them, their widgets, their neighbours.
 
-const BYPASSED = 4; // LiteGraph's mode of a node that passes its inputs on
+const LEFT_OUT = [2, 4]; // LiteGraph's modes of nodes that no prompt holds: muted, bypassed
 
 /** The outermost graph, whichever the user looks at. */
 function rootOf(graph) {
@@ -73,7 +73,7 @@ export function originOf(node, input) {
   const link = linkTo(node, input);
   const origin = link && nodeIn(node.graph, link.origin_id);
   if (origin?.type === "Reroute") return originOf(origin, origin.inputs[0].name);
-  return origin?.mode === BYPASSED ? null : (origin ?? null);
+  return LEFT_OUT.includes(origin?.mode) ? null : (origin ?? null);
 }
 
 /** Whether something is connected to an input. */

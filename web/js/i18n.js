@@ -47,7 +47,7 @@ export function text(key, values = {}, otherwise = key) {
   }
   return found.replace(/\{(\w+)\}/g, (_, name) => {
     const value = values[name];
-    return typeof value === "number" ? localised(String(value)) : value;
+    return typeof value === "number" ? localised(String(value)) : (value ?? "–");
   });
 }
 
