@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import math
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from comfy.patcher_extension import PatcherInjection
 from comfy_extras import nodes_model_advanced
 from comfyui_support.executing import run_node
 from comfyui_support.guided import Case, flow_of
@@ -89,7 +89,7 @@ def test_what_is_patched_beside_the_weights_is_measured_anew(case, pick, change)
         (model,) = run_node(node, model=case.model, sampling="v_prediction", zsnr=False)
     else:
         model = case.model.clone()
-        patched = SimpleNamespace(inject=lambda patcher: None, eject=lambda patcher: None)
+        patched = PatcherInjection(inject=lambda patcher: None, eject=lambda patcher: None)
         model.set_injections("bypassed_lora", [patched])
     lookahead.cached.clear()
     first, after = measured(case, pick), measured(case, pick, model=model)
