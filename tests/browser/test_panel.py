@@ -318,6 +318,12 @@ def test_two_nodes_keep_their_curves_apart(quickstart, server):
     check_numbers(panels[str(second)], other)
 
 
+SET_MODE = """([id, mode]) => {
+    app.canvas.graph.getNodeById(id).mode = mode;
+    app.canvas.setDirty(true, true);
+}"""
+
+
 def test_a_connected_method_is_planned(quickstart):
     quickstart.look_at(5)
     planned = quickstart.panels()["5"]["plan"]["text"]
@@ -326,7 +332,12 @@ def test_a_connected_method_is_planned(quickstart):
     more = "" if schedule(quickstart)["is_priced"] else " and the weight"  # priced after a run
     wait_for_plan(quickstart, f"8 of 8 steps guided, 8 model calls, 8 backward, 3.00 × plain{more}")
     quickstart.dial(node, "rho", 0)
-    wait_for_plan(quickstart, "0 of 8 steps guided, 8 model calls, 1.00 × plain")
+    still = "0 of 8 steps guided, 8 model calls, 1.00 × plain"
+    wait_for_plan(quickstart, still)
+    for left_out in (2, 4):  # muted, bypassed: no prompt holds it
+        for mode in (left_out, 0):
+            quickstart.evaluate(SET_MODE, [node, mode])
+            wait_for_plan(quickstart, planned if mode else still)
     quickstart.evaluate("(id) => app.canvas.graph.getNodeById(id).disconnectOutput(0)", node)
     wait_for_plan(quickstart, planned)
 
@@ -434,6 +445,20 @@ def test_alpha_above_1_stays_in_its_chart(quickstart):
         panel = quickstart.panels()["5"]
         assert panel["alpha"]["value"] == str(alphas[-1])
         assert top in quickstart.evaluate(tops)
+
+
+def test_the_ess_stands_until_it_is_known_anew(quickstart):
+    """A step that reuses a measurement weighs nothing."""
+    send = """(sizes) => {
+        tell("lags.start", { node: "5", run: 77 });
+        sizes.forEach((ess, index) => tell(
+            "lags.step", { node: "5", run: 77, index, point: { ...pointOf(1), ess } }));
+    }"""
+    quickstart.evaluate(send, [80, 50, None])
+    quickstart.settle()
+    assert "ESS 50.0 %" in quickstart.evaluate(
+        "() => document.querySelector('.lags-of-log_w').textContent"
+    )
 
 
 def test_thousands_of_steps_stay_cheap(quickstart):
