@@ -15,6 +15,7 @@ from comfyui_support.weighing import case_of, demo_case
 from lags_pack.guidance import DPS, MPGD, FreeDoM, LiDAR
 from lags_pack.nodes.tools.schedule import LAGSScheduleVisualizer
 from lags_pack.rewards import ColourReward, FunctionReward, Weight
+from lags_pack.rewards.encoders import layers_bytes
 from lags_pack.rewards.masked import masked
 from lags_pack.runtime import lookahead
 from lags_pack.runtime.decoded_weight import DecodedLogWeight
@@ -53,7 +54,9 @@ def computed(run: Any) -> float:
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory) -> Weight:
     folder = tmp_path_factory.mktemp("clip")
-    return Weight.of(reward_table.clip_score(folder, torch.float32)("a red cat"), 20.0)
+    weight = Weight.of(reward_table.clip_score(folder, torch.float32)("a red cat"), 20.0)
+    layers_bytes(weight.modules, True)  # by a forward of shapes alone, once: no run computes it
+    return weight
 
 
 @pytest.fixture(scope="module")
