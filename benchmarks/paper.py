@@ -1,10 +1,11 @@
 """The paper's main experiment on the bundled text-to-image model: preference alignment.
 
 Every method draws the same prompts from the same seeds, with the bundled PickScore as its weight:
-at the paper's own strength (1/beta = 1e4 on the cosine), and at an automatic one, 2 nats per
-standard deviation of the score. What counts is the judge, which nothing is guided by. Methods take
-turns prompt by prompt, so a noisy moment hits all alike. On fewer prompts a sweep of c, and others
-of the strength. With --keep an interrupted run goes on, and only what is missing is drawn.
+at the paper's own strength (100 nats per unit of score, a unit being one logit of preference;
+1/beta = 1e4 on the cosine of the published one), and at an automatic one, 2 nats per standard
+deviation of the score. What counts is the judge, which nothing is guided by. Methods take turns
+prompt by prompt, so a noisy moment hits all alike. On fewer prompts a sweep of c, and others of the
+strength. With --keep an interrupted run goes on, and only what is missing is drawn.
 """
 
 from __future__ import annotations
@@ -46,7 +47,6 @@ from ._scenes import (
 )
 
 PARTICLES = 4
-ON_COSINE = 1e4  # the paper's 1/beta
 PLAIN, RULER = "plain", "LAGS, paper"  # the run time of the ruler is 1.0
 NO_STRENGTH = "-"
 PAPERS, NATS = "paper's own", "{:g} nats"
@@ -213,7 +213,7 @@ class Bench:
     def drawn(self, setting: Setting, number: int, prompt: Prompt) -> Kept:
         """Draw one prompt's images; the clock runs from the measured strength on."""
         reward = self.scenes.scorer(PickScore, prompt.text)
-        nats = ON_COSINE / reward.factor
+        nats = PickScore.default_strength  # the paper's
         if setting.strength and math.isfinite(setting.strength):
             unit = self.scenes.task(prompt.text, Weight.of(reward, 1.0), self.cfg, self.steps)
             nats = setting.strength / deviation(unit)
@@ -319,9 +319,15 @@ def _gains(found: Measured, plain: Measured | None) -> dict[str, float]:
     """What the judge says more than of plain images of the same prompts and noise."""
     if plain is None:
         return {}
-    gain = found.log_fulfilled.mean(dim=1)
-    gain = gain - plain.log_fulfilled[: len(gain)].mean(dim=1)
-    return {"judge gain": float(gain.mean()), "gain +-": error(gain)}
+    count = len(found.score)
+    gain = (found.log_fulfilled - plain.log_fulfilled[:count]).mean(dim=1)
+    more = 100 * (found.fulfilled - plain.fulfilled[:count]).mean(dim=1)
+    return {
+        "judge gain": float(gain.mean()),
+        "gain +-": error(gain),
+        "fulfilled gain, %": float(more.mean()),
+        "fulfilled gain +-": error(more),
+    }
 
 
 def rows_of(

@@ -147,7 +147,10 @@ def test_rows(bench: Bench, tmp_path: Path) -> None:
         numbers = {key: value for key, value in row.items() if not isinstance(value, str)}
         assert all(math.isfinite(value) for value in numbers.values()), row
         assert 0 <= row["fulfilled %"] <= 100 and row["images"] == 6
+        for column, gain in (("judge", "judge gain"), ("fulfilled %", "fulfilled gain, %")):
+            assert row[gain] == pytest.approx(row[column] - rows[0][column], abs=1e-4)
     assert rows[2]["time"] == 1.0
+    assert rows[1]["nats"] == rows[3]["nats"] == 100, "a unit of score is one logit of preference"
     assert len(gains(rows)) == 2
     draw(rows, tmp_path / "frontier.png")
     assert (tmp_path / "frontier.png").stat().st_size > 10_000

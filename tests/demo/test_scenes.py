@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from lags_pack.demo.scenes.captions import ONE, TWO, caption, random_captions
-from lags_pack.demo.scenes.compose import SIZE, draw, random_labels
+from lags_pack.demo.scenes.compose import SIZE, Labels, draw, random_labels
 from lags_pack.demo.scenes.diffusion import sigma_to_timestep, training_sigmas, v_denoised
 from lags_pack.demo.scenes.fast_norm import group_norm_silu
 from lags_pack.demo.scenes.small_decoder import small_decoder
@@ -18,10 +18,16 @@ from lags_pack.demo.scenes.subjects import (
     held_out_pair,
 )
 from lags_pack.demo.scenes.text import TOKENS, SceneTextEncoder, split_words, tokenize
+from lags_pack.demo.scenes.training import preference
 from lags_pack.demo.scenes.training.clip_files import byte_pairs, load_tokenizer, words
 from lags_pack.demo.scenes.training.latents import fingerprint, normalise
 from lags_pack.demo.scenes.training.muon import orthogonal
-from lags_pack.demo.scenes.training.preference import subjects_shown
+from lags_pack.demo.scenes.training.preference import (
+    blur,
+    scenes_for,
+    subjects_shown,
+    with_one_missing,
+)
 from lags_pack.demo.scenes.training.small_decoder import latent_to_rgb
 from lags_pack.demo.scenes.training.trainer import Plan, Trainer, learning_rate, save_half
 from lags_pack.demo.scenes.unet import SceneUNet
@@ -217,6 +223,57 @@ def test_share_of_the_subjects_shown() -> None:
     for shown, share in (((5, 3), 1.0), ((5, 7), 0.5), ((1, -1), 0.0)):
         scene = asked._replace(first=torch.tensor([shown[0]]), second=torch.tensor([shown[1]]))
         assert subjects_shown(asked, scene).item() == share
+
+
+LUCK = {0.05: (3, 3), 0.2: (3, -1), 0.3: (5, 5), 0.45: (5, -1), 0.6: (8, 5), 0.9: (8, 5)}
+
+
+def test_half_of_the_wrong_scenes_of_two_subjects_have_one_of_them() -> None:
+    luck = torch.tensor(list(LUCK))
+    asked, wrong = (
+        Labels(*(torch.full_like(luck, number, dtype=torch.long) for number in numbers))
+        for numbers in ((3, 5, 1), (8, 5, 2))
+    )
+    shown = with_one_missing(wrong, asked, luck)
+    assert list(zip(shown.first.tolist(), shown.second.tolist(), strict=True)) == [*LUCK.values()]
+    assert shown.colour.tolist() == [1, 1, 1, 1, 2, 2]
+    assert subjects_shown(asked, shown).tolist() == [0.5] * 6
+    alone = asked._replace(second=torch.full_like(asked.second, -1))
+    assert all(map(torch.equal, with_one_missing(wrong, alone, luck), wrong))
+
+
+def test_wrong_cut_and_blurred_scenes_are_worth_less(sprites) -> None:
+    labels = random_labels(256, generator())
+    scenes = scenes_for(labels, sprites, generator(1))
+    assert scenes.images.shape == (256, 3, 64, 64)
+    lost = 8 - scenes.utility  # 8 is a scene that has everything
+    assert (lost == 0).any() and (lost >= 0).all()
+    assert {1.5, 2.0, 3.0} <= set(lost.tolist()), "one thing alone"
+    edges = scenes.images.diff(dim=-1).abs().mean((1, 2, 3))
+    right, blurred = (edges[lost == part].median() for part in (0, 1.5))
+    assert blurred < right
+
+
+def test_blur_keeps_the_mean_of_a_flat_image() -> None:
+    flat = torch.full((1, 3, 32, 32), 0.3)
+    assert torch.allclose(blur(flat), flat)
+    dot = torch.zeros(1, 1, 31, 31)
+    dot[..., 15, 15] = 1
+    assert torch.allclose(blur(dot).sum(), torch.tensor(1.0), atol=1e-5)
+    assert (blur(dot)[0, 0] > 0).sum() == 19**2, "three boxes of 7"
+
+
+def test_calibrating_brings_a_clip_models_margins_to_the_rules(monkeypatch) -> None:
+    clip, better = nn.Module(), torch.randn(500, generator=generator())
+    clip.logit_scale = nn.Parameter(torch.tensor(30.0).log())
+    monkeypatch.setattr(
+        preference, "compared", lambda clip, *_: (clip.logit_scale.exp() / 4 * better, better)
+    )
+    preference.calibrate(clip, sprites, None, generator())
+    assert clip.logit_scale.exp().item() == pytest.approx(4.0)
+    monkeypatch.setattr(preference, "compared", lambda *_: (-better, better))
+    with pytest.raises(ValueError, match="goes against the rule"):
+        preference.calibrate(clip, sprites, None, generator())
 
 
 # ---- training ---------------------------------------------------------------------------------
