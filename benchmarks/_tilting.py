@@ -147,6 +147,13 @@ class Cell:
         return float(self.shares @ self.scores - self.scores.mean())
 
     @property
+    def true_error(self) -> float:
+        """Standard error of that, at this strength: of a mean of what each sample adds to it."""
+        tilted = self.shares * (self.scores - self.shares @ self.scores)
+        plain = (self.scores - self.scores.mean()) / len(self.scores)
+        return float((tilted - plain).square().sum().sqrt())
+
+    @property
     def true_std(self) -> float:
         """Of the score under w p."""
         return float((self.shares @ (self.scores - self.shares @ self.scores) ** 2).sqrt())
@@ -161,10 +168,15 @@ class Cell:
         }
 
     def captured(self, gains: Tensor, std: float) -> dict[str, float]:
-        """The columns of gains in score, independent of each other, and of the score's std."""
+        """The columns of gains in score, independent of each other, and of the score's std.
+
+        The error is that of the gains and of the truth together.
+        """
+        share = float(gains.mean()) / self.true_shift
+        error = math.hypot(float(gains.std()) / math.sqrt(len(gains)), share * self.true_error)
         return {
-            "share of shift %": 100 * float(gains.mean()) / self.true_shift,
-            "+-": 100 * float(gains.std()) / math.sqrt(len(gains)) / self.true_shift,
+            "share of shift %": 100 * share,
+            "+-": 100 * error / abs(self.true_shift),
             "std error %": 100 * (std / self.true_std - 1),
         }
 

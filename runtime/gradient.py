@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from traceback import walk_tb
 from typing import Any
 
+import comfy.hooks
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
@@ -15,6 +16,7 @@ from .autograd_safe import append_to_weights, autograd_safe
 from .memory import forward_bytes, is_out_of_memory, patchers_of_a_run
 
 LISTS = (nn.ModuleList, nn.Sequential)
+WEIGHT_HOOK = comfy.hooks.EnumHookType.Weight
 # Memory of forward and backward with the blocks recomputed, as a multiple of ComfyUI's estimate for
 # a forward. Counted on the meta device in half precision with attention that keeps no scores: 3.7
 # for SD1.5 at 512 pixels (602 MiB for both branches, estimate 164), 2.65 for SDXL at 1024 (1389,
@@ -77,7 +79,20 @@ def _is_autograds(error: Exception) -> bool:
 
 
 def networks_of(guider: Any) -> list[nn.Module]:
-    """Everything that an evaluation of a guider runs, once each."""
+    """Everything that an evaluation of a guider runs, once each, to go backward through.
+
+    Raises:
+        ValueError: the model's weights change from prompt to prompt, within one evaluation.
+    """
+    groups = {cond.get("hooks") for conds in guider.conds.values() for cond in conds or ()}
+    hooked = [group for group in groups if group is not None and group.get_type(WEIGHT_HOOK)]
+    if hooked and len(groups) > 1:
+        raise ValueError(
+            "A LoRA hangs on some of the prompts only (Create Hook LoRA), so the model's weights "
+            "change within an evaluation, and its gradient would be that of the last ones. Put the "
+            "LoRA on the MODEL, hang the same hooks on all prompts, or take a method that needs no "
+            "gradient through the model: LAGS, LiDAR, smc or fk."
+        )
     patchers = patchers_of_a_run(guider)
     networks = {id(p.model): p.model for p in patchers if isinstance(p.model, nn.Module)}
     return list(networks.values())
@@ -151,7 +166,8 @@ def _recomputing(forward: Callable[..., Any]) -> Callable[..., Any]:
         # ComfyUI counts blocks in a dictionary that goes through all of them, which patches read,
         # and it adds a ControlNet's output to what an earlier block was given: keep both as now.
         args, kwargs = _own(args, kwargs)
-        return checkpoint(again, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
+        # Some blocks draw random numbers, as Token Merging does: the same ones again.
+        return checkpoint(again, *args, use_reentrant=False, preserve_rng_state=True, **kwargs)
 
     def again(*args: Any, **kwargs: Any) -> Any:
         # Some blocks write into what they are given, which has to be there a second time.

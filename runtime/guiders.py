@@ -45,10 +45,16 @@ class ServedGuider:
         setattr(self.guider, name, value)
 
 
-def never_acted(guider: Any, sampler: Any) -> ValueError:
-    """What to say of a run that should have been guided, and was not in any step."""
+def innermost(guider: Any) -> Any:
+    """The guider itself, without what serves it."""
     while isinstance(guider, ServedGuider):
         guider = guider.guider
+    return guider
+
+
+def never_acted(guider: Any, sampler: Any) -> ValueError:
+    """What to say of a run that should have been guided, and was not in any step."""
+    guider = innermost(guider)
     function = getattr(sampler, "sampler_function", sampler)
     name = getattr(function, "__name__", type(function).__name__).removeprefix("sample_")
     return ValueError(

@@ -21,9 +21,20 @@ from torch import Tensor
 from ..guidance import LogWeight, Lookahead, StepRecord, Trace, checked_value, ve_view
 from .caches import without_caches
 from .decoded_weight import DecodedLogWeight
+from .guiders import innermost
 
 CACHED = 4  # sets that are kept, so that a changed dial makes no image again
 PLAIN = (str, int, float, bool)
+# Beginnings of a guider's attributes that are added by what they hold, or come of the run.
+OF_COMFYUI = (
+    "model_",
+    "inner_model",
+    "loaded_models",
+    "conds",
+    "original_conds",
+    "uncond_",
+    "_uncond_",
+)
 OF_EACH_RUN = ("sample_sigmas", "lags_")  # beginnings of options that say nothing of the images
 
 
@@ -176,7 +187,8 @@ class QuickImages:
             kept, mask, highest = torch.zeros_like(kept), None, float(sampling.sigma_max)
         lowest = min(float(sampling.sigma_min), highest / 10)
         options = without_caches(run.extra_args["model_options"])
-        extra_args = {**run.extra_args, "model_options": options}
+        plain = {key: value for key, value in options.items() if not str(key).startswith("lags_")}
+        extra_args = {**run.extra_args, "model_options": plain}
         sampler = comfy.samplers.ksampler(self.sampler)
         sigmas = k_sampling.get_sigmas_karras(self.steps, lowest, highest, device=device)
         done = []
@@ -187,6 +199,7 @@ class QuickImages:
             begin = noise.to(device), kept, mask
             samples = sampler.sample(run.guider, sigmas, {**extra_args}, None, *begin, True)
             done.append(samples.float().cpu())
+            rewind_hooks(run.guider)
         with torch.inference_mode(False):
             together = torch.cat(done)[: self.count] if alike else torch.stack(done, dim=1)
             return together.clone()
@@ -204,7 +217,8 @@ class QuickImages:
         run, guider, digest = self.run, self.run.guider, hashlib.sha256()
         begin = (tuple(run.noise.shape), float(run.sigmas[0]), self.continues)
         settings = (self.count, self.steps, self.seed, self.sampler, begin)
-        numbers = {key: value for key, value in vars(guider).items() if isinstance(value, PLAIN)}
+        own = vars(innermost(guider))
+        own = {key: value for key, value in own.items() if not key.startswith(OF_COMFYUI)}
         options = without_caches(run.extra_args["model_options"])
         digest.update(repr((settings, type(guider).__qualname__)).encode())
         second = getattr(guider, "uncond_model_patcher", None)  # of guiders with a model per branch
@@ -215,7 +229,7 @@ class QuickImages:
         # In no patches_uuid: another sampling or shift, and LoRAs that are bypassed.
         patched = [(patcher.object_patches, patcher.injections) for patcher in patchers]
         try:
-            _add(digest, [guider.original_conds, numbers])
+            _add(digest, [guider.original_conds, own])
             if not self.continues:
                 rows = slice(1 if self.begins_alike else None)
                 _add(digest, [self.kept[rows], None if run.mask is None else run.mask[rows]])
@@ -223,6 +237,16 @@ class QuickImages:
         except TypeError:
             return None, ()
         return digest.hexdigest(), parts
+
+
+def rewind_hooks(guider: Any) -> None:
+    """Bring scheduled LoRAs back to a run's beginning: ComfyUI's keyframes only go forward."""
+    groups = {cond.get("hooks") for conds in guider.conds.values() for cond in conds or ()}
+    for group in groups - {None}:
+        for hook in group.hooks:
+            hook.initialize_timesteps(guider.inner_model)
+    if groups - {None}:
+        guider.model_patcher.clean_hooks()
 
 
 def several_prompts(guider: Any) -> int:

@@ -181,8 +181,11 @@ def _widget(name: str) -> str:
 
 
 def connected(prompt: dict[str, Any] | None, node: str | None) -> set[str]:
-    """The names of a Sweep's outputs that another node takes; all where there is no prompt."""
-    if prompt is None:
+    """The names of a Sweep's outputs that another node takes; all where that is not known.
+
+    A node of an expanded graph (loops of other packs) is not in the prompt.
+    """
+    if prompt is None or node not in prompt:
         return set(NAMES)
     inputs = (value for one in prompt.values() for value in one.get("inputs", {}).values())
     links = [value for value in inputs if isinstance(value, list) and len(value) == 2]

@@ -11,7 +11,7 @@ import torch
 from lags_pack.benchmarks import demo, heart, speed, tilt
 from lags_pack.benchmarks._classifier import ShapeClassifier, trained
 from lags_pack.benchmarks._report import interleaved_seconds, report
-from lags_pack.benchmarks._tilting import strength_for_ess, tilted_mean
+from lags_pack.benchmarks._tilting import strength_for_ess, tilted_mean, tilted_shares
 from lags_pack.demo.model import load_network
 from lags_pack.guidance import Denoiser, LogWeight, preset
 from lags_pack.rewards import ColourReward, Weight
@@ -172,3 +172,26 @@ def test_demo_prints_its_table_and_writes_its_pictures(
     for picture in ("demo.png", "schedule.png"):
         assert (tmp_path / picture).stat().st_size > 1000
         assert str(tmp_path / picture) in printed
+
+
+def cell_of(scores: Tensor, strength: float) -> tilt.Cell:
+    """A cell of these plain scores alone."""
+    shares = tilted_shares(scores, strength).float()
+    return tilt.Cell("score", None, 0.5, None, strength, scores, shares)  # type: ignore[arg-type]
+
+
+def test_the_error_of_a_share_holds_the_truths_own() -> None:
+    draws = torch.randn(400, 500, generator=torch.Generator().manual_seed(3))
+    cells = [cell_of(scores, 0.8) for scores in draws]
+    found = torch.tensor([cell.true_shift for cell in cells])
+    said = torch.tensor([cell.true_error for cell in cells])
+    assert found.mean() == pytest.approx(0.8, abs=0.02)  # of normal scores: strength x variance
+    assert said.mean() == pytest.approx(float(found.std()), rel=0.1)
+    cell, sure = cells[0], torch.full((64,), cells[0].true_shift)
+    row = cell.captured(sure, 1.0)  # no error of its own
+    assert row["share of shift %"] == pytest.approx(100)
+    assert row["+-"] == pytest.approx(100 * cell.true_error / cell.true_shift)
+    unsure = sure + torch.randn(64, generator=torch.Generator().manual_seed(4))
+    both = cell.captured(unsure, 1.0)
+    alone = 100 * float(unsure.std()) / 8 / cell.true_shift
+    assert alone < both["+-"] < alone + 1.2 * row["+-"]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
+import comfy.hooks
 import comfy.model_sampling as ms
 import pytest
 import torch
@@ -147,6 +148,25 @@ def flow_of(model: Any) -> Any:
     flow = model.clone()
     flow.add_object_patch("model_sampling", Flow(model.model.model_config))
     return flow
+
+
+def with_hook_lora(model: Any, prompt: Any, **strengths: float) -> Any:
+    """A prompt with a LoRA on it, of a strength from each part of the run on (``at_50=0.0``)."""
+    hook = comfy.hooks.WeightHook(1.0, 1.0)
+    state = model.model.state_dict()
+    generator = torch.Generator().manual_seed(0)
+    hook.weights = {
+        key: ("diff", (0.1 * torch.randn(state[key].shape, generator=generator),))
+        for key in state
+        if "diffusion_model" in key and key.endswith("in_layers.2.weight")
+    }
+    hook.weights_clip, hook.need_weight_init = {}, False
+    for at, strength in strengths.items():
+        start = int(at.removeprefix("at_")) / 100
+        hook.hook_keyframe.add(comfy.hooks.HookKeyframe(strength, start))
+    group = comfy.hooks.HookGroup()
+    group.add(hook)
+    return comfy.hooks.set_hooks_for_conditioning(prompt, group)
 
 
 def vae_like(vae: Any, **changes: Any) -> Any:

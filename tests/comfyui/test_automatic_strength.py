@@ -11,7 +11,7 @@ import torch
 from comfy.patcher_extension import PatcherInjection
 from comfy_extras import nodes_model_advanced
 from comfyui_support.executing import run_node
-from comfyui_support.guided import Case, flow_of
+from comfyui_support.guided import Case, flow_of, with_hook_lora
 from comfyui_support.weighing import case_of, combine, demo_case, load_weight, pictures, scores
 from lags_pack.nodes.weights.simple import LAGSWeightColor
 from lags_pack.rewards import ColourReward, JpegSizeReward, Weight
@@ -200,3 +200,24 @@ def test_a_factor_that_is_off_changes_nothing(case):
     both = Weight((*one.terms, *Weight.of(JpegSizeReward(), 0.0).terms))
     (alone, _), (beside, trace) = case.lags(weight=one), case.lags(weight=both)
     assert torch.equal(alone, beside) and list(trace.strengths) == [one.name]
+
+
+def test_a_scheduled_lora_begins_anew_after_the_quick_images(case, pick):
+    """ComfyUI's keyframes only go forward: a run began with the last one, in every step."""
+    prompt = with_hook_lora(case.model, case.settings["positive"], at_0=1.0, at_50=0.0)
+    inputs = {"mode": "fast", "positive": prompt}
+    automatic, trace = case.lags(weight=pick, **inputs)
+    by_hand = load_weight("PickScore", strength=trace.strengths["PickScore"])
+    assert torch.equal(automatic, case.lags(weight=by_hand, **inputs)[0])
+    late = with_hook_lora(case.model, case.settings["positive"], at_0=0.0)
+    assert not torch.equal(automatic, case.lags(weight=by_hand, mode="fast", positive=late)[0])
+
+
+def test_quick_images_of_a_guided_model_are_plain(case, pick):
+    """They were drawn under the first guidance, and kept when that changed."""
+    found = []
+    for strength in (1e-3, 30.0):
+        first = case.guided(weight=Weight.of(ColourReward("brightness"), strength), mode="fast")
+        lookahead.cached.clear()
+        found.append(measured(case, pick, model=first))
+    assert found[0] == found[1]

@@ -7,14 +7,16 @@ from collections.abc import Callable
 from typing import Any
 
 import comfy.cli_args
+import comfy.hooks
 import comfy.model_management as mm
 import pytest
 import torch
 from comfyui_support.executing import run_node
 from comfyui_support.faults import RIVALS, leftovers
-from comfyui_support.guided import Case
+from comfyui_support.guided import Case, with_hook_lora
 from comfyui_support.weighing import case_of
 from lags_pack.guidance.particles import PRESETS
+from lags_pack.runtime import gradient
 from lags_pack.runtime.autograd_safe import autograd_safe
 from torch import Tensor
 
@@ -59,10 +61,10 @@ PATCHES: dict[str, Callable[[Any], Any]] = {
 }
 
 
-def run(case: Case, way: str, model: Any) -> Tensor:
+def run(case: Case, way: str, model: Any, **inputs: Any) -> Tensor:
     if way in RIVALS:
-        return case.lags(model=model, method=RIVALS[way]())[0]
-    return case.particles(model=model, **ENGINES[way])
+        return case.lags(model=model, method=RIVALS[way](), **inputs)[0]
+    return case.particles(model=model, **ENGINES[way], **inputs)
 
 
 @pytest.mark.parametrize("patch", PATCHES)
@@ -142,3 +144,28 @@ def test_kernels_without_a_derivative_are_off_and_then_as_they_were(monkeypatch,
         assert mm.in_training
         raise ZeroDivisionError
     assert mm.in_training is usual
+
+
+@pytest.mark.parametrize("way", ["DPS", "FreeDoM", "tds"])
+def test_a_lora_on_one_prompt_alone_is_refused_and_on_both_it_serves(case, way):
+    """The weights of the last prompt were those of every gradient."""
+    hung = {
+        name: with_hook_lora(case.model, case.settings[name]) for name in ("positive", "negative")
+    }
+    both = hung["positive"][0][1]["hooks"]
+    same = comfy.hooks.set_hooks_for_conditioning(case.settings["negative"], both)
+    ours = {"cfg": 3.0, "positive": hung["positive"]}
+    with pytest.raises(ValueError, match="LoRA hangs on some of the prompts only"):
+        run(case, way, case.model, **ours)
+    assert torch.isfinite(run(case, way, case.model, **ours, negative=same)).all()
+    assert torch.isfinite(case.lags(**ours)[0]).all(), "LAGS goes back through no model"
+
+
+def test_blocks_draw_the_same_random_numbers_when_they_are_computed_again(case, monkeypatch):
+    """Token Merging draws some inside of a block."""
+    model = with_patch(case.model, lambda out: out * (1 + torch.rand_like(out)))
+    torch.manual_seed(5)
+    again = run(case, "DPS", model)
+    monkeypatch.setattr(gradient, "blocks", lambda network: [])
+    torch.manual_seed(5)
+    assert torch.allclose(again, run(case, "DPS", model), atol=1e-4)

@@ -124,6 +124,31 @@ def test_quick_images_follow_the_second_scale_of_a_dual_guider(cases):
     assert [cost(second) > 0 for second in (2.0, 2.0, 5.0)] == [True, False, True]
 
 
+class Scheduled(comfy.samplers.CFGGuider):
+    """As KJNodes': a scale for each part of the run."""
+
+    def set_cfg(self, cfg: float) -> None:
+        self.scales, self.cfg = [cfg, cfg], 1.0
+
+    def predict_noise(self, x: Tensor, timestep: Tensor, *_: Any, **inputs: Any) -> Tensor:
+        conds = self.conds["negative"], self.conds["positive"]
+        scale = self.scales[int(float(timestep[0]) < 1)]
+        return comfy.samplers.sampling_function(
+            self.inner_model, x, timestep, *conds, scale, **inputs
+        )
+
+
+def test_quick_images_follow_what_a_guider_holds_in_a_list(cases):
+    case, found = cases["demo"], []
+    guidance = guidance_of(case, "fast", automatic=2.0)
+    model = guidance.apply(case.model)
+    for cfg in (1.0, 8.0, 8.0):
+        sampled(case, model, Scheduled, cfg=cfg)
+        found.append((guidance.trace.measured, dict(guidance.trace.strengths)))
+    assert found[0] != found[1] == found[2]
+    assert guidance.trace.start.model_calls == 0, "those of the second run served"
+
+
 @pytest.mark.parametrize("kind", [PastWrappers, OnItsOwn, ThroughWrappers])
 @pytest.mark.parametrize("method", METHODS)
 def test_a_guider_with_a_call_of_its_own_is_guided_as_comfyuis_is(case, kind, method):

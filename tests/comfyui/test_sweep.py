@@ -16,7 +16,7 @@ from lags_pack.guidance import Trace
 from lags_pack.nodes.tools.sweep import LAGSCompare
 from lags_pack.rewards import ColourReward, Weight
 from lags_pack.runtime import comparing, finished, sampling
-from lags_pack.runtime.sweeps import NAMES, Sweep, swept
+from lags_pack.runtime.sweeps import NAMES, Sweep, connected, swept
 from torch import Tensor
 
 VALUES = {"strengths": "1, 4", "c": "10", "modes": "balanced", "seeds": "3, 5"}
@@ -438,3 +438,10 @@ def test_objects_are_compared_by_identity():
     del tensor, conditioning, same
     gc.collect()
     assert not finished._same(known, [[None, {"area": (1, 2), "control": None}]])
+
+
+def test_a_node_of_an_expanded_graph_is_taken_to_be_connected():
+    """The prompt that ComfyUI hands over has none of its nodes."""
+    prompt = {"7": {"inputs": {}}, "8": {"inputs": {"seed": ["7", 1]}}}
+    assert connected(prompt, "7.0.0.3") == set(NAMES)
+    assert connected(prompt, "7") == {NAMES[1]}
