@@ -282,20 +282,23 @@ def row(
     setting: Setting,
     found: Measured,
     kept: Sequence[Kept],
-    ruler: Sequence[Kept],
+    ruler: Sequence[Kept] | None,
     hard: Tensor,
     real: Real,
     plain: Measured | None = None,
 ) -> dict[str, Any]:
-    """One line of the table; errors are over prompts, those of gains over plain over pairs."""
+    """One line of the table; errors are over prompts, those of gains over plain over pairs.
+
+    Without a ruler there is no time, for a time alone says nothing.
+    """
     share = found.fulfilled.mean(dim=1)
-    pairs = zip(kept, ruler, strict=False)
+    pairs = zip(kept, ruler or (), strict=False)
     return {
         "table": setting.table,
         "method": setting.method,
         "strength": setting.label,
         "nats": mean(one.nats for one in kept) if setting.strength else 0.0,
-        "time": median(one.seconds / other.seconds for one, other in pairs),
+        "time": median(one.seconds / other.seconds for one, other in pairs) if ruler else None,
         "branches": mean(one.calls.branches for one in kept),
         "gradients": mean(one.calls.gradients for one in kept),
         "values": mean(one.calls.values for one in kept),
@@ -331,15 +334,22 @@ def _gains(found: Measured, plain: Measured | None) -> dict[str, float]:
 
 
 def rows_of(
-    bench: Bench, asked: Sequence[Prompt], chosen: Sequence[Setting], swept: int
+    bench: Bench,
+    asked: Sequence[Prompt],
+    chosen: Sequence[Setting],
+    swept: int,
+    first: int = 0,
 ) -> list[dict[str, Any]]:
-    """Draw and measure all settings, prompt by prompt; the sweeps take the first ``swept``."""
+    """Draw and measure all settings, prompt by prompt; the sweeps take the first ``swept``.
+
+    Prompts are numbered from ``first`` on: a number is also the seed.
+    """
     kept: dict[Setting, list[Kept]] = {setting: [] for setting in chosen}
     with ThreadPoolExecutor(bench.workers) as pool:
         for number, prompt in enumerate(asked):
             start = perf_counter()
             wanted = [known for known in chosen if known.table == "main" or number < swept]
-            draw_one = partial(bench.kept, number=number, prompt=prompt)
+            draw_one = partial(bench.kept, number=first + number, prompt=prompt)
             for setting, drawn in zip(wanted, pool.map(draw_one, wanted), strict=True):
                 kept[setting].append(drawn)
             seconds = perf_counter() - start
@@ -349,7 +359,7 @@ def rows_of(
     rows, plain = [], None
     for setting, drawn in kept.items():
         count = len(drawn)
-        ruler = rulers.get(setting.label, next(iter(rulers.values()), drawn))
+        ruler = rulers.get(setting.label) or next(iter(rulers.values()), None)
         found = measured(bench, asked[:count], drawn)
         plain = found if setting.method == PLAIN else plain
         rows.append(row(setting, found, drawn, ruler, hard[:count], bench.real, plain))
@@ -365,15 +375,20 @@ def gains(rows: Iterable[dict[str, Any]]) -> list[str]:
             continue
         mine = [found for found in main_rows if found["strength"] in (strength, NO_STRENGTH)]
         top = sorted(mine, key=lambda found: -found["judge"])[:3]
-        said = ", ".join(f"{t['method']} {t['judge']:.2f} (time {t['time']:.2f})" for t in top)
-        lines.append(f"{strength}: best judged {said}")
+        lines.append(f"{strength}: best judged {', '.join(map(_in_words, top))}")
     return lines
+
+
+def _in_words(found: dict[str, Any]) -> str:
+    taken = "" if found["time"] is None else f" (time {found['time']:.2f})"
+    return f"{found['method']} {found['judge']:.2f}{taken}"
 
 
 def main(arguments: list[str]) -> None:
     """Print the tables."""
     options = parser("paper", __doc__)
     options.add_argument("--prompts", type=int, default=60, help="every third is a hard one")
+    options.add_argument("--first", type=int, default=0, help="how many prompts to leave out")
     options.add_argument("--seeds", type=int, default=4, help="images of each prompt")
     options.add_argument("--steps", type=int, default=50, help="ancestral steps")
     options.add_argument("--cfg", type=float, default=5.0, help="the paper's code base has 5")
@@ -395,7 +410,8 @@ def main(arguments: list[str]) -> None:
         scenes, *looks, choice.seeds, choice.steps, choice.cfg, choice.keep, choice.workers
     )
     chosen = settings(choice.methods, choice.nats, choice.swept > 0)
-    rows = rows_of(bench, prompts(choice.prompts), chosen, choice.swept)
+    asked = prompts(choice.first + choice.prompts)[choice.first :]
+    rows = rows_of(bench, asked, chosen, choice.swept, choice.first)
     report(rows, choice.json)
     print("\n".join(gains(rows)))
     if choice.plot:
@@ -408,7 +424,11 @@ def _check(options: argparse.ArgumentParser, choice: argparse.Namespace) -> None
         options.error(f"--methods: expected some of {'; '.join(RUNS)}")
     if min(choice.prompts, choice.steps, choice.workers) < 1 or choice.seeds < 2:
         options.error("--prompts, --steps and --workers must be 1 or more, --seeds 2 or more")
+    if choice.first < 0:
+        options.error(f"--first is {choice.first}; expected 0 or more")
     if not all(nats > 0 and math.isfinite(nats) for nats in choice.nats):
         options.error("--nats: expected finite numbers above 0")
+    if choice.plot and RULER not in choice.methods:
+        options.error(f"--plot: times are those of '{RULER}', which --methods leaves out")
     choice.swept = min(choice.swept, choice.prompts)
     choice.methods = list(dict.fromkeys(choice.methods))

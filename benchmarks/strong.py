@@ -198,6 +198,18 @@ def row(subject: Subject, cell: Cell, name: str, count: int) -> dict[str, Any]:
     }
 
 
+def exact(cell: Cell) -> dict[str, Any]:
+    """What w p itself has at the true strength, by importance weights of the plain images."""
+    std = float(cell.scores.std())
+    return {
+        "strength": 1.0,
+        "weight": cell.name,
+        "method": "exact (importance weights)",
+        "reward": cell.true_shift / std,
+        "+-": cell.true_error / std,
+    }
+
+
 def main(arguments: list[str]) -> None:
     """Print the table."""
     options = parser("strong", __doc__)
@@ -208,7 +220,8 @@ def main(arguments: list[str]) -> None:
     options.add_argument("--times", type=float, nargs="+", default=MULTIPLES, help="multiples")
     choice = options.parse_args(arguments)
     torch.set_num_threads(min(2, torch.get_num_threads()))
-    subject, rows = SUBJECTS[choice.model](choice.plain), []
+    subject = SUBJECTS[choice.model](choice.plain)
+    rows = [printed(exact(cell)) for _, cell in cells(subject, [1.0])]
     for (times, cell), name in product(cells(subject, choice.times), choice.methods):
         rows.append(printed({"strength": times, **row(subject, cell, name, choice.guided)}))
     report(rows, choice.json)

@@ -3,7 +3,8 @@
 A step of an ancestral sampler is x' = m + s xi, and guidance moves m by ``push`` times s: both are
 known, so the plain density of the step over the guided one is exp(-push . xi - |push|^2 / 2).
 The product over the steps, times w of the image, is an importance weight that is exact at any
-step size, whatever the guidance: the same that particles have (``particles.engine``).
+step size, whatever the guidance: the same that particles have (``particles.engine``). Of a tilted
+start the first plain D is foreseen, not evaluated.
 
 With a share e of the images effective, the mean of anything is at most sqrt(1 / e - 1) of its
 standard deviations off (Cauchy-Schwarz).

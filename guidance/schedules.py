@@ -49,7 +49,7 @@ class Schedule(Protocol):
 
 @dataclass(frozen=True)
 class UncertaintySchedule:
-    """alpha = 1 / (1 + c sigma^4): LAGS, eq. 17, where (1 - abar)^2 / abar^2 = sigma^4.
+    """alpha = 1 / (1 + c sigma^4): LAGS, Prop. 1, where (1 - abar)^2 / abar^2 = sigma^4.
 
     c presumes data of unit variance; for data of standard deviation s the same schedule is c / s^4.
 

@@ -18,6 +18,9 @@ LEAST = 0.02  # of a mask: 5 of 255 levels, below which a file's noise lies
 class MaskedReward(Reward):
     """The score of the box around a mask, with grey where the mask is not.
 
+    A model that sees squares is shown one, with grey beside the box: else it would cut off the ends
+    of a long one, or distort it.
+
     Args:
         reward: what is asked for inside.
         mask: [H, W] in 0..1, 1 inside; stretched to the image's size.
@@ -51,14 +54,17 @@ class MaskedReward(Reward):
         if inner is None:
             return None
         top, bottom, left, right = _box(self.mask)
-        return math.ceil(inner * min(self.mask.shape) / min(bottom - top, right - left))
+        sides = bottom - top, right - left
+        reaches = min(sides) if self.input_size is None else max(sides)
+        return math.ceil(inner * min(self.mask.shape) / reaches)
 
     def __call__(self, images: Tensor) -> Tensor:
         """Score [B] of images [B, 3, H, W] in 0..1."""
         mask = stretched(self.mask, *images.shape[-2:]).to(images.device)
         top, bottom, left, right = _box(mask)
         inside = images * mask + GREY * (1 - mask)
-        return self.reward(inside[..., top:bottom, left:right])
+        box = inside[..., top:bottom, left:right]
+        return self.reward(box if self.input_size is None else _squared(box))
 
 
 def stretched(mask: Tensor, height: int, width: int) -> Tensor:
@@ -69,6 +75,14 @@ def stretched(mask: Tensor, height: int, width: int) -> Tensor:
     return F.interpolate(
         mask[None, None], (height, width), mode="bilinear", align_corners=False, antialias=shrinks
     )[0, 0]
+
+
+def _squared(images: Tensor) -> Tensor:
+    """Images in the middle of a grey square."""
+    height, width = images.shape[-2:]
+    across, down = max(height - width, 0), max(width - height, 0)
+    beside = (across // 2, across - across // 2, down // 2, down - down // 2)
+    return F.pad(images, beside, value=GREY)
 
 
 def _box(mask: Tensor) -> tuple[int, int, int, int]:

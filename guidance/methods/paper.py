@@ -3,8 +3,8 @@
     D = D(x, sigma)                          the denoised sample E[x0 | x]                (Tweedie)
     v = grad log w (D)                       at D, so nothing goes back through the model (Taylor)
     J v = [D(x + h v, sigma) - D] / h        one more forward in place of the Hessian     (eq. 13)
-    alpha = 1 / (1 + c sigma^4)              how certain log w(D) is at this noise level  (eq. 17)
-    D' = D + sigma^2 alpha J v               adds alpha J v to the score                  (Tweedie)
+    alpha = 1 / (1 + c sigma^4)              how certain log w(D) is              (Prop. 1, simplified)
+    D' = D + sigma^2 alpha J v               adds alpha J v to the score         (eq. 17, Tweedie)
 
 sigma is the variance-exploding noise level: sigma^2 = (1 - abar) / abar.
 """
@@ -40,7 +40,7 @@ class Paper(LAGS):
         # Eq. 13: the finite difference of two forwards.
         jv = self.jacobian_product(denoiser, x, sigma_ve, v, step)
         full_shift = times_sigma2(sigma_ve, jv)
-        # Prop. 1 in the form of eq. 17; other schedules are the gate of appendix B.2, and ours.
+        # Prop. 1, simplified; other schedules are the gate of appendix B.2, and ours.
         gain = self.measure(log_weight, denoised, log_w, v, full_shift, sigma_ve)
         alpha = self.schedule.alpha(sigma_ve, gain)
         alpha = chosen(step.cost.active, alpha, torch.zeros_like(alpha))

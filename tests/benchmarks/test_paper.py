@@ -25,6 +25,7 @@ from lags_pack.benchmarks.paper import (
     WITHOUT_STRENGTH,
     Bench,
     gains,
+    main,
     rows_of,
     settings,
 )
@@ -154,6 +155,25 @@ def test_rows(bench: Bench, tmp_path: Path) -> None:
     assert len(gains(rows)) == 2
     draw(rows, tmp_path / "frontier.png")
     assert (tmp_path / "frontier.png").stat().st_size > 10_000
+
+
+def test_without_the_ruler_there_is_no_time(bench: Bench) -> None:
+    chosen = settings(["plain", "LAGS, fast"], [2.0], sweeps=False)
+    rows = rows_of(bench, prompts(1), chosen, swept=0)
+    assert [found["time"] for found in rows] == [None] * 3
+    assert all("time" not in line and "LAGS, fast" in line for line in gains(rows))
+    with pytest.raises(SystemExit):
+        main(["--methods", "plain", "--plot", "plot.png"])
+
+
+def test_other_prompts_have_their_own_numbers_and_seeds(bench: Bench, tmp_path: Path) -> None:
+    keeping = replace(bench, folder=tmp_path)
+    rows_of(keeping, prompts(3)[2:], settings(["plain"], [], sweeps=False), swept=0, first=2)
+    assert [path.name for path in tmp_path.rglob("*.safetensors")] == ["002.safetensors"]
+    kept = keeping.kept(settings(["plain"], [], sweeps=False)[0], 2, prompts(3)[2])
+    assert not torch.equal(
+        kept.latents, bench.drawn(settings(["plain"], [], False)[0], 0, prompts(3)[2]).latents
+    )
 
 
 def test_what_was_drawn_is_drawn_no_more(

@@ -55,7 +55,9 @@ def test_every_method_has_a_row(subject: Subject, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(strong.SUBJECTS, "shapes", lambda count: subject)
     monkeypatch.setattr(strong, "report", lambda rows, path: printed.extend(rows))
     main(["--guided", "2", "--times", "1", "30"])
-    assert {found["method"] for found in printed} == set(METHODS)
+    assert {found["method"] for found in printed} == {*METHODS, "exact (importance weights)"}
+    (exact,) = (r for r in printed if str(r["method"]).startswith("exact"))
+    assert 0 < exact["reward"] < 3 and exact["+-"] > 0  # type: ignore[operator]
     colour = {(r["method"], r["strength"]): r["reward"] for r in printed}
     assert colour["LAGS, balanced", 30.0] > colour["plain", 30.0] + 1  # type: ignore[operator]
 

@@ -143,6 +143,25 @@ def test_an_empty_mask_and_one_nan_are_refused(value: float) -> None:
             MaskedReward(HUE, mask)
 
 
+@pytest.mark.parametrize("mask", [box(0, 24, 9, 14), box(3, 8, 0, 32), box(4, 11, 5, 12)])
+def test_a_network_is_shown_the_whole_box_in_a_square(mask: Tensor) -> None:
+    """One that cuts out the middle square saw a fifth of a strip, and no gradient beside it."""
+    top, bottom, left, right = box_of(Weight.of(MaskedReward(HUE, mask), 1.0), 24, 32) or ()
+    seen, images = Seen(), pictures().requires_grad_()
+    seen.input_size = 7
+    part = MaskedReward(seen, mask)
+    (grad,) = torch.autograd.grad(part(images).sum(), images)
+    side = max(bottom - top, right - left)
+    assert seen.images.shape == (2, 3, side, side)
+    assert ((grad != 0).all(dim=(0, 1)) == (mask > 0)).all()
+    down, across = (side - (bottom - top)) // 2, (side - (right - left)) // 2
+    shown = seen.images[..., down:, across:][..., : bottom - top, : right - left]
+    assert torch.equal(shown, images[..., top:bottom, left:right])
+    rest = (seen.images.sum() - shown.sum()).detach()
+    assert float(rest) == pytest.approx(0.5 * 6 * (side**2 - shown[0, 0].numel()), rel=1e-4)
+    assert part.needed_side == math.ceil(14 * 24 / side), "its longer side has what is needed"
+
+
 def test_it_has_everything_of_the_reward_inside() -> None:
     class Inner(Seen):
         name, scale, input_size = "inner", "points", 7

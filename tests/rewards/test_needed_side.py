@@ -27,11 +27,20 @@ def test_twice_what_a_network_sees_little_for_colour_and_all_for_detail() -> Non
 
 
 @pytest.mark.parametrize(
-    ("box", "expected"), [((0, 64, 0, 128), 448), ((0, 32, 0, 128), 896), ((10, 42, 20, 36), 1792)]
+    ("box", "expected", "colours"),
+    [
+        ((0, 64, 0, 128), 224, 256),
+        ((0, 32, 0, 128), 224, 512),
+        ((10, 42, 20, 36), 896, 1024),
+    ],
 )
-def test_a_mask_needs_its_box_as_large(box: tuple[int, int, int, int], expected: int) -> None:
+def test_a_mask_needs_its_box_as_large(
+    box: tuple[int, int, int, int], expected: int, colours: int
+) -> None:
+    """A network is shown a square around the box, so its longer side counts."""
     top, bottom, left, right = box
     mask = torch.zeros(64, 128)
     mask[top:bottom, left:right] = 1
     assert MaskedReward(Encoder(), mask).needed_side == expected
+    assert MaskedReward(ColourReward("hue"), mask).needed_side == colours
     assert MaskedReward(SharpnessReward(), mask).needed_side is None
