@@ -3,8 +3,8 @@
     D = D(x, sigma)                          the denoised sample E[x0 | x]                (Tweedie)
     v = grad log w (D)                       at D, so nothing goes back through the model (Taylor)
     J v = [D(x + h v, sigma) - D] / h        one more forward in place of the Hessian     (eq. 13)
-    alpha = 1 / (1 + c sigma^4)              how certain log w(D) is              (Prop. 1, simplified)
-    D' = D + sigma^2 alpha J v               adds alpha J v to the score         (eq. 17, Tweedie)
+    alpha = 1 / (1 + c sigma^4)              how certain log w(D) is           (Prop. 1, simplified)
+    D' = D + sigma^2 alpha J v               adds alpha J v to the score      (eq. 17, Tweedie)
 
 sigma is the variance-exploding noise level: sigma^2 = (1 - abar) / abar.
 """

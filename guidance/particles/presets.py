@@ -78,7 +78,7 @@ def particle_preset(
       step, while the weights are tempered linearly; systematic resampling below N / 2. No backward
       pass through the model.
     - ``smc``: the same without drift; the weight needs no gradient.
-    - ``fk``: no drift, full weight from the start, weighed and resampled about four times on the way.
+    - ``fk``: no drift, full weight from the start, weighed and resampled about four times.
     - ``das``: drift by gradient, exponential tempering, SSP resampling below N / 2.
     - ``das_1p``: DAS for one particle per group: never resamples, and weights change nothing.
     - ``tds``: drift by gradient, no tempering, systematic resampling below N / 2.
