@@ -322,10 +322,12 @@ def _open_clip() -> Any:
 
 def _open_clip_image_encoder(path: Path, weights: Weights, dtype: torch.dtype) -> ImageEncoder:
     visual = _open_clip_visual(path, weights, dtype)
-    large = is_large(visual)
+    large, blocks = is_large(visual), getattr(getattr(visual, "transformer", 0), "resblocks", None)
+    if large and blocks is not None:  # open_clip's own way refuses torch.autograd.grad until 2.31
+        recompute(blocks)
 
     def features(net: Any, pixels: Tensor) -> Tensor:
-        if large:
+        if large and blocks is None:  # convolutions
             net.set_grad_checkpointing(not are_layers_kept())
         seen: Tensor = net(pixels)
         return seen
