@@ -221,7 +221,8 @@ def main(arguments: list[str]) -> None:
     choice = options.parse_args(arguments)
     torch.set_num_threads(min(2, torch.get_num_threads()))
     subject = SUBJECTS[choice.model](choice.plain)
-    rows = [printed(exact(cell)) for _, cell in cells(subject, [1.0])]
-    for (times, cell), name in product(cells(subject, choice.times), choice.methods):
+    found = cells(subject, choice.times)
+    rows = [printed(exact(cell)) for cell in {cell.name: cell for _, cell in found}.values()]
+    for (times, cell), name in product(found, choice.methods):
         rows.append(printed({"strength": times, **row(subject, cell, name, choice.guided)}))
     report(rows, choice.json)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
 from .autograd_safe import append_to_weights, autograd_safe
+from .guiders import hook_groups
 from .memory import forward_bytes, is_out_of_memory, patchers_of_a_run
 
 LISTS = (nn.ModuleList, nn.Sequential)
@@ -84,7 +85,7 @@ def networks_of(guider: Any) -> list[nn.Module]:
     Raises:
         ValueError: the model's weights change from prompt to prompt, within one evaluation.
     """
-    groups = {cond.get("hooks") for conds in guider.conds.values() for cond in conds or ()}
+    groups = hook_groups(guider)
     hooked = [group for group in groups if group is not None and group.get_type(WEIGHT_HOOK)]
     if hooked and len(groups) > 1:
         raise ValueError(

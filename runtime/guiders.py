@@ -45,6 +45,11 @@ class ServedGuider:
         setattr(self.guider, name, value)
 
 
+def hook_groups(guider: Any) -> set[Any]:
+    """ComfyUI's groups of hooks on the prompts of a run; None is in it where a prompt has none."""
+    return {cond.get("hooks") for conds in guider.conds.values() for cond in conds or ()}
+
+
 def innermost(guider: Any) -> Any:
     """The guider itself, without what serves it."""
     while isinstance(guider, ServedGuider):

@@ -21,7 +21,7 @@ from torch import Tensor
 from ..guidance import LogWeight, Lookahead, StepRecord, Trace, checked_value, ve_view
 from .caches import without_caches
 from .decoded_weight import DecodedLogWeight
-from .guiders import innermost
+from .guiders import hook_groups, innermost
 
 CACHED = 4  # sets that are kept, so that a changed dial makes no image again
 PLAIN = (str, int, float, bool)
@@ -35,7 +35,8 @@ OF_COMFYUI = (
     "uncond_",
     "_uncond_",
 )
-OF_EACH_RUN = ("sample_sigmas", "lags_")  # beginnings of options that say nothing of the images
+OURS = "lags_"  # beginning of the options that runs of guidance are handed on in
+OF_EACH_RUN = ("sample_sigmas", OURS)  # beginnings of options that say nothing of the images
 
 
 class Kept(NamedTuple):
@@ -187,7 +188,7 @@ class QuickImages:
             kept, mask, highest = torch.zeros_like(kept), None, float(sampling.sigma_max)
         lowest = min(float(sampling.sigma_min), highest / 10)
         options = without_caches(run.extra_args["model_options"])
-        plain = {key: value for key, value in options.items() if not str(key).startswith("lags_")}
+        plain = {key: value for key, value in options.items() if not str(key).startswith(OURS)}
         extra_args = {**run.extra_args, "model_options": plain}
         sampler = comfy.samplers.ksampler(self.sampler)
         sigmas = k_sampling.get_sigmas_karras(self.steps, lowest, highest, device=device)
@@ -241,11 +242,11 @@ class QuickImages:
 
 def rewind_hooks(guider: Any) -> None:
     """Bring scheduled LoRAs back to a run's beginning: ComfyUI's keyframes only go forward."""
-    groups = {cond.get("hooks") for conds in guider.conds.values() for cond in conds or ()}
-    for group in groups - {None}:
+    groups = hook_groups(guider) - {None}
+    for group in groups:
         for hook in group.hooks:
             hook.initialize_timesteps(guider.inner_model)
-    if groups - {None}:
+    if groups:
         guider.model_patcher.clean_hooks()
 
 
