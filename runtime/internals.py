@@ -17,6 +17,7 @@ TESTED = "0.8.0 to 0.33.0"
 NAMES = {
     "comfy.cli_args": "args",
     "comfy.k_diffusion.sampling": "default_noise_sampler get_sigmas_karras",
+    "comfy.hooks": "EnumHookType.Weight",
     "comfy.latent_formats": "Flux Flux2 LatentFormat SD15 SD3 SDXL",
     "comfy.ldm.modules.diffusionmodules.model": "Decoder pytorch_attention",
     "comfy.ldm.modules.diffusionmodules.openaimodel": "UNetModel",
