@@ -275,7 +275,7 @@ def run_guided(
     trace, state = Trace(), RunState()
     draw, base = _noises(task, groups, seed), task.differentiable
     x = tilted(method, base, task.log_weight, draw() * sigmas[0], sigmas[0], trace, state, path)
-    cached = CachedGradient(task.log_weight, method.reuse)
+    cached = CachedGradient(task.log_weight, method.reuse, method.compares_values)
     denoiser = guided(method, base, cached, sigmas, trace, state, path)
     rounds = method.rounds if isinstance(method, FreeDoM) else [1] * (len(sigmas) - 1)
     x = time_travel(denoiser, x, sigmas, rounds, lambda like: draw())

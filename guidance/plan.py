@@ -141,6 +141,8 @@ def plan(
     evaluated = active & method.measures(sigma_ve, start.weight_calls > 0)
     second, guided = (cost.second & evaluated).int() * repeats, int((evaluated * repeats).sum())
     alpha = method.alpha(sigma_ve, expected(sigma_ve, score_std))
+    gradients = math.ceil(cost.gradients * guided / method.reuse)
+    anew = guided - gradients if method.compares_values else 0
     last = torch.where(evaluated, torch.arange(len(sigma)), 0).cummax(dim=0).values
     return Plan(
         sigma=sigma,
@@ -153,8 +155,8 @@ def plan(
         model_backwards=cost.backwards * evaluated.int() * repeats,
         start_calls=start.model_calls,
         start_second_calls=start.second_calls,
-        weight_calls=math.ceil(cost.gradients * guided / method.reuse) + start.weight_calls,
-        value_calls=cost.values * guided + start.value_calls,
+        weight_calls=gradients + start.weight_calls,
+        value_calls=cost.values * guided + anew + start.value_calls,
         second_share=1.0 if branches == 1 else cost.second_share,
         branches=branches,
     )

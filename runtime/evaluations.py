@@ -17,6 +17,7 @@ from ..guidance.finite_difference import rms
 from .caches import without_caches
 from .gradient import followed, gradient_bytes
 from .memory import GIGABYTE, is_out_of_memory, make_room, no_room_for_model, unless_out_of_memory
+from .nested import runs_in
 from .rng_snapshot import Snapshot
 
 # What a sampler puts into the options of its own call to look into it.
@@ -59,9 +60,14 @@ class Evaluations:
 
     @property
     def is_watched(self) -> bool:
-        """Whether the sampler looks into its own call: CFG++ samplers do."""
+        """Whether the sampler's own call has to be made, because somebody looks into it.
+
+        CFG++ samplers do, and guidance under this one follows it from step to step.
+        """
         own = self.guider.model_options
-        return any(self.options.get(name) != own.get(name) for name in SAMPLERS_OWN)
+        return bool(runs_in(self.options)) or any(
+            self.options.get(name) != own.get(name) for name in SAMPLERS_OWN
+        )
 
     def own(self) -> Tensor:
         """D(x): the sampler's call itself, with all that the sampler put into its options."""

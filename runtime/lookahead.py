@@ -22,6 +22,7 @@ from ..guidance import LogWeight, Lookahead, StepRecord, Trace, checked_value, v
 from .caches import without_caches
 from .decoded_weight import DecodedLogWeight
 from .guiders import hook_groups, innermost
+from .nested import OURS, without_runs
 
 CACHED = 4  # sets that are kept, so that a changed dial makes no image again
 PLAIN = (str, int, float, bool)
@@ -35,7 +36,6 @@ OF_COMFYUI = (
     "uncond_",
     "_uncond_",
 )
-OURS = "lags_"  # beginning of the options that runs of guidance are handed on in
 OF_EACH_RUN = ("sample_sigmas", OURS)  # beginnings of options that say nothing of the images
 
 
@@ -188,8 +188,7 @@ class QuickImages:
             kept, mask, highest = torch.zeros_like(kept), None, float(sampling.sigma_max)
         lowest = min(float(sampling.sigma_min), highest / 10)
         options = without_caches(run.extra_args["model_options"])
-        plain = {key: value for key, value in options.items() if not str(key).startswith(OURS)}
-        extra_args = {**run.extra_args, "model_options": plain}
+        extra_args = {**run.extra_args, "model_options": without_runs(options)}
         sampler = comfy.samplers.ksampler(self.sampler)
         sigmas = k_sampling.get_sigmas_karras(self.steps, lowest, highest, device=device)
         done = []

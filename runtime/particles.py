@@ -11,6 +11,7 @@ from torch import Tensor
 from ..guidance.particles import PRESETS, Particles
 from ..rewards import Weight
 from .checks import without_gradient
+from .nested import check_unguided
 from .particle_model import check_sampler
 from .particle_run import NEED_GRADIENT, Choices, ParticleRun, ParticleRunTrace
 from .sampling import SamplerInputs, prepare, sample_as_ksampler
@@ -40,6 +41,7 @@ def sample_particles(
     trace = ParticleRunTrace(title)
     weight = prepare(inputs, trace, node).power(inputs.strength).without_off
     check_sampler(inputs.sampler_name)
+    check_unguided(inputs.model)
     _check_gradient(weight, choices.method)
     run = ParticleRun(inputs, choices, weight, trace)
     # Its steps are not taken, the particles walk themselves: it only prepares the noise levels.

@@ -1,8 +1,8 @@
 """A second evaluation of a MODEL as if the first had not been.
 
 Two evaluations differ by what their inputs differ by, only if whatever else decides them is alike:
-the numbers that patches draw at random (ToMe, HyperTile), and what functions on the branches
-remember of earlier ones (APG's momentum).
+the numbers that patches draw at random (ToMe, HyperTile), what functions on the branches
+remember of earlier ones (APG's momentum), and what guidance under this one does.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .nested import runs_in
+
 # Those that combine the branches. Functions after them are left alone: SAG's reads what attention
 # patches have written in the very evaluation, also where only one branch was evaluated.
 SEVERAL, SINGLE = "sampler_pre_cfg_function", "sampler_cfg_function"
@@ -25,7 +27,8 @@ class Snapshot:
     """What an evaluation begins from, noted before it.
 
     Args:
-        options: the model_options whose functions will act on the branches.
+        options: the model_options whose functions will act on the branches, and which guided runs
+            under this one are handed on in.
         device: where patches may draw, beside the CPU.
     """
 
@@ -36,21 +39,28 @@ class Snapshot:
         functions = [*options.get(SEVERAL, ()), options.get(SINGLE)]
         self.cells = [cell for function in functions for cell in _variables(function)]
         self.values = _noted(self.cells)
+        self.runs = [(run, run.memory.copied()) for run in runs_in(options)]
 
     @contextmanager
     def again(self) -> Iterator[None]:
-        """For one more evaluation; then the user's functions remember what they did before it."""
-        after = _noted(self.cells)
+        """For one more evaluation; then all remember what they did before it."""
+        after, memories = _noted(self.cells), [run.memory for run, _ in self.runs]
         try:
             with self.rewound():
+                for run, _ in self.runs:
+                    run.memory.is_aside = True
                 yield
         finally:
             _put_back(after)
+            for (run, _), memory in zip(self.runs, memories, strict=True):
+                run.memory = memory
 
     @contextmanager
     def rewound(self) -> Iterator[None]:
         """From that beginning: for a try in the place of one that failed."""
         _put_back(self.values)
+        for run, memory in self.runs:
+            run.memory = memory.copied()
         with torch.random.fork_rng([] if self.cuda is None else [self.cuda]):
             torch.set_rng_state(self.random)
             if self.random_cuda is not None:

@@ -6,7 +6,8 @@ import logging
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from copy import copy
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -28,8 +29,6 @@ from ..guidance import (
     Message,
     Method,
     ModelError,
-    PathWeights,
-    RunState,
     Step,
     StepRecord,
     Trace,
@@ -53,6 +52,7 @@ from .guiders import Evaluate, ServedGuider, calls_wrappers, never_acted
 from .lookahead import PlannedRun, SamplerRun, look_ahead
 from .memory import GIGABYTE, back_on_device, forward_bytes, patchers_of_a_run
 from .models import load
+from .nested import Memory, without_runs
 from .page import warn
 from .price import cost_in_words, price_of
 from .strengths import measured, warn_of_strength
@@ -78,20 +78,16 @@ class Run(SamplerRun):
         region: where the weight acts, [1, 1, h, w]; None for everywhere.
         kind: of the sampler's steps, which a shift has to fit: a value of ``STEPS``; None where
             they are of another kind.
-        cached: of log_weight; its gradient may serve several evaluations.
+        memory: from one evaluation to the next.
         method: bound to the run once it begins.
         networks: what a gradient has to pass, where the method goes through the model.
-        state: what the method remembers from step to step.
-        path: what each image counts, on an ancestral sampler.
     """
 
     region: Tensor | None
     kind: str | None
-    cached: CachedGradient
+    memory: Memory
     method: Method
     networks: list[nn.Module]
-    state: RunState = field(default_factory=RunState)
-    path: PathWeights = field(default_factory=PathWeights)
 
     @cached_property
     def levels_ve(self) -> Tensor:
@@ -142,7 +138,7 @@ class Run(SamplerRun):
         if not known or self.method.own_sampler:
             return record
         plain = step.denoise(at, at.x_ve, at.view.sigma_ve)
-        return record.weighed(self.path.step(at.x_ve, plain, denoised, level, step.keep))
+        return record.weighed(self.memory.path.step(at.x_ve, plain, denoised, level, step.keep))
 
     def look_ahead(self, count: int, steps: int, seed: int) -> Lookahead:
         """Quick finished images of the prompt, weighed; kept for the next run of the same."""
@@ -400,7 +396,7 @@ class Guidance:
             region=_region(self.weight, noise),
             kind=kind_of(executor.class_obj),
             log_weight=log_weight,
-            cached=CachedGradient(log_weight, self.method.reuse),
+            memory=Memory(self._cached(log_weight)),
             method=self.method.in_steps(len(sigmas) - 1, branches_of(guider)),
             trace=self.trace,
             networks=networks_of(guider) if self.method.through_model else [],
@@ -445,6 +441,9 @@ class Guidance:
         wrapped = [self.predict_noise]
         return WrapperExecutor.new_class_executor(self._plain(guider), guider, wrapped).execute
 
+    def _cached(self, log_weight: LogWeight) -> CachedGradient:
+        return CachedGradient(log_weight, self.method.reuse, self.method.compares_values)
+
     def _decoded(self, weight: Weight, guider: Any) -> DecodedLogWeight:
         side = self.decoding.side_for(self.weight)
         return DecodedLogWeight(self.decoder, weight, side, partial(load_together, guider))
@@ -461,22 +460,28 @@ class Guidance:
         x = scaling(sigma, noise, run.kept, full)
         seed = run.extra_args.get("seed")
         at = Evaluations(
-            self._plain(guider), guider, x, timestep, view, without_caches(options), seed
+            self._plain(guider),
+            guider,
+            x,
+            timestep,
+            view,
+            without_runs(without_caches(options)),
+            seed,
         )
-        step = Step(own=at.own, levels=view_here.sigma_ve, state=run.state)
+        step = Step(own=at.own, levels=view_here.sigma_ve, state=run.memory.state)
         with at_step(lambda: 1, len(run.sigmas) - 1):
             run.method = method = method.detect_distilled(at, at.x_ve, view.sigma_ve, step)
-            log_weight = _under_masks(run.cached, run, at)
-            computed = run.cached.computed
+            log_weight = _under_masks(run.memory.cached, run, at)
+            before = copy(run.memory.cached)
             moved, record = method.tilted_start(at, log_weight, at.x_ve, view.sigma_ve, step)
-        self.trace.add_start(_counted(record, run, computed))
+        self.trace.add_start(_counted(record, run, before))
         # The first step is at another x.
-        run.cached = CachedGradient(run.log_weight, self.method.reuse)
+        run.memory.cached = self._cached(run.log_weight)
         shift = view.from_ve(moved - at.x_ve)
         for mask in (run.mask, run.region):
             shift = shift if mask is None else shift * mask
         push = shift / scaling(sigma, torch.ones_like(noise), noise * 0, full)
-        run.path.start(noise, push)
+        run.memory.path.start(noise, push)
         return noise + push
 
     def _set_weight(self, run: Run) -> None:
@@ -486,7 +491,7 @@ class Guidance:
         if not weight.is_measured:
             weight = measured(run, weight, partial(self._decoded, guider=run.guider))
             run.log_weight = self._decoded(weight, run.guider)
-            run.cached = CachedGradient(run.log_weight, self.method.reuse)
+            run.memory.cached = self._cached(run.log_weight)
         self.trace.strengths.update(weight.strengths)
 
     def predict_noise(
@@ -502,13 +507,14 @@ class Guidance:
         run: Run | None = options.get(self.key)
         if run is None:
             return executor(x, timestep, options, seed)
-        guider = executor.class_obj
+        options = {key: value for key, value in options.items() if key != self.key}
+        guider, memory = executor.class_obj, run.memory
         scaling = guider.inner_model.model_sampling.noise_scaling
         # The GPU is waited for here: what follows from the noise level alone is decided on the CPU.
         (here,) = self.trace.settle(timestep)
         view, view_here = ve_view(scaling, timestep), ve_view(scaling, here)
         if not view_here.is_usable:  # a flow model at pure noise
-            self.trace.unrecorded += 1
+            self.trace.unrecorded += not memory.is_aside
             return executor(x, timestep, options, seed)
 
         if self._compares(run, view_here):
@@ -520,16 +526,17 @@ class Guidance:
         draws = run.kind != "plain"
         keep, watched = run.keep(here, view_here), at.is_watched
         levels = view_here.sigma_ve
-        step = Step(keep, draws, at.own, is_watched=watched, levels=levels, state=run.state)
+        step = Step(keep, draws, at.own, is_watched=watched, levels=levels, state=memory.state)
         with at_step(lambda: run.step_number(timestep), len(run.sigmas) - 1):
-            log_weight, computed = _under_masks(run.cached, run, at), run.cached.computed
+            log_weight, before = _under_masks(memory.cached, run, at), copy(memory.cached)
             denoised, record = run.method(at, log_weight, at.x_ve, view.sigma_ve, step)
         if run.region is not None and record.shift_rms is not None:
             # J v spreads a reward to where it is likely too; a masked weight is to stay put.
             plain = step.denoise(at, at.x_ve, view.sigma_ve)
             denoised = torch.lerp(plain, denoised, run.region.to(denoised))
-        record = run.weighed(record, at, step, denoised, float(here.flatten()[0]))
-        self.trace.pending = _counted(record, run, computed)
+        if not memory.is_aside:
+            record = run.weighed(record, at, step, denoised, float(here.flatten()[0]))
+            self.trace.pending = _counted(record, run, before)
         return denoised
 
     def _evaluations(self, run: Run, *evaluation: Any) -> Evaluations:
@@ -578,11 +585,16 @@ def _region(weight: Weight, noise: Tensor) -> Tensor | None:
     ).to(noise)
 
 
-def _counted(record: StepRecord, run: Run, computed: int) -> StepRecord:
+def _counted(record: StepRecord, run: Run, before: CachedGradient) -> StepRecord:
     """A record with the gradients that were really computed since, and log w factor by factor."""
-    asked = record.active and record.weight_calls > 0  # for the gradient: terms are noted with it
-    terms = run.log_weight.terms if asked and run.cached.is_fresh else None
-    return replace(record, terms=terms, weight_calls=run.cached.computed - computed)
+    cached = run.memory.cached
+    measured = record.active and record.weight_calls > 0  # terms are noted with the gradient
+    return replace(
+        record,
+        terms=run.log_weight.terms if measured and cached.is_fresh else None,
+        weight_calls=cached.computed - before.computed,
+        value_calls=record.value_calls + cached.asked - before.asked,
+    )
 
 
 def load_together(guider: Any, log_weight: DecodedLogWeight, shape: torch.Size) -> None:

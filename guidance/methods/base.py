@@ -149,6 +149,8 @@ class Method(ABC):
         tilts_start: whether it also draws the run's initial noise from w p.
         reuse: evaluations that one gradient of log w serves; who runs the sampler wraps the weight
             in a ``CachedGradient``.
+        compares_values: whether it compares log w with values of it elsewhere; then that is no
+            extrapolation where a gradient is reused.
         distilled: [B] whether the model was found to give finished images; None where nobody asked.
     """
 
@@ -159,6 +161,7 @@ class Method(ABC):
     own_sampler: bool = False
     tilts_start: bool = False
     reuse: int = 1
+    compares_values: bool = False
     distilled: Tensor | None = None
 
     def __call__(

@@ -63,6 +63,11 @@ class LAGS(Method):
                 "Choose a fixed schedule for guidance without it."
             )
 
+    @property
+    def compares_values(self) -> bool:  # type: ignore[override]
+        """Whether the schedule goes by what really comes of a shift."""
+        return self.schedule.needs_gain
+
     def is_active(self, sigma_ve: PerSample) -> Tensor:
         """Which of these noise levels are guided at all: [B] booleans."""
         return influence(self.schedule, sigma_ve) >= self._least_influence
@@ -80,7 +85,7 @@ class LAGS(Method):
             active,
             second,
             gradients=1,
-            values=int(self.schedule.needs_gain),
+            values=int(self.compares_values),
             second_share=0.5 if self.conditional else 1.0,
         )
 
@@ -118,7 +123,7 @@ class LAGS(Method):
     ) -> Measured:
         """What the schedule goes by: the gain that v predicts for the full shift, and its own."""
         predicted = predicted_gain(v, full_shift)
-        if not self.schedule.needs_gain:
+        if not self.compares_values:
             return Measured(predicted)
 
         def gain(moved: Latents) -> PerSample:

@@ -6,7 +6,15 @@ from dataclasses import replace
 
 import pytest
 import torch
-from lags_pack.guidance import AutogradLogWeight, CachedGradient, Paper, plan, preset
+from lags_pack.guidance import (
+    AutogradLogWeight,
+    CachedGradient,
+    ChordSchedule,
+    Measured,
+    Paper,
+    plan,
+    preset,
+)
 from torch import Tensor
 
 POINTS = [torch.randn(3, 4, generator=torch.Generator().manual_seed(i)) for i in range(7)]
@@ -59,6 +67,38 @@ def test_a_line_goes_on_exactly() -> None:
         assert torch.allclose(cached.value_and_grad(point)[0], line(point), atol=1e-5)
 
 
+def test_log_w_is_asked_for_anew_where_it_is_compared_with_other_values() -> None:
+    """Red before: what the tangent had missed was taken for what the shift gained or lost."""
+    weight = Counted()
+    cached = CachedGradient(weight, 3, compares_values=True)
+    for i, point in enumerate(POINTS):
+        log_w, v = cached.value_and_grad(point)
+        first = POINTS[i - i % 3]
+        assert torch.equal(v, AutogradLogWeight(bent, "").value_and_grad(first)[1])
+        assert torch.allclose(log_w, bent(point), atol=1e-6)
+    assert (weight.gradients, cached.computed, cached.asked) == (3, 3, 4)
+
+
+def test_a_measured_alpha_goes_by_what_really_comes_of_a_reused_gradient() -> None:
+    """Red before: the gain was counted from where the tangent had gone on to."""
+
+    def parabola(x: Tensor) -> Tensor:
+        return -0.5 * (x - 0.3).square().sum(dim=1)
+
+    def halved(x: Tensor, sigma_ve: Tensor) -> Tensor:
+        return x / 2
+
+    method = replace(preset("paper"), schedule=ChordSchedule(1.0), skip_below=0.0)
+    weight = CachedGradient(AutogradLogWeight(parabola, ""), 2, method.compares_values)
+    sigma, x = torch.ones(8), torch.randn(8, 64, generator=torch.Generator().manual_seed(0))
+    method(halved, weight, x, sigma)
+    _, record = method(halved, weight, x + 0.6, sigma)
+    v, denoised = 0.3 - x / 2, (x + 0.6) / 2
+    gain = parabola(denoised + v / 2) - parabola(denoised)
+    exact = method.schedule.alpha(sigma, Measured(v.square().sum(dim=1) / 2, gain))
+    assert record.alpha is not None and torch.allclose(record.alpha, exact, atol=1e-3)
+
+
 @pytest.mark.parametrize("make", [lambda: CachedGradient(Counted(), 0), lambda: Paper(reuse=0)])
 def test_less_than_one_is_refused(make: object) -> None:
     with pytest.raises(ValueError, match="0.*expected 1 or more"):
@@ -75,6 +115,8 @@ def test_the_plan_counts_what_is_left() -> None:
     for every, gradients in ((1, 11), (2, 6), (4, 3), (20, 1)):
         made = plan(replace(paper, reuse=every), levels, exploding)
         assert made.weight_calls == gradients
+        measuring = replace(paper, reuse=every, schedule=ChordSchedule(1.0))
+        assert plan(measuring, levels, exploding).value_calls == 11 + 11 - gradients
 
 
 def test_a_sample_of_another_size_gets_a_gradient_of_its_own() -> None:

@@ -1,0 +1,108 @@
+"""LAGS Guidance on a MODEL that carries it already: each run follows the sampler's own steps."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from comfyui_support.guided import REWARD, Case
+from comfyui_support.weighing import demo_case
+from lags_pack.guidance import DPS, Trace, preset
+from lags_pack.rewards import Weight
+from lags_pack.rewards.colour import ColourReward
+from lags_pack.runtime.evaluations import Evaluations
+from lags_pack.runtime.run import Guidance
+from torch import Tensor
+
+BRIGHT = ColourReward("brightness", 0.0)
+LITTLE = 1e-9  # a strength that moves nothing, and is not 0
+METHODS = {
+    "balanced": lambda: preset("balanced"),
+    "every step": lambda: replace(preset("balanced"), serves=1.0, reuse=2),
+    "paper": lambda: preset("paper"),
+    "DPS": lambda: DPS(0.0),
+}
+
+
+@pytest.fixture(scope="module")
+def case() -> Case:
+    return demo_case(4, steps=12, strength=30.0)
+
+
+def run(case: Case, *guidances: Guidance, **changes: Any) -> tuple[Tensor, list[Trace]]:
+    """Latents of ComfyUI's KSampler, each guidance applied to what the one before gave."""
+    model = case.model
+    for guidance in guidances:
+        model = guidance.apply(model)
+    samples = case.ksampler(**{"model": model, "cfg": 1.0, **changes})
+    return samples, [guidance.trace for guidance in guidances]
+
+
+def bright(case: Case, strength: float, method: str = "balanced") -> Guidance:
+    return Guidance(METHODS[method](), Weight.of(BRIGHT, strength), case.vae, Trace())
+
+
+def hue(case: Case, strength: float, method: str = "balanced") -> Guidance:
+    return Guidance(METHODS[method](), Weight.of(REWARD, strength), case.vae, Trace())
+
+
+def told(trace: Trace) -> list[Any]:
+    """What a run did, step by step, without how long it took."""
+    told = trace.to_dict()
+    records = [told["start"], *told["records"]]
+    return [{k: v for k, v in (one or {}).items() if k != "seconds"} for one in records]
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two such accounts agree but for rounding."""
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list):
+        return len(one) == len(other) and all(map(same, one, other))
+    if isinstance(one, float) and not isinstance(one, bool):
+        return math.isclose(one, other, rel_tol=1e-3, abs_tol=1e-3)
+    return bool(one == other)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("sampler", ["euler_ancestral", "heun"])
+def test_guidance_of_no_strength_around_another_leaves_it_as_it_is(case, method, sampler):
+    """Red before: its second evaluations advanced what the inner run remembers."""
+    alone, (its,) = run(case, bright(case, 60.0), sampler_name=sampler)
+    both, (_, inner) = run(
+        case, hue(case, LITTLE, method), bright(case, 60.0), sampler_name=sampler
+    )
+    assert torch.allclose(alone, both, atol=1e-4)
+    assert same(told(inner), told(its))
+
+
+@pytest.mark.parametrize("method", ["balanced", "paper"])
+def test_guidance_of_no_strength_under_another_leaves_it_as_it_is(case, method, monkeypatch):
+    """Red before: the inner run's start went through the outer one, as a step of it."""
+    # Alone a first D would be foreseen, which is evaluated where another run looks at it.
+    monkeypatch.setattr(Evaluations, "is_watched", True)
+    alone, (its,) = run(case, hue(case, 30.0, method))
+    both, (outer, _) = run(case, hue(case, 30.0, method), bright(case, LITTLE))
+    assert torch.allclose(alone, both, atol=1e-4)
+    assert len(outer.records) == len(its.records) == 12
+
+
+def test_both_weights_arrive(case):
+    plain = case.ksampler(cfg=1.0)
+    together, traces = run(case, hue(case, 30.0), bright(case, 60.0))
+    with torch.inference_mode():
+        images, before = (case.vae.decode(x).movedim(-1, 1) for x in (together, plain))
+        for reward in (REWARD, BRIGHT):
+            assert float((reward(images) - reward(before)).mean()) > 0.03
+    assert [len(trace.records) for trace in traces] == [12, 12]
+    assert torch.equal(run(case, hue(case, 30.0), bright(case, 60.0))[0], together)
+
+
+def test_particles_refuse_a_model_with_guidance(case):
+    model = bright(case, 60.0).apply(case.model)
+    with pytest.raises(ValueError, match="from before LAGS Guidance.*Combine Weights"):
+        case.particles(model=model)
+    case.particles()
