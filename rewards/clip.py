@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from pathlib import Path
 from typing import Any
@@ -222,10 +223,20 @@ def _config(path: Path, weights: Weights) -> Any:
     # OpenAI trained sizes up to L with its own approximation of GELU, LAION sizes from H without.
     large = vision["hidden_size"] > 1024 if vision else text["hidden_size"] > 768
     act = {"hidden_act": "gelu" if large else "quick_gelu", "projection_dim": shared}
+    _say_what_is_taken(path, "config.json", "LAION's" if large else "OpenAI's")
     return CLIPConfig(
         vision_config=vision | act,
         text_config=text | act | {"eos_token_id": 2},  # 2: pool at the largest id
         projection_dim=shared,
+    )
+
+
+def _say_what_is_taken(path: Path, file: str, taken: str) -> None:
+    """Shapes do not tell the activation function, and another one gives other scores."""
+    logging.info(
+        "LAGS: there is no %s beside %s; it is taken to be as %s of these shapes. If it is another "
+        "one's, put that file of its page into the same folder.",
+        *(file, path, taken),
     )
 
 
@@ -419,6 +430,7 @@ def _open_clip_config(path: Path, weights: Weights) -> dict[str, Any]:
     for name in sorted(open_clip.list_models()):
         config = open_clip.get_model_config(name)
         if not config.get("quick_gelu") and _fits(config, weights):
+            _say_what_is_taken(path, "open_clip_config.json", f"open_clip's {name}")
             return dict(config)
     raise CheckpointError(
         f"{path} is in open_clip's layout, but has the shapes of none of its plain models: put the "

@@ -224,6 +224,23 @@ def test_hps(tmp_path: Path) -> None:
     assert built(aesthetic.AestheticHead) == HEAD
 
 
+def test_what_shapes_do_not_tell_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Red before: a file of another activation function scored wrongly without a word."""
+    file = tmp_path / "model.safetensors"
+    caplog.set_level("INFO")
+    clip._config(file, on_meta(PICKSCORE))
+    assert f"no config.json beside {file}; it is taken to be as LAION's" in caplog.text
+    clip._open_clip_config(file, on_meta(HPS))
+    assert f"no open_clip_config.json beside {file}; it is taken to be as open_clip's ViT-H-14" in (
+        caplog.text
+    )
+    caplog.clear()
+    settings = {"model_type": "clip", "vision_config": {}, "text_config": {}}
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    clip._config(file, on_meta(PICKSCORE))
+    assert not caplog.text
+
+
 def open_clip_shapes(config: dict[str, Any]) -> Shapes:
     import open_clip
 
