@@ -217,11 +217,15 @@ def main(arguments: list[str]) -> None:
     options.add_argument("--plain", type=int, default=2048, help="plain images")
     options.add_argument("--guided", type=int, default=64, help="images of each method")
     options.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
+    options.add_argument("--weights", nargs="+", help="some, by name; all if left out")
     options.add_argument("--times", type=float, nargs="+", default=MULTIPLES, help="multiples")
     choice = options.parse_args(arguments)
     torch.set_num_threads(min(2, torch.get_num_threads()))
     subject = SUBJECTS[choice.model](choice.plain)
-    found = cells(subject, choice.times)
+    wanted = choice.weights or list(subject.rewards)
+    if unknown := {*wanted} - {*subject.rewards}:
+        options.error(f"no weight {unknown.pop()!r}; there are {', '.join(subject.rewards)}")
+    found = [(times, cell) for times, cell in cells(subject, choice.times) if cell.name in wanted]
     rows = [printed(exact(cell)) for cell in {cell.name: cell for _, cell in found}.values()]
     for (times, cell), name in product(found, choice.methods):
         rows.append(printed({"strength": times, **row(subject, cell, name, choice.guided)}))

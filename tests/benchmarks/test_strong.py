@@ -62,6 +62,18 @@ def test_every_method_has_a_row(subject: Subject, monkeypatch: pytest.MonkeyPatc
     assert colour["LAGS, balanced", 30.0] > colour["plain", 30.0] + 1  # type: ignore[operator]
 
 
+def test_weights_are_chosen_by_name(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    printed: list[dict[str, object]] = []
+    two = {"one": next(iter(subject.rewards.values())), **subject.rewards}
+    monkeypatch.setitem(strong.SUBJECTS, "shapes", lambda count: replace(subject, rewards=two))
+    monkeypatch.setattr(strong, "report", lambda rows, path: printed.extend(rows))
+    short = ["--guided", "1", "--times", "1", "--methods", "plain", "--weights"]
+    main([*short, "one"])
+    assert {found["weight"] for found in printed} == {"one"} and len(printed) == 2
+    with pytest.raises(SystemExit):
+        main([*short, "another"])
+
+
 def test_counting_changes_nothing() -> None:
     x, sigma = torch.randn(2, 3), torch.ones(2)
     counted = Counted(lambda x, sigma: x.square() / 2)
