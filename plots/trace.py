@@ -193,8 +193,9 @@ def _title(runs: Sequence[Curves]) -> str:
     spoiled = sum(run.spoiled for run in runs)
     if spoiled:
         return f"{spoiled} numbers of guided steps are not finite and are left out"
-    if any(run.no_sample for run in runs):
-        return "small ESS at the end: those images are no sample of w p, take particles"
+    if small := sum(run.no_sample for run in runs):
+        of = f" of {small} of {len(runs)} runs" if len(runs) > 1 else ""
+        return f"small ESS at the end{of}: the images are no sample of w p, take particles"
     if any(math.isfinite(value) for run in runs for value in run.resampled):
         return "mean and range over all particles; ESS: effective share of them; triangles: copied"
     if any(math.isfinite(value) for run in runs for value in run.ess):

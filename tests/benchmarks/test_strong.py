@@ -67,7 +67,7 @@ def test_weights_are_chosen_by_name(subject: Subject, monkeypatch: pytest.Monkey
     two = {"one": next(iter(subject.rewards.values())), **subject.rewards}
     monkeypatch.setitem(strong.SUBJECTS, "shapes", lambda count: replace(subject, rewards=two))
     monkeypatch.setattr(strong, "report", lambda rows, path: printed.extend(rows))
-    short = ["--guided", "1", "--times", "1", "--methods", "plain", "--weights"]
+    short = ["--guided", "2", "--times", "1", "--methods", "plain", "--weights"]
     main([*short, "one"])
     assert {found["weight"] for found in printed} == {"one"} and len(printed) == 2
     with pytest.raises(SystemExit):

@@ -125,6 +125,21 @@ def test_particles_show_their_effective_size_and_where_they_were_copied() -> Non
     assert trace.draw([made, run()]).std() > 0.01
 
 
+def test_the_title_says_of_how_many_runs_the_images_are_no_sample() -> None:
+    """Red before: of two runs it was said of "those images", whichever they were."""
+    fine = trace.curves(run())
+    small = replace(fine, no_sample=True)
+
+    def title(*runs: trace.Curves) -> str:
+        with figure(4, "light", 1.0) as (_, axes):
+            trace.fill(named([*runs], axes), [*runs], "step", "light")
+            return str(axes[0].figure.texts[0].get_text())
+
+    assert title(small).startswith("small ESS at the end: the images")
+    assert title(fine, small).startswith("small ESS at the end of 1 of 2 runs: the images")
+    assert "small" not in title(fine)
+
+
 def test_numbers_that_are_not_finite_are_counted_and_said() -> None:
     spoiled = run()
     spoiled.add(record(0.05, [math.nan, 1.0]))
