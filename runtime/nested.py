@@ -12,7 +12,7 @@ from typing import Any
 
 from comfy.patcher_extension import WrappersMP
 
-from ..guidance import CachedGradient, PathWeights, RunState
+from ..guidance import CachedGradient, RunState
 
 OURS = (
     "lags_"  # beginning of the options, and of the wrappers, that runs of guidance are handed on in
@@ -26,18 +26,16 @@ class Memory:
     Attributes:
         cached: log w, whose gradient may serve several evaluations.
         state: what the method remembers.
-        path: what each image counts, on an ancestral sampler.
         is_aside: whether this is a copy for evaluations beside the sampler's own.
     """
 
     cached: CachedGradient
     state: RunState = field(default_factory=RunState)
-    path: PathWeights = field(default_factory=PathWeights)
     is_aside: bool = False
 
     def copied(self) -> Memory:
         """One that may be written into; tensors are never written into."""
-        return replace(self, cached=copy(self.cached), state=copy(self.state), path=copy(self.path))
+        return replace(self, cached=copy(self.cached), state=copy(self.state))
 
 
 def runs_in(options: dict[str, Any]) -> list[Any]:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -29,6 +29,7 @@ from ..guidance import (
     Message,
     Method,
     ModelError,
+    PathWeights,
     Step,
     StepRecord,
     Trace,
@@ -81,6 +82,7 @@ class Run(SamplerRun):
         memory: from one evaluation to the next.
         method: bound to the run once it begins.
         networks: what a gradient has to pass, where the method goes through the model.
+        path: what each image counts, on an ancestral sampler.
     """
 
     region: Tensor | None
@@ -88,6 +90,7 @@ class Run(SamplerRun):
     memory: Memory
     method: Method
     networks: list[nn.Module]
+    path: PathWeights = field(default_factory=PathWeights)
 
     @cached_property
     def levels_ve(self) -> Tensor:
@@ -138,7 +141,7 @@ class Run(SamplerRun):
         if not known or self.method.own_sampler:
             return record
         plain = step.denoise(at, at.x_ve, at.view.sigma_ve)
-        return record.weighed(self.memory.path.step(at.x_ve, plain, denoised, level, step.keep))
+        return record.weighed(self.path.step(at.x_ve, plain, denoised, level, step.keep))
 
     def look_ahead(self, count: int, steps: int, seed: int) -> Lookahead:
         """Quick finished images of the prompt, weighed; kept for the next run of the same."""
@@ -481,7 +484,7 @@ class Guidance:
         for mask in (run.mask, run.region):
             shift = shift if mask is None else shift * mask
         push = shift / scaling(sigma, torch.ones_like(noise), noise * 0, full)
-        run.memory.path.start(noise, push)
+        run.path.start(noise, push)
         return noise + push
 
     def _set_weight(self, run: Run) -> None:

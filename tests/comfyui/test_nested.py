@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from comfyui_support.guided import REWARD, Case
 from comfyui_support.weighing import demo_case
-from lags_pack.guidance import DPS, Trace, preset
+from lags_pack.guidance import DPS, AutogradLogWeight, CachedGradient, Trace, preset
 from lags_pack.rewards import Weight
 from lags_pack.rewards.colour import ColourReward
 from lags_pack.runtime.evaluations import Evaluations
+from lags_pack.runtime.nested import Memory
+from lags_pack.runtime.rng_snapshot import Snapshot
 from lags_pack.runtime.run import Guidance
 from torch import Tensor
 
@@ -67,14 +70,16 @@ def same(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("sampler", ["euler_ancestral", "heun"])
-def test_guidance_of_no_strength_around_another_leaves_it_as_it_is(case, method, sampler):
+@pytest.mark.parametrize("around", METHODS)
+@pytest.mark.parametrize(
+    "sampler, under",
+    [("euler_ancestral", "balanced"), ("euler", "every step"), ("heun", "balanced")],
+)
+def test_guidance_of_no_strength_around_another_leaves_it_as_it_is(case, around, sampler, under):
     """Red before: its second evaluations advanced what the inner run remembers."""
-    alone, (its,) = run(case, bright(case, 60.0), sampler_name=sampler)
-    both, (_, inner) = run(
-        case, hue(case, LITTLE, method), bright(case, 60.0), sampler_name=sampler
-    )
+    alone, (its,) = run(case, bright(case, 60.0, under), sampler_name=sampler)
+    guidances = hue(case, LITTLE, around), bright(case, 60.0, under)
+    both, (_, inner) = run(case, *guidances, sampler_name=sampler)
     assert torch.allclose(alone, both, atol=1e-4)
     assert same(told(inner), told(its))
 
@@ -88,6 +93,25 @@ def test_guidance_of_no_strength_under_another_leaves_it_as_it_is(case, method, 
     both, (outer, _) = run(case, hue(case, 30.0, method), bright(case, LITTLE))
     assert torch.allclose(alone, both, atol=1e-4)
     assert len(outer.records) == len(its.records) == 12
+
+
+def test_the_outer_start_leaves_no_step_of_the_inner_out(case):
+    """Red before: where a first D was foreseen, the inner run began at the second step."""
+    _, (_, inner) = run(case, hue(case, 30.0), bright(case, 60.0, "paper"))
+    assert len(inner.records) == 12
+
+
+def test_several_looks_begin_from_the_same_memory():
+    """As after a look that ran out of memory, and was taken once more."""
+    guided = SimpleNamespace(memory=Memory(CachedGradient(AutogradLogWeight(torch.sum, ""), 2)))
+    before = Snapshot({"lags_1": guided, "other": None}, torch.device("cpu"))
+    guided.memory.state.keep, own = 0.5, guided.memory
+    for _ in range(2):
+        with before.again():
+            assert guided.memory.is_aside and guided.memory.state.keep is None
+            guided.memory.state.keep, guided.memory.cached.computed = 0.1, 7
+    assert guided.memory is own and not own.is_aside
+    assert (own.state.keep, own.cached.computed) == (0.5, 0)
 
 
 def test_both_weights_arrive(case):
