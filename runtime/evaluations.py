@@ -57,6 +57,7 @@ class Evaluations:
         self.branches: list[Tensor] = []  # of the own call: with and without the prompt
         self.before = Snapshot(self._options_of_the_user(), x.device)
         self.is_short = False  # of memory: the branches are evaluated one after the other
+        self.under = runs_in(options)  # guidance that answers the evaluations of this one
 
     @property
     def is_watched(self) -> bool:
@@ -65,7 +66,7 @@ class Evaluations:
         CFG++ samplers do, and guidance under this one follows it from step to step.
         """
         own = self.guider.model_options
-        return bool(runs_in(self.options)) or any(
+        return bool(self.under) or any(
             self.options.get(name) != own.get(name) for name in SAMPLERS_OWN
         )
 
@@ -101,6 +102,9 @@ class Evaluations:
         Raises:
             torch.cuda.OutOfMemoryError: it does not fit even so.
         """
+        if self.under:  # it makes room for itself, and says what does not fit
+            guided: Tensor = self.model(x, self.timestep, options, self.seed)
+            return guided
         answer = self._try(x, options)
         if answer is None:
             logging.warning(
@@ -122,9 +126,13 @@ class Evaluations:
         """The model's answer, or None where memory ran out."""
         return unless_out_of_memory(lambda: self.model(x, self.timestep, options, self.seed))
 
-    @staticmethod
-    def _branch_by(options: dict[str, Any], function: Any) -> dict[str, Any]:
-        """model_options whose branches a function evaluates, unless another pack's does already."""
+    def _branch_by(self, options: dict[str, Any], function: Any) -> dict[str, Any]:
+        """model_options whose branches a function evaluates, unless another pack's does already.
+
+        Those of guidance under this one are that one's own.
+        """
+        if self.under:
+            return options
         return {"sampler_calc_cond_batch_function": function, **options}
 
     def _both(self, args: dict[str, Any]) -> list[Tensor]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from comfy.patcher_extension import WrappersMP
 
-from ..guidance import CachedGradient, RunState
+from ..guidance import CachedGradient, Method, RunState
 
 OURS = (
     "lags_"  # beginning of the options, and of the wrappers, that runs of guidance are handed on in
@@ -39,7 +39,7 @@ class Memory:
 
 
 def runs_in(options: dict[str, Any]) -> list[Any]:
-    """The guided runs that model_options are handed on in, each with a ``memory``."""
+    """The guided runs that are handed on in model_options, each with a ``memory``."""
     return [run for key, run in options.items() if str(key).startswith(OURS)]
 
 
@@ -48,16 +48,37 @@ def without_runs(options: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in options.items() if not str(key).startswith(OURS)}
 
 
+def check_pair(method: Method, model: Any) -> None:
+    """Refuse two guidances on a MODEL of which one goes backward through what the other does.
+
+    Raises:
+        ValueError: the MODEL carries one already, and either of them is DPS or FreeDoM.
+    """
+    for wrapper in _guidances_on(model):
+        before = wrapper.__self__.method
+        if method.through_model or before.through_model:
+            raise ValueError(
+                f"This MODEL carries LAGS Guidance with {before.name}, and {method.name} would go "
+                "around it: DPS and FreeDoM go backward through the model alone. Connect the MODEL "
+                "from before that LAGS Guidance, and both weights through Combine Weights."
+            )
+
+
 def check_unguided(model: Any) -> None:
     """Refuse a MODEL with guidance for particles: it follows one chain of images, they are many.
 
     Raises:
         ValueError: it carries LAGS Guidance.
     """
-    keys = model.wrappers.get(WrappersMP.SAMPLER_SAMPLE, {})
-    if any(str(key).startswith(OURS) for key in keys):
+    if _guidances_on(model):
         raise ValueError(
             "This MODEL comes from LAGS Guidance, which follows one image from step to step; a "
             "Particle KSampler's change places. Connect the MODEL from before LAGS Guidance, and "
             "both weights through Combine Weights."
         )
+
+
+def _guidances_on(model: Any) -> list[Any]:
+    """The wrappers of a MODEL that are guidance's, by guidance."""
+    found = model.wrappers.get(WrappersMP.SAMPLER_SAMPLE, {})
+    return [wrappers[0] for key, wrappers in found.items() if str(key).startswith(OURS)]

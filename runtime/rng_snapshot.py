@@ -47,7 +47,8 @@ class Snapshot:
         after, memories = _noted(self.cells), [run.memory for run, _ in self.runs]
         try:
             with self.rewound():
-                for run, _ in self.runs:
+                for run, memory in self.runs:
+                    run.memory = memory.copied()
                     run.memory.is_aside = True
                 yield
         finally:
@@ -59,8 +60,6 @@ class Snapshot:
     def rewound(self) -> Iterator[None]:
         """From that beginning: for a try in the place of one that failed."""
         _put_back(self.values)
-        for run, memory in self.runs:
-            run.memory = memory.copied()
         with torch.random.fork_rng([] if self.cuda is None else [self.cuda]):
             torch.set_rng_state(self.random)
             if self.random_cuda is not None:

@@ -49,11 +49,11 @@ from .decoded_weight import DecodedLogWeight, MaskedLogWeight
 from .decoders import Decoder, Decoding, decoder_of
 from .evaluations import DifferentiableEvaluations, Evaluations
 from .gradient import gradient_bytes, networks_of
-from .guiders import Evaluate, ServedGuider, calls_wrappers, never_acted
+from .guiders import Evaluate, ServedGuider, calls_wrappers, innermost, never_acted
 from .lookahead import PlannedRun, SamplerRun, look_ahead
 from .memory import GIGABYTE, back_on_device, forward_bytes, patchers_of_a_run
 from .models import load
-from .nested import Memory, without_runs
+from .nested import Memory, check_pair, without_runs
 from .page import warn
 from .price import cost_in_words, price_of
 from .strengths import measured, warn_of_strength
@@ -83,6 +83,7 @@ class Run(SamplerRun):
         method: bound to the run once it begins.
         networks: what a gradient has to pass, where the method goes through the model.
         path: what each image counts, on an ancestral sampler.
+        is_under: whether another guidance compares what this one answers; then all is evaluated.
     """
 
     region: Tensor | None
@@ -91,6 +92,7 @@ class Run(SamplerRun):
     method: Method
     networks: list[nn.Module]
     path: PathWeights = field(default_factory=PathWeights)
+    is_under: bool = False
 
     @cached_property
     def levels_ve(self) -> Tensor:
@@ -177,6 +179,7 @@ def branches_of(guider: Any) -> int:
 
     A guider that combines branches in its own way has more.
     """
+    guider = innermost(guider)
     combines = getattr(type(guider), "predict_noise", None)
     usual = combines is comfy.samplers.CFGGuider.predict_noise
     return 1 if usual and guider.cfg == 1 else 2
@@ -295,6 +298,7 @@ class Guidance:
         return patched
 
     def _check(self, model: Any) -> None:
+        check_pair(self.method, model)
         name, flow = self.method.name, isinstance(model.get_model_object("model_sampling"), CONST)
         if self.method.own_sampler and flow:
             raise ValueError(
@@ -526,8 +530,10 @@ class Guidance:
         if run.region is not None and run.region.shape[-2:] != x.shape[-2:]:
             run.region = _region(self.weight, x)  # the sampler has enlarged the latents
         at = self._evaluations(run, executor, guider, x, timestep, view, options, seed)
+        for under in at.under:
+            under.is_under = True
         draws = run.kind != "plain"
-        keep, watched = run.keep(here, view_here), at.is_watched
+        keep, watched = run.keep(here, view_here), at.is_watched or run.is_under
         levels = view_here.sigma_ve
         step = Step(keep, draws, at.own, is_watched=watched, levels=levels, state=memory.state)
         with at_step(lambda: run.step_number(timestep), len(run.sigmas) - 1):

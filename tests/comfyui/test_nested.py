@@ -11,8 +11,9 @@ import pytest
 import torch
 from comfyui_support.guided import REWARD, Case
 from comfyui_support.weighing import demo_case
-from lags_pack.guidance import DPS, AutogradLogWeight, CachedGradient, Trace, preset
+from lags_pack.guidance import DPS, AutogradLogWeight, CachedGradient, LiDAR, Trace, preset
 from lags_pack.rewards import Weight
+from lags_pack.rewards.base import Reward
 from lags_pack.rewards.colour import ColourReward
 from lags_pack.runtime.evaluations import Evaluations
 from lags_pack.runtime.nested import Memory
@@ -25,9 +26,21 @@ LITTLE = 1e-9  # a strength that moves nothing, and is not 0
 METHODS = {
     "balanced": lambda: preset("balanced"),
     "every step": lambda: replace(preset("balanced"), serves=1.0, reuse=2),
+    "full balanced": lambda: replace(preset("balanced"), conditional=False),
     "paper": lambda: preset("paper"),
-    "DPS": lambda: DPS(0.0),
+    "fast": lambda: preset("fast"),
+    "LiDAR": lambda: LiDAR(1.0, 0.5, 2, 2, 1),
+    "DPS": lambda: DPS(0.1),
 }
+
+
+class Flat(Reward):
+    """The same for every image."""
+
+    name = "flat"
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return images.flatten(1).sum(dim=1) * 0
 
 
 @pytest.fixture(scope="module")
@@ -70,29 +83,78 @@ def same(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
-@pytest.mark.parametrize("around", METHODS)
+def alone(case: Case, guidance: Guidance, **changes: Any) -> tuple[Tensor, Trace]:
+    """The run of one guidance, as it is where another looks at it: every D is evaluated."""
+    with pytest.MonkeyPatch.context() as patches:
+        patches.setattr(Evaluations, "is_watched", True)
+        samples, (trace,) = run(case, guidance, **changes)
+    return samples, trace
+
+
+@pytest.mark.parametrize("around", ["balanced", "every step", "paper", "fast", "LiDAR"])
 @pytest.mark.parametrize(
-    "sampler, under",
-    [("euler_ancestral", "balanced"), ("euler", "every step"), ("heun", "balanced")],
+    "sampler, cfg, under",
+    [
+        ("euler_ancestral", 1.0, "balanced"),
+        ("euler_ancestral", 4.0, "balanced"),
+        ("euler", 1.0, "every step"),
+        ("euler_cfg_pp", 4.0, "paper"),
+        ("heun", 1.0, "balanced"),
+    ],
 )
-def test_guidance_of_no_strength_around_another_leaves_it_as_it_is(case, around, sampler, under):
+def test_guidance_of_no_strength_around_another_leaves_it_as_it_is(
+    case, around, sampler, cfg, under
+):
     """Red before: its second evaluations advanced what the inner run remembers."""
-    alone, (its,) = run(case, bright(case, 60.0, under), sampler_name=sampler)
+    chosen = {"sampler_name": sampler, "cfg": cfg}
+    its_own, its = alone(case, bright(case, 60.0, under), **chosen)
     guidances = hue(case, LITTLE, around), bright(case, 60.0, under)
-    both, (_, inner) = run(case, *guidances, sampler_name=sampler)
-    assert torch.allclose(alone, both, atol=1e-4)
+    both, (_, inner) = run(case, *guidances, **chosen)
+    assert torch.allclose(its_own, both, atol=1e-4)
     assert same(told(inner), told(its))
 
 
-@pytest.mark.parametrize("method", ["balanced", "paper"])
-def test_guidance_of_no_strength_under_another_leaves_it_as_it_is(case, method, monkeypatch):
+@pytest.mark.parametrize("cfg", [1.0, 4.0])
+@pytest.mark.parametrize("under", ["balanced", "paper", "fast"])
+@pytest.mark.parametrize("around", ["full balanced", "paper"])
+def test_guidance_of_no_strength_under_another_leaves_it_as_it_is(case, around, under, cfg):
     """Red before: the inner run's start went through the outer one, as a step of it."""
-    # Alone a first D would be foreseen, which is evaluated where another run looks at it.
-    monkeypatch.setattr(Evaluations, "is_watched", True)
-    alone, (its,) = run(case, hue(case, 30.0, method))
-    both, (outer, _) = run(case, hue(case, 30.0, method), bright(case, LITTLE))
-    assert torch.allclose(alone, both, atol=1e-4)
+    its_own, its = alone(case, hue(case, 30.0, around), cfg=cfg)
+    both, (outer, _) = run(case, hue(case, 30.0, around), bright(case, LITTLE, under), cfg=cfg)
+    assert torch.allclose(its_own, both, atol=1e-4)
     assert len(outer.records) == len(its.records) == 12
+
+
+def test_what_is_compared_is_evaluated_in_both(case):
+    """Red before: the inner run foresaw its first D, and evaluated it where it was compared."""
+    guidances = hue(case, 30.0, "paper"), bright(case, 60.0)
+    both, (outer, _) = run(case, *guidances)
+    with pytest.MonkeyPatch.context() as patches:
+        patches.setattr(Evaluations, "is_watched", True)
+        evaluated, (its, _) = run(case, hue(case, 30.0, "paper"), bright(case, 60.0))
+    assert torch.equal(both, evaluated) and same(told(outer), told(its))
+
+
+@pytest.mark.parametrize("pair", [("DPS", "balanced"), ("balanced", "DPS"), ("DPS", "DPS")])
+def test_methods_that_go_back_through_the_model_go_alone(case, pair):
+    """Red before: an error of autograd's, said to be that of a compiled model."""
+    with pytest.raises(ValueError, match="from before that LAGS Guidance.*Combine Weights"):
+        run(case, hue(case, 30.0, pair[0]), bright(case, 60.0, pair[1]))
+
+
+def test_what_is_short_of_memory_says_so_itself(case, monkeypatch):
+    """Red before: a weight that did not fit was said to be the diffusion model."""
+    inner = bright(case, 60.0)
+
+    def full(*_: Any) -> Any:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(ColourReward, "__call__", full)
+    with pytest.raises(torch.cuda.OutOfMemoryError) as its:
+        run(case, bright(case, 60.0, "paper"))
+    with pytest.raises(torch.cuda.OutOfMemoryError) as nested:
+        run(case, Guidance(preset("paper"), Weight.of(Flat(), 1.0), case.vae, Trace()), inner)
+    assert "weight" in str(its.value) and "brightness" in str(nested.value)
 
 
 def test_the_outer_start_leaves_no_step_of_the_inner_out(case):
