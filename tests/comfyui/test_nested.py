@@ -144,7 +144,7 @@ def test_methods_that_go_back_through_the_model_go_alone(case, pair):
 
 def test_what_is_short_of_memory_says_so_itself(case, monkeypatch):
     """Red before: a weight that did not fit was said to be the diffusion model."""
-    inner = bright(case, 60.0)
+    inner = bright(case, 60.0, "paper")
 
     def full(*_: Any) -> Any:
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
