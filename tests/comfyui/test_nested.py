@@ -45,7 +45,7 @@ class Flat(Reward):
 
 @pytest.fixture(scope="module")
 def case() -> Case:
-    return demo_case(4, steps=12, strength=30.0)
+    return demo_case(4, "heart", steps=12, strength=30.0)  # so its branches differ
 
 
 def run(case: Case, *guidances: Guidance, **changes: Any) -> tuple[Tensor, list[Trace]]:
@@ -91,7 +91,7 @@ def alone(case: Case, guidance: Guidance, **changes: Any) -> tuple[Tensor, Trace
     return samples, trace
 
 
-@pytest.mark.parametrize("around", ["balanced", "every step", "paper", "fast", "LiDAR"])
+@pytest.mark.parametrize("around", ["balanced", "every step", "paper", "LiDAR"])
 @pytest.mark.parametrize(
     "sampler, cfg, under",
     [
@@ -114,13 +114,12 @@ def test_guidance_of_no_strength_around_another_leaves_it_as_it_is(
     assert same(told(inner), told(its))
 
 
-@pytest.mark.parametrize("cfg", [1.0, 4.0])
 @pytest.mark.parametrize("under", ["balanced", "paper", "fast"])
 @pytest.mark.parametrize("around", ["full balanced", "paper"])
-def test_guidance_of_no_strength_under_another_leaves_it_as_it_is(case, around, under, cfg):
+def test_guidance_of_no_strength_under_another_leaves_it_as_it_is(case, around, under):
     """Red before: the inner run's start went through the outer one, as a step of it."""
-    its_own, its = alone(case, hue(case, 30.0, around), cfg=cfg)
-    both, (outer, _) = run(case, hue(case, 30.0, around), bright(case, LITTLE, under), cfg=cfg)
+    its_own, its = alone(case, hue(case, 30.0, around), cfg=4.0)
+    both, (outer, _) = run(case, hue(case, 30.0, around), bright(case, LITTLE, under), cfg=4.0)
     assert torch.allclose(its_own, both, atol=1e-4)
     assert len(outer.records) == len(its.records) == 12
 
