@@ -14,9 +14,8 @@ from comfy.patcher_extension import WrappersMP
 
 from ..guidance import CachedGradient, Method, RunState
 
-OURS = (
-    "lags_"  # beginning of the options, and of the wrappers, that runs of guidance are handed on in
-)
+# How the names begin of guidance's wrappers, and of the options in which its runs are handed on.
+OURS = "lags_"
 
 
 @dataclass
