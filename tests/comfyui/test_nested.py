@@ -78,7 +78,7 @@ def same(one: Any, other: Any) -> bool:
         return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
     if isinstance(one, list):
         return len(one) == len(other) and all(map(same, one, other))
-    if isinstance(one, float) and not isinstance(one, bool):
+    if isinstance(one, float):
         return math.isclose(one, other, rel_tol=1e-3, abs_tol=1e-3)
     return bool(one == other)
 
